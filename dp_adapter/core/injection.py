@@ -1,0 +1,95 @@
+"""One generation's immutable state: everything the pathways need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank
+from dp_adapter.core.regions import GATE_POWERS
+from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.types import BlendMode, Level, Tokens
+
+Form = Literal["auto", "folded", "plain"]
+
+FOLDABLE: frozenset[BlendMode] = frozenset({"add"})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One person.
+
+    Attributes:
+        weight: strength s of the identity pathway.
+        mask: visually sensitive region [S, H, W] in [0, 1] in picture space, S = 1 or one per sample;
+            None is the whole picture.
+        zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
+    """
+
+    adapter: Adapter
+    tokens: Tokens
+    weight: float = 1.0
+    mask: Tensor | None = None
+    mode: BlendMode = "add"
+    zero_tokens: int = 0
+
+    @property
+    def visible(self) -> bool:
+        """Whether the identity changes anything at all."""
+        return self.weight != 0 and (self.mask is None or bool((self.mask > 0).any()))
+
+
+@dataclass(frozen=True)
+class TextPathway:
+    """Controls of the Textual-Consistency Adapter.
+
+    Attributes:
+        weight: strength of the trained low-rank weights, where the checkpoint has them.
+        emphasis: a >= 0, raises the text's share outside the region (conditional rows).
+        strict: carry text-only rows and take their self-attention features outside the region.
+    """
+
+    weight: float = 1.0
+    emphasis: float = 0.0
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What ``host.attach`` puts into a UNet.
+
+    Attributes:
+        lora: low-rank weights that came with a checkpoint, with their strength.
+        form: ``folded`` and ``plain`` compute the same; ``auto`` folds wherever the blend mode allows.
+    """
+
+    identities: tuple[Identity, ...]
+    schedule: Schedule = field(default_factory=Schedule)
+    powers: Mapping[Level, float] = field(default_factory=lambda: GATE_POWERS)
+    text: TextPathway = field(default_factory=TextPathway)
+    lora: tuple[tuple[LowRank, float], ...] = ()
+    form: Form = "auto"
+
+    @property
+    def active(self) -> bool:
+        """False when nothing would change: the host then patches nothing, and the output is bit-equal."""
+        return self.schedule.ever_active and any(identity.visible for identity in self.identities)
+
+    @property
+    def folded(self) -> bool:
+        """Whether the folded form can be, and is, used."""
+        trained = any(
+            not isinstance(site, GatedSiteAdapter) and (site.text is not None or site.blending is not None)
+            for identity in self.identities
+            for site in map(identity.adapter.site, range(len(identity.adapter.sites)))
+        )
+        possible = not trained and not self.text.emphasis and all(i.mode in FOLDABLE for i in self.identities)
+        return possible and self.form != "plain"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the identities act before the text attention (FaceChain-FACT)."""
+        return any(identity.mode == "gated" for identity in self.identities)

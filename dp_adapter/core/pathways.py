@@ -1,0 +1,227 @@
+"""The two pathways at one site: what a host calls from its hooks.
+
+Shapes: R rows, N positions, C hidden channels, I inner channels, L text tokens, D token width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dp_adapter.core import regions
+from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
+from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
+from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
+from dp_adapter.core.injection import Identity, Injection
+from dp_adapter.core.regions import FlatPlacement, Placement
+from dp_adapter.core.types import Grid, Level, RowKind, Site, Step
+
+_NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
+
+
+class RegionCache:
+    """Gates and placements of a generation, computed once per grid, level and row layout, and shared by the sites."""
+
+    def __init__(self, injection: Injection) -> None:
+        self._injection = injection
+        self._gains: dict[object, list[Tensor | None]] = {}
+        self._placements: dict[object, list[list[Placement]]] = {}
+        self._flat: dict[object, FlatPlacement | None] = {}
+
+    def gains(self, latent: Grid, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
+        """Per identity G [S, N] before FFB; a trained gate starts from the mask itself, without powers."""
+        key = (latent, halvings, level, trained)
+        if key not in self._gains:
+            masks = [identity.mask for identity in self._injection.identities]
+            powers = _NO_POWERS if trained else self._injection.powers
+            self._gains[key] = regions.gains(masks, latent, halvings, level, powers)
+        return self._gains[key]
+
+    def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
+        """The gates of all identities together, [S, N]; None where that is 1 everywhere."""
+        gains = [gain for gain in self.gains(step.latent, halvings, level) if gain is not None]
+        return regions.summed(gains) if gains else None
+
+    def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
+        """Per identity, where it acts in each row."""
+        key = (step.latent, step.rows, site.halvings, site.level, trained, like.dtype, like.device)
+        if key not in self._placements:
+            gains = self.gains(step.latent, site.halvings, site.level, trained)
+            self._placements[key] = [regions.place(step.rows, gain, like) for gain in gains]
+        return self._placements[key]
+
+    def flat(self, site: Site, step: Step, number: int, kind: RowKind, like: Tensor) -> FlatPlacement | None:
+        """Where identity ``number`` acts in all rows of one kind, or None; ``like`` is [R, N, C]."""
+        key = (number, kind, step.latent, step.rows, site.halvings, site.level, like.dtype, like.device)
+        if key not in self._flat:
+            where = [p for p in self.placements(site, step, like)[number] if p.kind == kind]
+            self._flat[key] = regions.flatten(where, like.shape[1], like.device) if where else None
+        return self._flat[key]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What the host's own attention computed in one call.
+
+    Attributes:
+        q: [R, N, I]; z: [R, N, I], the text attention before W_o; k, v: [R, L, I]; context: [R, L, D].
+    """
+
+    q: Tensor
+    z: Tensor
+    k: Tensor
+    v: Tensor
+    context: Tensor
+
+
+class SitePathways:
+    """Both pathways of one generation at one site. Caches keys, values and folds; holds no state of a step."""
+
+    def __init__(self, injection: Injection, site: Site, cache: RegionCache, to_q: Linear, to_out: Linear) -> None:
+        self.injection = injection
+        self.site = site
+        self._cache = cache
+        self._to_q, self._to_out = to_q, to_out
+        self._keys_values: dict[tuple[int, RowKind], tuple[Tensor, Tensor]] = {}
+        self._folds: dict[tuple[int, RowKind], Folded] = {}
+        self._modules: dict[str, nn.Module] = {}
+
+    def strength(self, identity: Identity, step: Step) -> float:
+        """s(site, progress) of one identity."""
+        schedule = self.injection.schedule
+        return identity.weight * schedule.of(self.site) * schedule.at(step.progress)
+
+    def acts(self, step: Step) -> bool:
+        """Whether any identity has a strength other than 0 here and now."""
+        return any(self.strength(identity, step) for identity in self.injection.identities)
+
+    def add_folded(self, step: Step, hidden_states: Tensor, output: Tensor) -> None:
+        """Adds G s Z_id W_o to the site's output in place, computing only the rows and positions inside the region.
+
+        Args:
+            hidden_states: [R, N, C], input of the attention; output: [R, N, C], what it returned.
+        """
+        flat_in, flat_out = hidden_states.flatten(0, 1), output.view(-1, output.shape[-1])
+        for number, identity in enumerate(self.injection.identities):
+            strength = self.strength(identity, step)
+            for kind in ("cond", "uncond") if strength else ():
+                where = self._cache.flat(self.site, step, number, kind, hidden_states)
+                if where is None:
+                    continue
+                folded = self._fold(number, kind, hidden_states)
+                term = folded_attention(flat_in[where.positions], folded)
+                term *= strength if where.gain is None else strength * where.gain
+                if isinstance(where.positions, slice):
+                    flat_out[where.positions] += term
+                else:
+                    flat_out.index_add_(0, where.positions, term)
+
+    def blended(self, step: Step, captured: Captured) -> Tensor:
+        """F, which replaces the text attention Z_t before W_o: [R, N, I]. ``captured.z`` itself if unchanged."""
+        weights = self.injection.identities[0].adapter.site(self.site.index)
+        assert isinstance(weights, SiteAdapter)
+        if not self.acts(step):
+            return captured.z
+        strengths = [self.strength(identity, step) for identity in self.injection.identities]
+        two_pathways = weights.text is not None or weights.blending is not None or self.injection.text.emphasis > 0
+        trained = weights.blending is not None
+        placements = self._cache.placements(self.site, step, captured.z, trained)
+        rows: list[Tensor] = []
+        for row, z in enumerate(captured.z):
+            here = [[p for p in identity if p.row == row] for identity in placements]
+            if not any(here):
+                rows.append(z)
+                continue
+            added, gate = self._identity_pathway(row, here, strengths, captured)
+            rows.append(self._join(step, row, z, added, gate, captured) if two_pathways else z + added)
+        return torch.stack(rows)
+
+    def before_text(self, step: Step, hidden_states: Tensor) -> Tensor:
+        """FACT's term [R, N, C] to add to the hidden states [R, N, C] between self-attention and text attention."""
+        total = torch.zeros_like(hidden_states)
+        placements = self._cache.placements(self.site, step, hidden_states)
+        for number, identity in enumerate(self.injection.identities):
+            strength = self.strength(identity, step)
+            for placement in placements[number] if strength else []:
+                module = self._module(f"gated{number}", identity.adapter.site(self.site.index), hidden_states)
+                assert isinstance(module, GatedSiteAdapter)
+                weight = strength * _full_gain(placement, hidden_states[placement.row])
+                tokens = identity.tokens.of(placement.kind).to(hidden_states)
+                total[placement.row] += module(hidden_states[placement.row], tokens, weight, self.site.heads)
+        return total
+
+    def _identity_pathway(
+        self, row: int, here: Sequence[Sequence[Placement]], strengths: Sequence[float], captured: Captured
+    ) -> tuple[Tensor, Tensor]:
+        """Sum over identities of G_k s_k B_k [N, I], and the summed gate [N, 1], in one row."""
+        q, z = captured.q[row], captured.z[row]
+        added, gate = torch.zeros_like(z), torch.zeros_like(z[:, :1])
+        for number, (placements, strength) in enumerate(zip(here, strengths, strict=True)):
+            for placement in placements:
+                positions = slice(None) if placement.positions is None else placement.positions
+                gain = torch.ones_like(gate[positions]) if placement.gain is None else placement.gain
+                gate[positions] += gain
+                if strength == 0:
+                    continue
+                k, v = self._key_value(number, placement.kind, z)
+                text = TextAttention(z[positions], captured.k[row], captured.v[row])
+                mode = self.injection.identities[number].mode
+                added[positions] += strength * gain * identity_term(mode, q[positions], k, v, text, self.site.heads)
+        return added, gate
+
+    def _join(self, step: Step, row: int, z: Tensor, added: Tensor, gate: Tensor, captured: Captured) -> Tensor:
+        """FFB: joins the identity pathway F_v and the text pathway F_t in one row, all [N, I]; gate [N, 1]."""
+        weights = self.injection.identities[0].adapter.site(self.site.index)
+        assert isinstance(weights, SiteAdapter)
+        text = self.injection.text
+        f_v, f_t = z + added / gate.clamp(min=torch.finfo(gate.dtype).tiny), z
+        if weights.text is not None:
+            tca = cast(TextConsistency, self._module("text", weights.text, z))
+            k, v, context = captured.k[row], captured.v[row], captured.context[row]
+            f_t = tca(captured.q[row], context, k, v, self.site.heads, text.weight)
+        if text.emphasis and step.rows[row].kind == "cond":
+            emphasis = text_emphasis(gate, text.emphasis)
+            f_v, f_t = f_v + (emphasis - 1) * z, f_t * emphasis
+        if weights.blending is None:
+            return blend(f_v, f_t, gate)
+        ffb = cast(FeatureBlending, self._module("blending", weights.blending, z))
+        grid = step.latent.halved(self.site.halvings)
+        learned = ffb.gate(f_v, f_t, gate, grid, step.progress)
+        return blend(f_v, f_t, learned) + ffb.seam_term(f_v, f_t, gate)
+
+    def _key_value(self, number: int, kind: RowKind, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The identity's K and V [T, I] in the dtype and on the device of ``like``."""
+        if (number, kind) not in self._keys_values:
+            identity = self.injection.identities[number]
+            weights = identity.adapter.site(self.site.index)
+            assert isinstance(weights, SiteAdapter)
+            tokens = identity.tokens.of(kind).float()
+            tokens = F.pad(tokens, (0, 0, 0, identity.zero_tokens))
+            k, v = (F.linear(tokens, w.weight.float().to(tokens.device)) for w in (weights.to_k, weights.to_v))
+            self._keys_values[number, kind] = k.to(like), v.to(like)
+        return self._keys_values[number, kind]
+
+    def _fold(self, number: int, kind: RowKind, like: Tensor) -> Folded:
+        if (number, kind) not in self._folds:
+            k, v = self._key_value(number, kind, like)
+            self._folds[number, kind] = fold(k, v, self._to_q, self._to_out, self.site.channels, self.site.heads)
+        return self._folds[number, kind]
+
+    def _module(self, name: str, module: nn.Module, like: Tensor) -> nn.Module:
+        """A copy of a trained module where the hidden states are; the checkpoint's own stays as loaded."""
+        if name not in self._modules:
+            self._modules[name] = copy.deepcopy(module).to(like.device, like.dtype)
+        return self._modules[name]
+
+
+def _full_gain(placement: Placement, x: Tensor) -> Tensor:
+    """The gate of one row over all its positions: [N, 1]."""
+    if placement.positions is None or placement.gain is None:
+        return torch.ones_like(x[:, :1])
+    return torch.zeros_like(x[:, :1]).index_copy(0, placement.positions, placement.gain)

@@ -1,0 +1,109 @@
+"""What the core is told about one call: which site, which step, which rows, which tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Level = Literal["down", "middle", "up"]
+RowKind = Literal["cond", "uncond", "text"]
+BlendMode = Literal["add", "orthogonal", "orthogonal_v2", "norm", "adain_mean", "gated"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Height and width of a feature map, in cells."""
+
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.height * self.width
+
+    def halved(self, times: int) -> Grid:
+        """The grid after ``times`` stride-2 convolutions with padding 1: each side halves, rounding up."""
+        height, width = self.height, self.width
+        for _ in range(times):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return Grid(height, width)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One text cross-attention layer (attn2) of a UNet.
+
+    Attributes:
+        index: place in checkpoint order (down, up, middle), counted over attn2 only; the key number in an
+            IP-Adapter file is ``2 * index + 1``.
+        name: module path of the transformer block in diffusers' naming.
+        halvings: how often the latent grid is halved to reach this site's grid.
+        channels: width C of the hidden states.
+        heads: number of attention heads.
+    """
+
+    index: int
+    name: str
+    level: Level
+    halvings: int
+    channels: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One element of the UNet's batch, as the host describes it.
+
+    Attributes:
+        kind: ``cond`` and ``uncond`` get their identity tokens, ``text`` gets none.
+        sample: which picture of the batch the row belongs to.
+    """
+
+    kind: RowKind
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the UNet.
+
+    Attributes:
+        progress: 0 at pure noise, 1 at the finished picture, measured on the noise level (not on the step count).
+        rows: one entry per batch element, in the batch's order.
+        latent: size of the latents.
+    """
+
+    progress: float
+    rows: tuple[Row, ...]
+    latent: Grid
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Identity tokens of one person, [T, D] each: for conditional and for unconditional rows."""
+
+    cond: Tensor
+    uncond: Tensor
+
+    def of(self, kind: RowKind) -> Tensor:
+        return self.cond if kind == "cond" else self.uncond
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the encoders saw in one person's photos; a checkpoint uses the fields that its family needs.
+
+    Attributes:
+        faceid: face embedding [n, e], or [n, L, e] where several faces form one sequence.
+        image_embeds: CLIP image embedding [n, c].
+        clip_hidden: CLIP's last but one hidden state [n, L, c].
+        clip_hidden_uncond: the same of an all-zero pixel tensor, [1, L, c].
+        face_patches: TransFace patch features [n, L, c].
+    """
+
+    faceid: Tensor | None = None
+    image_embeds: Tensor | None = None
+    clip_hidden: Tensor | None = None
+    clip_hidden_uncond: Tensor | None = None
+    face_patches: Tensor | None = None

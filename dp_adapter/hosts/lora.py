@@ -1,0 +1,68 @@
+"""Applies the LoRA that came inside a checkpoint, for the duration of a ``with``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.core.adapter import LowRank
+from dp_adapter.errors import HostError
+
+Find = Callable[[LowRank], nn.Module]
+
+
+def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Find) -> None:
+    """W += weight * up @ down for every entry until ``stack`` closes, then the original parameters again.
+
+    A plain ``nn.Linear`` gets a merged weight, which costs nothing per step; any other layer (PEFT, quantised,
+    offloaded) keeps its weights and gets the low-rank product added to its output.
+
+    Args:
+        find: the module that an entry belongs to.
+
+    Raises:
+        HostError: shapes do not fit the model.
+    """
+    for entry, weight in lora:
+        module = find(entry)
+        if weight == 0:
+            continue
+        if type(module) is nn.Linear and not module.weight.is_meta and not hasattr(module, "_hf_hook"):
+            _require_shape(entry, module.weight.shape)
+            original = module.weight
+            module.weight = nn.Parameter(_merged(original, entry, weight), requires_grad=False)
+            stack.callback(setattr, module, "weight", original)
+        else:
+            stack.callback(module.register_forward_hook(_adding(entry, weight)).remove)
+
+
+def _merged(original: Tensor, entry: LowRank, weight: float) -> Tensor:
+    up, down = entry.up.to(original.device).float(), entry.down.to(original.device).float()
+    return (original.detach().float() + weight * (up @ down)).to(original.dtype)
+
+
+def _adding(entry: LowRank, weight: float) -> Callable[..., Tensor]:
+    cast: list[tuple[Tensor, Tensor]] = []
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        x: Tensor = args[0]
+        if not cast or cast[0][0].device != x.device or cast[0][0].dtype != x.dtype:
+            cast[:] = [(entry.down.to(x), entry.up.to(x))]
+        down, up = cast[0]
+        return output + weight * torch.nn.functional.linear(torch.nn.functional.linear(x, down), up)
+
+    return hook
+
+
+def _require_shape(entry: LowRank, shape: torch.Size) -> None:
+    if (entry.up.shape[0], entry.down.shape[1]) != tuple(shape):
+        have = f"{entry.up.shape[0]}x{entry.down.shape[1]}"
+        raise HostError(
+            f"The adapter's LoRA for layer {entry.layer} ({entry.linear}) is {have}, the model's layer "
+            f"{shape[0]}x{shape[1]}",
+            "The adapter was made for another base model.",
+        )

@@ -1,0 +1,1 @@
+"""Checkpoint files: opened without executing code, recognised by their keys."""

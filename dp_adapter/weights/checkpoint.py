@@ -1,0 +1,92 @@
+"""A checkpoint that was read: its modules, what it needs to see, and how its identity tokens are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dp_adapter.core.adapter import Adapter, LowRank
+from dp_adapter.core.types import Features, Tokens
+from dp_adapter.errors import WeightsError
+
+Base = Literal["sd15", "sdxl"]
+Encoder = Literal["arcface", "arcface-raw", "sface", "clip-embeds", "clip-hidden", "transface"]
+SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """Choices that the keys of a file cannot tell.
+
+    Attributes:
+        shortcut: FaceID-Plus v2 (True) or v1 (False).
+        structure: weight of the CLIP part in v2.
+    """
+
+    shortcut: bool = True
+    structure: float = 1.0
+
+
+Recipe = Callable[[Adapter, Features, TokenOptions], Tokens]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One adapter file.
+
+    Attributes:
+        family: row of the format table, e.g. ``faceid-plus``.
+        encoders: what the photos must be encoded with, in the order of the family's inputs.
+        tokens_per_photo: T.
+        features_width: width of the encoder outputs it takes, by encoder.
+        variants: names that share these keys; more than one means that the user must say which it is.
+        combine: how several photos are joined when the user does not say.
+        metadata: facts written into the file (own format).
+    """
+
+    path: Path
+    family: str
+    title: str
+    base: Base
+    adapter: Adapter
+    encoders: tuple[Encoder, ...]
+    recipe: Recipe
+    tokens_per_photo: int
+    features_width: Mapping[Encoder, int]
+    lora: tuple[LowRank, ...] = ()
+    variants: tuple[str, ...] = ()
+    combine: Literal["average", "concatenate"] = "average"
+    mode: Literal["add", "gated"] = "add"
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def context(self) -> int:
+        """Width D of its identity tokens, which is the text encoder's."""
+        return self.adapter.site(0).context
+
+    def tokens(self, features: Features, options: TokenOptions | None = None) -> Tokens:
+        """Identity tokens of one person, photos concatenated: cond and uncond [n * T, D] in float32.
+
+        Raises:
+            WeightsError: features are missing or of another width than the checkpoint was trained with.
+        """
+        with torch.no_grad():
+            return self.recipe(self.adapter, features, options or TokenOptions())
+
+
+def given(features: Tensor | None, what: str, width: int) -> Tensor:
+    """The features in float32, checked against the width [.., width] that a projection takes."""
+    if features is None:
+        raise WeightsError(f"This checkpoint needs {what}, and none was computed")
+    if features.shape[-1] != width:
+        raise WeightsError(
+            f"This checkpoint was trained with {what} of width {width}, but the encoder gives {features.shape[-1]}",
+            "Choose the encoder that the checkpoint was made for.",
+        )
+    return features.float()

@@ -1,0 +1,65 @@
+"""The table of checkpoint families: recognised by keys, read with sizes from shapes.
+
+Layouts: ../docs/formats.md. Sources: tencent-ailab/IP-Adapter@62e4af9, instantX-research/InstantID@2145b67,
+modelscope/facechain@7bc7119; each reader is held to their outputs by ``tests/golden``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from dp_adapter.errors import WeightsError
+from dp_adapter.weights import fact, foreign, ip_adapter, own
+from dp_adapter.weights.checkpoint import Checkpoint
+from dp_adapter.weights.files import WeightFile, open_weights, require_finite
+
+Keys = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row: ``recognise`` looks at keys and shapes only, ``read`` builds the checkpoint."""
+
+    family: str
+    title: str
+    recognise: Callable[[WeightFile], bool]
+    read: Callable[[WeightFile, str, str], Checkpoint]
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("dp-adapter", "DP-Adapter", own.recognise, own.read),
+    Format("faceid-plus", "IP-Adapter-FaceID-Plus", ip_adapter.is_face_plus, ip_adapter.read_face_plus),
+    Format("faceid-portrait", "IP-Adapter-FaceID-Portrait", ip_adapter.is_portrait, ip_adapter.read_portrait),
+    Format("faceid", "IP-Adapter-FaceID", ip_adapter.is_face, ip_adapter.read_face),
+    Format("faceid-sequence", "InstantID / FaceID-Portrait-Unnorm", ip_adapter.is_sequence, ip_adapter.read_sequence),
+    Format("ip-adapter-plus", "IP-Adapter Plus", ip_adapter.is_plus, ip_adapter.read_plus),
+    Format("ip-adapter-full-face", "IP-Adapter Full-Face", ip_adapter.is_full, ip_adapter.read_full),
+    Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
+    Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
+)
+
+
+def read(path: Path, family: str | None = None) -> Checkpoint:
+    """Reads any supported adapter file.
+
+    Args:
+        family: a row of the table to read it as, when it is known; None lets the keys decide.
+
+    Raises:
+        WeightsError: see ``open_weights``; or the file is another kind of model, or its layers are incomplete.
+    """
+    file = open_weights(path)
+    row = recognise(file) if family is None else next(row for row in FORMATS if row.family == family)
+    if row is None:
+        raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign.describe(file.tensors)}")
+    require_finite(file)
+    return row.read(file, row.family, row.title)
+
+
+def recognise(file: WeightFile) -> Format | None:
+    """The first row whose predicate holds, or None."""
+    return next((row for row in FORMATS if row.recognise(file)), None)

@@ -1,0 +1,256 @@
+"""IP-Adapter and FaceID files: ``image_proj.*`` and ``ip_adapter.N.to_{k,v}_ip.weight``; N odd; down, up, middle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.core import projection
+from dp_adapter.core.adapter import Adapter, LowRank, SiteAdapter
+from dp_adapter.core.types import Features, Tokens
+from dp_adapter.errors import WeightsError
+from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, given
+from dp_adapter.weights.files import WeightFile
+
+_LORA = re.compile(r"(\d+)\.(to_[qkv]|to_out)_lora\.(down|up)\.weight")
+_PORTRAIT_TOKENS = 16  # FaceID itself has 4; both project with the same layers
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _Projection(Protocol):
+    def __call__(self, *features: Tensor) -> Tensor: ...
+
+
+def image_proj(file: WeightFile) -> dict[str, Tensor]:
+    return under(file.tensors, "image_proj.")
+
+
+def _has(file: WeightFile, *keys: str) -> bool:
+    return "ip_adapter.1.to_k_ip.weight" in file.tensors and all(f"image_proj.{key}" in file.tensors for key in keys)
+
+
+def is_standard(file: WeightFile) -> bool:
+    return _has(file, "proj.weight", "norm.weight")
+
+
+def is_full(file: WeightFile) -> bool:
+    return _has(file, "proj.0.weight", "proj.2.weight", "proj.3.weight")
+
+
+def is_face_plus(file: WeightFile) -> bool:
+    return _has(file, "proj.0.weight", "norm.weight", "perceiver_resampler.proj_in.weight")
+
+
+def is_face(file: WeightFile) -> bool:
+    return _has(file, "proj.0.weight", "norm.weight") and not is_face_plus(file)
+
+
+def is_portrait(file: WeightFile) -> bool:
+    has_lora = any("_lora." in key for key in file.tensors)
+    return is_face(file) and not has_lora and _face_tokens(file) >= _PORTRAIT_TOKENS
+
+
+def _is_resampler(file: WeightFile) -> bool:
+    return _has(file, "latents", "proj_in.weight", "layers.0.0.to_q.weight")
+
+
+def is_sequence(file: WeightFile) -> bool:
+    """A resampler over one 512-d face embedding, not over a CLIP sequence (whose widths are 1280 and 1664)."""
+    return _is_resampler(file) and file.tensors["image_proj.proj_in.weight"].shape[1] == 512
+
+
+def is_plus(file: WeightFile) -> bool:
+    return _is_resampler(file) and not is_sequence(file)
+
+
+def _face_tokens(file: WeightFile) -> int:
+    return file.tensors["image_proj.proj.2.weight"].shape[0] // file.tensors["image_proj.norm.weight"].shape[0]
+
+
+def read_standard(file: WeightFile, family: str, title: str) -> Checkpoint:
+    net = load_projection(projection.ImageProjection.like, image_proj(file), file)
+    tokens = net.proj.out_features // net.norm.normalized_shape[0]
+    return _checkpoint(file, family, title, net, _image_tokens, {"clip-embeds": net.proj.in_features}, tokens)
+
+
+def read_full(file: WeightFile, family: str, title: str) -> Checkpoint:
+    net = load_projection(projection.FullProjection.like, image_proj(file), file)
+    width = file.tensors["image_proj.proj.0.weight"].shape[1]
+    return _checkpoint(file, family, title, net, _hidden_tokens, {"clip-hidden": width}, 257)
+
+
+def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
+    net = load_projection(projection.Resampler.like, image_proj(file), file)
+    widths: dict[Encoder, int] = {"clip-hidden": net.proj_in.in_features}
+    variants = ("ip-adapter-plus-face", "ip-adapter-plus")
+    return _checkpoint(file, family, title, net, _hidden_tokens, widths, net.latents.shape[1], variants)
+
+
+def read_face(file: WeightFile, family: str, title: str) -> Checkpoint:
+    net = load_projection(projection.FaceProjection.like, image_proj(file), file)
+    width = file.tensors["image_proj.proj.0.weight"].shape[1]
+    return _checkpoint(file, family, title, net, face_tokens, {"arcface": width}, _face_tokens(file))
+
+
+def read_portrait(file: WeightFile, family: str, title: str) -> Checkpoint:
+    return _concatenating(read_face(file, family, title))
+
+
+def read_sequence(file: WeightFile, family: str, title: str) -> Checkpoint:
+    net = load_projection(projection.Resampler.like, image_proj(file), file)
+    widths: dict[Encoder, int] = {"arcface-raw": net.proj_in.in_features}
+    variants = ("instantid", "faceid-portrait-unnorm")
+    checkpoint = _checkpoint(file, family, title, net, _sequence_tokens, widths, net.latents.shape[1], variants)
+    return _concatenating(checkpoint)
+
+
+def read_face_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
+    net = load_projection(projection.FacePlusProjection.like, image_proj(file), file)
+    widths: dict[Encoder, int] = {
+        "arcface": file.tensors["image_proj.proj.0.weight"].shape[1],
+        "clip-hidden": net.perceiver_resampler.proj_in.in_features,
+    }
+    # On SDXL only v2 was published.
+    variants = ("faceid-plusv2", "faceid-plus") if _base(file) == "sd15" else ("faceid-plusv2",)
+    return _checkpoint(file, family, title, net, _face_plus_tokens, widths, _face_tokens(file), variants)
+
+
+def _checkpoint(
+    file: WeightFile,
+    family: str,
+    title: str,
+    net: nn.Module,
+    recipe: Recipe,
+    widths: Mapping[Encoder, int],
+    tokens: int,
+    variants: tuple[str, ...] = (),
+) -> Checkpoint:
+    adapter = Adapter(net, _sites(file))
+    base = _base(file)
+    lora = _lora(file)
+    return Checkpoint(file.path, family, title, base, adapter, tuple(widths), recipe, tokens, widths, lora, variants)
+
+
+def _concatenating(checkpoint: Checkpoint) -> Checkpoint:
+    return replace(checkpoint, combine="concatenate")
+
+
+def _image_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+    net = adapter.projection
+    assert isinstance(net, projection.ImageProjection)
+    x = given(features.image_embeds, "CLIP image embeddings", net.proj.in_features)
+    return _joined(net, x, uncond=torch.zeros_like(x))
+
+
+def _hidden_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+    net = adapter.projection
+    width = net.proj_in.in_features if isinstance(net, projection.Resampler) else _first_linear(net)
+    x = given(features.clip_hidden, "CLIP hidden states", width)
+    zero_pixels = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
+    return _joined(net, x, uncond=zero_pixels.expand(len(x), -1, -1))
+
+
+def face_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+    """Tokens of a projection from a face embedding; uncond is the projection of zeros."""
+    net = adapter.projection
+    x = given(features.faceid, "face embeddings", _first_linear(net))
+    return _joined(net, x, uncond=torch.zeros_like(x))
+
+
+def _sequence_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+    net = adapter.projection
+    assert isinstance(net, projection.Resampler)
+    x = given(features.faceid, "raw face embeddings", net.proj_in.in_features)
+    x = x if x.ndim == 3 else x[:, None]  # [n, 1, 512]
+    return _joined(net, x, uncond=torch.zeros_like(x))
+
+
+def _face_plus_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+    net = adapter.projection
+    assert isinstance(net, projection.FacePlusProjection)
+    width = net.perceiver_resampler.proj_in.in_features
+    face = given(features.faceid, "face embeddings", _first_linear(net))
+    hidden = given(features.clip_hidden, "CLIP hidden states", width)
+    zero_pixels = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
+    choice = (options.shortcut, options.structure)
+    cond = net(face, hidden, *choice)
+    uncond = net(torch.zeros_like(face), zero_pixels.expand(len(face), -1, -1), *choice)
+    return Tokens(cond.flatten(0, -2), uncond.flatten(0, -2))
+
+
+def _joined(net: _Projection, x: Tensor, uncond: Tensor) -> Tokens:
+    """Photos one after another: [..., T, D] -> [n * T, D]."""
+    return Tokens(net(x).flatten(0, -2), net(uncond).flatten(0, -2))
+
+
+def _first_linear(net: nn.Module) -> int:
+    linear = net.get_submodule("proj.0")
+    assert isinstance(linear, nn.Linear)
+    return linear.in_features
+
+
+def load_projection(
+    like: Callable[[Mapping[str, Tensor]], Module], state: Mapping[str, Tensor], file: WeightFile
+) -> Module:
+    """Builds a projection from the shapes of its state and fills it, in float32."""
+    try:
+        net = like(state)
+        net.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{file.path.name}: its image projection is incomplete ({reason})") from error
+    return net.eval().requires_grad_(False)
+
+
+def _base(file: WeightFile) -> Base:
+    """SD1.5 has 16 text attentions, SDXL 70; widths do not matter."""
+    count = sum(key.endswith(".to_k_ip.weight") for key in file.tensors)
+    for base, sites in SITES.items():
+        if count == sites:
+            return base
+    raise WeightsError(
+        f"{file.path.name} has {count} attention layers; SD1.5 adapters have 16 and SDXL adapters 70",
+        "It is incomplete, or made for another base model.",
+    )
+
+
+def _sites(file: WeightFile) -> list[SiteAdapter]:
+    layers = under(file.tensors, "ip_adapter.")
+    sites: list[SiteAdapter] = []
+    for index in range(SITES[_base(file)]):
+        number = 2 * index + 1
+        k, v = layers.get(f"{number}.to_k_ip.weight"), layers.get(f"{number}.to_v_ip.weight")
+        if k is None or v is None or k.shape != v.shape or k.ndim != 2:
+            raise WeightsError(f"{file.path.name}: layer {number} lacks a matching to_k_ip and to_v_ip")
+        sites.append(site_from(k, v))
+    return sites
+
+
+def site_from(k: Tensor, v: Tensor) -> SiteAdapter:
+    """A site whose weights are the file's own tensors, not copies."""
+    with torch.device("meta"):
+        site = SiteAdapter(k.shape[1], k.shape[0])
+    site.load_state_dict({"to_k.weight": k, "to_v.weight": v}, assign=True)
+    return site.eval().requires_grad_(False)
+
+
+def _lora(file: WeightFile) -> tuple[LowRank, ...]:
+    layers = under(file.tensors, "ip_adapter.")
+    found: dict[tuple[int, str], dict[str, Tensor]] = {}
+    for key, tensor in layers.items():
+        if match := _LORA.fullmatch(key):
+            found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
+    expected = 8 * SITES[_base(file)]  # q, k, v and out of every attn1 and attn2
+    if found and (len(found) != expected or any(len(pair) != 2 for pair in found.values())):
+        raise WeightsError(f"{file.path.name}: its LoRA has {len(found)} of {expected} layers", "It is incomplete.")
+    return tuple(LowRank(layer, name, pair["down"], pair["up"]) for (layer, name), pair in found.items())
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose key starts with ``prefix``, under the rest of the key."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

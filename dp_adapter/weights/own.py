@@ -1,0 +1,98 @@
+"""This project's own checkpoints: safetensors of ``Adapter.state_dict()`` with metadata that says what it is.
+
+Metadata: ``format`` = ``dp_adapter``, ``version``, ``base``, ``encoder``, ``kind`` and ``training`` (JSON facts).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.blend import FeatureBlending, TextConsistency
+from dp_adapter.core.projection import FaceProjection
+from dp_adapter.errors import WeightsError
+from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder
+from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.ip_adapter import face_tokens, load_projection, under
+
+VERSION = 1
+FORMAT = "dp_adapter"
+KIND = "face-projection"
+
+
+def recognise(file: WeightFile) -> bool:
+    return file.metadata.get("format") == FORMAT
+
+
+def save(path: Path, adapter: Adapter, base: Base, encoder: Encoder, training: Mapping[str, object]) -> None:
+    """Writes an adapter whose projection is a FaceProjection.
+
+    Args:
+        encoder: network whose embedding the projection takes.
+        training: facts to keep with the weights (steps, data, date); must be JSON.
+    """
+    from safetensors.torch import save_file
+
+    assert isinstance(adapter.projection, FaceProjection)
+    assert len(adapter.sites) == SITES[base]
+    metadata = {"format": FORMAT, "version": str(VERSION), "base": base, "kind": KIND, "encoder": encoder}
+    tensors = {key: value.detach().contiguous().cpu() for key, value in adapter.state_dict().items()}
+    save_file(tensors, str(path), metadata=metadata | {"training": json.dumps(dict(training))})
+
+
+def read(file: WeightFile, family: str, title: str) -> Checkpoint:
+    base, encoder = _checked(file)
+    net = load_projection(FaceProjection.like, under(file.tensors, "projection."), file)
+    sites = [_site(under(file.tensors, f"sites.{index}."), index, file) for index in range(SITES[base])]
+    width = file.tensors["projection.proj.0.weight"].shape[1]
+    return Checkpoint(
+        path=file.path,
+        family=family,
+        title=title,
+        base=base,
+        adapter=Adapter(net, sites),
+        encoders=(encoder,),
+        recipe=face_tokens,
+        tokens_per_photo=file.tensors["projection.proj.2.weight"].shape[0] // net.norm.normalized_shape[0],
+        features_width={encoder: width},
+        metadata=file.metadata,
+    )
+
+
+def _checked(file: WeightFile) -> tuple[Base, Encoder]:
+    facts = file.metadata
+    if not facts.get("version", "").isdigit() or int(facts["version"]) > VERSION:
+        raise WeightsError(
+            f"{file.path.name} was written in version {facts.get('version')} of the format; this extension reads "
+            f"up to {VERSION}",
+            "Update the extension.",
+        )
+    for key, known in (("base", get_args(Base)), ("encoder", get_args(Encoder)), ("kind", (KIND,))):
+        if facts.get(key) not in known:
+            raise WeightsError(f"{file.path.name}: its metadata says {key} '{facts.get(key)}', known are {known}")
+    base: Base = next(name for name in get_args(Base) if name == facts["base"])
+    encoder: Encoder = next(name for name in get_args(Encoder) if name == facts["encoder"])
+    return base, encoder
+
+
+def _site(state: Mapping[str, Tensor], index: int, file: WeightFile) -> SiteAdapter:
+    try:
+        width, context = state["to_k.weight"].shape
+        with torch.device("meta"):
+            text = TextConsistency(context, width, len(state["text.k_down.weight"])) if _any(state, "text.") else None
+            rank = len(state["blending.project_v.weight"]) if _any(state, "blending.") else 0
+            site = SiteAdapter(context, width, text, FeatureBlending(width, rank) if rank else None)
+        site.load_state_dict(dict(state), strict=True, assign=True)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise WeightsError(f"{file.path.name}: layer {index} is incomplete ({str(error).splitlines()[-1]})") from error
+    return site.eval().requires_grad_(False)
+
+
+def _any(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in state)

@@ -1,0 +1,158 @@
+"""Tokens and UNet outputs of every golden case, through our loader and our diffusers host, folded and plain."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.core.injection import Form, Identity, Injection
+from dp_adapter.core.types import Features, Row, Tokens
+from dp_adapter.hosts import diffusers as host
+from dp_adapter.weights import formats
+from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
+from tests.golden.cases import FOLDER, Case, cases
+
+CASES = list(cases())
+RUNS = [pytest.param(case, run, id=f"{case.name}-{run['out']}") for case in CASES for run in case.facts["runs"]]
+IDENTITIES = [
+    pytest.param(case, name, id=f"{case.name}-{name}") for case in CASES for name in case.facts.get("identities", {})
+]
+
+if not CASES:
+    pytest.skip(f"no golden cases in {FOLDER}; set DP_GOLDEN to their folder", allow_module_level=True)
+
+
+@lru_cache(maxsize=4)
+def unet_of(path: Path) -> nn.Module:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(path / "unet").float().eval()
+
+
+@lru_cache(maxsize=4)
+def checkpoint_of(path: Path, file: str, family: str) -> Checkpoint:
+    return formats.read(path / file, family)
+
+
+def load(case: Case) -> Checkpoint:
+    if case.family is None:
+        pytest.skip(f"not yet: {case.facts['type']}")
+    return checkpoint_of(case.path, case.facts["checkpoint"], case.family)
+
+
+def features(case: Case, inputs: dict[str, str]) -> Features:
+    tensors = {name: case.inputs[key] for name, key in inputs.items()}
+    if "face_embedding" in tensors:  # InstantID takes all faces of a photo set as one sequence
+        tensors["faceid"] = tensors.pop("face_embedding").reshape(
+            1, -1, case.inputs[inputs["face_embedding"]].shape[-1]
+        )
+    return Features(
+        faceid=tensors.get("faceid"),
+        image_embeds=tensors.get("clip"),
+        clip_hidden=tensors.get("clip_hidden"),
+        clip_hidden_uncond=tensors.get("clip_hidden_uncond"),
+        face_patches=tensors.get("transface_local"),
+    )
+
+
+def tokens_of(case: Case, checkpoint: Checkpoint, name: str) -> Tokens:
+    facts = case.facts["identities"][name]
+    params = facts.get("params", {})
+    options = TokenOptions(params.get("shortcut", True), params.get("s_scale", 1.0))
+    return checkpoint.tokens(features(case, facts["inputs"]), options)
+
+
+@pytest.mark.parametrize(("case", "name"), IDENTITIES)
+def test_identity_tokens(case: Case, name: str) -> None:
+    tokens = tokens_of(case, load(case), name)
+    for kind, actual in (("cond", tokens.cond), ("uncond", tokens.uncond)):
+        expected = case.expected[f"tokens/{name}/{kind}"]
+        case.assert_close(actual.reshape(expected.shape), expected, "tokens")
+
+
+def identities_of(case: Case, run: dict[str, Any], checkpoint: Checkpoint) -> tuple[Identity, ...]:
+    scale = run["scale"]
+    if run["impl"] == "official":
+        names = {row["tokens"] for row in run["batch"]}
+        of = {"cond": "cond", "uncond": "uncond"}
+        if all(name.endswith("/cond") for name in names):  # FaceChain's default: the same face in both rows
+            of["uncond"] = "cond"
+        tokens = tokens_of(case, checkpoint, next(iter(names)).rsplit("/", 1)[0])
+        both = {"cond": tokens.cond, "uncond": tokens.uncond}
+        return (
+            Identity(checkpoint.adapter, Tokens(both[of["cond"]], both[of["uncond"]]), scale, mode=checkpoint.mode),
+        )
+    ids = case.inputs[run["ids"]]
+    if run["masks"] is None:
+        return (Identity(checkpoint.adapter, checkpoint.tokens(Features(faceid=ids)), scale),)
+    masks = case.inputs[run["masks"]].float()
+    scales = scale if isinstance(scale, list) else [scale] * len(ids)
+    return tuple(
+        Identity(checkpoint.adapter, checkpoint.tokens(Features(faceid=one[None])), weight, mask[None])
+        for one, mask, weight in zip(ids, masks, scales, strict=True)
+    )
+
+
+def rows_of(run: dict[str, Any]) -> list[Row]:
+    same_face = all(row.get("tokens", "").endswith("/cond") for row in run["batch"])
+    kinds = ["cond" if row.get("cond", row.get("tokens", "").endswith("/cond")) else "uncond" for row in run["batch"]]
+    if same_face:
+        kinds = ["cond" if row["text"] == 0 else "uncond" for row in run["batch"]]
+    return [Row("cond" if kind == "cond" else "uncond") for kind in kinds]
+
+
+def run_unet(case: Case, run: dict[str, Any], injection: Injection) -> Tensor:
+    rows = run["batch"]
+    text = [row["text"] for row in rows]
+    extra = {name: case.inputs[name][text] for name in ("text_embeds", "time_ids") if name in case.inputs}
+    latents = case.inputs[run["latents"]][[row["latent"] for row in rows]]
+    unet = unet_of(case.base)
+    with torch.no_grad(), host.attach(unet, injection, rows_of(run)):
+        context = case.inputs[run["context"]][text]
+        return unet(latents, case.inputs["timestep"], context, added_cond_kwargs=extra or None).sample
+
+
+@pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize(("case", "run"), RUNS)
+def test_unet_output(case: Case, run: dict[str, Any], form: Form) -> None:
+    if run.get("upsampling") == "a1111" or run["out"].endswith("odd_a1111"):
+        pytest.skip("A1111's upsampling of odd sizes: for the ldm host")
+    expected = case.expected[run["out"]]
+    if run["impl"] == "none":
+        case.assert_close(run_unet(case, run, Injection(())), expected, "unet")
+        return
+    checkpoint = load(case)
+    identities = identities_of(case, run, checkpoint)
+    if form == "folded" and checkpoint.mode == "gated":
+        pytest.skip("gated self-attention has no folded form")
+    lora = tuple((entry, run["lora"]) for entry in checkpoint.lora)
+    injection = Injection(identities, lora=lora, form=form)
+    assert injection.folded == (form == "folded")
+    actual = run_unet(case, run, injection)
+    if run["out"].startswith(("mask/sq", "mask/odd")):
+        difference = (actual - expected).abs().max().item()
+        pytest.skip(f"informative: diffusers resizes this mask bicubically; largest difference {difference:.3g}")
+    case.assert_close(actual, expected, "unet")
+
+
+MERGED = [pytest.param(case, id=case.name) for case in CASES if "merged_lora" in case.facts]
+
+
+@pytest.mark.parametrize("case", MERGED)
+def test_merged_lora(case: Case) -> None:
+    checkpoint = load(case)
+    unet = unet_of(case.base)
+    modules = dict(unet.named_modules())
+    before = {name: id(module.weight) for name, module in modules.items() if isinstance(module, nn.Linear)}
+    tokens = next(tokens_of(case, checkpoint, name) for name in case.facts["identities"])
+    injection = Injection((Identity(checkpoint.adapter, tokens),), lora=tuple((x, 1.0) for x in checkpoint.lora))
+    with host.attach(unet, injection, [Row("cond")]):
+        for facts in case.facts["merged_lora"]["modules"]:
+            merged = modules[facts["diffusers"]].get_parameter("weight")
+            case.assert_close(merged, case.expected[f"merged/{facts['ldm']}.weight"], "tokens")
+    assert before == {name: id(module.weight) for name, module in modules.items() if isinstance(module, nn.Linear)}
