@@ -31,7 +31,7 @@ class SiteAdapter(nn.Module):
         super().__init__()
         self.to_k = nn.Linear(context, width, bias=False)
         self.to_v = nn.Linear(context, width, bias=False)
-        self.context = context
+        self.context, self.width = context, width
         self.text = text
         self.blending = blending
 
@@ -45,7 +45,7 @@ class GatedSiteAdapter(nn.Module):
     def __init__(self, context: int, width: int, hidden: int) -> None:
         super().__init__()
         self.linear = nn.Linear(context, width)
-        self.context = context
+        self.context, self.width = context, width
         self.attn = nn.ModuleDict(
             {name: nn.Linear(width, width, bias=False) for name in ("to_q", "to_k", "to_v")}
             | {"to_out": nn.Sequential(nn.Linear(width, width))}

@@ -53,7 +53,7 @@ def identity_term(mode: BlendMode, q: Tensor, k: Tensor, v: Tensor, text: TextAt
 
 def _norm(x: Tensor) -> Tensor:
     """[n, I] -> [n, 1]"""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x.square().sum(-1, keepdim=True).sqrt()
 
 
 def _projection(z_id: Tensor, z_text: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def base_of(unet: nn.Module) -> Base:
     Raises:
         HostError: neither SD1.5 nor SDXL.
     """
-    paths = cast(dict[str, nn.Module], dict(unet.named_modules()))
+    paths: list[str] = [path for path, _ in unet.named_modules()]  # pyright: ignore[reportUnknownVariableType]
     modules = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
     for base in ("sd15", "sdxl"):
         if {site.diffusers for site in site_names(base)} == modules:

@@ -87,7 +87,7 @@ def read_full(file: WeightFile, family: str, title: str) -> Checkpoint:
 def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = load_projection(projection.Resampler.like, image_proj(file), file)
     widths: dict[Encoder, int] = {"clip-hidden": net.proj_in.in_features}
-    variants = ("ip-adapter-plus-face", "ip-adapter-plus")
+    variants = ("plus-face", "plus", "composition")
     return _checkpoint(file, family, title, net, _hidden_tokens, widths, net.latents.shape[1], variants)
 
 

@@ -1,0 +1,96 @@
+"""Dotted paths into the request: walking all fields, finding one, and setting one in the JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any, cast
+
+from dp_adapter.errors import SettingsError
+from dp_adapter.settings.containers import ListOf, Nullable
+from dp_adapter.settings.kinds import Kind
+from dp_adapter.settings.records import FieldInfo, Record, RecordOf, encode, fields_of
+from dp_adapter.settings.words import closest, count, show
+
+
+def walk(record: type[Record], path: str = "", prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field under ``record`` in declared order, records before their fields, with its dotted path.
+
+    Items of lists have ``[]`` in the path: ``references[].weight``. Labels and infotext names carry the prefixes.
+    """
+    for info in fields_of(record):
+        here = f"{path}.{info.name}" if path else info.name
+        yield here, _prefixed(info, prefix)
+        inner = _record_in(info.kind)
+        if inner is not None:
+            brackets = "[]" if isinstance(info.kind, ListOf) else ""
+            yield from walk(inner.record, here + brackets, f"{prefix} {inner.prefix}".strip())
+
+
+def _prefixed(info: FieldInfo, prefix: str) -> FieldInfo:
+    if not prefix:
+        return info
+    label = f"{prefix} {info.label[0].lower()}{info.label[1:]}"
+    name = info.infotext.removeprefix("DP-Adapter ")
+    return dataclasses.replace(info, label=label, infotext=f"DP-Adapter {prefix.lower()} {name}")
+
+
+def _record_in(kind: Kind) -> RecordOf | None:
+    if isinstance(kind, Nullable | ListOf):
+        kind = kind.item
+    return kind if isinstance(kind, RecordOf) else None
+
+
+@cache
+def index(record: type[Record]) -> dict[str, FieldInfo]:
+    """All fields under ``record`` by path."""
+    return dict(walk(record))
+
+
+def is_leaf(info: FieldInfo) -> bool:
+    """Whether the field has a value of its own: all but records. A list of records has one, as a whole."""
+    return isinstance(info.kind, ListOf) or _record_in(info.kind) is None
+
+
+def find(record: type[Record], path: str) -> FieldInfo:
+    """The field at a path with or without item numbers.
+
+    Raises:
+        SettingsError: there is none; ``nearest`` is the path most like it.
+    """
+    fields = index(record)
+    general = re.sub(r"\[\d+\]", "[]", path)
+    if general not in fields:
+        nearest = closest(general, fields)
+        raise SettingsError(path, "there is no such field", f"Did you mean '{nearest}'?", nearest)
+    return fields[general]
+
+
+def plain(value: object) -> Any:
+    """A value that may be given in Python or in JSON form, with records in their JSON form."""
+    if isinstance(value, list | tuple):
+        items = cast("list[object]", value)
+        return [encode(item) if isinstance(item, Record) else item for item in items]
+    return encode(value) if isinstance(value, Record) else value
+
+
+def plant(record: type[Record], tree: dict[str, Any], path: str, value: Any) -> None:
+    """Sets the value at ``path`` in a request's JSON form; a record that is null on the way becomes its defaults.
+
+    Raises:
+        SettingsError: no field has this path, or a list has no such item.
+    """
+    find(record, path)
+    keys = [int(number) if number else name for number, name in re.findall(r"\[(\d+)\]|(\w+)", path)]
+    node: Any = tree
+    for key, following in pairwise(keys):
+        if node[key] is None:
+            node[key] = {}
+        node = node[key]
+        if isinstance(following, int) and following >= len(node):
+            problem = f"there is no item {show(following)}, the request has {count(len(node), 'item')} there"
+            raise SettingsError(path, problem, "Add it first.")
+    node[keys[-1]] = value

@@ -1,0 +1,62 @@
+"""Words for refusals: how a value is shown, what is near it, and which field it was in."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+
+from dp_adapter.errors import SettingsError
+
+_SHOWN_CHARACTERS = 60
+
+
+def show(value: object) -> str:
+    """A value as it appears in a sentence; long ones are cut, since a picture in base64 is a value too."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "a list"
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a number of more than 18 digits"
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        value = value[:_SHOWN_CHARACTERS] + "…"
+    text = repr(value)
+    return text if len(text) <= 2 * _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def tidy(number: float) -> str:
+    """The shortest text that reads back as this number, whole numbers without a point."""
+    return str(int(number)) if number == int(number) else repr(number)
+
+
+def count(number: int, noun: str) -> str:
+    """``1 photo``, ``2 photos``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def closest(value: str, options: Iterable[str]) -> str:
+    """The option most like ``value``; there always is one."""
+    listed = list(options)
+    folded = {option.lower(): option for option in listed}
+    wanted = value[:_SHOWN_CHARACTERS].lower()
+    return folded[difflib.get_close_matches(wanted, list(folded), n=1, cutoff=0.0)[0]]
+
+
+def refusal(problem: str, hint: str, nearest: object = None) -> SettingsError:
+    """An error of the value at hand; ``within`` gives it the field's name."""
+    return SettingsError("", problem, hint, nearest)
+
+
+@contextmanager
+def within(name: str) -> Generator[None, None, None]:
+    """Puts ``name`` before the field of any SettingsError raised inside."""
+    try:
+        yield
+    except SettingsError as error:
+        inner = error.field
+        field = name + inner if not inner or inner.startswith("[") else f"{name}.{inner}"
+        raise SettingsError(field, error.problem.removeprefix(f"{inner}: "), error.hint, error.nearest) from None

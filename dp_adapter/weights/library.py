@@ -1,0 +1,92 @@
+"""The adapter files in the model folders, and what the user said about the ones whose keys cannot tell."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from dp_adapter.errors import WeightsError
+from dp_adapter.weights.files import file_digest
+
+FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid")
+SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
+ANSWERS = "variants.json"
+
+
+class Library:
+    """Adapters under ``<root>/<folder>`` for every known folder, by file name.
+
+    Args:
+        roots: model folders, searched in order; the first one also keeps the answers.
+        paths_allowed: whether a model may be named by a path outside them (never for requests over a network).
+    """
+
+    def __init__(self, roots: Sequence[Path], paths_allowed: bool) -> None:
+        self._roots = tuple(roots)
+        self._paths_allowed = paths_allowed
+
+    def files(self) -> dict[str, Path]:
+        """Every candidate by name without folder; the first root wins. Files are not opened."""
+        found: dict[str, Path] = {}
+        for folder in [root / name for root in self._roots for name in FOLDERS]:
+            if not folder.is_dir():
+                continue
+            for path in sorted(folder.rglob("*")):
+                if path.suffix.lower() in SUFFIXES:
+                    found.setdefault(path.name, path)
+        return found
+
+    def resolve(self, name: str) -> Path:
+        """The file of a model; an empty name means the only one there is.
+
+        Raises:
+            WeightsError: there is no such model, or no name and several models.
+        """
+        files = self.files()
+        if name in files:
+            return files[name]
+        by_stem = [path for path in files.values() if path.stem == name]
+        if len(by_stem) == 1:
+            return by_stem[0]
+        if not name:
+            if len(files) == 1:
+                return next(iter(files.values()))
+            raise WeightsError("No model was chosen", f"Choose one of: {', '.join(sorted(files)) or 'none found'}.")
+        if self._paths_allowed and Path(name).expanduser().is_file():
+            return Path(name).expanduser()
+        near = difflib.get_close_matches(name, list(files), n=1, cutoff=0.4)
+        where = ", ".join(str(root / FOLDERS[0]) for root in self._roots)
+        raise WeightsError(
+            f"There is no model '{name}'", f"Did you mean '{near[0]}'?" if near else f"Put it into {where}."
+        )
+
+    def variant(self, path: Path) -> str | None:
+        """What was said before about this file, whatever it is called now."""
+        answers = self._answers()
+        return answers.get(file_digest(path)) if answers else None
+
+    def remember(self, path: Path, variant: str) -> None:
+        """Keeps the answer for this file's content."""
+        digest = file_digest(path)
+        answers = self._answers()
+        if answers.get(digest) == variant:
+            return
+        store = self._store()
+        store.parent.mkdir(parents=True, exist_ok=True)
+        temporary = store.with_suffix(".tmp")
+        temporary.write_text(json.dumps({**answers, digest: variant}, indent=1), encoding="utf-8")
+        temporary.replace(store)
+
+    def _store(self) -> Path:
+        return self._roots[0] / FOLDERS[0] / ANSWERS
+
+    def _answers(self) -> dict[str, str]:
+        if not self._store().is_file():
+            return {}
+        try:
+            kept = json.loads(self._store().read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise WeightsError(f"{self._store()} is not JSON ({error})", "Delete it; it is written anew.") from error
+        return {str(key): str(value) for key, value in kept.items()}
