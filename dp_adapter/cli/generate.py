@@ -1,0 +1,171 @@
+"""``dp-adapter generate``: photo and prompt in, pictures and an explanation out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.cli.models import models_root
+from dp_adapter.cli.settings import read_settings
+from dp_adapter.errors import SettingsError
+
+if TYPE_CHECKING:
+    from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.settings import Settings
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add ``generate`` to the command line."""
+    parser = subparsers.add_parser("generate", help="make pictures of a person", description=__doc__)
+    parser.set_defaults(run=run)
+    parser.add_argument("--base", type=Path, required=True, help="diffusers folder or single file of SD1.5 or SDXL")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with adapters and encoders")
+    _add_job(parser.add_argument_group("picture"))
+    _add_identity(parser.add_argument_group("identity"))
+    _add_machine(parser.add_argument_group("machine"))
+
+
+def _add_job(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+    group.add_argument("--prompt", required=True)
+    group.add_argument("--negative", default="", metavar="PROMPT")
+    group.add_argument("--width", type=int, help="default: 512, SDXL 1024, or the init picture's")
+    group.add_argument("--height", type=int)
+    group.add_argument("--steps", type=int, default=25)
+    group.add_argument("--guidance", type=float, default=7.0, metavar="CFG")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--batch", type=int, default=1, help="pictures, with seeds counting up")
+    group.add_argument("--sampler", default="dpmpp_2m_karras")
+    group.add_argument("--init", type=Path, metavar="PICTURE", help="img2img: start from this picture")
+    group.add_argument("--inpaint-mask", type=Path, metavar="PICTURE", help="paint anew where this is white")
+    group.add_argument("--strength", type=float, default=0.6, help="img2img: how much is made anew")
+
+
+def _add_identity(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+    group.add_argument("--photo", action="append", default=[], metavar="PICTURE", help="may be given several times")
+    group.add_argument("--adapter", metavar="NAME|FILE", help="adapter checkpoint; default: the only one there is")
+    group.add_argument("--weight", metavar="W", help="strength of the identity (0.8)")
+    group.add_argument("--box", metavar="X0,Y0,X1,Y1", help="act in this box, in fractions of the picture")
+    group.add_argument("--region-mask", metavar="PICTURE", help="act where this picture is white")
+    group.add_argument("--settings", type=Path, metavar="FILE", help="settings as JSON; flags go before")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="any field; see 'dp-adapter settings --table'"
+    )
+    group.add_argument("--compare", action="store_true", help="also make each picture without the adapter")
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+    group.add_argument("--device", default="auto")
+    group.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the pictures.
+
+    Raises:
+        DPAdapterError: in words, before sampling.
+    """
+    settings = settings_from(args)
+    from dp_adapter.cli.output import write
+    from dp_adapter.generation import generate
+    from dp_adapter.hosts import pipelines
+    from dp_adapter.session import Session
+
+    pipeline = pipelines.load(args.base, args.device, args.dtype)
+    job = job_from(args, pipeline.base)
+    session = Session([models_root(args.models_dir)], paths_allowed=True)
+    started = time.perf_counter()
+    generation = generate(session, pipeline, settings, job, _bar("sampling"))
+    seconds = time.perf_counter() - started
+    for line in generation.explanation.lines():
+        print(line)
+    for path in write(args.out, args.base.name, settings, job, generation, seconds):
+        print(f"-> {path}")
+    if args.compare:
+        plain = settings.replace(enabled=False)
+        base = generate(session, pipeline, plain, job, _bar("without the adapter"))
+        for path in write(args.out, args.base.name, plain, job, base, seconds, suffix="_base"):
+            print(f"-> {path}")
+    return 0
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """The request: the settings file, then the flags, then ``--set``.
+
+    Raises:
+        SettingsError: names the field.
+    """
+    from dp_adapter.settings import Settings, field_at
+
+    settings = read_settings(args.settings) if args.settings else Settings()
+    changes: dict[str, Any] = {}
+    if args.photo:
+        changes["references"] = [{"image": photo} for photo in args.photo]
+    if args.adapter:
+        changes["model"] = args.adapter
+    if args.weight is not None:
+        changes["weight"] = field_at("weight").kind.parse(args.weight)
+    if args.box and args.region_mask:
+        raise SettingsError("regions", "--box and --region-mask were both given", "Give one of them.")
+    if args.box:
+        changes["regions"] = [{"kind": "box", "box": _box(args.box)}]
+    if args.region_mask:
+        changes["regions"] = [{"kind": "mask", "mask": args.region_mask}]
+    for assignment in args.set:
+        path, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(path, "no value was given", "Write --set FIELD=VALUE.")
+        changes[path] = field_at(path).kind.parse(value)
+    return settings.with_fields(changes)
+
+
+def _box(text: str) -> dict[str, float]:
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError("regions[0].box", f"'{text}' is not X0,Y0,X1,Y1", "Write --box 0.3,0.1,0.7,0.5.") from None
+    return {"x0": x0, "y0": y0, "x1": x1, "y1": y1}
+
+
+def job_from(args: argparse.Namespace, base: str) -> Job:
+    """The picture to be made; sizes default to the model's, or to the init picture's at multiples of 8."""
+    from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.identity.pictures import load_picture
+
+    init = None if args.init is None else load_picture(args.init)
+    mask = None if args.inpaint_mask is None else load_picture(args.inpaint_mask)
+    native = 1024 if base == "sdxl" else 512
+    height, width = (native, native) if init is None else (init.shape[0] // 8 * 8, init.shape[1] // 8 * 8)
+    return Job(
+        prompt=args.prompt,
+        negative_prompt=args.negative,
+        width=args.width or width,
+        height=args.height or height,
+        steps=args.steps,
+        guidance=args.guidance,
+        seed=args.seed,
+        batch=args.batch,
+        sampler=args.sampler,
+        init=init,
+        mask=None if mask is None else mask.astype("float32").mean(-1) / 255,
+        strength=args.strength,
+    )
+
+
+def _bar(words: str) -> Callable[[int, int], None]:
+    """A progress bar on the terminal's error stream, so that output stays clean."""
+    from tqdm import tqdm
+
+    bar: Any = tqdm(desc=words, file=sys.stderr, unit="step", leave=False)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return progress

@@ -1,0 +1,95 @@
+"""Writes pictures with what made them: PNG text chunks and a JSON file beside each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dp_adapter import __version__
+from dp_adapter.generation import JUDGE, Generation
+from dp_adapter.hosts.pipelines import Job
+from dp_adapter.settings import Settings
+
+
+def write(
+    folder: Path,
+    base: str,
+    settings: Settings,
+    job: Job,
+    generation: Generation,
+    seconds: float,
+    suffix: str = "",
+) -> list[Path]:
+    """Writes ``<number>_<seed><suffix>.png`` and ``.json`` for every picture; never overwrites.
+
+    Returns:
+        Paths of the pictures.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for result in generation.results:
+        made = _job(job, base, result.seed)
+        facts = {
+            "dp_adapter": __version__,
+            "job": made,
+            "settings": shared_settings(settings),
+            "explanation": generation.explanation.to_dict(),
+            "likeness": {"judge": JUDGE, "cosine": result.likeness},
+            "seconds": round(seconds / len(generation.results), 2),
+        }
+        info = PngInfo()
+        info.add_itxt("parameters", infotext(made, settings))
+        info.add_itxt("dp_adapter", json.dumps(facts))
+        path = _free(folder, f"{result.seed}{suffix}")
+        Image.fromarray(result.picture).save(path, pnginfo=info)
+        path.with_suffix(".json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def shared_settings(settings: Settings) -> dict[str, Any]:
+    """The changed settings without photos and paths, which must not travel inside a shared picture."""
+    facts = settings.to_dict(changed_only=True)
+    for reference in facts.get("references", []):
+        reference.pop("image", None)
+    for region in facts.get("regions", []):
+        region.pop("mask", None)
+    facts.get("face", {}).pop("like", None)
+    facts["model"] = Path(settings.model).name
+    return facts
+
+
+def infotext(job: dict[str, Any], settings: Settings) -> str:
+    """The prompt and parameters in the form that WebUIs show and read back."""
+    lines = [job["prompt"]]
+    if job["negative_prompt"]:
+        lines.append(f"Negative prompt: {job['negative_prompt']}")
+    parameters = {
+        "Steps": job["steps"],
+        "Sampler": job["sampler"],
+        "CFG scale": job["guidance"],
+        "Seed": job["seed"],
+        "Size": f"{job['width']}x{job['height']}",
+        "Model": job["base"],
+    }
+    if settings.enabled:
+        parameters |= {"DP-Adapter": __version__, "DP-Adapter model": Path(settings.model).name}
+        parameters |= {"DP-Adapter weight": settings.weight}
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in parameters.items())])
+
+
+def _job(job: Job, base: str, seed: int) -> dict[str, Any]:
+    names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "sampler", "strength")
+    facts: dict[str, Any] = {name: getattr(job, name) for name in names}
+    kind = "txt2img" if job.init is None else "img2img" if job.mask is None else "inpaint"
+    return {"kind": kind, "base": base, "seed": seed, **facts}
+
+
+def _free(folder: Path, name: str) -> Path:
+    """The next number that is not taken yet, so that nothing is overwritten."""
+    taken = [int(path.name[:5]) for path in folder.glob("[0-9][0-9][0-9][0-9][0-9]_*.png")]
+    return folder / f"{max(taken, default=-1) + 1:05}_{name}.png"

@@ -1,0 +1,104 @@
+"""One generation with diffusers from request to pictures: the shell in which session and host meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dp_adapter.core.injection import Injection
+from dp_adapter.hosts import diffusers as host
+from dp_adapter.hosts import pipelines
+from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.identity.pictures import Picture
+from dp_adapter.session import Explanation, Prepared, Scene, Session
+from dp_adapter.settings import Settings
+
+JUDGE = "sface"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One finished picture.
+
+    Attributes:
+        likeness: cosine of its largest face to the first person's photos by ``JUDGE``; 0 when no face is found,
+            None when there was nobody to compare with.
+    """
+
+    picture: Picture
+    seed: int
+    likeness: float | None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """All pictures of one job, and what was done."""
+
+    results: tuple[Result, ...]
+    explanation: Explanation
+
+
+def scene_of(pipeline: Pipeline, job: Job) -> Scene:
+    """What the session needs to know about a job."""
+    return Scene(pipeline.base, job.width, job.height, job.init, job.mask)
+
+
+def generate(
+    session: Session,
+    pipeline: Pipeline,
+    settings: Settings,
+    job: Job,
+    progress: Callable[[int, int], None] | None = None,
+) -> Generation:
+    """Makes the pictures of a job.
+
+    Args:
+        progress: called with steps done and steps in all.
+
+    Raises:
+        DPAdapterError: in words, before sampling.
+    """
+    prepared = session.prepare(settings, scene_of(pipeline, job))
+    pictures = sample(pipeline, prepared, job, progress)
+    target = reference_vector(session, settings) if prepared.explanation.active else None
+    results = [
+        Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
+        for number, picture in enumerate(pictures)
+    ]
+    return Generation(tuple(results), prepared.explanation)
+
+
+def sample(
+    pipeline: Pipeline, prepared: Prepared, job: Job, progress: Callable[[int, int], None] | None = None
+) -> list[Picture]:
+    """Runs the sampler with the injection attached; the pipeline is as before afterwards."""
+    return pipelines.run(pipeline, job, progress, around=_attaching(prepared.injection))
+
+
+def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[None]]:
+    def around(running: Any) -> AbstractContextManager[None]:
+        train_timesteps = running.scheduler.config.num_train_timesteps
+        rows = host.pipeline_rows(running)
+        return host.attach(running.unet, injection, rows, train_timesteps=train_timesteps)
+
+    return around
+
+
+def reference_vector(session: Session, settings: Settings, identity: int = 0) -> np.ndarray[Any, Any]:
+    """Mean direction [128] of one person's photos by the judge."""
+    seen, _ = session.photos.look(settings, identity, session.encoders.yunet)
+    mean = np.mean([session.photos.sface(one.picture, one.face) for one in seen], axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def likeness(session: Session, picture: Picture, target: np.ndarray[Any, Any]) -> float:
+    """Cosine of a picture's largest face to a reference vector by the judge; 0 when no face is found."""
+    faces = session.photos.faces(picture, session.encoders.yunet)
+    if not faces:
+        return 0.0
+    largest = max(faces, key=lambda face: face.size)
+    return round(float(session.photos.sface(picture, largest) @ target), 4)

@@ -1,0 +1,7 @@
+"""Settings → Injection: the only place that knows the user's words and the core's tensors."""
+
+from dp_adapter.session.explain import Explanation
+from dp_adapter.session.prepare import Prepared, Session
+from dp_adapter.session.scene import Scene
+
+__all__ = ["Explanation", "Prepared", "Scene", "Session"]

@@ -1,0 +1,84 @@
+"""What happened and why, as plain values that can be shown, written to a file or put into a picture's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One reference photo.
+
+    Attributes:
+        digest: SHA-256 of its decoded content, first 16 hex digits.
+        faces: how many were found; ``chosen`` counts from the left.
+        quality: 0..1; ``warnings`` say in words what lowers it.
+        agreement: mean cosine to the person's other photos; None for a single photo.
+    """
+
+    digest: str
+    faces: int
+    chosen: int | None
+    box: tuple[float, float, float, float] | None
+    quality: float | None
+    warnings: tuple[str, ...] = ()
+    agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class PersonExplanation:
+    """One identity: its photos, how they were joined, and where it acts.
+
+    Attributes:
+        tokens: number of identity tokens.
+        region: where its region comes from, in words.
+        coverage: share of the picture inside the region.
+    """
+
+    photos: tuple[Photo, ...]
+    combine: str
+    encoders: tuple[str, ...]
+    tokens: int
+    region: str
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A whole generation."""
+
+    active: bool
+    model: str = ""
+    family: str = ""
+    base: str = ""
+    blend: str = ""
+    form: str = ""
+    weight: float = 0.0
+    span: tuple[float, float] = (0.0, 1.0)
+    lora: float = 0.0
+    persons: tuple[PersonExplanation, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The explanation in sentences, most important first."""
+        if not self.active:
+            return ["The adapter was off: the picture is the base model's own.", *self.notes]
+        lines = [
+            f"{self.family} '{self.model}' ({self.base}), weight {self.weight:g} from {self.span[0]:g} to "
+            f"{self.span[1]:g}, blend '{self.blend}', {self.form} form" + (f", LoRA {self.lora:g}" if self.lora else "")
+        ]
+        for number, person in enumerate(self.persons):
+            lines.append(
+                f"Person {number}: {len(person.photos)} photo(s), joined by {person.combine}, {person.tokens} tokens; "
+                f"acts in {person.region}, {person.coverage:.0%} of the picture"
+            )
+            for photo in person.photos:
+                lines += [f"  photo {photo.digest}: {warning}" for warning in photo.warnings]
+        return [*lines, *self.notes]

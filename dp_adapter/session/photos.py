@@ -1,0 +1,111 @@
+"""Reference photos → chosen faces. What was seen is kept by content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_adapter.cache import Cache
+from dp_adapter.errors import FaceError, SettingsError
+from dp_adapter.identity.detect import Detector
+from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.face import Choice, Face, choose
+from dp_adapter.identity.pictures import Picture, digest
+from dp_adapter.identity.quality import Quality, quality
+from dp_adapter.identity.sources import read_source
+from dp_adapter.session.explain import Photo
+from dp_adapter.settings import FaceChoice, Reference, Settings
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A reference photo with the face that was chosen in it."""
+
+    picture: Picture
+    digest: str
+    faces: tuple[Face, ...]
+    face: Face
+    quality: Quality
+    weight: float
+
+    def described(self, agreement: float | None) -> Photo:
+        x1, y1, x2, y2 = self.face.box.tolist()
+        chosen = next(i for i, face in enumerate(self.faces) if np.array_equal(face.box, self.face.box))
+        score = round(self.quality.score, 3)
+        return Photo(
+            self.digest[:16], len(self.faces), chosen, (x1, y1, x2, y2), score, self.quality.warnings(), agreement
+        )
+
+
+class Photos:
+    """Reads photos and finds faces for one session.
+
+    Args:
+        paths_allowed: whether a request may name files.
+        limit: photos whose faces and vectors are remembered.
+    """
+
+    def __init__(self, encoders: Encoders, paths_allowed: bool, limit: int = 64) -> None:
+        self._encoders = encoders
+        self._paths_allowed = paths_allowed
+        self._faces: Cache[tuple[Face, ...]] = Cache(limit)
+
+    def forget(self) -> None:
+        self._faces.clear()
+
+    def read(self, source: str) -> Picture:
+        return read_source(source, self._paths_allowed)
+
+    def faces(self, picture: Picture, detector: Detector) -> tuple[Face, ...]:
+        """All faces of a picture, left to right."""
+
+        def find() -> tuple[Face, ...]:
+            return tuple(sorted(detector.detect(picture), key=lambda face: float(face.centre[0])))
+
+        return self._faces.get((digest(picture), detector.name), find)
+
+    def look(self, settings: Settings, identity: int, detector: Detector) -> tuple[list[Seen], list[str]]:
+        """The photos of one person, and notes on those that were left out.
+
+        Raises:
+            FaceError: a photo lacks the asked-for face, and the settings say to stop.
+            PictureError: a photo cannot be read.
+        """
+        seen: list[Seen] = []
+        notes: list[str] = []
+        for number, reference in enumerate(settings.references):
+            if reference.identity != identity or reference.weight == 0:
+                continue
+            try:
+                seen.append(self._look(reference, reference.face or settings.face, f"references[{number}]", detector))
+            except FaceError as error:
+                if settings.no_face == "stop":
+                    raise FaceError(f"references[{number}]: {error.problem}", error.hint) from error
+                notes.append(f"Photo {number} was left out: {error.problem}.")
+        return seen, notes
+
+    def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> Seen:
+        if reference.image.startswith("identity:"):
+            raise SettingsError(f"{name}.image", "saved identities are not supported yet", "Give the photo itself.")
+        picture = self.read(reference.image)
+        faces = self.faces(picture, detector)
+        large: Sequence[Face] = [face for face in faces if face.size >= choice.min_size]
+        if faces and not large:
+            raise FaceError(f"All faces are smaller than {choice.min_size} px", "Lower the least size of a face.")
+        like = None
+        if choice.choice == "like":
+            target = self.read(choice.like)
+            like = self.sface(target, choose(self.faces(target, detector)))
+            large = [Face(face.box, face.points, face.score, self.sface(picture, face)) for face in large]
+        face = choose(large, cast(Choice, choice.choice), choice.index, like, (picture.shape[0], picture.shape[1]))
+        return Seen(picture, digest(picture), faces, face, quality(picture, face), reference.weight)
+
+    def sface(self, picture: Picture, face: Face) -> Floats:
+        """The shipped encoder's vector [128], for comparing faces."""
+        return self._encoders.sface.embed(picture, face)

@@ -1,0 +1,260 @@
+"""Joins checkpoint, people and areas into one generation's injection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from dp_adapter.cache import Cache
+from dp_adapter.core.injection import FOLDABLE, Form, Identity, Injection, TextPathway
+from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.types import BlendMode
+from dp_adapter.errors import FaceError, SettingsError
+from dp_adapter.identity.encoders import Encoders
+from dp_adapter.session.areas import Area, Areas
+from dp_adapter.session.explain import Explanation, PersonExplanation
+from dp_adapter.session.features import FeatureReader, Person
+from dp_adapter.session.photos import Photos
+from dp_adapter.session.scene import Scene
+from dp_adapter.settings import Settings
+from dp_adapter.weights import formats
+from dp_adapter.weights.checkpoint import SITES, Checkpoint, TokenOptions
+from dp_adapter.weights.library import Library
+
+_UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
+_BASES = {"sd15": "SD1.5", "sdxl": "SDXL"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a host needs, and what is told to the user."""
+
+    injection: Injection
+    explanation: Explanation
+
+
+class Session:
+    """Keeps loaded checkpoints, encoders and looked-at photos between generations, bounded.
+
+    Args:
+        roots: model folders, searched in order.
+        paths_allowed: whether a request may name files outside them: True on a command line, False for an API.
+    """
+
+    def __init__(self, roots: Sequence[Path], paths_allowed: bool) -> None:
+        self.encoders = Encoders(roots)
+        self.library = Library(roots, paths_allowed)
+        self.photos = Photos(self.encoders, paths_allowed)
+        self._features = FeatureReader(self.encoders)
+        self._areas = Areas(self.photos, self.encoders)
+        self._checkpoints: Cache[Checkpoint] = Cache(2)
+
+    def release(self) -> None:
+        """Gives all memory back; the next generation loads again."""
+        for holder in (self.photos, self._features):
+            holder.forget()
+        self._checkpoints.clear()
+        self.encoders.release()
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The adapter file of this name, read once while it stays unchanged.
+
+        Raises:
+            WeightsError: there is no such file, or it is not an adapter.
+        """
+        path = self.library.resolve(name)
+        stat = path.stat()
+        return self._checkpoints.get((path, stat.st_size, stat.st_mtime_ns), lambda: formats.read(path))
+
+    def prepare(self, settings: Settings, scene: Scene) -> Prepared:
+        """Everything that one generation needs.
+
+        Raises:
+            DPAdapterError: in words, before anything is sampled; nothing stays behind.
+        """
+        if not settings.enabled:
+            return _off(())
+        if not settings.references:
+            raise SettingsError(
+                "references", "there is no photo", "Give a photo of the person, or disable the adapter."
+            )
+        _require_supported(settings)
+        checkpoint = self.checkpoint(settings.model)
+        if checkpoint.base != scene.base:
+            raise SettingsError(
+                "model",
+                f"{checkpoint.path.name} is made for {_BASES[checkpoint.base]}, the loaded checkpoint is "
+                f"{_BASES[scene.base]}",
+                "Choose an adapter for this base, or another checkpoint.",
+            )
+        variant = self._variant(settings, checkpoint)
+        people, notes = self._people(settings, checkpoint, variant)
+        if not people:
+            return _off((*notes, "No photo shows a face, so the picture was made without the adapter."))
+        areas = {number: self._areas.of(settings, scene, number) for number in people}
+        return _joined(settings, checkpoint, variant, people, areas, notes)
+
+    def _people(
+        self, settings: Settings, checkpoint: Checkpoint, variant: str
+    ) -> tuple[dict[int, Person], tuple[str, ...]]:
+        detector = self._features.detector(checkpoint, variant)
+        people: dict[int, Person] = {}
+        notes: list[str] = []
+        for number in range(settings.identities):
+            seen, left_out = self.photos.look(settings, number, detector)
+            notes += left_out
+            if seen:
+                people[number] = self._features.read(seen, settings, checkpoint, variant)
+                notes += people[number].notes
+            elif settings.no_face == "stop":
+                raise FaceError(f"All photos of person {number} have weight 0", "Raise one, or remove the person.")
+        return people, tuple(notes)
+
+    def _variant(self, settings: Settings, checkpoint: Checkpoint) -> str:
+        """Which of the families that share these keys the file belongs to: told, remembered, or asked for."""
+        possible = checkpoint.variants
+        if not possible:
+            return checkpoint.family
+        if settings.variant in possible:
+            self.library.remember(checkpoint.path, settings.variant)
+            return settings.variant
+        if settings.variant != "auto":
+            raise SettingsError(
+                "variant",
+                f"{checkpoint.path.name} is not '{settings.variant}'; by its keys it is {' or '.join(possible)}",
+                f"Use '{possible[0]}'.",
+                possible[0],
+            )
+        if len(possible) == 1:
+            return possible[0]
+        known = self.library.variant(checkpoint.path)
+        if known in possible:
+            return known
+        guess = _guess(checkpoint.path.stem, possible)
+        raise SettingsError(
+            "variant",
+            f"the content of {checkpoint.path.name} cannot tell whether it is {' or '.join(possible)}",
+            f"Say which (its name suggests '{guess}'); the answer is remembered for this file.",
+            guess,
+        )
+
+
+def _guess(stem: str, possible: Sequence[str]) -> str:
+    """The offered default, by the file's name; never applied without being confirmed."""
+    plain = "".join(c for c in stem.lower() if c.isalnum())
+    fitting = [name for name in possible if name.replace("-", "") in plain]
+    return max(fitting, key=len) if fitting else possible[0]
+
+
+def _require_supported(settings: Settings) -> None:
+    if settings.mode not in ("portrait", "inpaint"):
+        raise SettingsError("mode", f"'{settings.mode}' is not available yet", "Use 'portrait'.", "portrait")
+
+
+def _off(notes: Sequence[str]) -> Prepared:
+    return Prepared(Injection(()), Explanation(active=False, notes=tuple(notes)))
+
+
+def _joined(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    variant: str,
+    people: dict[int, Person],
+    areas: dict[int, Area],
+    notes: Sequence[str],
+) -> Prepared:
+    mode = _blend(settings, checkpoint)
+    options = TokenOptions(variant != "faceid-plus", 1.0 if settings.structure is None else settings.structure)
+    identities: list[Identity] = []
+    told: list[PersonExplanation] = []
+    for number, person in people.items():
+        tokens, area = checkpoint.tokens(person.features, options), areas[number]
+        identities.append(Identity(checkpoint.adapter, tokens, settings.weight * area.weight, area.mask, mode))
+        told.append(
+            PersonExplanation(
+                person.photos, person.combine, person.encoders, len(tokens.cond), area.source, round(area.coverage, 4)
+            )
+        )
+    schedule = _schedule(settings, known=all(area.known for area in areas.values()))
+    injection = Injection(
+        tuple(identities),
+        schedule,
+        {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
+        TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region),
+        tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
+        _form(settings, mode, identities),
+    )
+    _require_foldable(settings, injection)
+    return Prepared(
+        injection,
+        Explanation(
+            active=injection.active,
+            model=checkpoint.path.name,
+            family=variant,
+            base=checkpoint.base,
+            blend=mode,
+            form="folded" if injection.folded else "plain",
+            weight=settings.weight,
+            span=(schedule.start, schedule.end),
+            lora=settings.lora_weight if checkpoint.lora else 0.0,
+            persons=tuple(told),
+            notes=tuple(notes),
+        ),
+    )
+
+
+def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:
+    if settings.blend == "auto":
+        return checkpoint.mode
+    if (settings.blend == "gated") != (checkpoint.mode == "gated"):
+        raise SettingsError(
+            "blend",
+            f"'{settings.blend}' does not go with {checkpoint.title} weights, which were trained for "
+            f"'{checkpoint.mode}'",
+            "Use 'auto'.",
+            "auto",
+        )
+    return cast(BlendMode, settings.blend)
+
+
+def _schedule(settings: Settings, known: bool) -> Schedule:
+    automatic = 0.0 if known else _UNKNOWN_START
+    start = automatic if settings.span.start is None else settings.span.start
+    return Schedule(
+        min(start, settings.span.end),
+        settings.span.end,
+        settings.curve.points,
+        {"down": settings.levels.down, "middle": settings.levels.middle, "up": settings.levels.up},
+        dict(settings.levels.sites),
+    )
+
+
+def _form(settings: Settings, mode: BlendMode, identities: Sequence[Identity]) -> Form:
+    """Folded weights take 2 C heads T numbers per site and kind of row; beyond the limit the plain form is taken."""
+    form = cast(Form, settings.performance.form)
+    if form != "auto" or mode not in FOLDABLE:
+        return form
+    numbers = sum(folded_numbers(identity) for identity in identities)
+    return "plain" if numbers * 4 > settings.performance.memory_mb * 2**20 else "auto"
+
+
+def folded_numbers(identity: Identity) -> int:
+    """Numbers that the folded form keeps for one identity, cond and uncond, over all sites."""
+    sites = [identity.adapter.site(index) for index in range(len(identity.adapter.sites))]
+    sdxl = len(sites) == SITES["sdxl"]
+    widths = [site.width for site in sites]
+    # SD1.5 has 8 heads everywhere, SDXL heads of 64 channels.
+    return sum(2 * 2 * width * (width // 64 if sdxl else 8) * len(identity.tokens.cond) for width in widths)
+
+
+def _require_foldable(settings: Settings, injection: Injection) -> None:
+    if settings.performance.form == "folded" and not injection.folded:
+        raise SettingsError(
+            "performance.form",
+            f"'folded' is not possible with blend '{injection.identities[0].mode}', text emphasis or trained text "
+            "weights",
+            "Use 'auto'.",
+            "auto",
+        )
