@@ -44,7 +44,8 @@ class Generation:
 
 def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     """What the session needs to know about a job."""
-    return Scene(pipeline.base, job.width, job.height, job.init, job.mask)
+    inpaint = None if job.mask is None else job.mask.astype(np.float32) / 255
+    return Scene(host.base_of(pipeline.unet), job.width, job.height, job.init, inpaint)
 
 
 def generate(

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.session import Session
 
     pipeline = pipelines.load(args.base, args.device, args.dtype)
-    job = job_from(args, pipeline.base)
+    job = job_from(args, xl=hasattr(pipeline, "text_encoder_2"))
     session = Session([models_root(args.models_dir)], paths_allowed=True)
     started = time.perf_counter()
     generation = generate(session, pipeline, settings, job, _bar("sampling"))
@@ -131,27 +131,36 @@ def _box(text: str) -> dict[str, float]:
     return {"x0": x0, "y0": y0, "x1": x1, "y1": y1}
 
 
-def job_from(args: argparse.Namespace, base: str) -> Job:
-    """The picture to be made; sizes default to the model's, or to the init picture's at multiples of 8."""
+def job_from(args: argparse.Namespace, xl: bool) -> Job:
+    """The picture to be made. Its size defaults to the model's, with an init picture in that picture's proportions."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
     from dp_adapter.hosts.pipelines import Job
-    from dp_adapter.identity.pictures import load_picture
+    from dp_adapter.identity.pictures import Picture, load_picture
 
     init = None if args.init is None else load_picture(args.init)
     mask = None if args.inpaint_mask is None else load_picture(args.inpaint_mask)
-    native = 1024 if base == "sdxl" else 512
-    height, width = (native, native) if init is None else (init.shape[0] // 8 * 8, init.shape[1] // 8 * 8)
+    native = 1024 if xl else 512
+    scale = 1.0 if init is None else min(1.0, native / (init.shape[0] * init.shape[1]) ** 0.5)
+    height, width = (native, native) if init is None else (round(side * scale / 8) * 8 for side in init.shape[:2])
+    size = (args.width or width, args.height or height)
+
+    def fitted(picture: Picture) -> Picture:
+        return np.asarray(ImageOps.fit(Image.fromarray(picture), size), np.uint8)
+
     return Job(
         prompt=args.prompt,
         negative_prompt=args.negative,
-        width=args.width or width,
-        height=args.height or height,
+        width=size[0],
+        height=size[1],
         steps=args.steps,
         guidance=args.guidance,
         seed=args.seed,
         batch=args.batch,
         sampler=args.sampler,
-        init=init,
-        mask=None if mask is None else mask.astype("float32").mean(-1) / 255,
+        init=None if init is None else fitted(init),
+        mask=None if mask is None else fitted(mask).mean(-1).astype(np.uint8),
         strength=args.strength,
     )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dp_adapter import __version__
 from dp_adapter.generation import JUDGE, Generation
 from dp_adapter.hosts.pipelines import Job
-from dp_adapter.settings import Settings
+from dp_adapter.session import Explanation
+from dp_adapter.settings import Settings, infotext_name
 
 
 def write(
@@ -42,7 +44,7 @@ def write(
             "seconds": round(seconds / len(generation.results), 2),
         }
         info = PngInfo()
-        info.add_itxt("parameters", infotext(made, settings))
+        info.add_itxt("parameters", infotext(made, settings, generation.explanation))
         info.add_itxt("dp_adapter", json.dumps(facts))
         path = _free(folder, f"{result.seed}{suffix}")
         Image.fromarray(result.picture).save(path, pnginfo=info)
@@ -63,8 +65,8 @@ def shared_settings(settings: Settings) -> dict[str, Any]:
     return facts
 
 
-def infotext(job: dict[str, Any], settings: Settings) -> str:
-    """The prompt and parameters in the form that WebUIs show and read back."""
+def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation) -> str:
+    """The prompt and parameters in the form that WebUIs show; of the settings, the changed fields of plain values."""
     lines = [job["prompt"]]
     if job["negative_prompt"]:
         lines.append(f"Negative prompt: {job['negative_prompt']}")
@@ -77,9 +79,19 @@ def infotext(job: dict[str, Any], settings: Settings) -> str:
         "Model": job["base"],
     }
     if settings.enabled:
-        parameters |= {"DP-Adapter": __version__, "DP-Adapter model": Path(settings.model).name}
-        parameters |= {"DP-Adapter weight": settings.weight}
+        parameters |= {"DP-Adapter": __version__, "DP-Adapter model": explanation.model}
+        parameters |= {infotext_name("weight"): settings.weight}
+        parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(settings))}
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in parameters.items())])
+
+
+def _plain(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted path and value of every field that is no list and not written already."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from _plain(cast("dict[str, Any]", value), f"{prefix}{name}.")
+        elif not isinstance(value, list) and prefix + name not in ("version", "model"):
+            yield prefix + name, value
 
 
 def _job(job: Job, base: str, seed: int) -> dict[str, Any]:

@@ -1,0 +1,172 @@
+"""One UNet step with and without the adapter, in ratios to the unpatched model of the same run.
+
+    python benchmarks/unet_step.py [--base sd15|sdxl] [--size 512] [--repeats 5] [--dtype float32]
+
+A real-size UNet with random weights, a guidance batch of two rows. Every round runs all arms once, in turn, and gives
+each arm's time as a ratio to that round's unpatched step; the table shows the median over the rounds, so that a
+machine that slows down in the middle does not favour an arm. Folding happens once per generation and is shown apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.injection import Form, Identity, Injection
+from dp_adapter.core.projection import FaceProjection
+from dp_adapter.core.regions import box_mask
+from dp_adapter.core.types import Grid, Row, Tokens
+from dp_adapter.hosts import diffusers as host
+
+ROWS = [Row("uncond"), Row("cond")]
+FACE = (0.36, 0.12, 0.64, 0.50)  # a face of 38 % of the picture's height, a tenth of its area
+
+SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+def build(base: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """The UNet, and a second one on the same weights that diffusers' own IP-Adapter can change."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    config = SDXL if base == "sdxl" else SD15
+    unet = UNet2DConditionModel(**config).to(dtype).eval().requires_grad_(False)
+    with torch.device("meta"):
+        twin = UNet2DConditionModel(**config)
+    twin.load_state_dict(unet.state_dict(), assign=True)
+    return unet, twin.eval().requires_grad_(False)
+
+
+def random_adapter(unet: nn.Module) -> Adapter:
+    context = unet.get_submodule(host.sites_of(unet)[0].name + ".attn2.to_k").get_parameter("weight").shape[1]
+    sites = [SiteAdapter(context, site.channels) for site in host.sites_of(unet)]
+    return Adapter(FaceProjection(512, 1024, 4, context), sites).requires_grad_(False)
+
+
+def ours(adapter: Adapter, tokens: int, form: Form, mask: Tensor | None) -> Injection:
+    context = adapter.site(0).context
+    both = Tokens(torch.randn(tokens, context), torch.randn(tokens, context))
+    return Injection((Identity(adapter, both, 0.8, mask),), form=form)
+
+
+def load_diffusers_adapter(unet: Any, adapter: Adapter) -> None:
+    state = {
+        f"{2 * i + 1}.to_{n}_ip.weight": getattr(site, f"to_{n}").weight
+        for i, site in enumerate(adapter.sites)
+        for n in "kv"
+    }
+    context = adapter.site(0).context
+    proj = {"proj.weight": torch.randn(4 * context, 1024) * 0.02, "proj.bias": torch.zeros(4 * context)}
+    norm = {"norm.weight": torch.ones(context), "norm.bias": torch.zeros(context)}
+    unet._load_ip_adapter_weights([{"image_proj": proj | norm, "ip_adapter": state}])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", choices=("sd15", "sdxl"), default="sd15")
+    parser.add_argument("--size", type=int, help="pixels; default 512, SDXL 1024")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    dtype = getattr(torch, args.dtype)
+    size = args.size or (1024 if args.base == "sdxl" else 512)
+    unet, twin = (module.to(args.device) for module in build(args.base, dtype))
+    adapter = random_adapter(unet)
+    load_diffusers_adapter(twin, adapter)
+    twin.to(args.device, dtype)
+    mask = box_mask(*FACE, Grid(size, size))[None]
+    inputs = make_inputs(args.base, size, adapter.site(0).context, dtype, args.device)
+    embeds = torch.randn(2, 1, 1024, device=args.device, dtype=dtype)
+
+    def step(model: Any, **more: Any) -> None:
+        added = {**inputs["added"], **({"image_embeds": [embeds]} if model is twin else {})}
+        with torch.no_grad():
+            model(inputs["sample"], 500, inputs["context"], added_cond_kwargs=added, **more)
+        if args.device != "cpu":
+            torch.cuda.synchronize()
+
+    injections = {
+        "ours, folded, face mask, T = 4": ours(adapter, 4, "folded", mask),
+        "ours, folded, face mask, T = 16": ours(adapter, 16, "folded", mask),
+        "ours, folded, whole picture, T = 4": ours(adapter, 4, "folded", None),
+        "ours, plain, face mask, T = 4": ours(adapter, 4, "plain", mask),
+        "ours, weight 0": Injection((Identity(adapter, Tokens(torch.zeros(4, 1), torch.zeros(4, 1)), 0.0),)),
+    }
+    theirs = {"ip_adapter_masks": [mask[:, None].to(args.device, dtype)]}
+    arms: dict[str, Callable[[], None]] = {
+        "diffusers IP-Adapter, T = 4": lambda: step(twin),
+        "diffusers IP-Adapter, face mask, T = 4": lambda: step(twin, cross_attention_kwargs=theirs),
+    }
+    measure(unet, injections, arms, step, args.repeats)
+
+
+def make_inputs(base: str, size: int, context: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    added = {"text_embeds": torch.randn(2, 1280, **options), "time_ids": torch.randn(2, 6, **options)}
+    return {
+        "sample": torch.randn(2, 4, size // 8, size // 8, **options),
+        "context": torch.randn(2, 77, context, **options),
+        "added": added if base == "sdxl" else {},
+    }
+
+
+def measure(
+    unet: nn.Module,
+    injections: dict[str, Injection],
+    arms: dict[str, Callable[[], None]],
+    step: Callable[..., None],
+    repeats: int,
+) -> None:
+    names = ["unpatched", *injections, *arms]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    folding: dict[str, list[float]] = {name: [] for name in injections}
+    step(unet)  # the first call allocates
+    for round_number in range(repeats):
+        # Turning the order round about takes away what a fixed place in it would give.
+        for name in names if round_number % 2 == 0 else reversed(names):
+            injection = injections.get(name)
+            with nullcontext() if injection is None else host.attach(unet, injection, ROWS):
+                run = arms.get(name, lambda: step(unet))
+                if injection is not None:  # the first step of a generation folds
+                    folding[name].append(_timed(run))
+                seconds[name].append(_timed(run))
+    base = seconds["unpatched"]
+    print(f"{'arm':42} {'seconds':>8} {'ratio':>7} {'first step':>11}")
+    for name in names:
+        ratio = statistics.median(mine / plain for mine, plain in zip(seconds[name], base, strict=True))
+        first = statistics.median(folding[name]) - statistics.median(seconds[name]) if name in folding else 0.0
+        extra = f"{first:+10.2f}s" if name in folding else ""
+        print(f"{name:42} {statistics.median(seconds[name]):8.3f} {ratio:7.3f} {extra:>11}")
+
+
+def _timed(run: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
