@@ -44,7 +44,7 @@ class Generation:
 
 def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     """What the session needs to know about a job."""
-    inpaint = None if job.mask is None else job.mask.astype(np.float32) / 255
+    inpaint = None if job.mask is None else np.asarray(job.mask / 255, np.float32)
     return Scene(host.base_of(pipeline.unet), job.width, job.height, job.init, inpaint)
 
 

@@ -1,0 +1,76 @@
+"""The encoders that a checkpoint asks for: found in the model folders, loaded at first use, released together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dp_adapter.errors import CatalogError, WeightsError
+from dp_adapter.identity.clip import ClipVision
+from dp_adapter.identity.detect import Detector, YuNet
+from dp_adapter.identity.embed import Encoder, SFace
+from dp_adapter.identity.insight import DEFAULT_ROOT, ArcFace, InsightFace
+from dp_adapter.identity.parse import Parser
+
+CLIP_FOLDERS = ("clip_vision", "CLIP", "image_encoder")
+INSIGHTFACE_FOLDERS = ("insightface", "dp_adapter/insightface")
+
+
+class Encoders:
+    """Networks that look at photographs, shared by all generations of a session.
+
+    Args:
+        roots: model folders, searched in order.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = tuple(roots)
+        self.release()
+
+    def release(self) -> None:
+        """Lets every network go; the next use loads it again."""
+        self.yunet: Detector = YuNet()
+        self.sface: Encoder = SFace()
+        self.parser = Parser()
+        self._packs: dict[str, InsightFace] = {}
+        self._arcface: dict[tuple[str, bool], ArcFace] = {}
+        self._clip: dict[Path, ClipVision] = {}
+
+    def pack(self, name: str) -> InsightFace:
+        """An insightface pack: ``buffalo_l``, ``antelopev2``; nothing is loaded yet."""
+        if name not in self._packs:
+            folders = [root / folder for root in self._roots for folder in INSIGHTFACE_FOLDERS]
+            self._packs[name] = InsightFace(name, [*folders, DEFAULT_ROOT])
+        return self._packs[name]
+
+    def arcface(self, pack: str, normed: bool) -> ArcFace:
+        if (pack, normed) not in self._arcface:
+            self._arcface[pack, normed] = ArcFace(self.pack(pack), normed)
+        return self._arcface[pack, normed]
+
+    def clip(self, hidden: int | None = None, projection: int | None = None) -> ClipVision:
+        """The CLIP vision tower whose hidden states or image embeddings have the asked-for width.
+
+        Raises:
+            CatalogError: none of the towers in the model folders fits; says which were seen.
+        """
+        seen: list[str] = []
+        for path in self._clip_files():
+            try:
+                tower = self._clip.get(path) or ClipVision(path)
+            except WeightsError:
+                continue  # other models live in these folders too
+            self._clip[path] = tower
+            if hidden in (None, tower.shape.hidden_size) and projection in (None, tower.shape.projection_dim):
+                return tower
+            seen.append(f"{path.name} (hidden {tower.shape.hidden_size}, projection {tower.shape.projection_dim})")
+        wanted = f"hidden width {hidden}" if hidden else f"projection width {projection}"
+        raise CatalogError(
+            f"No CLIP vision encoder with {wanted} was found; seen: {', '.join(seen) or 'none'}",
+            "Get it with 'dp-adapter models get clip-vit-h' and put it into models/clip_vision.",
+        )
+
+    def _clip_files(self) -> list[Path]:
+        folders = [root / name for root in self._roots for name in CLIP_FOLDERS]
+        found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+        return [p for p in found if p.suffix == ".safetensors" or (p / "config.json").is_file()]

@@ -1,0 +1,49 @@
+"""The text by which a request names a picture: a path, a data URL or base64."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from pathlib import Path
+
+from dp_adapter.errors import PictureError
+from dp_adapter.identity.pictures import Picture, load_picture
+
+_DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.-]+)*;base64,", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+
+
+def read_source(text: str, paths_allowed: bool) -> Picture:
+    """The picture that a request names.
+
+    Args:
+        paths_allowed: False refuses paths, for requests that come over a network.
+
+    Raises:
+        PictureError: it is an address, a forbidden path, or no picture.
+    """
+    if re.match(r"\w+://", text):
+        raise PictureError(f"'{text[:80]}' is an address; pictures are never fetched", "Give the picture itself.")
+    header = _DATA_URL.match(text[:200])
+    if header or (_BASE64.fullmatch(text) and not (paths_allowed and _is_file(text))):
+        return load_picture(_decoded(text[header.end() :] if header else text))
+    if not paths_allowed:
+        raise PictureError("A picture in a request must be base64 or a data URL", "Paths are not read from requests.")
+    return load_picture(Path(text).expanduser())
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise PictureError(
+            f"A picture's base64 cannot be decoded ({error})", "Encode the file's bytes again."
+        ) from None
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # base64 of a picture is longer than a file name may be
+        return False

@@ -1,0 +1,81 @@
+"""insightface itself, where it is installed.
+
+``DP_INSIGHTFACE_ROOT`` names a root with ``models/<pack>/*.onnx``, ``DP_INSIGHTFACE_PACK`` the pack (buffalo_l).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dp_adapter.errors import CatalogError
+from dp_adapter.identity.face import Face, choose, norm_crop
+from dp_adapter.identity.insight import ArcFace, InsightFace, pack_folder
+from dp_adapter.identity.pictures import Picture
+
+
+@pytest.fixture(scope="module")
+def pack() -> InsightFace:
+    root = os.environ.get("DP_INSIGHTFACE_ROOT")
+    if not root:
+        pytest.skip("set DP_INSIGHTFACE_ROOT to an insightface root to run this test")
+    pytest.importorskip("insightface", reason="insightface is not installed")
+    return InsightFace(os.environ.get("DP_INSIGHTFACE_PACK", "buffalo_l"), [Path("/no/such/root"), Path(root)])
+
+
+def test_a_missing_pack_is_named_and_not_fetched(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"'antelopev2' is in none of: .*Download antelopev2\.zip"):
+        pack_folder("antelopev2", [tmp_path])
+    (tmp_path / "models" / "antelopev2").mkdir(parents=True)
+    with pytest.raises(CatalogError, match=r"has no \.onnx file in"):
+        pack_folder("antelopev2", [tmp_path])
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_a_pack_unpacked_into_itself_is_found(tmp_path: Path) -> None:
+    inner = tmp_path / "models" / "antelopev2" / "antelopev2"
+    inner.mkdir(parents=True)
+    (inner / "glintr100.onnx").touch()
+    assert pack_folder("antelopev2", [tmp_path / "other", tmp_path]) == inner
+
+
+def test_equals_face_analysis(pack: InsightFace, portraits: list[Picture]) -> None:
+    for portrait in portraits[::4]:
+        reference = pack.app.get(np.ascontiguousarray(portrait[:, :, ::-1]))[0]
+        mine = pack.detect(portrait)[0]
+        assert np.abs(mine.points - reference.kps).max() < 1e-3
+        assert float(ArcFace(pack).embed(portrait, mine) @ reference.normed_embedding) > 0.99999
+        assert np.allclose(ArcFace(pack, normed=False).embed(portrait, mine), reference.embedding, atol=1e-3)
+
+
+def test_norm_crop_is_bit_equal(pack: InsightFace, portraits: list[Picture]) -> None:
+    from insightface.utils import face_align
+
+    points = pack.detect(portraits[0])[0].points
+    for size in (112, 224, 128, 512):
+        reference = face_align.norm_crop(portraits[0], points, size)
+        assert np.array_equal(reference, norm_crop(portraits[0], points, size))
+
+
+def test_tells_people_apart(pack: InsightFace, portraits: list[Picture]) -> None:
+    arcface = ArcFace(pack)
+    vectors = np.stack([arcface.embed(portrait, choose(pack.detect(portrait))) for portrait in portraits])
+    assert vectors.shape == (32, arcface.dim)
+    cosines = vectors @ vectors.T
+    same = np.diagonal(cosines, 1)[::2]
+    different = cosines[np.kron(np.eye(16), np.ones((2, 2))) == 0]
+    assert same.min() > np.quantile(different, 0.99) and same.mean() > different.mean() + 0.4
+
+
+def test_close_ups_are_found(pack: InsightFace, astronaut: Picture) -> None:
+    whole: Face = pack.detect(astronaut)[0]
+    half = int(whole.size * 0.3)
+    x, y = (whole.centre - half).astype(int).tolist()
+    found = pack.detect(astronaut[y : y + 2 * half, x : x + 2 * half])
+    assert len(found) == 1
+    moved = replace(found[0], points=found[0].points + np.array([x, y], np.float32))
+    assert np.abs(moved.points - whole.points).max() < 0.1 * whole.size
