@@ -31,7 +31,6 @@ def write(path: Path, photo: Picture, faces: Picture, facts: Sequence[str], expe
 
     folder = Path(__file__).parent
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True)
-    environment.filters.update(picture=data_url, heat=heat_url, grid=grid_url)
     html = environment.get_template("page.html").render(
         version=__version__,
         photo=photo,
@@ -39,12 +38,15 @@ def write(path: Path, photo: Picture, faces: Picture, facts: Sequence[str], expe
         facts=facts,
         experiments=experiments,
         overlay=overlay,
+        picture_url=picture_url,
+        heat_url=heat_url,
+        grid_url=grid_url,
         largest={e.title: max(float(arm.heat.max()) for arm in e.arms) for e in experiments},
     )
     path.write_text(html, encoding="utf-8")
 
 
-def data_url(picture: Picture) -> str:
+def picture_url(picture: Picture) -> str:
     """A PNG as a data URL."""
     from PIL import Image
 
@@ -58,12 +60,12 @@ def heat_url(values: Values, largest: float) -> str:
     place = np.clip(values / max(largest, 1e-6), 0, 1) * (len(_COLOURS) - 1)
     low = np.minimum(place.astype(int), len(_COLOURS) - 2)
     share = (place - low)[..., None]
-    return data_url(((1 - share) * _COLOURS[low] + share * _COLOURS[low + 1]).astype(np.uint8))
+    return picture_url(((1 - share) * _COLOURS[low] + share * _COLOURS[low + 1]).astype(np.uint8))
 
 
 def grid_url(gate: Values) -> str:
     """A gate [h, w] in greys, one pixel a cell; the page enlarges it without smoothing."""
-    return data_url(np.repeat((gate * 255).round().astype(np.uint8)[..., None], 3, -1))
+    return picture_url(np.repeat((gate * 255).round().astype(np.uint8)[..., None], 3, -1))
 
 
 def overlay(picture: Picture, region: Values) -> Picture:
