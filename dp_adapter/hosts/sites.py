@@ -39,7 +39,7 @@ class _Block:
 def _blocks(base: Base) -> Iterator[_Block]:
     """Spatial transformers in registration order of diffusers' UNet: down, up, middle.
 
-    Source: ``../shared/reference/layouts/layer_order.json``, measured on diffusers 0.42.1 and ldm/sgm.
+    Order of ``unet.attn_processors`` in diffusers 0.42.1 and of the blocks in ldm and sgm; see docs/formats.md.
     """
     if base == "sd15":
         for block in range(3):

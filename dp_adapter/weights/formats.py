@@ -1,6 +1,6 @@
 """The table of checkpoint families: recognised by keys, read with sizes from shapes.
 
-Layouts: ../docs/formats.md. Sources: tencent-ailab/IP-Adapter@62e4af9, instantX-research/InstantID@2145b67,
+Layouts: docs/formats.md. Sources: tencent-ailab/IP-Adapter@62e4af9, instantX-research/InstantID@2145b67,
 modelscope/facechain@7bc7119; each reader is held to their outputs by ``tests/golden``.
 """
 
@@ -53,11 +53,18 @@ def read(path: Path, family: str | None = None) -> Checkpoint:
         WeightsError: see ``open_weights``; or the file is another kind of model, or its layers are incomplete.
     """
     file = open_weights(path)
-    row = recognise(file) if family is None else next(row for row in FORMATS if row.family == family)
+    row = recognise(file) if family is None else _row(family)
     if row is None:
         raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign.describe(file.tensors)}")
     require_finite(file)
     return row.read(file, row.family, row.title)
+
+
+def _row(family: str) -> Format:
+    rows = {row.family: row for row in FORMATS}
+    if family not in rows:
+        raise WeightsError(f"There is no family '{family}' of adapters", f"Known are {', '.join(rows)}.")
+    return rows[family]
 
 
 def recognise(file: WeightFile) -> Format | None:
