@@ -64,10 +64,10 @@ def random_adapter(unet: nn.Module) -> Adapter:
     return Adapter(FaceProjection(512, 1024, 4, context), sites).requires_grad_(False)
 
 
-def ours(adapter: Adapter, tokens: int, form: Form, mask: Tensor | None) -> Injection:
+def ours(adapter: Adapter, tokens: int, form: Form, mask: Tensor | None, weight: float = 0.8) -> Injection:
     context = adapter.site(0).context
     both = Tokens(torch.randn(tokens, context), torch.randn(tokens, context))
-    return Injection((Identity(adapter, both, 0.8, mask),), form=form)
+    return Injection((Identity(adapter, both, weight, mask),), form=form)
 
 
 def load_diffusers_adapter(unet: Any, adapter: Adapter) -> None:
@@ -113,7 +113,7 @@ def main() -> None:
         "ours, folded, face mask, T = 16": ours(adapter, 16, "folded", mask),
         "ours, folded, whole picture, T = 4": ours(adapter, 4, "folded", None),
         "ours, plain, face mask, T = 4": ours(adapter, 4, "plain", mask),
-        "ours, weight 0": Injection((Identity(adapter, Tokens(torch.zeros(4, 1), torch.zeros(4, 1)), 0.0),)),
+        "ours, weight 0": ours(adapter, 4, "folded", mask, weight=0.0),
     }
     theirs = {"ip_adapter_masks": [mask[:, None].to(args.device, dtype)]}
     arms: dict[str, Callable[[], None]] = {

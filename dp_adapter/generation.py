@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.hosts import diffusers as host
@@ -18,6 +19,7 @@ from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.settings import Settings
 
 JUDGE = "sface"
+Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +66,8 @@ def generate(
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
-    pictures = sample(pipeline, prepared, job, progress)
     target = reference_vector(session, settings) if prepared.explanation.active else None
+    pictures = sample(pipeline, prepared, job, progress)
     results = [
         Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
         for number, picture in enumerate(pictures)
@@ -89,14 +91,16 @@ def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[N
     return around
 
 
-def reference_vector(session: Session, settings: Settings, identity: int = 0) -> np.ndarray[Any, Any]:
-    """Mean direction [128] of one person's photos by the judge."""
-    seen, _ = session.photos.look(settings, identity, session.encoders.yunet)
+def reference_vector(session: Session, settings: Settings, identity: int = 0) -> Vector | None:
+    """Mean direction [128] of one person's photos by the judge; None when its own detector finds no face in any."""
+    seen, _ = session.photos.look(settings.replace(no_face="continue"), identity, session.encoders.yunet)
+    if not seen:
+        return None
     mean = np.mean([session.photos.sface(one.picture, one.face) for one in seen], axis=0)
     return mean / np.linalg.norm(mean)
 
 
-def likeness(session: Session, picture: Picture, target: np.ndarray[Any, Any]) -> float:
+def likeness(session: Session, picture: Picture, target: Vector) -> float:
     """Cosine of a picture's largest face to a reference vector by the judge; 0 when no face is found."""
     faces = session.photos.faces(picture, session.encoders.yunet)
     if not faces:

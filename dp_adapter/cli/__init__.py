@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough, as in "| head"
         sys.stdout = None
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"dp-adapter: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("dp-adapter: interrupted", file=sys.stderr)
         return 130

@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dp_adapter.identity.face import Face
+    from dp_adapter.identity.pictures import Picture
+    from dp_adapter.identity.quality import Quality
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -27,23 +33,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(path: Path, args: argparse.Namespace) -> int:
-    from PIL import Image
-
     from dp_adapter.identity.detect import YuNet
-    from dp_adapter.identity.draw import annotate
-    from dp_adapter.identity.parse import Parser
     from dp_adapter.identity.pictures import load_picture
     from dp_adapter.identity.quality import quality
 
     picture = load_picture(path)
     faces = sorted(YuNet().detect(picture), key=lambda face: float(face.centre[0]))
     qualities = [quality(picture, face) for face in faces]
+    target = _annotated(picture, faces, qualities, path, args) if args.out else None
     if args.json:
         found = [
             {"box": [round(x, 1) for x in face.box.tolist()], "score": round(face.score, 3), **vars(measured)}
             for face, measured in zip(faces, qualities, strict=True)
         ]
-        print(json.dumps({"photo": path.name, "size": list(picture.shape[1::-1]), "faces": found}))
+        facts = {"photo": path.name, "size": list(picture.shape[1::-1]), "faces": found}
+        print(json.dumps(facts | ({"annotated": str(target)} if target else {})))
     else:
         print(f"{path.name}: {picture.shape[1]}x{picture.shape[0]}, {len(faces)} face(s), numbered from the left")
         for number, (face, measured) in enumerate(zip(faces, qualities, strict=True)):
@@ -53,10 +57,21 @@ def _show(path: Path, args: argparse.Namespace) -> int:
             )
             for warning in measured.warnings():
                 print(f"     {warning}")
-    if args.out:
-        parts = Parser().parse(picture, faces[0]) if args.parts and faces else None
-        args.out.mkdir(parents=True, exist_ok=True)
-        target = args.out / f"{path.stem}_faces.png"
-        Image.fromarray(annotate(picture, faces, qualities, parts)).save(target)
-        print(f"  -> {target}")
+        if target:
+            print(f"  -> {target}")
     return 0 if faces else 1
+
+
+def _annotated(
+    picture: Picture, faces: list[Face], qualities: list[Quality], path: Path, args: argparse.Namespace
+) -> Path:
+    from PIL import Image
+
+    from dp_adapter.identity.draw import annotate
+    from dp_adapter.identity.parse import Parser
+
+    parts = Parser().parse(picture, faces[0]) if args.parts and faces else None
+    args.out.mkdir(parents=True, exist_ok=True)
+    target = args.out / f"{path.stem}_faces.png"
+    Image.fromarray(annotate(picture, faces, qualities, parts)).save(target)
+    return target

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         DPAdapterError: in words, before sampling.
     """
     settings = settings_from(args)
+    args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     from dp_adapter.cli.output import write
     from dp_adapter.generation import generate
     from dp_adapter.hosts import pipelines
@@ -78,17 +80,14 @@ def run(args: argparse.Namespace) -> int:
     pipeline = pipelines.load(args.base, args.device, args.dtype)
     job = job_from(args, xl=hasattr(pipeline, "text_encoder_2"))
     session = Session([models_root(args.models_dir)], paths_allowed=True)
-    started = time.perf_counter()
-    generation = generate(session, pipeline, settings, job, _bar("sampling"))
-    seconds = time.perf_counter() - started
-    for line in generation.explanation.lines():
-        print(line)
-    for path in write(args.out, args.base.name, settings, job, generation, seconds):
-        print(f"-> {path}")
-    if args.compare:
-        plain = settings.replace(enabled=False)
-        base = generate(session, pipeline, plain, job, _bar("without the adapter"))
-        for path in write(args.out, args.base.name, plain, job, base, seconds, suffix="_base"):
+    arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
+    for suffix, request in arms.items():
+        started = time.perf_counter()
+        generation = generate(session, pipeline, request, job, _bar("without the adapter" if suffix else "sampling"))
+        seconds = time.perf_counter() - started
+        for line in generation.explanation.lines():
+            print(line)
+        for path in write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix):
             print(f"-> {path}")
     return 0
 
@@ -144,12 +143,12 @@ def job_from(args: argparse.Namespace, xl: bool) -> Job:
     native = 1024 if xl else 512
     scale = 1.0 if init is None else min(1.0, native / (init.shape[0] * init.shape[1]) ** 0.5)
     height, width = (native, native) if init is None else (round(side * scale / 8) * 8 for side in init.shape[:2])
-    size = (args.width or width, args.height or height)
+    size = (width if args.width is None else args.width, height if args.height is None else args.height)
 
     def fitted(picture: Picture) -> Picture:
         return np.asarray(ImageOps.fit(Image.fromarray(picture), size), np.uint8)
 
-    return Job(
+    job = Job(
         prompt=args.prompt,
         negative_prompt=args.negative,
         width=size[0],
@@ -159,20 +158,26 @@ def job_from(args: argparse.Namespace, xl: bool) -> Job:
         seed=args.seed,
         batch=args.batch,
         sampler=args.sampler,
+        strength=args.strength,
+    )
+    # the size is known to be usable now
+    return replace(
+        job,
         init=None if init is None else fitted(init),
         mask=None if mask is None else fitted(mask).mean(-1).astype(np.uint8),
-        strength=args.strength,
     )
 
 
 def _bar(words: str) -> Callable[[int, int], None]:
-    """A progress bar on the terminal's error stream, so that output stays clean."""
+    """A progress bar on the terminal's error stream, so that output stays clean; it begins with the first step."""
     from tqdm import tqdm
 
-    bar: Any = tqdm(desc=words, file=sys.stderr, unit="step", leave=False)
+    bar: Any = None
 
     def progress(done: int, total: int) -> None:
-        bar.total = total
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc=words, total=total, file=sys.stderr, unit="step", leave=False, disable=None)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()

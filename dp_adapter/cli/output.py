@@ -56,11 +56,14 @@ def write(
 def shared_settings(settings: Settings) -> dict[str, Any]:
     """The changed settings without photos and paths, which must not travel inside a shared picture."""
     facts = settings.to_dict(changed_only=True)
+    choices: list[dict[str, Any]] = [facts.get("face", {})]
     for reference in facts.get("references", []):
         reference.pop("image", None)
+        choices.append(reference.get("face") or {})
+    for choice in choices:
+        choice.pop("like", None)
     for region in facts.get("regions", []):
         region.pop("mask", None)
-    facts.get("face", {}).pop("like", None)
     facts["model"] = Path(settings.model).name
     return facts
 
@@ -82,7 +85,13 @@ def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation) 
         parameters |= {"DP-Adapter": __version__, "DP-Adapter model": explanation.model}
         parameters |= {infotext_name("weight"): settings.weight}
         parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(settings))}
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in parameters.items())])
+    return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in parameters.items())])
+
+
+def _quoted(value: object) -> str:
+    """As the WebUI's infotext_utils.quote, so that a comma in a value does not end it."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(",:\n") else text
 
 
 def _plain(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

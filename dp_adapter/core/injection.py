@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import BlendMode, Level, Tokens
+from dp_adapter.errors import HostError
 
 Form = Literal["auto", "folded", "plain"]
 
@@ -35,6 +36,17 @@ class Identity:
     mask: Tensor | None = None
     mode: BlendMode = "add"
     zero_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises HostError where tokens or blend mode are not those of the adapter."""
+        site = self.adapter.site(0)
+        if (width := self.tokens.cond.shape[-1]) != site.context:
+            raise HostError(f"The identity tokens are {width} wide, the adapter takes {site.context}")
+        if isinstance(site, GatedSiteAdapter) != (self.mode == "gated"):
+            raise HostError(
+                f"The blend mode '{self.mode}' does not work with this adapter",
+                "FaceChain-FACT adapters take 'gated', all others any mode but that.",
+            )
 
     @property
     def visible(self) -> bool:
@@ -73,10 +85,22 @@ class Injection:
     lora: tuple[tuple[LowRank, float], ...] = ()
     form: Form = "auto"
 
+    def __post_init__(self) -> None:
+        """Raises HostError where families that act at different places are mixed."""
+        if len({identity.mode == "gated" for identity in self.identities}) > 1:
+            raise HostError(
+                "FaceChain-FACT adapters cannot act beside adapters of other families",
+                "Use one family for all identities.",
+            )
+
     @property
     def active(self) -> bool:
         """False when nothing would change: the host then patches nothing, and the output is bit-equal."""
         return self.schedule.ever_active and any(identity.visible for identity in self.identities)
+
+    def without_idle(self) -> Injection:
+        """The same without identities that are switched off, so that they push no others aside where masks overlap."""
+        return replace(self, identities=tuple(identity for identity in self.identities if identity.visible))
 
     @property
     def folded(self) -> bool:

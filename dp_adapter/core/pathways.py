@@ -21,6 +21,7 @@ from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistenc
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import FlatPlacement, Placement
 from dp_adapter.core.types import Grid, Level, RowKind, Site, Step
+from dp_adapter.errors import HostError
 
 _NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
 
@@ -33,6 +34,16 @@ class RegionCache:
         self._gains: dict[object, list[Tensor | None]] = {}
         self._placements: dict[object, list[list[Placement]]] = {}
         self._flat: dict[object, FlatPlacement | None] = {}
+
+    def require_masks(self, step: Step) -> None:
+        """Raises HostError if a row belongs to a picture that an identity's mask [S, H, W] does not have."""
+        pictures = 1 + max(row.sample for row in step.rows)
+        for mask in (identity.mask for identity in self._injection.identities):
+            if mask is not None and 1 < len(mask) < pictures:
+                raise HostError(
+                    f"The UNet was called for {pictures} pictures, but a mask is for {len(mask)}",
+                    "Give one mask for all pictures, or one for each.",
+                )
 
     def gains(self, latent: Grid, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
         """Per identity G [S, N] before FFB; a trained gate starts from the mask itself, without powers."""
@@ -214,9 +225,10 @@ class SitePathways:
         return self._folds[number, kind]
 
     def _module(self, name: str, module: nn.Module, like: Tensor) -> nn.Module:
-        """A copy of a trained module where the hidden states are; the checkpoint's own stays as loaded."""
+        """A trained module where the hidden states are: itself if it is there (then gradients reach it), or a copy."""
         if name not in self._modules:
-            self._modules[name] = copy.deepcopy(module).to(like.device, like.dtype)
+            there = all(p.device == like.device and p.dtype == like.dtype for p in module.parameters())
+            self._modules[name] = module if there else copy.deepcopy(module).to(like.device, like.dtype)
         return self._modules[name]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dp_adapter.core.regions import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
+from dp_adapter.errors import FaceError
 from dp_adapter.generation import likeness, reference_vector, sample, scene_of
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.hosts.sites import site_names
@@ -78,13 +79,15 @@ def run(
     scene = scene_of(pipeline, job)
     prepared = {name: session.prepare(request, scene) for name, request in requests.items()}
     mask = prepared["DP-Adapter"].injection.identities[0].mask
-    assert mask is not None, "the demo's region is always known"
+    if mask is None:
+        raise FaceError("The face of the photo is not found in the picture to start from", "Give a larger portrait.")
     pictures = {
         name: sample(pipeline, ready, job, lambda done, total, name=name: progress(name, done, total))[0]
         for name, ready in prepared.items()
     }
     region = mask[0].numpy().astype(np.float32)
     target = reference_vector(session, settings)
+    assert target is not None, "the adapter's own detector is the judge's"
     base = pictures["base model"]
     arms = [
         _arm(name, picture, base, region, likeness(session, picture, target), prepared[name].explanation)

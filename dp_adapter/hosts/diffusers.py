@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -80,7 +81,7 @@ def attach(unet: nn.Module, injection: Injection, rows: Rows, *, train_timesteps
     """
     with ExitStack() as stack:
         if injection.active:
-            _Attachment(unet, injection, rows, train_timesteps).register(stack)
+            _Attachment(unet, injection.without_idle(), rows, train_timesteps).register(stack)
         yield
 
 
@@ -93,8 +94,10 @@ class _Attachment:
         self._rows = rows
         self._train_timesteps = train_timesteps
         self._step: Step | None = None
+        self._twinned = False
         self._cache = RegionCache(injection)
         self._sites = sites_of(unet)
+        self._pathways: list[SitePathways] = []
         for identity in injection.identities:
             _require_fit(self._sites, identity.adapter, unet)
 
@@ -108,6 +111,7 @@ class _Attachment:
             attn2 = block.get_submodule("attn2")
             to_q, to_out = attn2.get_submodule("to_q"), attn2.get_submodule("to_out.0")
             pathways = SitePathways(self._injection, site, self._cache, to_q, to_out)
+            self._pathways.append(pathways)
             if self._injection.gated:
                 self._register_gated(stack, block, pathways)
             elif self._injection.folded:
@@ -137,15 +141,21 @@ class _Attachment:
         # The rows of one call share a timestep in every sampler of diffusers.
         t = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
         progress = min(max(1 - t / (self._train_timesteps - 1), 0.0), 1.0)
-        if self._injection.text.strict:
-            twins = tuple(Row("text", row.sample) for row in rows)
-            args, kwargs = _doubled(args, len(rows)), _doubled(kwargs, len(rows))
-            rows = rows + twins
-        self._step = Step(progress, rows, Grid(*sample.shape[-2:]))
-        return (args, kwargs) if self._injection.text.strict else None
+        step = Step(progress, rows, Grid(*sample.shape[-2:]))
+        self._cache.require_masks(step)
+        # Without an identity at work the twins would say nothing new, cost a row, and round differently.
+        self._twinned = self._injection.text.strict and any(pathways.acts(step) for pathways in self._pathways)
+        if not self._twinned:
+            self._step = step
+            return None
+        twins = tuple(Row("text", row.sample) for row in rows)
+        self._step = replace(step, rows=rows + twins)
+        return _doubled(args, len(rows)), _doubled(kwargs, len(rows))
 
     def _leave_strict(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         """Drops the text-only twins, whose prediction also stands outside the region."""
+        if not self._twinned:
+            return output
         sample = cast(Tensor, output[0] if isinstance(output, tuple) else output.sample)
         joined = strict.prediction(self._cache, self._current, sample)
         if isinstance(output, tuple):
@@ -171,14 +181,16 @@ class _Attachment:
 
             return hook
 
-        def replace(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def exchange(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if not {"q", "k", "v"} <= seen.keys():
+                return None  # another attachment inside this one folds the layer
             captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["context"])
             seen.clear()
             return (pathways.blended(self._current, captured), *args[1:])
 
         for name in ("q", "k", "v"):
             stack.callback(attn2.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)
-        stack.callback(attn2.get_submodule("to_out.0").register_forward_pre_hook(replace).remove)
+        stack.callback(attn2.get_submodule("to_out.0").register_forward_pre_hook(exchange).remove)
 
     def _register_gated(self, stack: ExitStack, block: nn.Module, pathways: SitePathways) -> None:
         """FACT acts on the residual stream after attn1; adding its term to attn1's output is the same."""
@@ -198,6 +210,8 @@ class _Attachment:
 
     def _self_attention(self, pathways: SitePathways) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            if not self._twinned:
+                return output
             return strict.self_attention(self._cache, pathways.site, self._current, output)
 
         return hook

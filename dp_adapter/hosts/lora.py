@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,9 @@ def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Fi
         module = find(entry)
         if weight == 0:
             continue
+        # Not weight.shape: quantised layers pack their weights, PEFT's have none of their own.
+        _require_shape(entry, (cast(int, module.out_features), cast(int, module.in_features)))
         if type(module) is nn.Linear and not module.weight.is_meta and not hasattr(module, "_hf_hook"):
-            _require_shape(entry, module.weight.shape)
             original = module.weight
             module.weight = nn.Parameter(_merged(original, entry, weight), requires_grad=False)
             stack.callback(setattr, module, "weight", original)
@@ -46,20 +47,20 @@ def _merged(original: Tensor, entry: LowRank, weight: float) -> Tensor:
 
 
 def _adding(entry: LowRank, weight: float) -> Callable[..., Tensor]:
-    cast: list[tuple[Tensor, Tensor]] = []
+    moved: list[tuple[Tensor, Tensor]] = []
 
     def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         x: Tensor = args[0]
-        if not cast or cast[0][0].device != x.device or cast[0][0].dtype != x.dtype:
-            cast[:] = [(entry.down.to(x), entry.up.to(x))]
-        down, up = cast[0]
+        if not moved or moved[0][0].device != x.device or moved[0][0].dtype != x.dtype:
+            moved[:] = [(entry.down.to(x), entry.up.to(x))]
+        down, up = moved[0]
         return output + weight * torch.nn.functional.linear(torch.nn.functional.linear(x, down), up)
 
     return hook
 
 
-def _require_shape(entry: LowRank, shape: torch.Size) -> None:
-    if (entry.up.shape[0], entry.down.shape[1]) != tuple(shape):
+def _require_shape(entry: LowRank, shape: tuple[int, int]) -> None:
+    if (entry.up.shape[0], entry.down.shape[1]) != shape:
         have = f"{entry.up.shape[0]}x{entry.down.shape[1]}"
         raise HostError(
             f"The adapter's LoRA for layer {entry.layer} ({entry.linear}) is {have}, the model's layer "

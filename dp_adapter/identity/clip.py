@@ -100,6 +100,7 @@ class ClipVision:
     @cached_property
     def _model(self) -> torch.nn.Module:
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
@@ -107,11 +108,14 @@ class ClipVision:
         except ImportError:
             raise MissingDependencyError("transformers", "The CLIP picture encoder", "clip") from None
         weights: dict[str, torch.Tensor] = {}
-        for file in self._files:
-            weights |= {key: value for key, value in load_file(str(file)).items() if _wanted(key)}
         with torch.device("meta"):  # random initialisation of 632 M numbers takes longer than reading them
             model = CLIPVisionModelWithProjection(CLIPVisionConfig(**vars(self.shape)))
-        model.load_state_dict(weights, strict=True, assign=True)
+        try:
+            for file in self._files:
+                weights |= {key: value for key, value in load_file(str(file)).items() if _wanted(key)}
+            model.load_state_dict(weights, strict=True, assign=True)
+        except (SafetensorError, RuntimeError) as error:
+            raise WeightsError(f"{self._path} is damaged or incomplete: {error}", "Download it again.") from error
         positions = torch.arange(self.shape.tokens)[None]  # in no file
         model.vision_model.embeddings.register_buffer("position_ids", positions, persistent=False)
         network = cast("torch.nn.Module", model)
@@ -187,8 +191,11 @@ def _vision_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not (path.is_dir() and file.is_file()):
         return {}
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    config = config.get("vision_config", config)
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config = config.get("vision_config", config)
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{file} is not a model's configuration ({error})", "Download it again.") from error
     return {"num_attention_heads": 12, "hidden_act": "quick_gelu"} | config  # transformers' defaults: files omit them
 
 

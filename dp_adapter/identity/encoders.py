@@ -55,18 +55,21 @@ class Encoders:
             CatalogError: none of the towers in the model folders fits; says which were seen.
         """
         seen: list[str] = []
+        others: list[str] = []
         for path in self._clip_files():
             try:
                 tower = self._clip.get(path) or ClipVision(path)
             except WeightsError:
-                continue  # other models live in these folders too
+                others.append(path.name)  # other models live in these folders too
+                continue
             self._clip[path] = tower
             if hidden in (None, tower.shape.hidden_size) and projection in (None, tower.shape.projection_dim):
                 return tower
             seen.append(f"{path.name} (hidden {tower.shape.hidden_size}, projection {tower.shape.projection_dim})")
         wanted = f"hidden width {hidden}" if hidden else f"projection width {projection}"
         raise CatalogError(
-            f"No CLIP vision encoder with {wanted} was found; seen: {', '.join(seen) or 'none'}",
+            f"No CLIP vision encoder with {wanted} was found; seen: {', '.join(seen) or 'none'}"
+            + (f"; no towers or damaged: {', '.join(others)}" if others else ""),
             "Get it with 'dp-adapter models get clip-vit-h' and put it into models/clip_vision.",
         )
 

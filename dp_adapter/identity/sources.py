@@ -11,7 +11,8 @@ from dp_adapter.errors import PictureError
 from dp_adapter.identity.pictures import Picture, load_picture
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.-]+)*;base64,", re.IGNORECASE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}")
+_LONGEST_PATH = 4096
 
 
 def read_source(text: str, paths_allowed: bool) -> Picture:
@@ -26,11 +27,18 @@ def read_source(text: str, paths_allowed: bool) -> Picture:
     if re.match(r"\w+://", text):
         raise PictureError(f"'{text[:80]}' is an address; pictures are never fetched", "Give the picture itself.")
     header = _DATA_URL.match(text[:200])
-    if header or (_BASE64.fullmatch(text) and not (paths_allowed and _is_file(text))):
+    # stripped, since a pattern that ends in optional spaces takes quadratic time on a request of many spaces
+    if header or (_BASE64.fullmatch(text.strip()) and not (paths_allowed and _is_file(text))):
         return load_picture(_decoded(text[header.end() :] if header else text))
+    if text[:5].lower() == "data:":
+        raise PictureError(
+            f"'{text[:40]}…' is no data URL of a picture", "Write data:image/png;base64, and the base64."
+        )
     if not paths_allowed:
         raise PictureError("A picture in a request must be base64 or a data URL", "Paths are not read from requests.")
-    return load_picture(Path(text).expanduser())
+    if len(text) > _LONGEST_PATH:
+        raise PictureError(f"'{text[:40]}…' is neither a path nor base64", "Encode the file's bytes again.")
+    return load_picture(_expanded(text))
 
 
 def _decoded(text: str) -> bytes:
@@ -40,6 +48,13 @@ def _decoded(text: str) -> bytes:
         raise PictureError(
             f"A picture's base64 cannot be decoded ({error})", "Encode the file's bytes again."
         ) from None
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who has no home here
+        raise PictureError(f"The path '{text}' cannot be followed ({error})", "Write the whole path.") from None
 
 
 def _is_file(text: str) -> bool:

@@ -70,7 +70,8 @@ class Areas:
             mask = box_mask(region.box.x0, region.box.y0, region.box.x1, region.box.y1, size)
             return Area(_softened(mask, region.grow or 0, region.feather or 0), region.weight, "a box", known=True)
         if region.kind == "mask":
-            mask = _fitted(torch.as_tensor(_grey(self._photos.read(region.mask))), size)
+            picture = self._photos.read(region.mask, f"regions[{settings.regions.index(region)}].mask")
+            mask = _fitted(torch.as_tensor(_grey(picture)), size)
             softened = _softened(mask, region.grow or 0, region.feather or 0)
             return Area(softened, region.weight, "a drawn mask", known=True)
         return self._automatic(region, settings, scene, identity)

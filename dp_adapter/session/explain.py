@@ -32,11 +32,13 @@ class PersonExplanation:
     """One identity: its photos, how they were joined, and where it acts.
 
     Attributes:
+        number: of the person, as in the request.
         tokens: number of identity tokens.
         region: where its region comes from, in words.
         coverage: share of the picture inside the region.
     """
 
+    number: int
     photos: tuple[Photo, ...]
     combine: str
     encoders: tuple[str, ...]
@@ -74,10 +76,10 @@ class Explanation:
             f"{self.family} '{self.model}' ({self.base}), weight {self.weight:g} from {self.span[0]:g} to "
             f"{self.span[1]:g}, blend '{self.blend}', {self.form} form" + (f", LoRA {self.lora:g}" if self.lora else "")
         ]
-        for number, person in enumerate(self.persons):
+        for person in self.persons:
             lines.append(
-                f"Person {number}: {len(person.photos)} photo(s), joined by {person.combine}, {person.tokens} tokens; "
-                f"acts in {person.region}, {person.coverage:.0%} of the picture"
+                f"Person {person.number}: {len(person.photos)} photo(s), joined by {person.combine}, "
+                f"{person.tokens} tokens; acts in {person.region}, {person.coverage:.0%} of the picture"
             )
             for photo in person.photos:
                 lines += [f"  photo {photo.digest}: {warning}" for warning in photo.warnings]

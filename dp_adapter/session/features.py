@@ -44,7 +44,7 @@ class Person:
 class FeatureReader:
     """Runs the encoders that a checkpoint asks for; vectors are kept by content."""
 
-    def __init__(self, encoders: Encoders, limit: int = 64) -> None:
+    def __init__(self, encoders: Encoders, limit: int = 256) -> None:
         self._encoders = encoders
         self._kept: Cache[Tensor] = Cache(limit)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.cache import Cache
-from dp_adapter.errors import FaceError, SettingsError
+from dp_adapter.errors import FaceError, PictureError, SettingsError
 from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Choice, Face, choose
@@ -59,8 +59,18 @@ class Photos:
     def forget(self) -> None:
         self._faces.clear()
 
-    def read(self, source: str) -> Picture:
-        return read_source(source, self._paths_allowed)
+    def read(self, source: str, field: str) -> Picture:
+        """The picture that a field of the request names.
+
+        Raises:
+            PictureError, SettingsError: it cannot be read; names the field.
+        """
+        if source.startswith("identity:"):
+            raise SettingsError(field, "saved identities are not supported yet", "Give the photo itself.")
+        try:
+            return read_source(source, self._paths_allowed)
+        except PictureError as error:
+            raise PictureError(f"{field}: {error.problem}", error.hint) from error
 
     def faces(self, picture: Picture, detector: Detector) -> tuple[Face, ...]:
         """All faces of a picture, left to right."""
@@ -76,6 +86,7 @@ class Photos:
         Raises:
             FaceError: a photo lacks the asked-for face, and the settings say to stop.
             PictureError: a photo cannot be read.
+            SettingsError: the picture of the face to look for shows none.
         """
         seen: list[Seen] = []
         notes: list[str] = []
@@ -91,20 +102,25 @@ class Photos:
         return seen, notes
 
     def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> Seen:
-        if reference.image.startswith("identity:"):
-            raise SettingsError(f"{name}.image", "saved identities are not supported yet", "Give the photo itself.")
-        picture = self.read(reference.image)
+        picture = self.read(reference.image, f"{name}.image")
         faces = self.faces(picture, detector)
         large: Sequence[Face] = [face for face in faces if face.size >= choice.min_size]
         if faces and not large:
             raise FaceError(f"All faces are smaller than {choice.min_size} px", "Lower the least size of a face.")
         like = None
         if choice.choice == "like":
-            target = self.read(choice.like)
-            like = self.sface(target, choose(self.faces(target, detector)))
+            like = self._like(f"{name}.face.like" if reference.face else "face.like", choice.like, detector)
             large = [Face(face.box, face.points, face.score, self.sface(picture, face)) for face in large]
         face = choose(large, cast(Choice, choice.choice), choice.index, like, (picture.shape[0], picture.shape[1]))
         return Seen(picture, digest(picture), faces, face, quality(picture, face), reference.weight)
+
+    def _like(self, field: str, source: str, detector: Detector) -> Floats:
+        """The vector of the face to look for; its absence is no photo's fault, so it stops the job."""
+        target = self.read(source, field)
+        faces = self.faces(target, detector)
+        if not faces:
+            raise SettingsError(field, "no face was found in this picture", "Give one that shows the person.")
+        return self.sface(target, choose(faces))
 
     def sface(self, picture: Picture, face: Face) -> Floats:
         """The shipped encoder's vector [128], for comparing faces."""

@@ -92,7 +92,7 @@ class Session:
         variant = self._variant(settings, checkpoint)
         people, notes = self._people(settings, checkpoint, variant)
         if not people:
-            return _off((*notes, "No photo shows a face, so the picture was made without the adapter."))
+            return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
         areas = {number: self._areas.of(settings, scene, number) for number in people}
         return _joined(settings, checkpoint, variant, people, areas, notes)
 
@@ -174,7 +174,13 @@ def _joined(
         identities.append(Identity(checkpoint.adapter, tokens, settings.weight * area.weight, area.mask, mode))
         told.append(
             PersonExplanation(
-                person.photos, person.combine, person.encoders, len(tokens.cond), area.source, round(area.coverage, 4)
+                number,
+                person.photos,
+                person.combine,
+                person.encoders,
+                len(tokens.cond),
+                area.source,
+                round(area.coverage, 4),
             )
         )
     schedule = _schedule(settings, known=all(area.known for area in areas.values()))
@@ -200,9 +206,20 @@ def _joined(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=tuple(notes),
+            notes=(*notes, *_why_idle(injection)),
         ),
     )
+
+
+def _why_idle(injection: Injection) -> tuple[str, ...]:
+    """What switches a complete request off, in words; nothing where it acts."""
+    if injection.active:
+        return ()
+    if all(identity.weight == 0 for identity in injection.identities):
+        return ("Its weight is 0.",)
+    if not injection.schedule.ever_active:
+        return ("Its weight curve is 0 everywhere.",)
+    return ("Its region covers nothing of the picture.",)
 
 
 def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:

@@ -18,6 +18,7 @@ from torch import Tensor
 from dp_adapter.errors import WeightsError
 
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+_CODE = ("unsupported global", "unsupported class", "torchscript")  # words of torch's refusals, 2.1 to 2.13
 _AGAIN = "Download it again and compare its size with the page it came from."
 
 
@@ -53,7 +54,10 @@ def open_weights(path: Path) -> WeightFile:
 def require_finite(file: WeightFile) -> None:
     """Raises WeightsError naming the first tensor with NaN or infinite values."""
     for key, tensor in file.tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_floating_point():
+            continue
+        values = tensor.half() if tensor.element_size() == 1 else tensor  # 8-bit floats lack isfinite
+        if not bool(torch.isfinite(values).all()):
             raise WeightsError(f"{file.path.name} holds NaN or infinite values in '{key}'", f"It is damaged. {_AGAIN}")
 
 
@@ -75,8 +79,8 @@ def _digest(path: str, _size: int, _modified: int) -> str:
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(9)
-    # Eight bytes of header length, then JSON; a zip starts with PK, a pickle with 0x80.
-    return len(head) == 9 and head[8:] == b"{" and head[:2] != b"PK"
+    # Eight bytes of header length, then JSON. Neither a zip nor a pickle of torch has a brace there.
+    return len(head) == 9 and head[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -91,21 +95,30 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = _load(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # damaged bytes make an unpickler raise anything
+        if any(sign in str(error).lower() for sign in _CODE):
+            hint = "Nothing of it was run. Get this model as .safetensors from a source you trust."
+            raise WeightsError(f"{path.name} contains code, not only weights", hint) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise WeightsError(f"{path.name} is not a weight file, or is damaged", _AGAIN) from error
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise WeightsError(f"{path.name} is truncated or damaged ({reason})", _AGAIN) from error
+    return _flatten(cast(Mapping[Any, Any], loaded)) if isinstance(loaded, dict) else {}
+
+
+def _load(path: Path) -> object:
     is_zip = zipfile.is_zipfile(path)
     if not is_zip and tarfile.is_tarfile(path):
         # torch's tar loader executed code even with weights_only before 2.6 (CVE-2025-32434).
         raise WeightsError(f"{path.name} is a tar archive", "Load a .safetensors or a current torch.save file instead.")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            hint = "Nothing of it was run. Get this model as .safetensors from a source you trust."
-            raise WeightsError(f"{path.name} contains code, not only weights", hint) from error
-        raise WeightsError(f"{path.name} is not a weight file, or is damaged", _AGAIN) from error
-    except (EOFError, RuntimeError, ValueError, KeyError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise WeightsError(f"{path.name} is truncated or damaged ({reason})", _AGAIN) from error
-    return _flatten(cast(Mapping[Any, Any], loaded)) if isinstance(loaded, dict) else {}
+    # torch hands a path that ends in .safetensors to that library, whatever the file holds; only a path can be mapped.
+    by_path = is_zip and path.suffix != ".safetensors"
+    with path.open("rb") as opened:
+        return torch.load(path if by_path else opened, map_location="cpu", weights_only=True, mmap=by_path)
 
 
 def _flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:

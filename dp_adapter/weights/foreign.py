@@ -14,6 +14,8 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("id_adapter_attn_layers.", "it looks like PuLID, which is not supported yet."),
     ("ip_adapter.0.to_q_wplus", "it looks like W+ adapter, which is not supported yet."),
     ("wplus_adapter.", "it looks like W+ adapter, which is not supported yet."),
+    ("text_to_weight.", "it looks like MIP-Adapter, which is not supported yet."),
+    ("mapping_patch_0.", "it looks like PuLID, which is not supported yet."),
     ("adapter_modules.", "it looks like MasterWeaver or ConsistentID, which are not supported yet."),
     ("image_proj_model.", "it looks like StoryMaker, which is not supported yet."),
     ("id_encoder.", "it looks like PhotoMaker, which is not supported yet."),
@@ -27,6 +29,8 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("first_stage_model.", "it looks like a VAE."),
     ("decoder.up", "it looks like a VAE."),
     ("vision_model.", "it looks like a CLIP vision encoder. Put it into the clip_vision folder."),
+    ("local_fac_prj.", "it looks like an older FaceChain-FACT adapter, which is not supported."),
+    ("patch_embed.proj.", "it looks like a vision encoder, for example TransFace, without an adapter."),
     ("ip_adapter.", "it looks like a relative of IP-Adapter whose image projection is unknown."),
 )
 

@@ -31,6 +31,9 @@ def image_proj(file: WeightFile) -> dict[str, Tensor]:
 
 
 def _has(file: WeightFile, *keys: str) -> bool:
+    # MIP-Adapter has the same layout and one layer more per site, without which its output is wrong.
+    if "ip_adapter.1.text_to_weight.weight" in file.tensors:
+        return False
     return "ip_adapter.1.to_k_ip.weight" in file.tensors and all(f"image_proj.{key}" in file.tensors for key in keys)
 
 
@@ -199,7 +202,8 @@ def load_projection(
 ) -> Module:
     """Builds a projection from the shapes of its state and fills it, in float32."""
     try:
-        net = like(state)
+        with torch.device("meta"):  # no time and memory for random numbers that are replaced
+            net = like(state)
         net.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
@@ -221,14 +225,27 @@ def _base(file: WeightFile) -> Base:
 
 def _sites(file: WeightFile) -> list[SiteAdapter]:
     layers = under(file.tensors, "ip_adapter.")
+    context = _context(file)
     sites: list[SiteAdapter] = []
     for index in range(SITES[_base(file)]):
         number = 2 * index + 1
         k, v = layers.get(f"{number}.to_k_ip.weight"), layers.get(f"{number}.to_v_ip.weight")
         if k is None or v is None or k.shape != v.shape or k.ndim != 2:
             raise WeightsError(f"{file.path.name}: layer {number} lacks a matching to_k_ip and to_v_ip")
+        if k.shape[1] != context:
+            raise WeightsError(
+                f"{file.path.name}: layer {number} takes tokens of width {k.shape[1]}, its image projection makes "
+                f"{context}",
+                "The file was put together from different models.",
+            )
         sites.append(site_from(k, v))
     return sites
+
+
+def _context(file: WeightFile) -> int:
+    """Width D of the tokens that the projection makes: that of its last normalisation."""
+    names = ("image_proj.norm.weight", "image_proj.norm_out.weight", "image_proj.proj.3.weight")
+    return next(file.tensors[name].shape[0] for name in names if name in file.tensors)
 
 
 def site_from(k: Tensor, v: Tensor) -> SiteAdapter:

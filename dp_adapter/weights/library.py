@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Library:
             if not folder.is_dir():
                 continue
             for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in SUFFIXES:
+                if path.suffix.lower() in SUFFIXES and path.is_file():
                     found.setdefault(path.name, path)
         return found
 
@@ -54,12 +55,12 @@ class Library:
             if len(files) == 1:
                 return next(iter(files.values()))
             raise WeightsError("No model was chosen", f"Choose one of: {', '.join(sorted(files)) or 'none found'}.")
-        if self._paths_allowed and Path(name).expanduser().is_file():
-            return Path(name).expanduser()
+        if self._paths_allowed and (path := _file(name)) is not None:
+            return path
         near = difflib.get_close_matches(name, list(files), n=1, cutoff=0.4)
         where = ", ".join(str(root / FOLDERS[0]) for root in self._roots)
         raise WeightsError(
-            f"There is no model '{name}'", f"Did you mean '{near[0]}'?" if near else f"Put it into {where}."
+            f"There is no model '{name[:80]}'", f"Did you mean '{near[0]}'?" if near else f"Put it into {where}."
         )
 
     def variant(self, path: Path) -> str | None:
@@ -68,16 +69,17 @@ class Library:
         return answers.get(file_digest(path)) if answers else None
 
     def remember(self, path: Path, variant: str) -> None:
-        """Keeps the answer for this file's content."""
+        """Keeps the answer for this file's content, where the models folder can be written."""
         digest = file_digest(path)
         answers = self._answers()
         if answers.get(digest) == variant:
             return
         store = self._store()
-        store.parent.mkdir(parents=True, exist_ok=True)
         temporary = store.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**answers, digest: variant}, indent=1), encoding="utf-8")
-        temporary.replace(store)
+        with contextlib.suppress(OSError):  # a models folder that only others may write: the answer serves this once
+            store.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({**answers, digest: variant}, indent=1), encoding="utf-8")
+            temporary.replace(store)
 
     def _store(self) -> Path:
         return self._roots[0] / FOLDERS[0] / ANSWERS
@@ -87,6 +89,16 @@ class Library:
             return {}
         try:
             kept = json.loads(self._store().read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise WeightsError(f"{self._store()} is not JSON ({error})", "Delete it; it is written anew.") from error
-        return {str(key): str(value) for key, value in kept.items()}
+            return {str(key): str(value) for key, value in kept.items()}
+        except (ValueError, AttributeError) as error:
+            problem = f"{self._store()} is not a JSON object ({error})"
+            raise WeightsError(problem, "Delete it; it is written anew.") from error
+
+
+def _file(name: str) -> Path | None:
+    """The file of this path; None where there is none or where no path can be this long."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):
+        return None

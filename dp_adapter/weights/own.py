@@ -48,6 +48,9 @@ def save(path: Path, adapter: Adapter, base: Base, encoder: Encoder, training: M
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     base, encoder = _checked(file)
+    count = len({key.split(".")[1] for key in file.tensors if key.startswith("sites.")})
+    if count != SITES[base]:
+        raise WeightsError(f"{file.path.name} is for {base} but has {count} of {SITES[base]} layers", "It is damaged.")
     net = load_projection(FaceProjection.like, under(file.tensors, "projection."), file)
     sites = [_site(under(file.tensors, f"sites.{index}."), index, file) for index in range(SITES[base])]
     width = file.tensors["projection.proj.0.weight"].shape[1]

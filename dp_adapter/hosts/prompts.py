@@ -1,0 +1,71 @@
+"""Prompts of any length as text embeddings: chunks of 75 tokens, encoded one by one and joined, as the WebUIs do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK = 75  # CLIP reads 77 tokens, of which two mark start and end
+
+
+def encode(pipeline: Any, prompt: str, negative_prompt: str, guided: bool) -> dict[str, Tensor]:
+    """Arguments of a diffusers pipeline's call that carry both prompts; up to 75 tokens, the pipeline's own numbers.
+
+    Args:
+        pipeline: Stable Diffusion 1.5 or SDXL of diffusers.
+        guided: whether there is an unconditional half, which needs the negative prompt.
+
+    Returns:
+        ``prompt_embeds`` [1, 77 n, D], with SDXL ``pooled_prompt_embeds`` [1, P]; the same with ``negative_`` when
+        guided, n being the chunks of the longer prompt.
+    """
+    tokenizers = [pipeline.tokenizer]
+    encoders = [pipeline.text_encoder]
+    if hasattr(pipeline, "text_encoder_2"):
+        tokenizers.append(pipeline.tokenizer_2)
+        encoders.append(pipeline.text_encoder_2)
+    texts = [prompt, negative_prompt] if guided else [prompt]
+    chunks = max(_chunks(tokenizers[0], text) for text in texts)
+    arguments: dict[str, Tensor] = {}
+    for prefix, text in zip(("", "negative_"), texts, strict=False):
+        blank = prefix and not text and getattr(pipeline.config, "force_zeros_for_empty_prompt", False)
+        parts: list[Tensor] = []
+        for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
+            hidden, pooled = _encoded(encoder, _ids(tokenizer, text, chunks), last=len(encoders) == 1)
+            parts.append(hidden * 0 if blank else hidden)
+            if pooled is not None:
+                arguments[f"{prefix}pooled_prompt_embeds"] = pooled * 0 if blank else pooled
+        arguments[f"{prefix}prompt_embeds"] = torch.cat(parts, dim=-1)
+    return arguments
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+
+
+def _chunks(tokenizer: Any, text: str) -> int:
+    return max(1, -(-len(_tokens(tokenizer, text)) // _CHUNK))
+
+
+def _ids(tokenizer: Any, text: str, chunks: int) -> Tensor:
+    """[chunks, 77], each with its start and end, the rest padded."""
+    tokens = _tokens(tokenizer, text)
+    rows: list[list[int]] = []
+    for start in range(0, chunks * _CHUNK, _CHUNK):
+        row = [tokenizer.bos_token_id, *tokens[start : start + _CHUNK], tokenizer.eos_token_id]
+        rows.append(row + [tokenizer.pad_token_id] * (_CHUNK + 2 - len(row)))
+    return torch.tensor(rows)
+
+
+@torch.no_grad()
+def _encoded(encoder: Any, ids: Tensor, last: bool) -> tuple[Tensor, Tensor | None]:
+    """Hidden states [1, 77 n, D], normed from the last layer or plain from the last but one; pooled [1, P] of chunk 0.
+
+    Only an encoder with a projection pools; diffusers takes SDXL's pooled vector from it.
+    """
+    output = encoder(ids.to(encoder.device), output_hidden_states=True)
+    hidden: Tensor = output.last_hidden_state if last else output.hidden_states[-2]
+    pooled: Tensor | None = None if last else getattr(output, "text_embeds", None)
+    return hidden.flatten(0, 1)[None], None if pooled is None else pooled[:1]

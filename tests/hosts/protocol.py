@@ -1,0 +1,90 @@
+"""What the conformance battery asks of a host, and the hosts that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.core.injection import Injection
+from dp_adapter.core.types import Row
+from dp_adapter.hosts import diffusers as diffusers_host
+from dp_adapter.hosts.sites import Base, site_names
+from tests import tiny
+
+
+class Host(Protocol):
+    """One UNet in the hands of one host. The numbers in it are those of ``tiny.unet(base)``, whatever the host."""
+
+    base: Base
+    model: nn.Module  # all that a patch may touch
+
+    def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
+        """One call of the UNet as the host makes it: [R, 4, h, w]."""
+        ...
+
+    def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]: ...
+
+    def block(self, index: int) -> nn.Module:
+        """The transformer block of a site in checkpoint order; it has ``attn1`` and ``attn2``."""
+        ...
+
+
+class Diffusers:
+    def __init__(self, base: Base) -> None:
+        self.base: Base = base
+        self.model: nn.Module = tiny.unet(base)
+
+    def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
+        return tiny.call(self.model, given, timestep)
+
+    def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]:
+        return diffusers_host.attach(self.model, injection, rows)
+
+    def block(self, index: int) -> nn.Module:
+        return self.model.get_submodule(site_names(self.base)[index].diffusers)
+
+
+HOSTS: Mapping[str, Callable[[Base], Host]] = {"diffusers": Diffusers}
+
+
+@lru_cache
+def host_of(name: str, base: Base) -> Host:
+    """One host for the whole battery; every test must leave it as it was."""
+    return HOSTS[name](base)
+
+
+@lru_cache(maxsize=256)
+def unpatched(host: Host, *case: Any) -> Tensor:
+    """The output without any adapter; ``case`` are the arguments of ``tiny.inputs`` after the base."""
+    with torch.no_grad():
+        return host(tiny.inputs(host.base, *case))
+
+
+State = list[tuple[str, str, object]]
+
+
+def state_of(model: nn.Module) -> State:
+    """Identity of every module, parameter, buffer, hook and plain attribute of a model, ``forward`` included.
+
+    The objects themselves are in the list, so that none can be freed and its address given to another.
+    """
+    found: State = []
+    for path, module in cast("list[tuple[str, nn.Module]]", list(model.named_modules())):
+        found.append((path, "module", module))
+        for name, value in vars(module).items():
+            if isinstance(value, dict):  # parameters, buffers, children and all kinds of hooks
+                items = cast(dict[object, object], value).items()
+                found.extend((path, f"{name}[{key}]", inner) for key, inner in items)
+            found.append((path, name, value))
+    return found
+
+
+def same_state(before: State, after: State) -> bool:
+    return len(before) == len(after) and all(
+        old[:2] == new[:2] and old[2] is new[2] for old, new in zip(before, after, strict=True)
+    )

@@ -1,0 +1,177 @@
+"""Regions as masks in picture space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dp_adapter.core.regions import GATE_POWERS, gains
+from dp_adapter.core.types import Grid
+from dp_adapter.identity.pictures import load_picture
+from dp_adapter.session import Prepared, Scene, Session
+from dp_adapter.settings import Settings
+from tests.session.conftest import SCENE, Request
+
+HALF = {"kind": "box", "box": {"x0": 0.5}}
+
+
+def mask_of(prepared: Prepared) -> Tensor:
+    (identity,) = prepared.injection.identities
+    assert identity.mask is not None
+    assert identity.mask.dtype == torch.float32 and identity.mask.ndim == 3
+    assert 0 <= float(identity.mask.min()) and float(identity.mask.max()) <= 1
+    return identity.mask
+
+
+@pytest.fixture
+def with_face(portrait: Path) -> Scene:
+    """An img2img scene of other proportions than its init picture's size."""
+    return Scene("sd15", 256, 256, init=load_picture(portrait))
+
+
+def face_mask(session: Session, settings: Settings, scene: Scene) -> Tensor:
+    return mask_of(session.prepare(settings, scene))[0]
+
+
+def test_a_box(portrait_session: Session, request_of: Request) -> None:
+    prepared = portrait_session.prepare(request_of(regions=[HALF]), SCENE)
+    mask = mask_of(prepared)
+    assert mask.shape == (1, 128, 128) and mask[..., 64:].min() == 1 and mask[..., :64].max() == 0
+    (person,) = prepared.explanation.persons
+    assert (person.region, person.coverage) == ("a box", 0.5)
+
+
+def test_full(portrait_session: Session, request_of: Request) -> None:
+    prepared = portrait_session.prepare(request_of(regions=[{"kind": "full", "weight": 0.5}]), SCENE)
+    (identity,) = prepared.injection.identities
+    assert identity.mask is None and identity.weight == pytest.approx(0.4)
+    assert prepared.explanation.persons[0].coverage == 1.0
+
+
+def test_a_drawn_mask_of_another_size(portrait_session: Session, request_of: Request, tmp_path: Path) -> None:
+    drawn = np.zeros((300, 200), np.uint8)
+    drawn[:150] = 255
+    Image.fromarray(drawn).save(tmp_path / "mask.png")
+    regions = [{"kind": "mask", "mask": str(tmp_path / "mask.png")}]
+    scene = replace(SCENE, width=192, height=128)
+    prepared = portrait_session.prepare(request_of(regions=regions), scene)
+    mask = mask_of(prepared)
+    assert mask.shape == (1, 128, 192) and mask[:, :64].min() == 1 and mask[:, 64:].max() == 0
+    assert prepared.explanation.persons[0].region == "a drawn mask"
+
+
+def test_several_regions_of_one_person_are_joined_with_their_weights(
+    portrait_session: Session, request_of: Request
+) -> None:
+    top = {"kind": "box", "box": {"y1": 0.5}, "weight": 0.5}
+    prepared = portrait_session.prepare(request_of(regions=[HALF | {"weight": 2.0}, top]), SCENE)
+    mask = mask_of(prepared)[0]
+    assert prepared.injection.identities[0].weight == pytest.approx(1.6)
+    assert mask[:64, :64].eq(0.25).all() and mask[:, 64:].eq(1).all() and mask[64:, :64].eq(0).all()
+    assert prepared.explanation.persons[0].region == "a box"
+    with_full = portrait_session.prepare(request_of(regions=[{"kind": "full", "weight": 0.5}, HALF]), SCENE)
+    mask = mask_of(with_full)[0]
+    assert mask[:, :64].eq(0.5).all() and mask[:, 64:].eq(1).all()
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_grow_and_feather_go_by_the_regions_size(portrait_session: Session, request_of: Request, size: int) -> None:
+    """A box of a quarter of the area: its size is half the picture's side."""
+    box = {"x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.75}
+    scene = replace(SCENE, width=size, height=size)
+
+    def made(**fields: Any) -> Tensor:
+        settings = request_of(regions=[{"kind": "box", "box": box, **fields}])
+        return mask_of(portrait_session.prepare(settings, scene))[0]
+
+    assert made().sum() == (size // 2) ** 2, "as drawn"
+    assert made(grow=0.25).sum() == (size // 2 + 2 * (size // 8)) ** 2
+    soft = made(feather=0.125)
+    edge = soft[size // 2, size // 4 - 1 : size // 4 + 1].mean()
+    assert float(edge) == pytest.approx(0.5, abs=0.02)
+    sigma = size // 16
+    outside = float(soft[size // 2, size // 4 - sigma])
+    assert outside == pytest.approx(0.16, abs=0.06), "one standard deviation out"
+
+
+def test_the_face_of_the_init_picture(portrait_session: Session, request_of: Request, with_face: Scene) -> None:
+    prepared = portrait_session.prepare(request_of(), with_face)
+    mask = mask_of(prepared)[0]
+    x1, y1, x2, y2 = (round(edge / 2) for edge in prepared.explanation.persons[0].photos[0].box or ())
+    inside = mask[y1:y2, x1:x2]
+    assert inside[10:-10, 10:-10].min() > 0.9 and float(inside.sum() / mask.sum()) > 0.6
+    assert mask[:20].max() == 0 and mask[:, :60].max() == 0
+    assert "init picture" in prepared.explanation.persons[0].region
+    assert prepared.explanation.span[0] == 0.0
+    ungrown = face_mask(portrait_session, request_of(tracking={"grow": 0.0, "feather": 0.0}), with_face)
+    region = face_mask(portrait_session, request_of(regions=[{"grow": 0.0, "feather": 0.0}]), with_face)
+    assert torch.equal(ungrown, region), "the region's own numbers come before the common ones"
+    assert ungrown.sum() < mask.sum()
+
+
+def test_a_part_handed_back_to_the_text_stays_black(
+    portrait_session: Session, request_of: Request, with_face: Scene
+) -> None:
+    whole = face_mask(portrait_session, request_of(), with_face)
+    for part, least in (("mouth", 0.01), ("eyes", 0.01), ("nose", 0.01)):
+        without = face_mask(portrait_session, request_of(parts={part: 0.0}), with_face)
+        lost = whole - without
+        assert lost.min() >= -1e-6 and float(lost.sum() / whole.sum()) > least
+        black = (without < 0.02) & (whole > 0.9)
+        assert int(black.sum()) > 20, f"the {part} is closed again by growing"
+        # and at the UNet's finest grid, where it matters
+        latent = Grid(32, 32)
+        fine, before = (gains([mask[None]], latent, 0, "down", GATE_POWERS)[0] for mask in (without, whole))
+        assert fine is not None and before is not None and float((before - fine).max()) > 0.5
+    half = face_mask(portrait_session, request_of(parts={"mouth": 0.5}), with_face)
+    full = face_mask(portrait_session, request_of(parts={"mouth": 0.0}), with_face)
+    assert float(half.sum()) == pytest.approx(float((whole + full).sum()) / 2, rel=1e-3)
+
+
+def test_parts_around_the_face(portrait_session: Session, request_of: Request, with_face: Scene) -> None:
+    whole = face_mask(portrait_session, request_of(), with_face)
+    hair = face_mask(portrait_session, request_of(parts={"hair": 1.0}), with_face)
+    assert hair.sum() > 1.3 * whole.sum()
+    background = face_mask(portrait_session, request_of(parts={"background": 1.0, "face": 0.0}), with_face)
+    assert background[5, 5] > 0.9
+    nothing = portrait_session.prepare(request_of(parts={"face": 0.0}), with_face)
+    assert not nothing.injection.active
+
+
+def test_the_inpaint_mask_comes_first(portrait_session: Session, request_of: Request, with_face: Scene) -> None:
+    inpaint = np.zeros((128, 64), np.float32)
+    inpaint[64:] = 1
+    prepared = portrait_session.prepare(request_of(), replace(with_face, inpaint=inpaint))
+    mask = mask_of(prepared)[0]
+    assert mask[128:].min() == 1 and mask[:128].max() == 0
+    assert prepared.explanation.persons[0].region == "the inpaint mask" and prepared.explanation.span[0] == 0
+    boxed = portrait_session.prepare(request_of(regions=[HALF]), replace(with_face, inpaint=inpaint))
+    assert boxed.explanation.persons[0].region == "a box", "what is drawn comes before what is automatic"
+
+
+def test_nothing_known(portrait_session: Session, request_of: Request, with_face: Scene, faceless: Path) -> None:
+    scenes = [SCENE, replace(SCENE, init=load_picture(faceless))]
+    for scene, settings in (*((s, request_of()) for s in scenes), (with_face, request_of(tracking={"sources": []}))):
+        prepared = portrait_session.prepare(settings, scene)
+        assert prepared.injection.identities[0].mask is None
+        assert "nothing says where" in prepared.explanation.persons[0].region
+
+
+def test_two_people_take_two_faces_of_the_init_picture(
+    portrait_session: Session, request_of: Request, portrait: Path
+) -> None:
+    one = load_picture(portrait)
+    scene = Scene("sd15", 256, 128, init=np.concatenate([one, one[:, ::-1]], 1))
+    photos = [{"image": str(portrait)}, {"image": str(portrait), "identity": 1}]
+    prepared = portrait_session.prepare(request_of(*photos), scene)
+    left, right = (identity.mask for identity in prepared.injection.identities)
+    assert left is not None and right is not None
+    assert left[..., 128:].max() == 0 and right[..., :128].max() == 0
+    assert left.sum() == pytest.approx(float(right.sum()), rel=0.2)

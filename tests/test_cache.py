@@ -1,0 +1,49 @@
+"""The bounded cache."""
+
+import pytest
+
+from dp_adapter.cache import Cache
+
+
+def test_a_value_is_made_once() -> None:
+    cache: Cache[list[int]] = Cache(2)
+    made: list[int] = []
+    first = cache.get("a", lambda: made)
+    assert cache.get("a", lambda: [1]) is first is made
+
+
+def test_the_entry_unused_for_longest_goes_first() -> None:
+    cache: Cache[int] = Cache(2)
+    for key, value in (("a", 1), ("b", 2), ("a", 0), ("c", 3)):
+        cache.get(key, lambda value=value: value)
+    assert len(cache) == 2
+    assert cache.get("a", lambda: -1) == 1, "it was used after b"
+    assert cache.get("b", lambda: -1) == -1, "b had to go"
+
+
+def test_none_is_a_value() -> None:
+    cache: Cache[int | None] = Cache(1)
+    assert cache.get("a", lambda: None) is None
+    assert cache.get("a", lambda: 1) is None
+
+
+def test_a_failure_stores_nothing_and_costs_no_entry() -> None:
+    cache: Cache[int] = Cache(1)
+    cache.get("kept", lambda: 1)
+
+    def fail() -> int:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        cache.get("new", fail)
+    assert len(cache) == 1
+    assert cache.get("kept", lambda: -1) == 1
+    assert cache.get("new", lambda: 2) == 2
+
+
+def test_clear() -> None:
+    cache: Cache[int] = Cache(3)
+    cache.get(1, lambda: 1)
+    cache.clear()
+    assert len(cache) == 0
+    assert cache.get(1, lambda: 2) == 2

@@ -1,0 +1,224 @@
+"""Who may import whom: reads every import in the package, lazy ones too, and fails on one that points upwards."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dp_adapter"
+NAME = PACKAGE.name
+
+# The table of docs/architecture.md: what a unit may import besides itself, ``errors`` and the package's version.
+ALL_BUT_SHELLS = {
+    "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "edits", "session",
+    "generation", "training", "evaluation",
+}  # fmt: skip
+MAY_IMPORT: Mapping[str, set[str]] = {
+    "": set(),
+    "errors": set(),
+    "settings": set(),
+    "core": set(),
+    "cache": set(),
+    "download": set(),
+    "catalog": {"download"},
+    "weights": {"core", "catalog"},
+    "identity": {"catalog"},
+    "hosts": {"core"},
+    "edits": {"core", "settings"},
+    "session": {"core", "settings", "edits", "identity", "weights", "catalog", "cache"},
+    "generation": {"core", "settings", "identity", "session", "hosts"},
+    "training": {"core", "weights", "identity", "hosts"},
+    "evaluation": {"identity", "settings"},
+    "webui": {"session", "settings", "hosts", "edits"},
+    "demo": ALL_BUT_SHELLS,
+    "cli": ALL_BUT_SHELLS | {"demo"},
+    "__main__": {"cli"},
+}
+# Third parties that only these modules may touch; a name covers what lies under it.
+ONLY_IN: Mapping[str, tuple[str, ...]] = {
+    "gradio": ("webui",),
+    "fastapi": ("webui",),
+    "modules": ("webui",),
+    "ldm": ("hosts.ldm",),
+    "sgm": ("hosts.ldm",),
+    "backend": ("hosts.forge", "webui.compat"),
+    "ldm_patched": ("hosts.forge", "webui.compat"),
+    "diffusers": (
+        "hosts.diffusers", "hosts.pipelines", "hosts.samplers", "hosts.single_file", "training", "demo",
+    ),
+    "transformers": ("identity", "hosts.pipelines", "hosts.clip_tokenizer", "demo"),
+    "insightface": ("identity",),
+    "onnxruntime": ("identity",),
+}  # fmt: skip
+HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
+WITHOUT_HEAVY = {"", "errors", "settings", "catalog", "download", "cache"}  # not even inside functions
+LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module.
+
+    Attributes:
+        module: the importing module, dotted, without the package's name; target: what it imports, dotted.
+        eager: whether importing the module runs it.
+    """
+
+    module: str
+    target: str
+    line: int
+    eager: bool
+
+    @property
+    def unit(self) -> str:
+        return self.module.split(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.module or NAME} line {self.line} imports {self.target}"
+
+
+def imports_of(source: str, module: str, is_package: bool = False) -> Iterator[Import]:
+    """Every import statement and ``import_module("…")`` of a source, at any depth."""
+    pending: list[tuple[ast.AST, bool]] = [(ast.parse(source), True)]
+    while pending:
+        node, eager = pending.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
+            yield from (Import(module, target, node.lineno, eager) for target in _targets(node, module, is_package))
+        inside = eager and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside = inside and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        pending.extend((child, inside) for child in ast.iter_child_nodes(node))
+
+
+def _targets(node: ast.Import | ast.ImportFrom | ast.Call, module: str, is_package: bool) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.Call):
+        called = ast.unparse(node.func).split(".")[-1]
+        literal = node.args[0] if node.args else None
+        known = called in {"import_module", "__import__"} and isinstance(literal, ast.Constant)
+        return [str(literal.value)] if known and isinstance(literal, ast.Constant) else []
+    base = node.module or ""
+    if node.level:
+        here = [NAME, *filter(None, module.split("."))]
+        parents = here[: len(here) - node.level + is_package]
+        base = ".".join([*parents, *filter(None, [base])])
+    # ``from dp_adapter import core`` names a module only through its alias.
+    return [f"{base}.{alias.name}" for alias in node.names] if base == NAME else [base]
+
+
+def wrong(one: Import) -> str | None:
+    """Why an import is not allowed, or None."""
+    top, _, rest = one.target.partition(".")
+    if top == NAME:
+        target = rest.split(".")[0]
+        free = {one.unit, "errors", "__version__", ""}
+        if target not in free | MAY_IMPORT[one.unit]:
+            return f"{one}: '{one.unit or NAME}' may import {sorted(MAY_IMPORT[one.unit]) or 'nothing'}"
+    elif top in ONLY_IN and not any(f"{one.module}.".startswith(f"{place}.") for place in ONLY_IN[top]):
+        return f"{one}: only {', '.join(ONLY_IN[top])} may"
+    elif top in HEAVY and one.unit in WITHOUT_HEAVY:
+        return f"{one}: '{one.unit or NAME}' does without"
+    elif top in HEAVY and one.unit in LAZY_HEAVY and one.eager:
+        return f"{one}: only inside functions"
+    return None
+
+
+def modules() -> list[tuple[str, Path]]:
+    found: list[tuple[str, Path]] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return found
+
+
+@pytest.mark.parametrize(("module", "path"), [pytest.param(m, p, id=m or NAME) for m, p in modules()])
+def test_no_import_points_upwards(module: str, path: Path) -> None:
+    unit = module.split(".", maxsplit=1)[0]
+    assert unit in MAY_IMPORT, f"'{unit}' is not in the table of layers: say what it may import"
+    found = imports_of(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+    assert not list(filter(None, map(wrong, found)))
+
+
+def test_the_table_itself_has_no_circle() -> None:
+    done: set[str] = set()
+    while ready := {unit for unit, below in MAY_IMPORT.items() if unit not in done and below <= done}:
+        done |= ready
+    assert done == set(MAY_IMPORT)
+
+
+BAD = {
+    "core": "from dp_adapter.settings import Settings",
+    "core.attention": "import dp_adapter.hosts.diffusers",
+    "hosts.diffusers": "def f():\n    from dp_adapter.session import Session",
+    "session.prepare": "from dp_adapter import hosts",
+    "weights.files": "from ..identity import face",
+    "settings.kinds": "def f():\n    import torch",
+    "settings": "import dp_adapter.core as c",
+    "catalog": "from numpy import array",
+    "cli.models": "import torch",
+    "cli": "class A:\n    from PIL import Image",
+    "hosts.sites": "import diffusers",
+    "hosts.diffusers_extra": "import diffusers",
+    "core.regions": "from transformers.models import clip",
+    "webui.panel": "from ldm_patched.modules import model_management",
+    "identity": "if True:\n    try:\n        import gradio\n    except ImportError:\n        pass",
+    "identity.face": "import importlib\nimportlib.import_module('dp_adapter.session')",
+    "hosts": "if TYPE_CHECKING:\n    from dp_adapter.session import Session",
+    "demo": "from dp_adapter.cli import main",
+    "cli.generate": "async def f():\n    from dp_adapter import webui",
+    "": "import numpy",
+}
+GOOD = {
+    "core.attention": "import torch\nfrom dp_adapter.errors import HostError\nfrom . import regions",
+    "cli.models": "def f():\n    import torch\nfrom dp_adapter import catalog, __version__",
+    "cli.output": "if TYPE_CHECKING:\n    from PIL import Image",
+    "hosts.diffusers": "import diffusers.models\nfrom dp_adapter.core import strict\nfrom .sites import Base",
+    "identity.insight": "def f():\n    from insightface.app import FaceAnalysis",
+    "webui.compat": "from modules import shared\nimport ldm_patched",
+    "download": "from dp_adapter import __version__\nimport ssl",
+}
+
+
+@pytest.mark.parametrize("module", BAD)
+def test_a_bad_import_is_found(module: str) -> None:
+    assert any(map(wrong, imports_of(BAD[module], module))), BAD[module]
+
+
+@pytest.mark.parametrize("module", GOOD)
+def test_a_good_import_passes(module: str) -> None:
+    found = list(imports_of(GOOD[module], module))
+    assert found
+    assert not any(map(wrong, found))
+
+
+def test_relative_imports_are_resolved() -> None:
+    source = "from . import a\nfrom .b import c\nfrom ..core import d"
+    as_module = {one.target for one in imports_of(source, "hosts.lora")}
+    as_package = {one.target for one in imports_of(source, "hosts.deep", is_package=True)}
+    assert as_module == {"dp_adapter.hosts", "dp_adapter.hosts.b", "dp_adapter.core"}
+    assert as_package == {"dp_adapter.hosts.deep", "dp_adapter.hosts.deep.b", "dp_adapter.hosts.core"}
+
+
+CHEAP = ["dp_adapter", "dp_adapter.errors", "dp_adapter.settings", "dp_adapter.catalog", "dp_adapter.cli"]
+
+
+@pytest.mark.parametrize("module", CHEAP)
+def test_cheap_imports_are_cheap(module: str) -> None:
+    """In a fresh interpreter: what they load is looked up, not read from the source."""
+    if not list(PACKAGE.parent.glob(f"{module.replace('.', '/')}*")):
+        pytest.skip(f"{module} is not written yet")
+    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.split() == []
+
+
+def test_a_heavy_import_would_be_noticed() -> None:
+    code = f"import sys, dp_adapter.core.types; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert "torch" in done.stdout
