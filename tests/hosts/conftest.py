@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dp_adapter.hosts.sites import Base
-from tests.hosts.protocol import HOSTS, Host, host_of, same_state, state_of
+from tests.hosts.protocol import HOSTS, Host, host_of, original_state, same_state, state_of
 
 
 def _untouched(name: str, base: Base) -> Iterator[Host]:
     host = host_of(name, base)
-    before = state_of(host.model)
+    before = original_state(host)
     with torch.no_grad():
         yield host
     assert same_state(before, state_of(host.model)), "the test left something behind in the model"

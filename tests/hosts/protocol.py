@@ -84,6 +84,12 @@ def state_of(model: nn.Module) -> State:
     return found
 
 
+@lru_cache
+def original_state(host: Host) -> State:
+    """The state of a host's model before its first test."""
+    return state_of(host.model)
+
+
 def same_state(before: State, after: State) -> bool:
     return len(before) == len(after) and all(
         old[:2] == new[:2] and old[2] is new[2] for old, new in zip(before, after, strict=True)

@@ -157,12 +157,16 @@ def test_a_picture_with_an_empty_mask_is_bit_equal_beside_one_with_a_face(small:
 # 2. M = 1, p = 1, add: plain decoupled cross-attention.
 
 
+@lru_cache
+def expected_of(base: Base) -> Tensor:
+    return reference_output(base, plain_adapter(base), tiny.tokens(), PAIR, tiny.inputs(base, PAIR), 0.8)
+
+
 @pytest.mark.parametrize("form", ["folded", "plain"])
 @pytest.mark.parametrize("mask", [None, torch.ones(1, 64, 64)], ids=["no mask", "mask of ones"])
 def test_full_mask_equals_decoupled_cross_attention(host: Host, form: Form, mask: Tensor | None) -> None:
-    given, adapter, tokens = tiny.inputs(host.base, PAIR), plain_adapter(host.base), tiny.tokens()
-    expected = reference_output(host.base, adapter, tokens, PAIR, given, 0.8)
-    out = patched(host, Injection((Identity(adapter, tokens, 0.8, mask),), form=form))
+    expected = expected_of(host.base)
+    out = patched(host, Injection((someone(host.base, weight=0.8, mask=mask),), form=form))
     assert largest(expected - unpatched(host, PAIR)) > 0.1
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
@@ -258,17 +262,17 @@ def test_the_text_pathway_never_sees_the_identity(small: Host, name: str, index:
 
 
 @pytest.mark.parametrize("form", ["folded", "plain"])
-def test_only_masked_positions_are_computed(host: Host, form: Form) -> None:
+def test_only_masked_positions_are_computed(small: Host, form: Form) -> None:
     """Multiplications counted by torch itself: a quarter of the picture costs a quarter of the whole."""
-    given = tiny.inputs(host.base, PAIR)
+    given = tiny.inputs(small.base, PAIR)
 
     def multiplications(mask: Tensor | None) -> int:
         # A mask of ones keeps both runs on the masked path; a second call finds keys, values and folds ready.
-        injection = Injection((someone(host.base, mask=mask),) if mask is not None else (), form=form)
-        with host.attached(injection, PAIR):
-            host(given)
+        injection = Injection((someone(small.base, mask=mask),) if mask is not None else (), form=form)
+        with small.attached(injection, PAIR):
+            small(given)
             with FlopCounterMode(display=False) as counter:
-                host(given)
+                small(given)
         return counter.get_total_flops()
 
     bare = multiplications(None)
@@ -302,7 +306,7 @@ def row_alone(host: Host, name: str, row: Row, again: int) -> Tensor:
     return patched(host, variant.injection(host.base, *identities), [Row(row.kind)], given)
 
 
-@pytest.mark.parametrize("name", ["folded", "orthogonal", "emphasis", "strict trained", "gated"])
+@pytest.mark.parametrize("name", ["folded", "emphasis", "strict trained", "gated"])
 @pytest.mark.parametrize("layout", ROWS)
 def test_every_row_gets_what_it_would_get_alone(small: Host, name: str, layout: str) -> None:
     variant, rows = VARIANTS[name], ROWS[layout]
@@ -391,8 +395,8 @@ def test_everything_returns_after_an_exception(small: Host, name: str, error: ty
     assert torch.equal(small(tiny.inputs(small.base, PAIR)), unpatched(small, PAIR))
 
 
-@pytest.mark.parametrize("inner", ["folded", "plain", "emphasis", "gated"])
-@pytest.mark.parametrize("outer", ["folded", "plain", "emphasis", "gated"])
+@pytest.mark.parametrize("inner", ["folded", "plain", "gated"])
+@pytest.mark.parametrize("outer", ["folded", "plain", "gated"])
 def test_nested_attachments_add_up_and_return(small: Host, outer: str, inner: str) -> None:
     one, other = (VARIANTS[name] for name in (outer, inner))
     given = tiny.inputs(small.base, PAIR)

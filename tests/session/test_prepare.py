@@ -6,7 +6,7 @@ import base64
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -41,8 +41,11 @@ def test_switched_off_needs_neither_photo_nor_model(tmp_path: Path) -> None:
         assert prepared.explanation.lines() == ["The adapter was off: the picture is the base model's own."]
 
 
-def refused(kind: type[DPAdapterError], session: Session, settings: Settings, *words: str) -> DPAdapterError:
-    with pytest.raises(DPAdapterError) as caught:
+Error = TypeVar("Error", bound=DPAdapterError)
+
+
+def refused(kind: type[Error], session: Session, settings: Settings, *words: str) -> Error:
+    with pytest.raises(kind) as caught:
         session.prepare(settings, SCENE)
     assert type(caught.value) is kind
     assert all(word in str(caught.value) for word in words), str(caught.value)
@@ -74,7 +77,7 @@ def test_a_face_to_look_for_must_be_there(portrait_session: Session, request_of:
     for no_face in ("stop", "continue"):
         like = {"choice": "like", "like": str(faceless)}
         settings = request_of(face=like, no_face=no_face)
-        assert refused(SettingsError, portrait_session, settings, "no face").field == "face.like"  # type: ignore[attr-defined]
+        assert refused(SettingsError, portrait_session, settings, "no face").field == "face.like"
         own = request_of({"image": settings.references[0].image, "face": like}, no_face=no_face)
         refused(SettingsError, portrait_session, own, "references[0].face.like")
     refused(SettingsError, portrait_session, request_of(face={"choice": "like", "like": "identity:Anna"}), "face.like")
@@ -85,7 +88,7 @@ def test_a_face_to_look_for_must_be_there(portrait_session: Session, request_of:
 def test_modes_to_come_are_refused(portrait_session: Session, request_of: Request, mode: str) -> None:
     assert (
         refused(SettingsError, portrait_session, request_of(mode=mode), mode, "not available yet").nearest == "portrait"
-    )  # type: ignore[attr-defined]
+    )
 
 
 def test_over_a_network_nothing_on_disk_is_named(models: Path, portrait: Path, request_of: Request) -> None:
@@ -121,7 +124,7 @@ def test_damaged_adapters_and_then_a_good_one(session: Session, models: Path, re
 
 def test_blend_and_form_must_go_with_the_weights(portrait_session: Session, request_of: Request) -> None:
     error = refused(SettingsError, portrait_session, request_of(blend="gated"), "blend", "'gated'")
-    assert error.nearest == "auto"  # type: ignore[attr-defined]
+    assert error.nearest == "auto"
     folded = {"performance": {"form": "folded"}}
     for fields in ({"blend": "norm"}, {"text_emphasis": 0.5}):
         refused(SettingsError, portrait_session, request_of(**fields, **folded), "performance.form", "Use 'auto'.")

@@ -1,0 +1,155 @@
+"""``faces``, ``inspect``, ``settings``, ``models``, and how quickly the program starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dp_adapter.cli import main
+from dp_adapter.settings import Settings, walk_fields
+from tests import tiny
+
+Capture = pytest.CaptureFixture[str]
+HEAVY = {"torch", "numpy", "PIL", "cv2", "onnxruntime", "transformers", "diffusers", "tqdm"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["--version"],
+        ["settings", "--schema"],
+        ["settings", "--table"],
+        ["models", "list"],
+    ],
+)
+def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys, runpy\n"
+        f"sys.argv = ['dp-adapter', *{arguments!r}]\n"
+        "try:\n    runpy.run_module('dp_adapter', run_name='__main__')\n"
+        "except SystemExit as stop:\n    code = stop.code\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert done.stderr == "" and done.stdout.splitlines()[-1] == "[] 0"
+    assert len(done.stdout.splitlines()) > 1
+
+
+def test_an_unknown_command_in_a_real_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dp_adapter", "inspect", "absent.bin"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "There is no file absent.bin" in done.stdout
+
+
+def test_faces(portrait: Path, faceless: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["faces", str(portrait)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("512x512, 1 face(s), numbered from the left") and lines[1].startswith("  0: ")
+    assert main(["faces", str(faceless), str(portrait), "--json", "--parts", "--out", str(tmp_path / "out")]) == 1
+    none, one = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert none["faces"] == [] and len(one["faces"]) == 1 and one["size"] == [512, 512]
+    assert one["faces"][0]["face_px"] > 50 and one["annotated"] == str(tmp_path / "out" / f"{portrait.stem}_faces.png")
+    with Image.open(one["annotated"]) as drawn, Image.open(portrait) as plain:
+        assert drawn.size[0] * plain.size[1] == drawn.size[1] * plain.size[0], "in its proportions"
+        assert drawn.resize(plain.size).tobytes() != plain.convert("RGB").tobytes()
+
+
+def test_faces_refusals(portrait: Path, capsys: Capture) -> None:
+    assert main(["faces", "absent.png"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("dp-adapter: There is no file 'absent.png'.")
+    assert main(["faces", str(portrait), "--out", str(portrait)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_inspect(models: Path, tmp_path: Path, capsys: Capture) -> None:
+    plus = tiny.write(tmp_path / "plus.bin", tiny.family_tensors("faceid-plus"), "zip")
+    own = models / "dp_adapter" / "untrained.safetensors"
+    assert main(["inspect", str(own), str(plus)]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "DP-Adapter" in text
+        and "sface (128)" in text
+        and "faceid-plusv2 or faceid-plus" in text
+        and "128 layers" in text
+    )
+    text_file = tmp_path / "notes.txt"
+    text_file.write_text("hello")
+    lora = tiny.write(
+        tmp_path / "lora.safetensors", {f"lora_unet.{k}": v for k, v in tiny.lora_layers("sd15").items()}, "safetensors"
+    )
+    assert main(["inspect", "--json", str(text_file), str(lora), str(own), str(tmp_path)]) == 1
+    notes, foreign, good, folder = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert "no weight file" in notes["error"] and "not a supported identity adapter" in foreign["error"]
+    assert good["base"] == "SD1.5" and good["sites"] == 16 and len(good["sha256"]) == 64 and "error" not in good
+    assert "There is no file" in folder["error"]
+
+
+def test_settings(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["settings", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert main(["settings", "--defaults"]) == 0
+    defaults = capsys.readouterr().out
+    assert set(json.loads(defaults)) <= set(schema["properties"])
+    assert Settings.from_json(defaults) == Settings()
+    assert main(["settings", "--table"]) == 0
+    table = capsys.readouterr().out
+    assert all(f"{path} " in table for path, _ in walk_fields())
+    file = tmp_path / "request.json"
+    file.write_text(defaults)
+    assert main(["settings", "--check", str(file)]) == 0 and "is valid" in capsys.readouterr().out
+    for content, words in (
+        ('{"weight": 7}', "weight: 7"),
+        ('{"wieght": 1}', "Did you mean 'weight'"),
+        ("{", "not JSON"),
+    ):
+        file.write_text(content)
+        assert main(["settings", "--check", str(file)]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == "" and words in captured.err and captured.err.count("\n") == 1
+    for path in (tmp_path / "absent.json", tmp_path):
+        assert main(["settings", "--check", str(path)]) == 1
+        assert "cannot be read" in capsys.readouterr().err
+    file.write_bytes(b"\xff\xfe\x00")
+    assert main(["settings", "--check", str(file)]) == 1 and "cannot be read" in capsys.readouterr().err
+
+
+def test_models(tmp_path: Path, capsys: Capture) -> None:
+    root = ["--models-dir", str(tmp_path)]
+    assert main(["models", "list", *root]) == 0
+    listed = capsys.readouterr().out
+    assert listed.startswith("ID") and str(tmp_path) in listed and "missing" in listed
+    assert main(["models", "where", *root]) == 0 and str(tmp_path) in capsys.readouterr().out
+    assert main(["models", "verify", *root]) == 0
+    assert main(["models", "get", "no-such-model", *root]) == 1
+    assert capsys.readouterr().err.startswith("dp-adapter: ")
+    (tmp_path / "foreign.bin").write_bytes(b"x")
+    assert main(["models", "verify", str(tmp_path / "foreign.bin"), *root]) == 1
+    assert "BAD" in capsys.readouterr().out
+
+
+def test_the_models_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("DP_ADAPTER_MODELS", str(tmp_path / "mine"))
+    assert main(["models", "where"]) == 0 and capsys.readouterr().out.startswith(str(tmp_path / "mine"))
+    assert main(["models", "where", "--models-dir", str(tmp_path / "other")]) == 0
+    assert capsys.readouterr().out.startswith(str(tmp_path / "other"))
+
+
+def test_the_shipped_networks_verify(capsys: Capture) -> None:
+    shipped = Path(__file__).parents[2] / "models"
+    assert main(["models", "verify", "--models-dir", str(shipped)]) == 0
+    assert capsys.readouterr().out.count("ok ") >= 3

@@ -1,0 +1,119 @@
+"""Session and host joined: what a generation hands back, and that it leaves the pipeline as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dp_adapter import generation
+from dp_adapter.errors import FaceError, HostError
+from dp_adapter.hosts import pipelines
+from dp_adapter.hosts.pipelines import Job
+from dp_adapter.identity.pictures import load_picture
+from dp_adapter.session import Session
+from dp_adapter.settings import Settings
+from tests import tiny
+
+JOB = Job("a garden", width=64, height=64, steps=2, sampler="ddim")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_folder: Path) -> pipelines.Pipeline:
+    return pipelines.load(tiny_folder, "cpu", "float32")
+
+
+@pytest.fixture
+def settings(portrait: Path) -> Settings:
+    return Settings.from_dict({"references": [{"image": str(portrait)}]})
+
+
+def module_state(pipeline: Any) -> tuple[list[int], list[Callable[..., Any]], bool]:
+    modules = list(pipeline.unet.modules())
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+    return [id(module) for module in modules], [type(module).forward for module in modules], hooked
+
+
+def test_results_progress_and_return(pipeline: pipelines.Pipeline, models: Path, settings: Settings) -> None:
+    before = module_state(pipeline)
+    steps: list[tuple[int, int]] = []
+    job = Job("a garden", width=64, height=64, steps=2, sampler="ddim", seed=5, batch=2)
+
+    def note(done: int, total: int) -> None:
+        steps.append((done, total))
+
+    made = generation.generate(Session([models], True), pipeline, settings, job, note)
+    assert steps == [(1, 2), (2, 2)] and [result.seed for result in made.results] == [5, 6]
+    assert all(result.likeness is not None and -1 <= result.likeness <= 1 for result in made.results)
+    assert made.explanation.active and module_state(pipeline) == before and not before[2]
+
+
+def test_a_failure_while_sampling_leaves_the_pipeline_as_it_was(
+    pipeline: pipelines.Pipeline, models: Path, settings: Settings
+) -> None:
+    session, before = Session([models], True), module_state(pipeline)
+    base = pipelines.run(pipeline, JOB)[0]
+    seen: list[bool] = []
+
+    def interrupt(done: int, total: int) -> None:
+        seen.append(module_state(pipeline)[2])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(session, pipeline, settings, JOB, interrupt)
+    assert seen == [True], "it was attached"
+    assert module_state(pipeline) == before
+    assert np.array_equal(pipelines.run(pipeline, JOB)[0], base)
+    assert not np.array_equal(generation.generate(session, pipeline, settings, JOB).results[0].picture, base)
+
+
+def test_refusals_come_before_sampling(pipeline: pipelines.Pipeline, models: Path, faceless: Path) -> None:
+    settings = Settings.from_dict({"references": [{"image": str(faceless)}]})
+    with pytest.raises(FaceError):
+        generation.generate(
+            Session([models], True), pipeline, settings, JOB, lambda _done, _total: pytest.fail("it sampled")
+        )
+
+
+def test_an_adapter_of_other_widths_is_refused(
+    pipeline: pipelines.Pipeline, models: Path, portrait: Path, settings: Settings
+) -> None:
+    """Its base is right, its widths are not: the host says so before the first step."""
+    from dp_adapter.weights import own
+
+    torch.manual_seed(0)
+    narrow = tiny.adapter("sd15")
+    with torch.no_grad():
+        narrow.projection = type(narrow.projection)(128, 32, 4, tiny.CONTEXT)  # type: ignore[call-arg,arg-type]
+    own.save(models / "dp_adapter" / "narrow.safetensors", narrow, "sd15", "sface", {})
+    with pytest.raises(HostError):
+        generation.generate(Session([models], True), pipeline, settings.replace(model="narrow"), JOB)
+
+
+def test_switched_off_is_not_compared(pipeline: pipelines.Pipeline, models: Path, settings: Settings) -> None:
+    off = generation.generate(Session([models], True), pipeline, settings.replace(weight=0.0), JOB)
+    assert off.results[0].likeness is None and not off.explanation.active
+    assert np.array_equal(off.results[0].picture, pipelines.run(pipeline, JOB)[0])
+
+
+def test_likeness_is_one_for_the_photo_itself_and_zero_without_a_face(
+    models: Path, settings: Settings, portrait: Path, faceless: Path
+) -> None:
+    session = Session([models], True)
+    target = generation.reference_vector(session, settings)
+    assert target is not None and target.shape == (128,) and np.linalg.norm(target) == pytest.approx(1, abs=1e-5)
+    assert generation.likeness(session, load_picture(portrait), target) == pytest.approx(1, abs=1e-3)
+    assert generation.likeness(session, load_picture(faceless), target) == 0
+
+
+def test_the_scene_is_the_jobs(pipeline: pipelines.Pipeline) -> None:
+    init, mask = np.zeros((64, 72, 3), np.uint8), np.full((64, 72), 255, np.uint8)
+    scene = generation.scene_of(pipeline, Job("a", width=72, height=64, steps=4, init=init, mask=mask))
+    assert (scene.base, scene.width, scene.height) == ("sd15", 72, 64)
+    assert scene.init is init and scene.inpaint is not None and scene.inpaint.dtype == np.float32
+    assert scene.inpaint.min() == scene.inpaint.max() == 1
+    assert generation.scene_of(pipeline, JOB).inpaint is None
