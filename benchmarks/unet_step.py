@@ -2,9 +2,10 @@
 
     python benchmarks/unet_step.py [--base sd15|sdxl] [--size 512] [--repeats 5] [--dtype float32]
 
-A real-size UNet with random weights, a guidance batch of two rows. Every round runs all arms once, in turn, and gives
-each arm's time as a ratio to that round's unpatched step; the table shows the median over the rounds, so that a
-machine that slows down in the middle does not favour an arm. Folding happens once per generation and is shown apart.
+A real-size UNet with random weights, a guidance batch of two rows. Every round runs all arms once, in turn. The table
+gives two ratios to the unpatched step: of the medians of what each round paired, and of the fastest steps, which is
+the steadier one on a machine that others use too. "ours, weight 0" does what the unpatched arm does: how far it is
+from 1 shows the noise. Folding happens once per generation, in the first step, and is shown apart.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--arms", default="", help="only the arms whose name contains this")
     args = parser.parse_args()
 
     dtype = getattr(torch, args.dtype)
@@ -120,7 +122,8 @@ def main() -> None:
         "diffusers IP-Adapter, T = 4": lambda: step(twin),
         "diffusers IP-Adapter, face mask, T = 4": lambda: step(twin, cross_attention_kwargs=theirs),
     }
-    measure(unet, injections, arms, step, args.repeats)
+    wanted = {name: injection for name, injection in injections.items() if args.arms in name}
+    measure(unet, wanted, {name: arm for name, arm in arms.items() if args.arms in name}, step, args.repeats)
 
 
 def make_inputs(base: str, size: int, context: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -154,12 +157,12 @@ def measure(
                     folding[name].append(_timed(run))
                 seconds[name].append(_timed(run))
     base = seconds["unpatched"]
-    print(f"{'arm':42} {'seconds':>8} {'ratio':>7} {'first step':>11}")
+    print(f"{'arm':42} {'fastest':>8} {'ratio':>7} {'median':>7} {'first step':>11}")
     for name in names:
         ratio = statistics.median(mine / plain for mine, plain in zip(seconds[name], base, strict=True))
-        first = statistics.median(folding[name]) - statistics.median(seconds[name]) if name in folding else 0.0
-        extra = f"{first:+10.2f}s" if name in folding else ""
-        print(f"{name:42} {statistics.median(seconds[name]):8.3f} {ratio:7.3f} {extra:>11}")
+        best = min(seconds[name])
+        extra = f"{min(folding[name]) - best:+10.2f}s" if name in folding else ""
+        print(f"{name:42} {best:7.2f}s {best / min(base):7.3f} {ratio:7.3f} {extra:>11}")
 
 
 def _timed(run: Callable[[], None]) -> float:

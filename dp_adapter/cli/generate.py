@@ -87,8 +87,10 @@ def run(args: argparse.Namespace) -> int:
         seconds = time.perf_counter() - started
         for line in generation.explanation.lines():
             print(line)
-        for path in write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix):
-            print(f"-> {path}")
+        paths = write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix)
+        for path, result in zip(paths, generation.results, strict=True):
+            alike = "" if result.likeness is None else f"  likeness {result.likeness:.2f} (0: no face)"
+            print(f"-> {path}{alike}")
     return 0
 
 

@@ -75,7 +75,7 @@ class ClipVision:
         self._files = weight_files(path)
         self.shape = read_shape(path, self._files)
         self.dim = self.shape.projection_dim
-        self.name = f"clip/{self.shape.hidden_size}x{self.shape.num_hidden_layers}/{path.stem}"
+        self.name = f"clip/{self.shape.hidden_size}x{self.shape.num_hidden_layers}x{self.dim}/{path.stem}"
 
     def encode(self, crop: Picture) -> ClipFeatures:
         """Features of an RGB crop [h, w, 3]."""

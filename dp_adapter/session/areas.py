@@ -87,10 +87,13 @@ class Areas:
         if scene.init is not None and "init" in tracking.sources:
             faces = self._photos.faces(scene.init, self._encoders.yunet)
             if identity < len(faces):
-                parts = self._encoders.parser.parse(scene.init, faces[identity])
+                # One person is the main one of the picture; several are counted from the left.
+                main = max(range(len(faces)), key=lambda i: faces[i].size)
+                place = main if settings.identities == 1 else identity
+                parts = self._encoders.parser.parse(scene.init, faces[place])
                 weights = settings.parts.weights()
                 grown = _softened(_fitted(torch.as_tensor(skin_and_around(parts, weights)), size), grow, feather)
-                words = f"face {identity} of the init picture, counted from the left"
+                words = f"face {place} of the init picture, counted from the left"
                 return Area(with_features(grown, parts, weights), region.weight, words, known=True)
         return Area(None, region.weight, "the whole picture, since nothing says where the face will be", known=False)
 

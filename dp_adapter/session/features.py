@@ -63,7 +63,7 @@ class FeatureReader:
         Raises:
             CatalogError, MissingDependencyError: an encoder that the checkpoint needs is not here.
         """
-        how = checkpoint.combine if settings.combine == "auto" else cast(Combination, settings.combine)
+        how = _automatic(checkpoint, seen) if settings.combine == "auto" else cast(Combination, settings.combine)
         names: list[str] = []
         face, agreements = None, [None] * len(seen)
         image_embeds = clip_hidden = zeros = None
@@ -108,6 +108,12 @@ class FeatureReader:
     def _clip(self, tower: ClipVision, crop: Picture, part: Callable[[ClipFeatures], Tensor]) -> Tensor:
         key = (digest(crop), tower.name, part.__name__)
         return self._kept.get(key, lambda: part(tower.encode(crop)).cpu().float())
+
+
+def _automatic(checkpoint: Checkpoint, seen: Sequence[Seen]) -> Combination:
+    """As the checkpoint was trained; a mean counts each photo by its weight where the user gave different ones."""
+    unequal = len({one.weight for one in seen}) > 1
+    return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
 
 
 def _pack(variant: str) -> str:

@@ -104,7 +104,9 @@ class Photos:
     def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> Seen:
         picture = self.read(reference.image, f"{name}.image")
         faces = self.faces(picture, detector)
-        large: Sequence[Face] = [face for face in faces if face.size >= choice.min_size]
+        # A number means the faces as they are shown, small ones included.
+        least = 0 if choice.choice == "index" else choice.min_size
+        large: Sequence[Face] = [face for face in faces if face.size >= least]
         if faces and not large:
             raise FaceError(f"All faces are smaller than {choice.min_size} px", "Lower the least size of a face.")
         like = None
@@ -112,6 +114,10 @@ class Photos:
             like = self._like(f"{name}.face.like" if reference.face else "face.like", choice.like, detector)
             large = [Face(face.box, face.points, face.score, self.sface(picture, face)) for face in large]
         face = choose(large, cast(Choice, choice.choice), choice.index, like, (picture.shape[0], picture.shape[1]))
+        if face.size < choice.min_size:
+            raise FaceError(
+                f"Face {choice.index} is smaller than {choice.min_size} px", "Lower the least size of a face."
+            )
         return Seen(picture, digest(picture), faces, face, quality(picture, face), reference.weight)
 
     def _like(self, field: str, source: str, detector: Detector) -> Floats:

@@ -24,6 +24,13 @@ from dp_adapter.weights.checkpoint import SITES, Checkpoint, TokenOptions
 from dp_adapter.weights.library import Library
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
+# By group, fields that wait for regions over time, finer parts, the WebUI's hires pass and reports; () is all of them.
+_NOT_YET: dict[str, tuple[str, ...]] = {
+    "tracking": ("moments", "fallback"),
+    "parts": ("ears", "glasses"),
+    "hires": (),
+    "report": (),
+}
 _BASES = {"sd15": "SD1.5", "sdxl": "SDXL"}
 
 
@@ -115,8 +122,11 @@ class Session:
     def _variant(self, settings: Settings, checkpoint: Checkpoint) -> str:
         """Which of the families that share these keys the file belongs to: told, remembered, or asked for."""
         possible = checkpoint.variants
-        if not possible:
+        if not possible and settings.variant == "auto":
             return checkpoint.family
+        if not possible:
+            problem = f"{checkpoint.path.name} is {checkpoint.title} by its keys, which leave no choice of a variant"
+            raise SettingsError("variant", problem, "Use 'auto'.", "auto")
         if settings.variant in possible:
             self.library.remember(checkpoint.path, settings.variant)
             return settings.variant
@@ -206,7 +216,7 @@ def _joined(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *_why_idle(injection)),
+            notes=(*notes, *_why_idle(injection), *_without_effect(settings)),
         ),
     )
 
@@ -220,6 +230,18 @@ def _why_idle(injection: Injection) -> tuple[str, ...]:
     if not injection.schedule.ever_active:
         return ("Its weight curve is 0 everywhere.",)
     return ("Its region covers nothing of the picture.",)
+
+
+def _without_effect(settings: Settings) -> tuple[str, ...]:
+    """Changed settings that nothing reads yet, so that nobody waits for what they do."""
+    changed = settings.to_dict(changed_only=True)
+    named = [
+        f"{group}.{field}"
+        for group, fields in _NOT_YET.items()
+        for field in changed.get(group, {})
+        if not fields or field in fields
+    ]
+    return (f"Without effect for now: {', '.join(named)}.",) if named else ()
 
 
 def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:
