@@ -89,8 +89,9 @@ def run(args: argparse.Namespace) -> int:
             print(line)
         paths = write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix)
         for path, result in zip(paths, generation.results, strict=True):
-            alike = "" if result.likeness is None else f"  likeness {result.likeness:.2f} (0: no face)"
-            print(f"-> {path}{alike}")
+            print(f"-> {path}")
+            if result.likeness is not None:
+                print(f"   likeness {result.likeness:.2f}" if result.likeness else "   no face was found in it")
     return 0
 
 
