@@ -22,7 +22,7 @@ from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 
 PROMPT = "a watercolor portrait in a garden"
-SIDE = 256
+SIDE = 512
 STEPS = 20
 
 
@@ -54,9 +54,10 @@ def make(photo: Path | None, out: Path, prompt: str, steps: int) -> Path:
     reference = out / "reference.png"
     picture = load_picture(astronaut() if photo is None else photo)
     _save(picture, reference)
-    base = tiny_base.build(out / "base")
     (out / "models" / "dp_adapter").mkdir(parents=True, exist_ok=True)
-    tiny_base.identity_adapter(out / "models" / "dp_adapter" / "untrained.safetensors", base)
+    with pipelines.quiet():
+        base = tiny_base.build(out / "base")
+        tiny_base.identity_adapter(out / "models" / "dp_adapter" / "untrained.safetensors", base)
 
     session = Session([out / "models"], paths_allowed=True)
     pipeline = pipelines.load(base, device="cpu", dtype="float32")
