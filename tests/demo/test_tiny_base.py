@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -27,23 +26,9 @@ JOB = Job("a photo of a cat", width=128, height=128, steps=8, guidance=5.0, samp
 NUMBERS = [0.5463532, 1.5183194, 1.0558684, 0.7610788, 1.4562622]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small are faster without threads, many times so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base.build(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder: Path) -> Any:
-    return load(folder, "cpu")
+def pipeline(tiny_folder: Path) -> Any:
+    return load(tiny_folder, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +66,17 @@ def test_autoencoder_transmits_the_mean_colour_of_every_cell(vae: Any, size: tup
     assert border < 0.02, "the border is no darker"
 
 
-def test_layout_and_cost_are_those_asked_for(pipeline: Any, folder: Path) -> None:
+def test_layout_and_cost_are_those_asked_for(pipeline: Any, tiny_folder: Path) -> None:
     assert base_of(pipeline.unet) == "sd15"
     assert len(pipeline.vae.config.block_out_channels) == 4 and pipeline.vae_scale_factor == 8
-    assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) < 40e6
+    assert sum(file.stat().st_size for file in tiny_folder.rglob("*.safetensors")) < 40e6
 
 
-def test_building_again_changes_nothing_unless_asked(tmp_path: Path, folder: Path) -> None:
-    first = contents(folder)
-    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    tiny_base.build(folder)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamps
+def test_building_again_changes_nothing_unless_asked(tmp_path: Path, tiny_folder: Path) -> None:
+    first = contents(tiny_folder)
+    stamps = {path: path.stat().st_mtime_ns for path in tiny_folder.rglob("*")}
+    tiny_base.build(tiny_folder)
+    assert {path: path.stat().st_mtime_ns for path in tiny_folder.rglob("*")} == stamps
     assert contents(tiny_base.build(tmp_path / "again")) == first
     other = contents(tiny_base.build(tmp_path / "again", seed=1))
     changed = {name for name, digest in other.items() if first.get(name) != digest}
@@ -120,9 +105,9 @@ def test_prompt_and_seed_are_seen(pipeline: Any) -> None:
         assert np.abs(other - cat).mean() > 3
 
 
-def test_identity_is_seen_and_leaves_the_layout(pipeline: Any, folder: Path, tmp_path: Path) -> None:
+def test_identity_is_seen_and_leaves_the_layout(pipeline: Any, tiny_folder: Path, tmp_path: Path) -> None:
     checkpoint = own.read(
-        open_weights(tiny_base.identity_adapter(tmp_path / "tiny.safetensors", folder)), "dp_adapter", "tiny"
+        open_weights(tiny_base.identity_adapter(tmp_path / "tiny.safetensors", tiny_folder)), "dp_adapter", "tiny"
     )
     assert (checkpoint.base, checkpoint.encoders, checkpoint.tokens_per_photo) == ("sd15", ("sface",), 4)
     assert len(checkpoint.adapter.sites) == len(site_names("sd15"))

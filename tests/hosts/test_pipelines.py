@@ -4,7 +4,7 @@ import importlib
 import json
 import shutil
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,15 +29,6 @@ diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no 
 QUICK = Job("a photo of a cat", width=64, height=64, steps=3, guidance=3.0, sampler="ddim", seed=5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small are faster without threads, many times so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
@@ -48,13 +39,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base.build(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder: Path) -> Any:
-    return load(folder, "cpu")
+def pipeline(tiny_folder: Path) -> Any:
+    return load(tiny_folder, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +123,9 @@ def test_shipped_configurations_have_the_public_models_sizes(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-def test_single_file_sd15_is_the_folder(pipeline: Any, folder: Path, tmp_path: Path, suffix: str) -> None:
+def test_single_file_sd15_is_the_folder(pipeline: Any, tiny_folder: Path, tmp_path: Path, suffix: str) -> None:
     path = ldm_names.write(pipeline, tmp_path / f"tiny{suffix}")
-    loaded = load(path, "cpu", config=folder)
+    loaded = load(path, "cpu", config=tiny_folder)
     for part in ("unet", "vae", "text_encoder"):
         assert_same_weights(getattr(pipeline, part), getattr(loaded, part))
     assert np.array_equal(run(loaded, QUICK)[0], run(pipeline, QUICK)[0])
@@ -161,12 +147,12 @@ def test_single_file_says_that_it_predicts_v(sdxl: Any, sdxl_folder: Path, tmp_p
     assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
 
 
-def test_inpainting_single_file(pipeline: Any, folder: Path, tmp_path: Path) -> None:
+def test_inpainting_single_file(pipeline: Any, tiny_folder: Path, tmp_path: Path) -> None:
     path = ldm_names.write(pipeline, tmp_path / "inpaint.safetensors")
     state = load_file(str(path))
     key = "model.diffusion_model.input_blocks.0.0.weight"
     save_file(state | {key: torch.cat([state[key], torch.zeros(32, 5, 3, 3)], dim=1)}, str(path))
-    loaded = load(path, "cpu", config=folder)
+    loaded = load(path, "cpu", config=tiny_folder)
     assert loaded.unet.config.in_channels == 9
     with pytest.raises(HostError, match="made for inpainting"):
         run(loaded, QUICK)
@@ -239,8 +225,8 @@ def test_folders_of_other_models_are_named(
         load(tmp_path, "cpu")
 
 
-def test_a_folder_of_pickles_is_refused(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "pickles")
+def test_a_folder_of_pickles_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "pickles")
     weights = tmp_path / "pickles" / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(str(weights)), weights.with_suffix(".bin"))
     weights.unlink()
@@ -253,11 +239,11 @@ def test_a_folder_of_half_precision_only(pipeline: Any, tmp_path: Path) -> None:
     assert_same_weights(load(tmp_path, "cpu").unet, pipeline.unet)
 
 
-def test_unknown_device_and_dtype(folder: Path) -> None:
+def test_unknown_device_and_dtype(tiny_folder: Path) -> None:
     with pytest.raises(HostError, match="'toaster'"):
-        load(folder, "toaster")
+        load(tiny_folder, "toaster")
     with pytest.raises(HostError, match="'int3'"):
-        load(folder, "cpu", "int3")
+        load(tiny_folder, "cpu", "int3")
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -373,8 +359,8 @@ def test_jobs_that_cannot_run(changes: dict[str, Any], field: str, nearest: obje
     assert (caught.value.field, caught.value.nearest) == (field, nearest)
 
 
-def test_a_broken_model_is_said_to_be(folder: Path) -> None:
-    broken = load(folder, "cpu")
+def test_a_broken_model_is_said_to_be(tiny_folder: Path) -> None:
+    broken = load(tiny_folder, "cpu")
     broken.vae.decoder.conv_out.bias.data.fill_(float("nan"))
     with pytest.raises(HostError, match="not a number"):
         run(broken, QUICK)
