@@ -41,6 +41,7 @@ def describe(path: Path) -> dict[str, Any]:
         WeightsError: it cannot be read, or is something else.
     """
     from dp_adapter.weights import formats
+    from dp_adapter.weights.checkpoint import BASE_NAMES
     from dp_adapter.weights.files import file_digest
 
     checkpoint = formats.read(path)
@@ -50,7 +51,7 @@ def describe(path: Path) -> dict[str, Any]:
         "type": checkpoint.title,
         "family": checkpoint.family,
         "variant": f"cannot be told from the keys: {' or '.join(checkpoint.variants)}" if shares_keys else "-",
-        "base": {"sd15": "SD1.5", "sdxl": "SDXL"}[checkpoint.base],
+        "base": BASE_NAMES[checkpoint.base],
         "sites": len(checkpoint.adapter.sites),
         "tokens per photo": checkpoint.tokens_per_photo,
         "context width": checkpoint.context,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -93,9 +93,7 @@ def run(
         _arm(name, picture, base, region, likeness(session, picture, target), prepared[name].explanation)
         for name, picture in pictures.items()
     ]
-    return Experiment(
-        title, replace(job), region, tuple(_levels(mask, Grid(job.height // 8, job.width // 8))), tuple(arms)
-    )
+    return Experiment(title, job, region, tuple(_levels(mask, Grid(job.height // 8, job.width // 8))), tuple(arms))
 
 
 def _arm(name: str, picture: Picture, base: Picture, region: Values, alike: float, explanation: Explanation) -> Arm:

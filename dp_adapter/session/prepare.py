@@ -20,7 +20,7 @@ from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
-from dp_adapter.weights.checkpoint import SITES, Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Checkpoint, TokenOptions
 from dp_adapter.weights.library import Library
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
@@ -31,7 +31,6 @@ _NOT_YET: dict[str, tuple[str, ...]] = {
     "hires": (),
     "report": (),
 }
-_BASES = {"sd15": "SD1.5", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ class Session:
         if checkpoint.base != scene.base:
             raise SettingsError(
                 "model",
-                f"{checkpoint.path.name} is made for {_BASES[checkpoint.base]}, the loaded checkpoint is "
-                f"{_BASES[scene.base]}",
+                f"{checkpoint.path.name} is made for {BASE_NAMES[checkpoint.base]}, the loaded checkpoint is "
+                f"{BASE_NAMES[scene.base]}",
                 "Choose an adapter for this base, or another checkpoint.",
             )
         variant = self._variant(settings, checkpoint)

@@ -18,6 +18,7 @@ from dp_adapter.errors import WeightsError
 Base = Literal["sd15", "sdxl"]
 Encoder = Literal["arcface", "arcface-raw", "sface", "clip-embeds", "clip-hidden", "transface"]
 SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
+BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDXL"})
 
 
 @dataclass(frozen=True)

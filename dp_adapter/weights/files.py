@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dp_adapter.errors import WeightsError
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
 _CODE = ("unsupported global", "unsupported class", "torchscript")  # words of torch's refusals, 2.1 to 2.13
 _AGAIN = "Download it again and compare its size with the page it came from."
 
@@ -41,8 +41,8 @@ def open_weights(path: Path) -> WeightFile:
         raise WeightsError(f"There is no file {path}", "Check the name, or list the models that were found.")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path.name} is empty", _AGAIN)
-    if path.suffix.lower() not in _PICKLES | {".safetensors"}:
-        known = ", ".join(sorted(_PICKLES | {".safetensors"}))
+    if path.suffix.lower() not in SUFFIXES:
+        known = ", ".join(sorted(SUFFIXES))
         raise WeightsError(f"{path.name} is no weight file: its name ends in '{path.suffix}'", f"Known are {known}.")
     # The content decides, not the name: users rename .bin to .safetensors and back.
     tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else (_read_pickle(path), {})

@@ -6,18 +6,14 @@ modelscope/facechain@7bc7119; each reader is held to their outputs by ``tests/go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import fact, foreign, ip_adapter, own
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
-
-Keys = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights.files import file_digest
+from dp_adapter.weights.files import SUFFIXES, file_digest
 
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid")
-SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
 ANSWERS = "variants.json"
 
 
