@@ -11,15 +11,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from dp_adapter.core import strict
-from dp_adapter.core.adapter import Adapter, LowRank, SiteAdapter
+from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
+from dp_adapter.hosts.calls import doubled, require_fit
 from dp_adapter.hosts.lora import apply_lora
 from dp_adapter.hosts.sites import Base, site_names
 
@@ -99,7 +99,7 @@ class _Attachment:
         self._sites = sites_of(unet)
         self._pathways: list[SitePathways] = []
         for identity in injection.identities:
-            _require_fit(self._sites, identity.adapter, unet)
+            require_fit(self._sites, identity.adapter, self._widths)
 
     def register(self, stack: ExitStack) -> None:
         apply_lora(stack, self._injection.lora, self._linear)
@@ -121,6 +121,10 @@ class _Attachment:
             if self._injection.text.strict:
                 hook = self._self_attention(pathways)
                 stack.callback(block.get_submodule("attn1").register_forward_hook(hook).remove)
+
+    def _widths(self, site: Site) -> tuple[int, int]:
+        attn2 = self._unet.get_submodule(site.name + ".attn2")
+        return cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim)
 
     @property
     def _current(self) -> Step:
@@ -150,7 +154,7 @@ class _Attachment:
             return None
         twins = tuple(Row("text", row.sample) for row in rows)
         self._step = replace(step, rows=rows + twins)
-        return _doubled(args, len(rows)), _doubled(kwargs, len(rows))
+        return doubled(args, len(rows)), doubled(kwargs, len(rows))
 
     def _leave_strict(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         """Drops the text-only twins, whose prediction also stands outside the region."""
@@ -215,39 +219,3 @@ class _Attachment:
             return strict.self_attention(self._cache, pathways.site, self._current, output)
 
         return hook
-
-
-def _doubled(values: Any, rows: int) -> Any:
-    """Every tensor whose first side is the batch, twice along it; containers are walked."""
-    if isinstance(values, Tensor):
-        return torch.cat([values, values]) if values.ndim and len(values) == rows else values
-    if isinstance(values, dict):
-        return {key: _doubled(value, rows) for key, value in cast(dict[str, Any], values).items()}
-    if isinstance(values, tuple | list):
-        walked = [_doubled(value, rows) for value in cast(Sequence[Any], values)]
-        return tuple(walked) if isinstance(values, tuple) else walked
-    return values
-
-
-def _require_fit(sites: Sequence[Site], adapter: Adapter, unet: nn.Module) -> None:
-    if len(sites) != len(adapter.sites):
-        names = {16: "SD1.5", 70: "SDXL"}
-        raise HostError(
-            f"The adapter is made for {names.get(len(adapter.sites), 'another model')}, the loaded model is "
-            f"{names.get(len(sites), 'another')}",
-            "Choose an adapter for this base model.",
-        )
-    for site in sites:
-        module = adapter.site(site.index)
-        attn2 = unet.get_submodule(site.name + ".attn2")
-        have = (cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim))
-        if isinstance(module, SiteAdapter):
-            made = (module.to_k.out_features, module.to_k.in_features)
-        else:
-            made = (module.linear.out_features, have[1])
-        if made != have:
-            raise HostError(
-                f"Layer {2 * site.index + 1} of the adapter is {made[0]}x{made[1]}, the model's {site.name} "
-                f"{have[0]}x{have[1]}",
-                "The adapter is made for another base model, or its layers are in another order.",
-            )

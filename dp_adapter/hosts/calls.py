@@ -1,0 +1,52 @@
+"""What every host does with a call of its UNet and with an adapter that may not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.types import Site
+from dp_adapter.errors import HostError
+
+
+def doubled(values: Any, rows: int) -> Any:
+    """Every tensor whose first side is the batch, twice along it; containers are walked."""
+    if isinstance(values, Tensor):
+        return torch.cat([values, values]) if values.ndim and len(values) == rows else values
+    if isinstance(values, dict):
+        return {key: doubled(value, rows) for key, value in cast(dict[str, Any], values).items()}
+    if isinstance(values, tuple | list):
+        walked = [doubled(value, rows) for value in cast(Sequence[Any], values)]
+        return tuple(walked) if isinstance(values, tuple) else walked
+    return values
+
+
+def require_fit(sites: Sequence[Site], adapter: Adapter, widths: Callable[[Site], tuple[int, int]]) -> None:
+    """Raises HostError unless every layer of the adapter has its site's inner and context width.
+
+    Args:
+        widths: (inner channels I, token width D) of the model's attention at a site.
+    """
+    if len(sites) != len(adapter.sites):
+        names = {16: "SD1.5", 70: "SDXL"}
+        raise HostError(
+            f"The adapter is made for {names.get(len(adapter.sites), 'another model')}, the loaded model is "
+            f"{names.get(len(sites), 'another')}",
+            "Choose an adapter for this base model.",
+        )
+    for site in sites:
+        module, have = adapter.site(site.index), widths(site)
+        if isinstance(module, SiteAdapter):
+            made = (module.to_k.out_features, module.to_k.in_features)
+        else:
+            made = (module.linear.out_features, have[1])
+        if made != have:
+            raise HostError(
+                f"Layer {2 * site.index + 1} of the adapter is {made[0]}x{made[1]}, the model's {site.name} "
+                f"{have[0]}x{have[1]}",
+                "The adapter is made for another base model, or its layers are in another order.",
+            )
