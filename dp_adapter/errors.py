@@ -39,6 +39,10 @@ class FaceError(DPAdapterError):
     """No usable face, or not the asked-for one, in a picture."""
 
 
+class IdentityError(DPAdapterError):
+    """A saved identity is missing, damaged or foreign, or its name cannot be used."""
+
+
 class WeightsError(DPAdapterError):
     """A checkpoint is damaged, foreign, unsafe or for another base model."""
 

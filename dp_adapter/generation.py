@@ -47,7 +47,7 @@ class Generation:
 def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     """What the session needs to know about a job."""
     inpaint = None if job.mask is None else np.asarray(job.mask / 255, np.float32)
-    return Scene(host.base_of(pipeline.unet), job.width, job.height, job.init, inpaint)
+    return Scene(host.base_of(pipeline.unet), job.width, job.height, () if job.init is None else (job.init,), inpaint)
 
 
 def generate(
@@ -96,7 +96,7 @@ def reference_vector(session: Session, settings: Settings, identity: int = 0) ->
     seen, _ = session.photos.look(settings.replace(no_face="continue"), identity, session.encoders.yunet)
     if not seen:
         return None
-    mean = np.mean([session.photos.sface(one.picture, one.face) for one in seen], axis=0)
+    mean = np.mean([session.photos.judged(one) for one in seen], axis=0)
     return mean / np.linalg.norm(mean)
 
 

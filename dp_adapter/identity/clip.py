@@ -13,6 +13,7 @@ import numpy as np
 from dp_adapter.errors import MissingDependencyError, WeightsError
 from dp_adapter.identity.face import Floats
 from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.versions import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,18 @@ class ClipVision:
         self._files = weight_files(path)
         self.shape = read_shape(path, self._files)
         self.dim = self.shape.projection_dim
-        self.name = f"clip/{self.shape.hidden_size}x{self.shape.num_hidden_layers}x{self.dim}/{path.stem}"
+        self.kind = f"clip/{self.shape.hidden_size}x{self.shape.num_hidden_layers}x{self.dim}"
+        self.name = f"{self.kind}/{path.stem}"
+
+    @property
+    def version(self) -> str:
+        """Fingerprint of the weight files."""
+        return fingerprint(self._files)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the network is in memory."""
+        return "_model" in self.__dict__
 
     def encode(self, crop: Picture) -> ClipFeatures:
         """Features of an RGB crop [h, w, 3]."""

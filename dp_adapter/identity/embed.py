@@ -12,6 +12,7 @@ import numpy as np
 from dp_adapter.identity.face import Face, Floats, norm_crop
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.shipped import CPU, SFACE, open_network, shipped
+from dp_adapter.identity.versions import fingerprint
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -28,6 +29,11 @@ class Encoder(Protocol):
     @property
     def dim(self) -> int:
         """Length of the vectors."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Fingerprint of the network's file, `versions.fingerprint`."""
         ...
 
     def embed(self, picture: Picture, face: Face) -> Floats:
@@ -51,6 +57,10 @@ class SFace:
     def __init__(self, path: Path | None = None, providers: Sequence[str] = CPU) -> None:
         self._path = path
         self._providers = tuple(providers)
+
+    @property
+    def version(self) -> str:
+        return fingerprint([self._path or shipped(SFACE)])
 
     @cached_property
     def _network(self) -> InferenceSession:

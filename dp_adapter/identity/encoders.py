@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dp_adapter.errors import CatalogError, WeightsError
@@ -72,6 +72,19 @@ class Encoders:
             + (f"; no towers or damaged: {', '.join(others)}" if others else ""),
             "Get it with 'dp-adapter models get clip-vit-h' and put it into models/clip_vision.",
         )
+
+    def towers(self) -> Iterator[ClipVision]:
+        """One CLIP vision tower of each shape, those that `clip` would give; one that was not loaded is not kept."""
+        kinds: set[str] = set()
+        for path in self._clip_files():
+            try:
+                tower = ClipVision(path)
+            except WeightsError:
+                continue
+            if tower.kind not in kinds:
+                kinds.add(tower.kind)
+                kept = self._clip.get(path)
+                yield kept if kept is not None and kept.loaded else tower
 
     def _clip_files(self) -> list[Path]:
         folders = [root / name for root in self._roots for name in CLIP_FOLDERS]

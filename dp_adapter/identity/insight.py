@@ -20,9 +20,10 @@ from dp_adapter.identity.face import Face, Floats, norm_crop
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.shipped import CPU
 from dp_adapter.identity.sweep import CANVAS, clip_face, sweep
+from dp_adapter.identity.versions import fingerprint
 
 if TYPE_CHECKING:
-    from insightface.app import FaceAnalysis
+    from insightface.app import FaceAnalysis, Network
 
 DEFAULT_ROOT = Path("~/.insightface")
 
@@ -115,14 +116,24 @@ class ArcFace:
         self._source = source
         self._normed = normed
 
-    def embed(self, picture: Picture, face: Face) -> Floats:
-        """Vector [512]. Raises as `InsightFace.detect` does."""
+    @property
+    def version(self) -> str:
+        """Raises as `InsightFace.detect` does."""
+        return fingerprint([Path(self._network.model_file)])
+
+    @property
+    def _network(self) -> Network:
         network = self._source.app.models.get("recognition")
         if network is None:
             raise CatalogError(
                 f"The insightface pack {self._source.pack} has no recognition network",
                 "Unpack the whole pack; buffalo_l has w600k_r50.onnx, antelopev2 glintr100.onnx.",
             )
+        return network
+
+    def embed(self, picture: Picture, face: Face) -> Floats:
+        """Vector [512]. Raises as `InsightFace.detect` does."""
+        network = self._network
         crop = norm_crop(picture, face.points, network.input_size[0])
         vector = np.asarray(network.get_feat(np.ascontiguousarray(crop[:, :, ::-1])), np.float32).flatten()
         return (vector / np.linalg.norm(vector)).astype(np.float32) if self._normed else vector

@@ -24,21 +24,32 @@ def read_source(text: str, paths_allowed: bool) -> Picture:
     Raises:
         PictureError: it is an address, a forbidden path, or no picture.
     """
-    if re.match(r"\w+://", text):
-        raise PictureError(f"'{text[:80]}' is an address; pictures are never fetched", "Give the picture itself.")
-    header = _DATA_URL.match(text[:200])
-    # stripped, since a pattern that ends in optional spaces takes quadratic time on a request of many spaces
-    if header or (_BASE64.fullmatch(text.strip()) and not (paths_allowed and _is_file(text))):
-        return load_picture(_decoded(text[header.end() :] if header else text))
-    if text[:5].lower() == "data:":
-        raise PictureError(
-            f"'{text[:40]}…' is no data URL of a picture", "Write data:image/png;base64, and the base64."
-        )
+    if not (paths_allowed and _is_file(text)) and (data := embedded(text)) is not None:
+        return load_picture(data)
     if not paths_allowed:
         raise PictureError("A picture in a request must be base64 or a data URL", "Paths are not read from requests.")
     if len(text) > _LONGEST_PATH:
         raise PictureError(f"'{text[:40]}…' is neither a path nor base64", "Encode the file's bytes again.")
     return load_picture(_expanded(text))
+
+
+def embedded(text: str) -> bytes | None:
+    """The picture file that a data URL or base64 holds; None where the text can only be a path.
+
+    Raises:
+        PictureError: it is an address, or cannot be decoded.
+    """
+    if re.match(r"\w+://", text):
+        raise PictureError(f"'{text[:80]}' is an address; pictures are never fetched", "Give the picture itself.")
+    header = _DATA_URL.match(text[:200])
+    # stripped, since a pattern that ends in optional spaces takes quadratic time on a request of many spaces
+    if header or _BASE64.fullmatch(text.strip()):
+        return _decoded(text[header.end() :] if header else text)
+    if text[:5].lower() == "data:":
+        raise PictureError(
+            f"'{text[:40]}…' is no data URL of a picture", "Write data:image/png;base64, and the base64."
+        )
+    return None
 
 
 def _decoded(text: str) -> bytes:

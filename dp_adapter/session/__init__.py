@@ -2,6 +2,6 @@
 
 from dp_adapter.session.explain import Explanation
 from dp_adapter.session.prepare import Prepared, Session
-from dp_adapter.session.scene import Scene
+from dp_adapter.session.scene import Crop, Scene
 
-__all__ = ["Explanation", "Prepared", "Scene", "Session"]
+__all__ = ["Crop", "Explanation", "Prepared", "Scene", "Session"]

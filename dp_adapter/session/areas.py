@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from dp_adapter.core.regions import box_mask, grow_and_feather
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.session.photos import Photos
-from dp_adapter.session.scene import Mask, Picture, Scene
+from dp_adapter.session.scene import Crop, Mask, Picture, Scene
 from dp_adapter.settings import Region, Settings
 
 _FEATURES = ("brows", "eyes", "nose", "mouth")
@@ -25,7 +25,7 @@ class Area:
     """Where one person acts.
 
     Attributes:
-        mask: [1, h, w] in [0, 1], or None for the whole picture.
+        mask: [S, h, w] in [0, 1], S = 1 or one for each picture of the batch; None for the whole picture.
         weight: factor on the person's weight.
         source: where the mask comes from, in words.
         known: whether it comes from something that says where the face is.
@@ -49,7 +49,10 @@ class Areas:
         self._encoders = encoders
 
     def of(self, settings: Settings, scene: Scene, identity: int) -> Area:
-        """The area of one person: the union of their regions, each with its weight."""
+        """The area of one person, for each init picture: the union of their regions, each with its weight."""
+        if len(scene.inits) > 1:
+            single = [self.of(settings, replace(scene, inits=(init,)), identity) for init in scene.inits]
+            return _batched(single, Grid(scene.height, scene.width))
         mine = [region for region in settings.regions if region.identity == identity] or [Region(identity=identity)]
         drawn = [self._one(region, settings, scene, identity) for region in mine]
         strongest = max(area.weight for area in drawn)
@@ -67,11 +70,11 @@ class Areas:
             return Area(None, region.weight, "the whole picture, as chosen", known=True)
         if region.kind == "box":
             assert region.box is not None
-            mask = box_mask(region.box.x0, region.box.y0, region.box.x1, region.box.y1, size)
+            mask = box_mask(*_in_crop((region.box.x0, region.box.y0, region.box.x1, region.box.y1), scene.crop), size)
             return Area(_softened(mask, region.grow or 0, region.feather or 0), region.weight, "a box", known=True)
         if region.kind == "mask":
             picture = self._photos.read(region.mask, f"regions[{settings.regions.index(region)}].mask")
-            mask = _fitted(torch.as_tensor(_grey(picture)), size)
+            mask = _fitted(torch.as_tensor(_cropped(_grey(picture), scene.crop)), size)
             softened = _softened(mask, region.grow or 0, region.feather or 0)
             return Area(softened, region.weight, "a drawn mask", known=True)
         return self._automatic(region, settings, scene, identity)
@@ -84,13 +87,14 @@ class Areas:
         if scene.inpaint is not None:
             mask = _fitted(torch.as_tensor(scene.inpaint), size)
             return Area(mask[None], region.weight, "the inpaint mask", known=True)
-        if scene.init is not None and "init" in tracking.sources:
-            faces = self._photos.faces(scene.init, self._encoders.yunet)
+        if scene.inits and "init" in tracking.sources:
+            (init,) = scene.inits
+            faces = self._photos.faces(init, self._encoders.yunet)
             if identity < len(faces):
                 # One person is the main one of the picture; several are counted from the left.
                 main = max(range(len(faces)), key=lambda i: faces[i].size)
                 place = main if settings.identities == 1 else identity
-                parts = self._encoders.parser.parse(scene.init, faces[place])
+                parts = self._encoders.parser.parse(init, faces[place])
                 weights = settings.parts.weights()
                 grown = _softened(_fitted(torch.as_tensor(skin_and_around(parts, weights)), size), grow, feather)
                 words = f"face {place} of the init picture, counted from the left"
@@ -115,6 +119,36 @@ def with_features(mask: Tensor, parts: Mapping[str, Mask], weights: Mapping[str,
         inside = _fitted(torch.as_tensor(np.minimum(parts[name], parts["face"])), Grid(*mask.shape[-2:]))
         mask = mask * (1 - inside) + inside * weights["face"] * weights[name]
     return mask
+
+
+def _batched(areas: Sequence[Area], size: Grid) -> Area:
+    """One area for a batch whose pictures each have their own."""
+    first = areas[0]
+    if all(area.mask is first.mask for area in areas):
+        return first
+    masks = torch.cat([_full(area.mask, size) for area in areas])
+    sources = "; ".join(dict.fromkeys(area.source for area in areas))
+    return Area(masks, first.weight, sources, all(area.known for area in areas))
+
+
+def _in_crop(box: tuple[float, float, float, float], crop: Crop) -> tuple[float, float, float, float]:
+    """A box of the whole picture in fractions of its crop; it may lie outside."""
+    x0, y0, x1, y1 = box
+    width, height = crop.x1 - crop.x0, crop.y1 - crop.y0
+    return (
+        (x0 - crop.x0) / width,
+        (y0 - crop.y0) / height,
+        (x1 - crop.x0) / width,
+        (y1 - crop.y0) / height,
+    )
+
+
+def _cropped(mask: Mask, crop: Crop) -> Mask:
+    """The part [h', w'] of a mask [h, w] of the whole picture that lies in the crop; at least one pixel."""
+    height, width = mask.shape
+    top, left = min(int(crop.y0 * height), height - 1), min(int(crop.x0 * width), width - 1)
+    bottom, right = max(round(crop.y1 * height), top + 1), max(round(crop.x1 * width), left + 1)
+    return np.ascontiguousarray(mask[top:bottom, left:right])
 
 
 def _grey(picture: Picture) -> Mask:

@@ -15,6 +15,7 @@ class Photo:
         faces: how many were found; ``chosen`` counts from the left.
         quality: 0..1; ``warnings`` say in words what lowers it.
         agreement: mean cosine to the person's other photos; None for a single photo.
+        identity: the saved identity that its vectors come from; None for a photo that is here.
     """
 
     digest: str
@@ -24,6 +25,7 @@ class Photo:
     quality: float | None
     warnings: tuple[str, ...] = ()
     agreement: float | None = None
+    identity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,17 @@ class Explanation:
         ]
         for person in self.persons:
             lines.append(
-                f"Person {person.number}: {len(person.photos)} photo(s), joined by {person.combine}, "
-                f"{person.tokens} tokens; acts in {person.region}, {person.coverage:.0%} of the picture"
+                f"Person {person.number}: {len(person.photos)} photo(s){_of_saved(person)}, "
+                f"joined by {person.combine}, {person.tokens} tokens; "
+                f"acts in {person.region}, {person.coverage:.0%} of the picture"
             )
             for photo in person.photos:
                 lines += [f"  photo {photo.digest}: {warning}" for warning in photo.warnings]
         return [*lines, *self.notes]
+
+
+def _of_saved(person: PersonExplanation) -> str:
+    """Which of the photos are known from saved identities only."""
+    names = [photo.identity for photo in person.photos if photo.identity is not None]
+    counted = [f"{names.count(name)} of saved identity '{name}'" for name in dict.fromkeys(names)]
+    return f" ({', '.join(counted)})" if counted else ""

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.cache import Cache
-from dp_adapter.errors import FaceError, PictureError, SettingsError
+from dp_adapter.errors import FaceError, IdentityError, PictureError, SettingsError
 from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Choice, Face, choose
+from dp_adapter.identity.library import Identities
 from dp_adapter.identity.pictures import Picture, digest
 from dp_adapter.identity.quality import Quality, quality
-from dp_adapter.identity.sources import read_source
+from dp_adapter.identity.saved import SavedIdentity
+from dp_adapter.identity.shelf import Shelf
+from dp_adapter.identity.sources import embedded, read_source
 from dp_adapter.session.explain import Photo
+from dp_adapter.session.remembered import IDENTITY, Remembered, direction, remembered
 from dp_adapter.settings import FaceChoice, Reference, Settings
 
 Floats = NDArray[np.float32]
+PHOTO = "photo:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,21 +48,38 @@ class Seen:
         )
 
 
+Known: TypeAlias = "Seen | Remembered"
+
+
+def used(settings: Settings, identity: int) -> list[int]:
+    """Which references count for one person."""
+    return [n for n, one in enumerate(settings.references) if one.identity == identity and one.weight > 0]
+
+
 class Photos:
-    """Reads photos and finds faces for one session.
+    """Reads photos and saved identities and finds faces for one session.
 
     Args:
         paths_allowed: whether a request may name files.
+        shelf: the photos that ``photo:HASH`` names.
+        identities: the ones that ``identity:NAME`` names.
         limit: photos whose faces and vectors are remembered.
     """
 
-    def __init__(self, encoders: Encoders, paths_allowed: bool, limit: int = 64) -> None:
+    def __init__(
+        self, encoders: Encoders, paths_allowed: bool, shelf: Shelf, identities: Identities, limit: int = 64
+    ) -> None:
         self._encoders = encoders
         self._paths_allowed = paths_allowed
+        self._shelf = shelf
+        self._identities = identities
         self._faces: Cache[tuple[Face, ...]] = Cache(limit)
+        self._saved: Cache[SavedIdentity] = Cache(4)  # one is some MB, of many photos some hundred
 
     def forget(self) -> None:
+        """Lets go what was found; the shelf keeps its photos, which cannot be found again."""
         self._faces.clear()
+        self._saved.clear()
 
     def read(self, source: str, field: str) -> Picture:
         """The picture that a field of the request names.
@@ -65,12 +87,50 @@ class Photos:
         Raises:
             PictureError, SettingsError: it cannot be read; names the field.
         """
-        if source.startswith("identity:"):
-            raise SettingsError(field, "saved identities are not supported yet", "Give the photo itself.")
         try:
+            if source.startswith(PHOTO):
+                return self._dropped(source.removeprefix(PHOTO))
             return read_source(source, self._paths_allowed)
         except PictureError as error:
             raise PictureError(f"{field}: {error.problem}", error.hint) from error
+
+    def keep(self, source: str, field: str) -> str:
+        """Puts a picture of a request on the shelf and returns its hash.
+
+        Raises:
+            PictureError: it is no picture, or only names one; says which field.
+        """
+        try:
+            data = embedded(source)
+            if data is None:
+                raise PictureError(
+                    "a picture in a request must be base64 or a data URL", "Paths are not read from requests."
+                )
+            return self._shelf.add(data)
+        except PictureError as error:
+            raise PictureError(f"{field}: {error.problem}", error.hint) from error
+
+    def saved(self, source: str, field: str) -> SavedIdentity:
+        """The identity that ``identity:NAME`` in a field of the request names.
+
+        Raises:
+            IdentityError: there is none, or its file cannot be used; names the field.
+        """
+        name = source.removeprefix(IDENTITY)
+        try:
+            return self._saved.get(self._identities.state(name), lambda: self._identities.load(name))
+        except IdentityError as error:
+            raise IdentityError(f"{field}: {error.problem}", error.hint) from error
+
+    def _dropped(self, name: str) -> Picture:
+        try:
+            return self._shelf.get(name)
+        except PictureError as error:
+            saved = self._identities.with_photo(name)
+            if saved is None:
+                raise
+            hint = f"Drop it again, or use the saved identity '{saved}', which was made with it."
+            raise PictureError(error.problem, hint) from error
 
     def faces(self, picture: Picture, detector: Detector) -> tuple[Face, ...]:
         """All faces of a picture, left to right."""
@@ -80,26 +140,40 @@ class Photos:
 
         return self._faces.get((digest(picture), detector.name), find)
 
-    def look(self, settings: Settings, identity: int, detector: Detector) -> tuple[list[Seen], list[str]]:
-        """The photos of one person, and notes on those that were left out.
+    def look(self, settings: Settings, identity: int, detector: Detector) -> tuple[list[Known], list[str]]:
+        """The photos of one person, those of saved identities included, and notes on those that were left out.
 
         Raises:
             FaceError: a photo lacks the asked-for face, and the settings say to stop.
             PictureError: a photo cannot be read.
-            SettingsError: the picture of the face to look for shows none.
+            IdentityError: a saved identity cannot be read.
+            SettingsError: the face to look for is not there, or an identity was saved without the detector.
         """
-        seen: list[Seen] = []
+        seen: list[Known] = []
         notes: list[str] = []
-        for number, reference in enumerate(settings.references):
-            if reference.identity != identity or reference.weight == 0:
-                continue
-            try:
-                seen.append(self._look(reference, reference.face or settings.face, f"references[{number}]", detector))
-            except FaceError as error:
-                if settings.no_face == "stop":
-                    raise FaceError(f"references[{number}]: {error.problem}", error.hint) from error
-                notes.append(f"Photo {number} was left out: {error.problem}.")
+        for number in used(settings, identity):
+            reference = settings.references[number]
+            if reference.image.startswith(IDENTITY):
+                field = f"references[{number}].image"
+                saved = self.saved(reference.image, field)
+                seen += remembered(saved, field, reference.weight, detector.name)
+            elif (one := self.look_at(settings, number, detector, notes)) is not None:
+                seen.append(one)
         return seen, notes
+
+    def look_at(self, settings: Settings, number: int, detector: Detector, notes: list[str]) -> Seen | None:
+        """One photo; None, and a note, where it lacks the asked-for face and the settings say to go on.
+
+        Raises as `look`.
+        """
+        reference = settings.references[number]
+        try:
+            return self._look(reference, reference.face or settings.face, f"references[{number}]", detector)
+        except FaceError as error:
+            if settings.no_face == "stop":
+                raise FaceError(f"references[{number}]: {error.problem}", error.hint) from error
+            notes.append(f"Photo {number} was left out: {error.problem}.")
+            return None
 
     def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> Seen:
         picture = self.read(reference.image, f"{name}.image")
@@ -122,11 +196,19 @@ class Photos:
 
     def _like(self, field: str, source: str, detector: Detector) -> Floats:
         """The vector of the face to look for; its absence is no photo's fault, so it stops the job."""
+        if source.startswith(IDENTITY):
+            return direction(self.saved(source, field), field, self._encoders.yunet.name, self._encoders.sface.name)
         target = self.read(source, field)
         faces = self.faces(target, detector)
         if not faces:
             raise SettingsError(field, "no face was found in this picture", "Give one that shows the person.")
         return self.sface(target, choose(faces))
+
+    def judged(self, one: Known) -> Floats:
+        """The shipped encoder's vector [128] of the chosen face, for comparing faces."""
+        if isinstance(one, Remembered):
+            return one.face(self._encoders.sface.name)
+        return self.sface(one.picture, one.face)
 
     def sface(self, picture: Picture, face: Face) -> Floats:
         """The shipped encoder's vector [128], for comparing faces."""

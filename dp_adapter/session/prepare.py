@@ -13,9 +13,13 @@ from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import BlendMode
 from dp_adapter.errors import FaceError, SettingsError
 from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.library import Identities
+from dp_adapter.identity.saved import SavedIdentity
+from dp_adapter.identity.shelf import Shelf
 from dp_adapter.session.areas import Area, Areas
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
+from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings
@@ -24,12 +28,11 @@ from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Checkpoint, TokenOp
 from dp_adapter.weights.library import Library
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
-# By group, fields that wait for regions over time, finer parts, the WebUI's hires pass and reports; () is all of them.
+# By group, fields that wait for regions over time, finer parts and reports.
 _NOT_YET: dict[str, tuple[str, ...]] = {
     "tracking": ("moments", "fallback"),
     "parts": ("ears", "glasses"),
-    "hires": (),
-    "report": (),
+    "report": ("enabled",),
 }
 
 
@@ -47,18 +50,30 @@ class Session:
     Args:
         roots: model folders, searched in order.
         paths_allowed: whether a request may name files outside them: True on a command line, False for an API.
+        folders: further folders that hold adapters themselves.
+        checkpoints: how many stay loaded.
+        photos_mb: memory for dropped photos, in MB.
     """
 
-    def __init__(self, roots: Sequence[Path], paths_allowed: bool) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        paths_allowed: bool,
+        folders: Sequence[Path] = (),
+        checkpoints: int = 2,
+        photos_mb: int = 256,
+    ) -> None:
         self.encoders = Encoders(roots)
-        self.library = Library(roots, paths_allowed)
-        self.photos = Photos(self.encoders, paths_allowed)
+        self.library = Library(roots, paths_allowed, folders)
+        self.shelf = Shelf(photos_mb * 2**20)
+        self.identities = Identities(roots)
+        self.photos = Photos(self.encoders, paths_allowed, self.shelf, self.identities)
         self._features = FeatureReader(self.encoders)
         self._areas = Areas(self.photos, self.encoders)
-        self._checkpoints: Cache[Checkpoint] = Cache(2)
+        self._checkpoints: Cache[Checkpoint] = Cache(checkpoints)
 
     def release(self) -> None:
-        """Gives all memory back; the next generation loads again."""
+        """Gives all memory back but the shelf's, whose photos are nowhere else; the next generation loads again."""
         for holder in (self.photos, self._features):
             holder.forget()
         self._checkpoints.clear()
@@ -101,6 +116,19 @@ class Session:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
         areas = {number: self._areas.of(settings, scene, number) for number in people}
         return _joined(settings, checkpoint, variant, people, areas, notes)
+
+    def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
+        """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
+
+        Args:
+            replace: whether an identity of this name may be overwritten.
+
+        Raises:
+            IdentityError: the name cannot be used or is taken, or the folder cannot be written.
+            DPAdapterError: as `prepare`, for photos and faces.
+        """
+        self.identities.require_free(name, replace)
+        return self.identities.save(embedded(name, settings, self.photos, self.encoders), replace)
 
     def _people(
         self, settings: Settings, checkpoint: Checkpoint, variant: str
@@ -235,10 +263,7 @@ def _without_effect(settings: Settings) -> tuple[str, ...]:
     """Changed settings that nothing reads yet, so that nobody waits for what they do."""
     changed = settings.to_dict(changed_only=True)
     named = [
-        f"{group}.{field}"
-        for group, fields in _NOT_YET.items()
-        for field in changed.get(group, {})
-        if not fields or field in fields
+        f"{group}.{field}" for group, fields in _NOT_YET.items() for field in changed.get(group, {}) if field in fields
     ]
     return (f"Without effect for now: {', '.join(named)}.",) if named else ()
 

@@ -12,6 +12,16 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Crop:
+    """The part of a whole picture that is being made, in fractions of its width and height."""
+
+    x0: float = 0.0
+    y0: float = 0.0
+    x1: float = 1.0
+    y1: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """One generation.
@@ -19,12 +29,16 @@ class Scene:
     Attributes:
         base: family of the loaded model.
         width, height: of the picture to be made, in pixels.
-        init: RGB picture [h, w, 3] that img2img or inpaint starts from, of any size.
+        inits: RGB pictures [h, w, 3] that img2img or inpaint starts from, of any size: none, one for all pictures of
+            the batch, or one for each.
         inpaint: mask [h, w] in 0..1 of what is painted anew.
+        crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
+            edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
     """
 
     base: Literal["sd15", "sdxl"]
     width: int
     height: int
-    init: Picture | None = None
+    inits: tuple[Picture, ...] = ()
     inpaint: Mask | None = None
+    crop: Crop = Crop()

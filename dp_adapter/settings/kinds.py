@@ -16,6 +16,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.settings.words import closest, refusal, show, tidy
 
 NAME = r"\w[\w \-]{0,63}"
+PHOTO = r"photo:[0-9a-f]{16}"
 NAME_WORDS = "1 to 64 letters, digits, spaces, hyphens or underscores"
 
 
@@ -187,7 +188,10 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class Picture(Text):
-    """A path, a data URL or base64; with ``saved``, also ``identity:NAME``. Whether it can be read shows on reading."""
+    """A path, a data URL, base64 or ``photo:HASH``, HASH being the first 16 hex digits of the content's SHA-256.
+
+    With ``saved``, also ``identity:NAME``. Whether it can be read shows on reading.
+    """
 
     max_length: int = 64_000_000
     saved: bool = True
@@ -201,10 +205,13 @@ class Picture(Text):
             raise refusal(
                 f"{show(text)} does not name a saved identity", f"Use identity:NAME, NAME being {NAME_WORDS}."
             )
+        if text.startswith("photo:") and not re.fullmatch(PHOTO, text):
+            raise refusal(f"{show(text)} does not name a dropped photo", "Use photo:HASH, HASH being 16 hex digits.")
         return text
 
     def describe(self) -> str:
-        return "a path, a data URL, base64 or identity:NAME" if self.saved else "a path, a data URL or base64"
+        forms = "a path, a data URL, base64"
+        return f"{forms}, photo:HASH or identity:NAME" if self.saved else f"{forms} or photo:HASH"
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,12 @@ class Settings(Record):
         """Number of persons in the photos."""
         return len({reference.identity for reference in self.references})
 
+    def in_hires_pass(self) -> Settings:
+        """The request as the hires pass takes it."""
+        if self.hires.use == "own":
+            return dataclasses.replace(self, weight=self.hires.weight, span=self.hires.span)
+        return dataclasses.replace(self, enabled=self.enabled and self.hires.use != "off")
+
     def _check_together(self) -> None:
         self._check_identities()
         if self.mode == "age" and self.target_age is None:

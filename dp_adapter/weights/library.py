@@ -13,6 +13,7 @@ from dp_adapter.weights.files import SUFFIXES, file_digest
 
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid")
 ANSWERS = "variants.json"
+_IDENTITIES = "identities"  # saved identities are .safetensors files too
 
 
 class Library:
@@ -21,19 +22,23 @@ class Library:
     Args:
         roots: model folders, searched in order; the first one also keeps the answers.
         paths_allowed: whether a model may be named by a path outside them (never for requests over a network).
+        folders: further folders that hold adapters themselves, searched last.
     """
 
-    def __init__(self, roots: Sequence[Path], paths_allowed: bool) -> None:
+    def __init__(self, roots: Sequence[Path], paths_allowed: bool, folders: Sequence[Path] = ()) -> None:
         self._roots = tuple(roots)
         self._paths_allowed = paths_allowed
+        self._folders = (*(root / name for root in roots for name in FOLDERS), *folders)
 
     def files(self) -> dict[str, Path]:
-        """Every candidate by name without folder; the first root wins. Files are not opened."""
+        """Every candidate by name without folder; the first folder wins. Files are not opened."""
         found: dict[str, Path] = {}
-        for folder in [root / name for root in self._roots for name in FOLDERS]:
+        for folder in self._folders:
             if not folder.is_dir():
                 continue
             for path in sorted(folder.rglob("*")):
+                if _IDENTITIES in path.relative_to(folder).parts[:-1]:
+                    continue
                 if path.suffix.lower() in SUFFIXES and path.is_file():
                     found.setdefault(path.name, path)
         return found

@@ -23,6 +23,7 @@ HEAVY = {"torch", "numpy", "PIL", "cv2", "onnxruntime", "transformers", "diffuse
     [
         ["--help"],
         ["generate", "--help"],
+        ["identities", "save", "--help"],
         ["--version"],
         ["settings", "--schema"],
         ["settings", "--table"],

@@ -15,7 +15,7 @@ from torch import Tensor
 from dp_adapter.core.regions import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures import load_picture
-from dp_adapter.session import Prepared, Scene, Session
+from dp_adapter.session import Crop, Prepared, Scene, Session
 from dp_adapter.settings import Settings
 from tests.session.conftest import SCENE, Request
 
@@ -34,7 +34,7 @@ def mask_of(prepared: Prepared) -> Tensor:
 @pytest.fixture
 def with_face(portrait: Path) -> Scene:
     """An img2img scene whose init picture is the portrait's head, in its own scale."""
-    return Scene("sd15", 256, 256, init=np.ascontiguousarray(load_picture(portrait)[:256, LEFT : LEFT + 256]))
+    return Scene("sd15", 256, 256, inits=(np.ascontiguousarray(load_picture(portrait)[:256, LEFT : LEFT + 256]),))
 
 
 def face_mask(session: Session, settings: Settings, scene: Scene) -> Tensor:
@@ -160,7 +160,7 @@ def test_the_inpaint_mask_comes_first(portrait_session: Session, request_of: Req
 
 
 def test_nothing_known(portrait_session: Session, request_of: Request, with_face: Scene, faceless: Path) -> None:
-    scenes = [SCENE, replace(SCENE, init=load_picture(faceless))]
+    scenes = [SCENE, replace(SCENE, inits=(load_picture(faceless),))]
     for scene, settings in (*((s, request_of()) for s in scenes), (with_face, request_of(tracking={"sources": []}))):
         prepared = portrait_session.prepare(settings, scene)
         assert prepared.injection.identities[0].mask is None
@@ -171,10 +171,51 @@ def test_two_people_take_two_faces_of_the_init_picture(
     portrait_session: Session, request_of: Request, portrait: Path
 ) -> None:
     one = load_picture(portrait)
-    scene = Scene("sd15", 256, 128, init=np.concatenate([one, one[:, ::-1]], 1))
+    scene = Scene("sd15", 256, 128, inits=(np.concatenate([one, one[:, ::-1]], 1),))
     photos = [{"image": str(portrait)}, {"image": str(portrait), "identity": 1}]
     prepared = portrait_session.prepare(request_of(*photos), scene)
     left, right = (identity.mask for identity in prepared.injection.identities)
     assert left is not None and right is not None
     assert left[..., 128:].max() == 0 and right[..., :128].max() == 0
     assert left.sum() == pytest.approx(float(right.sum()), rel=0.2)
+
+
+def test_a_box_in_a_crop_of_the_whole_picture(portrait_session: Session, request_of: Request) -> None:
+    """ "Only masked" makes the left three quarters of the right half: the box's edge lies a third into it."""
+    box = {"kind": "box", "box": {"x0": 0.625}}
+    scene = replace(SCENE, crop=Crop(0.5, 0.25, 0.875, 0.75))
+    mask = mask_of(portrait_session.prepare(request_of(regions=[box]), scene))[0]
+    edge = SCENE.width / 3
+    columns = torch.arange(SCENE.width)
+    assert (mask[:, columns > edge] == 1).all() and (mask[:, columns < edge - 1] == 0).all()
+    outside = {"kind": "box", "box": {"x1": 0.25}}
+    assert not portrait_session.prepare(request_of(regions=[outside]), scene).injection.active
+
+
+def test_a_drawn_mask_in_a_crop(portrait_session: Session, request_of: Request, tmp_path: Path) -> None:
+    drawn = np.zeros((100, 200), np.uint8)
+    drawn[50:, 150:] = 255
+    path = tmp_path / "mask.png"
+    Image.fromarray(drawn).save(path)
+    region = {"kind": "mask", "mask": str(path)}
+    scene = replace(SCENE, crop=Crop(0.5, 0.5, 1.0, 1.0))
+    mask = mask_of(portrait_session.prepare(request_of(regions=[region]), scene))[0]
+    half = SCENE.width // 2
+    assert mask[:, :half].max() == 0 and mask[:, half:].min() == 1
+
+
+def test_init_pictures_of_a_batch_have_a_mask_each(
+    portrait_session: Session, request_of: Request, with_face: Scene, faceless: Path
+) -> None:
+    (face,) = with_face.inits
+    both = replace(with_face, inits=(face, np.ascontiguousarray(face[:, ::-1])))
+    mask = mask_of(portrait_session.prepare(request_of(), both))
+    alone = mask_of(portrait_session.prepare(request_of(), with_face))
+    assert mask.shape == (2, 256, 256) and torch.equal(mask[:1], alone)
+    mirrored = mask[1].flip(-1)
+    assert float((mirrored * mask[0]).sum() / torch.maximum(mirrored, mask[0]).sum()) > 0.8
+    without = replace(with_face, inits=(face, load_picture(faceless)))
+    prepared = portrait_session.prepare(request_of(), without)
+    mask = mask_of(prepared)
+    assert torch.equal(mask[:1], alone) and mask[1].min() == 1  # nothing says where its face will be
+    assert prepared.injection.schedule.start == 0.15

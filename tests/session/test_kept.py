@@ -15,7 +15,9 @@ from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.embed import Encoder
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Face, Floats
+from dp_adapter.identity.library import Identities
 from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.shelf import Shelf
 from dp_adapter.session import Session
 from dp_adapter.session.photos import Photos
 from tests.session.conftest import SCENE, Request
@@ -39,7 +41,7 @@ class CountingEncoder:
 
     def __init__(self, inner: Encoder) -> None:
         self.inner = inner
-        self.name, self.dim = inner.name, inner.dim
+        self.name, self.dim, self.version = inner.name, inner.dim, inner.version
         self.calls = 0
 
     def embed(self, picture: Picture, face: Face) -> Floats:
@@ -100,7 +102,7 @@ def test_a_changed_adapter_is_seen(session: Session, models: Path, request_of: R
 
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
     detector = CountingDetector(Encoders([]).yunet)
-    photos = Photos(Encoders([]), True, limit=2)
+    photos = Photos(Encoders([]), True, Shelf(0), Identities([]), limit=2)
     pictures = [np.full((33, 33 + number, 3), number, np.uint8) for number in range(3)]
     for picture in (*pictures, pictures[2], pictures[1]):
         photos.faces(picture, detector)

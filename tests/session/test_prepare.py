@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from dp_adapter.errors import DPAdapterError, FaceError, PictureError, SettingsError, WeightsError
+from dp_adapter.errors import DPAdapterError, FaceError, IdentityError, PictureError, SettingsError, WeightsError
 from dp_adapter.hosts.sites import site_names
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Prepared, Scene, Session
@@ -59,7 +59,8 @@ def test_refusals_of_photos(portrait_session: Session, request_of: Request, face
     refused(PictureError, session, request_of("absent.png"), "references[0].image", "no file 'absent.png'")
     refused(PictureError, session, request_of("https://a.org/b.png"), "never fetched")
     refused(PictureError, session, request_of("data:image/png;base64,QUJD" + "A" * 80), "references[0].image")
-    refused(SettingsError, session, request_of("identity:Anna"), "references[0].image", "not supported yet")
+    refused(IdentityError, session, request_of("identity:Anna"), "references[0].image", "no saved identity 'Anna'")
+    refused(PictureError, session, request_of("photo:0123456789abcdef"), "references[0].image", "Drop it again")
     refused(FaceError, session, request_of(faceless), "references[0]", "No face")
     text = tmp_path / "text.png"
     text.write_text("no picture")
@@ -80,7 +81,7 @@ def test_a_face_to_look_for_must_be_there(portrait_session: Session, request_of:
         assert refused(SettingsError, portrait_session, settings, "no face").field == "face.like"
         own = request_of({"image": settings.references[0].image, "face": like}, no_face=no_face)
         refused(SettingsError, portrait_session, own, "references[0].face.like")
-    refused(SettingsError, portrait_session, request_of(face={"choice": "like", "like": "identity:Anna"}), "face.like")
+    refused(IdentityError, portrait_session, request_of(face={"choice": "like", "like": "identity:Anna"}), "face.like")
     refused(PictureError, portrait_session, request_of(face={"choice": "like", "like": "absent.png"}), "face.like")
 
 
@@ -218,7 +219,7 @@ def test_folded_weights_over_the_memory_limit_are_left_plain(
 
 
 def test_what_is_said_is_plain_json_and_sentences(portrait_session: Session, request_of: Request) -> None:
-    scene = replace(SCENE, init=load_picture(Path(request_of().references[0].image)))
+    scene = replace(SCENE, inits=(load_picture(Path(request_of().references[0].image)),))
     explanation = portrait_session.prepare(request_of(), scene).explanation
     text = json.dumps(explanation.to_dict(), allow_nan=False)
     told = json.loads(text)

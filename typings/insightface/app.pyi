@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 class Network:
     taskname: str
+    model_file: str
     input_size: tuple[int, int]
     def detect(self, img: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]: ...
     def get_feat(self, imgs: NDArray[np.uint8]) -> NDArray[np.float32]: ...

@@ -1,0 +1,111 @@
+"""Photos of saved identities, which stand for themselves without being there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dp_adapter.errors import SettingsError
+from dp_adapter.identity.face import Floats
+from dp_adapter.identity.quality import Quality
+from dp_adapter.identity.saved import SavedIdentity, View
+from dp_adapter.session.explain import Photo
+
+IDENTITY = "identity:"
+_PACK = "insightface/"
+_AGAIN = "then save the identity again from its photos"
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """One photo of a saved identity, as one detector framed it.
+
+    Attributes:
+        field: of the request that names the identity.
+        identity: its name.
+        weight: the photo's share in the identity times the reference's.
+        zeros: by tower, what it sees in an all-zero picture [L, W].
+        versions: of the encoders by name.
+    """
+
+    field: str
+    identity: str
+    digest: str
+    weight: float
+    view: View
+    zeros: Mapping[str, Floats]
+    versions: Mapping[str, str]
+
+    @property
+    def quality(self) -> Quality:
+        return self.view.quality
+
+    def described(self, agreement: float | None) -> Photo:
+        view = self.view
+        score, warnings = round(view.quality.score, 3), view.quality.warnings()
+        return Photo(self.digest[:16], view.faces, view.chosen, view.box, score, warnings, agreement, self.identity)
+
+    def face(self, encoder: str) -> Floats:
+        """The vector [D] of a face encoder. Raises SettingsError where the identity was saved without it."""
+        vector = self.view.face(encoder)
+        if vector is None:
+            network = encoder.removesuffix("/normed").removesuffix("/raw")
+            raise self._lacking(network, f"{_face_hint(network)}, {_AGAIN}.")
+        return vector
+
+    def clip(self, crop: str, part: str, width: int) -> tuple[str, Floats]:
+        """Name of a tower and its ``embeds`` [P] or ``hidden`` [L, W] of the ``face`` or the whole ``photo``.
+
+        Raises:
+            SettingsError: the identity was saved without such a tower.
+        """
+        found = self.view.clip(crop, part, width)
+        if found is None or found[0] not in self.zeros:
+            which = f"{'projection' if part == 'embeds' else 'hidden'} width {width}"
+            hint = "Put that encoder into models/clip_vision ('dp-adapter models get clip-vit-h')"
+            raise self._lacking(f"a CLIP vision encoder with {which}", f"{hint}, {_AGAIN}.")
+        return found
+
+    def _lacking(self, encoder: str, hint: str) -> SettingsError:
+        return lacking(self.field, self.identity, self.versions, encoder, hint)
+
+
+def remembered(saved: SavedIdentity, field: str, weight: float, detector: str) -> list[Remembered]:
+    """The photos of an identity as a detector framed them.
+
+    Args:
+        weight: factor on the photos' own.
+
+    Raises:
+        SettingsError: the identity was saved where this detector was not.
+    """
+    found: list[Remembered] = []
+    for photo in saved.photos:
+        view = photo.views.get(detector)
+        if view is None:
+            encoder = detector.replace(_PACK, "arcface/")
+            raise lacking(field, saved.name, saved.encoders, encoder, f"{_face_hint(encoder)}, {_AGAIN}.")
+        share = photo.weight * weight
+        found.append(Remembered(field, saved.name, photo.digest, share, view, saved.zeros, saved.encoders))
+    return found
+
+
+def direction(saved: SavedIdentity, field: str, detector: str, encoder: str) -> Floats:
+    """The person's mean direction [D] by a face encoder, photos by weight. Raises as `remembered`."""
+    photos = remembered(saved, field, 1.0, detector)
+    mean = np.sum([photo.weight * photo.face(encoder) for photo in photos], axis=0)
+    return (mean / np.linalg.norm(mean)).astype(np.float32)
+
+
+def lacking(field: str, identity: str, has: Mapping[str, str], encoder: str, hint: str) -> SettingsError:
+    """That an identity has no vectors of an encoder."""
+    listed = ", ".join(sorted(has))
+    problem = f"the saved identity '{identity}' has no vectors of {encoder}, which this model takes; it has {listed}"
+    return SettingsError(field, problem, hint)
+
+
+def _face_hint(encoder: str) -> str:
+    _, _, pack = encoder.partition("/")
+    return f"Install insightface with its pack '{pack}'" if pack else f"Install {encoder}"

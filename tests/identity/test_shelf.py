@@ -1,0 +1,57 @@
+"""Dropped photos in memory."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dp_adapter.errors import PictureError
+from dp_adapter.identity.pictures import Picture, digest
+from dp_adapter.identity.shelf import Shelf
+
+RANDOM = np.random.default_rng(0)
+
+
+def encoded(picture: Picture, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(width: int = 40) -> Picture:
+    return RANDOM.integers(0, 256, (40, width, 3), np.uint8)
+
+
+def test_the_content_is_the_name() -> None:
+    shelf, picture = Shelf(2**20), noise()
+    name = shelf.add(encoded(picture))
+    assert name == digest(picture)[:16] and name in shelf and np.array_equal(shelf.get(name), picture)
+    assert shelf.add(encoded(picture, "BMP")) == name, "the same picture in another format"
+    assert shelf.add(encoded(picture[:, ::-1])) != name
+
+
+def test_what_was_not_used_for_longest_goes_first() -> None:
+    files = [encoded(noise()) for _ in range(3)]
+    shelf = Shelf(sum(map(len, files)) - 1)
+    first, second = shelf.add(files[0]), shelf.add(files[1])
+    shelf.get(first)
+    third = shelf.add(files[2])
+    assert first in shelf and third in shelf and second not in shelf
+    with pytest.raises(PictureError, match=f"The photo {second} is not here any more. Drop it again"):
+        shelf.get(second)
+    shelf.clear()
+    assert first not in shelf and third not in shelf
+
+
+def test_refusals() -> None:
+    shelf = Shelf(3000)
+    kept = shelf.add(encoded(np.zeros((40, 40, 3), np.uint8)))
+    with pytest.raises(PictureError, match=r"more than the 0\.0 MiB"):
+        shelf.add(encoded(noise()))
+    for data, words in ((b"", "empty"), (b"no picture", "not a picture"), (encoded(noise(8)), "at least 32")):
+        with pytest.raises(PictureError, match=words):
+            shelf.add(data)
+    assert kept in shelf, "what is refused pushes nothing out"
