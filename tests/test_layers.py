@@ -35,7 +35,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "generation": {"core", "settings", "identity", "session", "hosts"},
     "training": {"core", "weights", "identity", "hosts"},
     "evaluation": {"identity", "settings"},
-    "webui": {"session", "settings", "hosts", "edits"},
+    "webui": {"session", "settings", "hosts", "edits", "core"},
     "demo": ALL_BUT_SHELLS,
     "cli": ALL_BUT_SHELLS | {"demo"},
     "__main__": {"cli"},

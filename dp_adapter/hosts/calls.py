@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
-from dp_adapter.core.types import Site
+from dp_adapter.core.types import Row, Site
 from dp_adapter.errors import HostError
 
 
@@ -23,6 +23,19 @@ def doubled(values: Any, rows: int) -> Any:
         walked = [doubled(value, rows) for value in cast(Sequence[Any], values)]
         return tuple(walked) if isinstance(values, tuple) else walked
     return values
+
+
+def require_rows(rows: Sequence[Row], count: int) -> tuple[Row, ...]:
+    """The announced rows; raises HostError unless they are as many as the UNet was called with."""
+    if len(rows) != count:
+        raise HostError(f"The UNet was called with {count} rows, but {len(rows)} were announced")
+    return tuple(rows)
+
+
+def progress_of(timestep: float | Tensor, train_timesteps: int) -> float:
+    """Progress in [0, 1] of a call; its rows share one timestep, a number, [], [1] or [R], which may be fractional."""
+    t = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+    return min(max(1 - t / (train_timesteps - 1), 0.0), 1.0)
 
 
 def require_fit(sites: Sequence[Site], adapter: Adapter, widths: Callable[[Site], tuple[int, int]]) -> None:
@@ -50,3 +63,14 @@ def require_fit(sites: Sequence[Site], adapter: Adapter, widths: Callable[[Site]
                 f"{have[0]}x{have[1]}",
                 "The adapter is made for another base model, or its layers are in another order.",
             )
+
+
+def linear_shape(linear: nn.Module) -> tuple[int, int]:
+    """(out, in) features of a linear layer. Not its weight's shape where it says them itself: quantised layers pack
+    their weights, PEFT's have none of their own. Forge's NF4 and GGUF layers say them by their weight only.
+    """
+    if hasattr(linear, "in_features"):
+        return cast(int, linear.out_features), cast(int, linear.in_features)
+    weight = cast(Any, linear).weight
+    out, into = weight.quant_state.shape if hasattr(weight, "quant_state") else weight.shape
+    return out, into

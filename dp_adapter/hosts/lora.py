@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.errors import HostError
+from dp_adapter.hosts.calls import linear_shape
 
 Find = Callable[[LowRank], nn.Module]
 
 
-def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Find) -> None:
+def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Find, *, merge: bool = True) -> None:
     """W += weight * up @ down for every entry until ``stack`` closes, then the original parameters again.
 
     A plain ``nn.Linear`` gets a merged weight, which costs nothing per step; any other layer (PEFT, quantised,
@@ -23,6 +24,7 @@ def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Fi
 
     Args:
         find: the module that an entry belongs to.
+        merge: False adds the product to every layer's output, for hosts that write to the weights themselves.
 
     Raises:
         HostError: shapes do not fit the model.
@@ -31,9 +33,8 @@ def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Fi
         module = find(entry)
         if weight == 0:
             continue
-        # Not weight.shape: quantised layers pack their weights, PEFT's have none of their own.
-        _require_shape(entry, (cast(int, module.out_features), cast(int, module.in_features)))
-        if type(module) is nn.Linear and not module.weight.is_meta and not hasattr(module, "_hf_hook"):
+        _require_shape(entry, linear_shape(module))
+        if merge and type(module) is nn.Linear and not module.weight.is_meta and not hasattr(module, "_hf_hook"):
             original = module.weight
             module.weight = nn.Parameter(_merged(original, entry, weight), requires_grad=False)
             stack.callback(setattr, module, "weight", original)

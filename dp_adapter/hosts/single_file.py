@@ -79,6 +79,15 @@ def detect(shapes: Shapes, name: str) -> Found:
     return Found(base, channels, "v_pred" in shapes, "ztsnr" in shapes)
 
 
+def inspect_file(path: Path) -> Found:
+    """What the checkpoint in a file is; of a ``.safetensors`` only the header is read.
+
+    Raises:
+        HostError: as ``detect``, or the file is damaged.
+    """
+    return detect(_shapes(path), path.name)
+
+
 def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None) -> Any:
     """A diffusers pipeline from one ``.safetensors`` or ``.ckpt`` file, without the network.
 
@@ -91,7 +100,7 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
     import diffusers
 
     library = cast(Any, diffusers)
-    found = detect(_shapes(path), path.name)
+    found = inspect_file(path)
     folder = str(config or RESOURCES / found.base)
     common: dict[str, Any] = {"config": folder, "torch_dtype": dtype, "local_files_only": True}
     parts: dict[str, Any] = {"tokenizer": clip_tokenizer()}

@@ -18,7 +18,7 @@ from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.types import BlendMode, Row, Tokens
 from dp_adapter.weights.files import open_weights
 from tests.golden.cases import FOLDER, Case, cases
-from tests.golden.test_golden import run_unet
+from tests.golden.test_golden import HOSTS, run_unet, skip_odd_sizes_of_others
 
 MODES: dict[str, BlendMode] = {"off": "add", "v1": "orthogonal", "v2": "orthogonal_v2"}
 PULID = [case for case in cases() if case.facts["type"] == "pulid"]
@@ -26,7 +26,7 @@ RUNS = [
     pytest.param(case, run, id=f"{case.name}-{run['out']}")
     for case in PULID
     for run in case.facts["runs"]
-    if run["impl"] == "official" and run.get("upsampling") != "a1111"
+    if run["impl"] == "official"
 ]
 
 if not PULID:
@@ -59,13 +59,15 @@ def rows_of(run: dict[str, Any]) -> list[Row]:
     return [Row("uncond" if row["tokens"].endswith("/uncond") else "cond") for row in run["batch"]]
 
 
-def output(case: Case, run: dict[str, Any], **changes: Any) -> Tensor:
-    return run_unet(case, run, injection_of(case, run, **changes))
+def output(case: Case, run: dict[str, Any], name: str = "diffusers", **changes: Any) -> Tensor:
+    return run_unet(name, case, run, injection_of(case, run, **changes))
 
 
+@pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize(("case", "run"), RUNS)
-def test_pulid(case: Case, run: dict[str, Any]) -> None:
-    case.assert_close(output(case, run), case.expected[run["out"]], "unet")
+def test_pulid(case: Case, run: dict[str, Any], name: str) -> None:
+    skip_odd_sizes_of_others(name, run)
+    case.assert_close(output(case, run, name), case.expected[run["out"]], "unet")
 
 
 @pytest.mark.parametrize(

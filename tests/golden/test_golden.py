@@ -1,21 +1,28 @@
-"""Tokens and UNet outputs of every golden case, through our loader and our diffusers host, folded and plain."""
+"""Tokens and UNet outputs of every golden case, through our loader and two hosts, folded and plain."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Form, Identity, Injection
 from dp_adapter.core.types import Features, Row, Tokens
 from dp_adapter.hosts import diffusers as host
+from dp_adapter.hosts import ldm as ldm_host
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
 from tests.golden.cases import FOLDER, Case, cases
+from tests.hosts import ldm_unet
 
 CASES = list(cases())
 RUNS = [pytest.param(case, run, id=f"{case.name}-{run['out']}") for case in CASES for run in case.facts["runs"]]
@@ -27,11 +34,20 @@ if not CASES:
     pytest.skip(f"no golden cases in {FOLDER}; set DP_GOLDEN to their folder", allow_module_level=True)
 
 
+HOSTS: Mapping[str, ModuleType] = {"diffusers": host, "ldm": ldm_host}
+
+
 @lru_cache(maxsize=4)
 def unet_of(path: Path) -> nn.Module:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return UNet2DConditionModel.from_pretrained(path / "unet").float().eval()
+
+
+@lru_cache(maxsize=4)
+def ldm_unet_of(path: Path) -> nn.Module:
+    facts = json.loads((path / "case.json").read_text(encoding="utf-8"))
+    return ldm_unet.build(facts["ldm_constructor"]["kwargs"], load_file(str(path / "unet_ldm.safetensors")))
 
 
 @lru_cache(maxsize=4)
@@ -106,25 +122,37 @@ def rows_of(run: dict[str, Any]) -> list[Row]:
     return [Row("cond" if kind == "cond" else "uncond") for kind in kinds]
 
 
-def run_unet(case: Case, run: dict[str, Any], injection: Injection) -> Tensor:
+def run_unet(name: str, case: Case, run: dict[str, Any], injection: Injection) -> Tensor:
     rows = run["batch"]
     text = [row["text"] for row in rows]
-    extra = {name: case.inputs[name][text] for name in ("text_embeds", "time_ids") if name in case.inputs}
     latents = case.inputs[run["latents"]][[row["latent"] for row in rows]]
-    unet = unet_of(case.base)
-    with torch.no_grad(), host.attach(unet, injection, rows_of(run)):
-        context = case.inputs[run["context"]][text]
-        return unet(latents, case.inputs["timestep"], context, added_cond_kwargs=extra or None).sample
+    context, timestep = case.inputs[run["context"]][text], case.inputs["timestep"]
+    unet = unet_of(case.base) if name == "diffusers" else ldm_unet_of(case.base)
+    attached: AbstractContextManager[object] = HOSTS[name].attach(unet, injection, rows_of(run))
+    with torch.no_grad(), attached:
+        if name == "diffusers":
+            extra = {key: case.inputs[key][text] for key in ("text_embeds", "time_ids") if key in case.inputs}
+            return unet(latents, timestep, context, added_cond_kwargs=extra or None).sample
+        vector = {"y": case.inputs["adm"][text]} if "adm" in case.inputs else {}
+        with ldm_unet.resizing():
+            return unet(latents, timesteps=timestep.float().expand(len(rows)), context=context, **vector)
+
+
+def skip_odd_sizes_of_others(name: str, run: dict[str, Any]) -> None:
+    """The two hosts resize odd sizes differently; each has its own expected outputs."""
+    own = run.get("upsampling") == "a1111"
+    if "odd" in run["out"] and own != (name == "ldm"):
+        pytest.skip("odd sizes as the other host makes them")
 
 
 @pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize(("case", "run"), RUNS)
-def test_unet_output(case: Case, run: dict[str, Any], form: Form) -> None:
-    if run.get("upsampling") == "a1111" or run["out"].endswith("odd_a1111"):
-        pytest.skip("A1111's upsampling of odd sizes: for the ldm host")
+def test_unet_output(case: Case, run: dict[str, Any], name: str, form: Form) -> None:
+    skip_odd_sizes_of_others(name, run)
     expected = case.expected[run["out"]]
     if run["impl"] == "none":
-        case.assert_close(run_unet(case, run, Injection(())), expected, "unet")
+        case.assert_close(run_unet(name, case, run, Injection(())), expected, "unet")
         return
     checkpoint = load(case)
     identities = identities_of(case, run, checkpoint)
@@ -133,7 +161,7 @@ def test_unet_output(case: Case, run: dict[str, Any], form: Form) -> None:
     lora = tuple((entry, run["lora"]) for entry in checkpoint.lora)
     injection = Injection(identities, lora=lora, form=form)
     assert injection.folded == (form == "folded")
-    actual = run_unet(case, run, injection)
+    actual = run_unet(name, case, run, injection)
     if run["out"].startswith(("mask/sq", "mask/odd")):
         difference = (actual - expected).abs().max().item()
         pytest.skip(f"informative: diffusers resizes this mask bicubically; largest difference {difference:.3g}")

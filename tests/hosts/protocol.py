@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.types import Row
 from dp_adapter.hosts import diffusers as diffusers_host
+from dp_adapter.hosts import ldm as ldm_host
 from dp_adapter.hosts.sites import Base, site_names
 from tests import tiny
+from tests.hosts import ldm_unet
 
 
 class Host(Protocol):
@@ -30,7 +32,11 @@ class Host(Protocol):
     def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]: ...
 
     def block(self, index: int) -> nn.Module:
-        """The transformer block of a site in checkpoint order; it has ``attn1`` and ``attn2``."""
+        """The transformer block of a site in checkpoint order: ``attn1``, ``norm2``, ``attn2``, ``norm3``."""
+        ...
+
+    def bare(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Calls a block once more with what it was called with, but without what was attached then."""
         ...
 
 
@@ -48,8 +54,34 @@ class Diffusers:
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].diffusers)
 
+    def bare(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.block(index)(*args, **kwargs)
 
-HOSTS: Mapping[str, Callable[[Base], Host]] = {"diffusers": Diffusers}
+
+class Ldm:
+    """AUTOMATIC1111's: ldm's own UNet, called as the WebUI calls it."""
+
+    def __init__(self, base: Base) -> None:
+        self.base: Base = base
+        self.model: nn.Module = ldm_unet.of(tiny.unet(base), groups=8)
+
+    def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
+        return ldm_unet.call(self.model, given, timestep)
+
+    def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]:
+        return ldm_host.attach(self.model, injection, rows)
+
+    def block(self, index: int) -> nn.Module:
+        return self.model.get_submodule(site_names(self.base)[index].ldm)
+
+    def bare(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.block(index)(*args, **kwargs)
+
+
+HOSTS: Mapping[str, Callable[[Base], Host]] = {
+    "diffusers": Diffusers,
+    "ldm": Ldm,
+}
 
 
 @lru_cache

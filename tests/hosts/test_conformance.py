@@ -185,22 +185,32 @@ def test_folded_and_plain_agree(host: Host) -> None:
 Seen = tuple[Tensor, Tensor]
 
 
-def seen_at_sites(host: Host, injection: Injection, rows: Sequence[Row], given: tiny.Inputs, layer: str) -> list[Seen]:
-    """Per site, what the attention gave with the injection, and what the bare module gives for the same input."""
-    calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Tensor]] = []
+def seen_at_sites(host: Host, injection: Injection, rows: Sequence[Row], given: tiny.Inputs) -> list[Seen]:
+    """Per site, what its block adds between self-attention and feed-forward: with the injection, and bare.
 
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        calls.append((module, args, kwargs, output.clone()))
+    Both for the same input of the block, measured on the residual stream, where all hosts are alike: what flows into
+    ``norm3`` less what flows into ``norm2`` when nothing is attached.
+    """
+    calls: list[dict[str, list[Any]]] = [{"block": [], "norm2": [], "norm3": []} for _ in site_names(host.base)]
 
-    modules = [host.block(site.index).get_submodule(layer) for site in site_names(host.base)]
+    def record(index: int, name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls[index][name].append((args, kwargs) if name == "block" else args[0])
+
+        return hook
+
     with ExitStack() as stack:
-        stack.enter_context(host.attached(injection, rows))
-        for module in modules:
-            stack.callback(module.register_forward_hook(record, with_kwargs=True).remove)
-        host(given)
-    by_module = {module: (output, module(*args, **kwargs)) for module, args, kwargs, output in calls}
-    assert len(by_module) == len(calls) == len(modules)
-    return [by_module[module] for module in modules]
+        for index in range(len(calls)):
+            for name in calls[index]:
+                module = host.block(index) if name == "block" else host.block(index).get_submodule(name)
+                stack.callback(module.register_forward_pre_hook(record(index, name), with_kwargs=True).remove)
+        with host.attached(injection, rows):
+            host(given)
+        assert all(len(seen) == 1 for call in calls for seen in call.values())
+        for index, call in enumerate(calls):
+            args, kwargs = call["block"][0]
+            host.bare(index, args, kwargs)
+    return [(call["norm3"][0] - call["norm2"][1], call["norm3"][1] - call["norm2"][1]) for call in calls]
 
 
 def touched_cells(mask: Tensor, latent: tuple[int, int], halvings: int) -> Tensor:
@@ -223,9 +233,7 @@ def test_positions_outside_the_mask_get_no_term(small: Host, name: str, size: tu
     variant = VARIANTS[name]
     mask = tiny.box(0.3, 0.1, 0.6, 0.5, size)
     injection = variant.injection(small.base, variant.identity(small.base, mask=mask))
-    seen = seen_at_sites(
-        small, injection, PAIR, tiny.inputs(small.base, PAIR, size), "attn1" if name == "gated" else "attn2"
-    )
+    seen = seen_at_sites(small, injection, PAIR, tiny.inputs(small.base, PAIR, size))
     for site, (out, bare) in zip(site_names(small.base), seen, strict=True):
         inside = touched_cells(mask, size, site.halvings)
         assert out.shape[1] == len(inside), site
@@ -236,9 +244,7 @@ def test_positions_outside_the_mask_get_no_term(small: Host, name: str, size: tu
 def test_sdxl_positions_outside_the_mask_get_no_term(large: Host) -> None:
     size = (17, 23)
     mask = tiny.box(0.3, 0.1, 0.6, 0.5, size)
-    seen = seen_at_sites(
-        large, Injection((someone(large.base, mask=mask),)), PAIR, tiny.inputs(large.base, PAIR, size), "attn2"
-    )
+    seen = seen_at_sites(large, Injection((someone(large.base, mask=mask),)), PAIR, tiny.inputs(large.base, PAIR, size))
     for site, (out, bare) in zip(site_names(large.base), seen, strict=True):
         inside = touched_cells(mask, size, site.halvings)
         assert torch.equal(out[:, ~inside], bare[:, ~inside]), site
@@ -256,7 +262,7 @@ def test_the_text_pathway_never_sees_the_identity(small: Host, name: str, index:
     for seed in (2, 3):
         identity = variant.identity(small.base, mask=SOME, tokens=tiny.tokens(seed=seed))
         injection = variant.injection(small.base, identity, schedule=alone)
-        outs.append(seen_at_sites(small, injection, PAIR, given, "attn2")[index][0][:2])
+        outs.append(seen_at_sites(small, injection, PAIR, given)[index][0][:2])
     assert torch.equal(outs[0][:, ~inside], outs[1][:, ~inside])
     assert largest((outs[0] - outs[1])[:, inside]) > 1e-2
 
@@ -447,8 +453,7 @@ def test_each_identity_acts_in_its_own_region(small: Host) -> None:
     for index in (5, 14):
         alone = Schedule(sites={i: float(i == index) for i in range(16)})
         both, only_a, only_b = (
-            seen_at_sites(small, Injection(who, schedule=alone), PAIR, given, "attn2")[index][0]
-            for who in ((a, b), (a,), (b,))
+            seen_at_sites(small, Injection(who, schedule=alone), PAIR, given)[index][0] for who in ((a, b), (a,), (b,))
         )
         in_left = touched_cells(left, (16, 16), site_names(small.base)[index].halvings)
         assert torch.equal(both[:, in_left], only_a[:, in_left])
@@ -481,7 +486,7 @@ def test_an_identity_that_is_switched_off_is_as_good_as_absent(
 
 def acting_sites(host: Host, schedule: Schedule) -> set[int]:
     injection = Injection((someone(host.base),), schedule=schedule)
-    seen = seen_at_sites(host, injection, PAIR, tiny.inputs(host.base, PAIR), "attn2")
+    seen = seen_at_sites(host, injection, PAIR, tiny.inputs(host.base, PAIR))
     return {index for index, (out, bare) in enumerate(seen) if not torch.equal(out, bare)}
 
 
@@ -562,16 +567,14 @@ def test_text_emphasis_follows_its_formula_at_a_site(small: Host) -> None:
     injection = Injection(
         (someone(small.base, mask=QUARTER),), schedule=alone, text=TextPathway(emphasis=amount), powers=POWERLESS
     )
-    out, bare = seen_at_sites(small, injection, rows, tiny.inputs(small.base, rows), "attn2")[index]
+    out, bare = seen_at_sites(small, injection, rows, tiny.inputs(small.base, rows))[index]
     inside = touched_cells(QUARTER, (16, 16), 2)
     bias = small.block(index).get_submodule("attn2.to_out.0").bias
     assert isinstance(bias, Tensor)
     raised = (1 + amount) / (1 + amount * 0.75)  # a quarter of the grid has G = 1
     torch.testing.assert_close((out - bias)[0, ~inside], raised * (bare - bias)[0, ~inside], atol=1e-6, rtol=1e-5)
     assert torch.equal(out[1:, ~inside], bare[1:, ~inside])
-    quiet = seen_at_sites(small, replace(injection, text=TextPathway()), rows, tiny.inputs(small.base, rows), "attn2")[
-        index
-    ][0]
+    quiet = seen_at_sites(small, replace(injection, text=TextPathway()), rows, tiny.inputs(small.base, rows))[index][0]
     lowered = 1 / (1 + amount * 0.75)
     # Only the text's share is scaled inside: F_v = e z + s Z_id.
     expected = (quiet - bare + lowered * (bare - bias) + bias)[0, inside]

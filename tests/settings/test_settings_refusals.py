@@ -64,6 +64,9 @@ CASES: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"model": "a\ud800"}, "model", "a", "half a character"),
     ({"references": [{}]}, "references[0].image", None, "is missing or empty. Give a path, a data URL, base64"),
     ({"references": [{"image": "identity:../x"}]}, "references[0].image", None, "does not name a saved identity"),
+    ({"references": [{"image": "photo:../x"}]}, "references[0].image", None, "does not name a dropped photo"),
+    ({"references": [{"image": "photo:" + "A" * 16}]}, "references[0].image", None, "16 hex digits"),
+    ({"face": {"like": "photo:" + "0" * 17}}, "face.like", None, "does not name a dropped photo"),
     (
         {"regions": [{"kind": "mask", "mask": "identity:Ada"}]},
         "regions[0].mask",

@@ -35,7 +35,10 @@ from dp_adapter.settings import (
 from dp_adapter.settings.records import fields_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
-PICTURES = st.one_of(TEXTS.map("x".__add__), st.just("identity:Ada L-1"), st.just("data:image/png;base64,AAAA"))
+PICTURES = st.one_of(
+    TEXTS.map("x".__add__),
+    st.sampled_from(["identity:Ada L-1", "photo:0123456789abcdef", "data:image/png;base64,AAAA"]),
+)
 CURVES = st.dictionaries(st.floats(0, 1), st.floats(0, 2), max_size=4).map(lambda d: Curve(tuple(sorted(d.items()))))
 
 

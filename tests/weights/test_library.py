@@ -30,6 +30,13 @@ def test_files_of_all_folders_the_first_root_first(tmp_path: Path) -> None:
     assert library.files() == {"a.safetensors": first, "b.BIN": deep}
 
 
+def test_saved_identities_are_no_models(tmp_path: Path) -> None:
+    put(tmp_path, "dp_adapter/identities/Anna.safetensors")
+    only = put(tmp_path, "dp_adapter/identities.safetensors")
+    assert Library([tmp_path], False).resolve("") == only
+    assert Library([], False, [tmp_path]).files() == {only.name: only}
+
+
 def test_resolving(tmp_path: Path) -> None:
     a, b = put(tmp_path, "dp_adapter/a.safetensors"), put(tmp_path, "dp_adapter/b.v2.bin")
     library = Library([tmp_path], False)

@@ -1,0 +1,143 @@
+"""Which rows a call of the UNet has in AUTOMATIC1111's sampler, where one denoising step may be several calls.
+
+A step has all conditional rows, picture by picture (several of one picture with AND), then the unconditional ones; an
+instruct-pix2pix model has these twice (sd_samplers_cfg_denoiser.py:202-209 in v1.10.1). The calls take them in that
+order, in any pieces, and may leave the unconditional ones out (:229-271). Extensions call with tiles, or once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dp_adapter.core.types import Grid, Row
+from dp_adapter.errors import HostError
+
+Text = Tensor | Mapping[str, Tensor]  # SDXL's has its tokens under "crossattn"
+CondsList = Sequence[Sequence[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """The rows of one call.
+
+    Attributes:
+        whole: False where the latents are of another size than the step's (tiles).
+    """
+
+    rows: tuple[Row, ...]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class _Step:
+    rows: tuple[Row, ...]
+    texts: tuple[Tensor, ...]  # per row [L, D]
+    latent: Grid
+
+
+class CfgRows:
+    """Told once per denoising step what its rows are; tells for every call of the UNet which of them it has.
+
+    One object serves one pass of one generation. Before the first step nothing is known, and calls are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._announced: tuple[CondsList, Tensor, Text, Text] | None = None
+        self._step: _Step | None = None
+        self._next = 0
+
+    def announce(self, conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: Text) -> None:
+        """To be called from ``on_cfg_denoiser``, once per call of it. Raises nothing, since that hook hides exceptions.
+
+        Args:
+            conds_list: per picture (row of ``text_cond``, weight), as ``reconstruct_multicond_batch`` gives it.
+            latents: [R, c, h, w], all rows of the step.
+            text_cond, text_uncond: text of the conditional and of the unconditional rows, [n, L, D] each.
+        """
+        # SDXL's mapping is padded in place after the hook: take the tensors out of it now.
+        self._announced = (conds_list, latents, _tokens(text_cond), _tokens(text_uncond))
+        self._step, self._next = None, 0
+
+    def of(self, latents: Tensor, context: Tensor) -> Known | None:
+        """The rows of the UNet's next call; None outside of a denoising step.
+
+        The order decides, unless the text says that it cannot be right.
+
+        Args:
+            latents: [n, c, h, w]; context: [n, L, D], as the UNet gets them.
+
+        Raises:
+            HostError: the announcement was inconsistent, or neither order nor text tells a row.
+        """
+        if self._announced is None:
+            return None
+        if self._step is None:
+            self._step = _step(*self._announced)
+        step, count = self._step, len(latents)
+        whole = Grid(*latents.shape[-2:]) == step.latent
+        in_order = range(self._next, self._next + count)
+        if whole and in_order.stop <= len(step.rows) and _in_order(step, in_order, context):
+            self._next = in_order.stop
+            return Known(step.rows[in_order.start : in_order.stop], whole)
+        return Known(tuple(step.rows[i] for i in _by_text(step, context)), whole)
+
+
+def _tokens(text: Text) -> Tensor:
+    return text if isinstance(text, Tensor) else text["crossattn"]
+
+
+def _step(conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: Text) -> _Step:
+    cond, uncond = _tokens(text_cond), _tokens(text_uncond)
+    picture = {index: number for number, conds in enumerate(conds_list) for index, _ in conds}
+    rest = len(latents) - len(cond)
+    if (
+        sorted(picture) != list(range(len(cond)))
+        or len(uncond) != len(conds_list)
+        or rest % len(conds_list)
+        or not rest
+    ):
+        raise HostError(
+            f"The sampler has {len(latents)} rows, {len(cond)} of them conditional, {len(uncond)} texts without "
+            f"condition and {len(conds_list)} pictures; DP-Adapter cannot tell which row is which",
+            "Another extension changed the sampler's batch: switch it off.",
+        )
+    rows = [Row("cond", picture[index]) for index in range(len(cond))]
+    rows += [Row("uncond", index % len(uncond)) for index in range(rest)]
+    texts = [*cond, *(uncond[index % len(uncond)] for index in range(rest))]
+    return _Step(tuple(rows), tuple(texts), Grid(*latents.shape[-2:]))
+
+
+def _same(text: Tensor, context: Tensor) -> bool:
+    """Whether two texts [L, D] begin alike: the shorter one was padded, the longer one cut."""
+    common = min(len(text), len(context))
+    return torch.equal(text[:common].to(context), context[:common])
+
+
+def _in_order(step: _Step, indices: range, context: Tensor) -> bool:
+    """Whether no row has a text that is another row's; a text that is nobody's was changed by another extension."""
+    return all(
+        _same(step.texts[index], row) or not any(_same(text, row) for text in step.texts)
+        for index, row in zip(indices, context, strict=True)
+    )
+
+
+def _by_text(step: _Step, context: Tensor) -> list[int]:
+    """The step's row of every row of a call. Where several have its text, the next one in the step's order."""
+    found: list[int] = []
+    total = len(step.rows)
+    for row in context:
+        last = found[-1] if found else -1
+        candidates = ((last + offset) % total for offset in range(1, total + 1))
+        index = next((index for index in candidates if _same(step.texts[index], row)), None)
+        if index is None:
+            raise HostError(
+                "The UNet was called with a text that is neither the prompt's nor the negative prompt's",
+                "An extension gives parts of the picture a text of their own (regions of Tiled Diffusion, for "
+                "instance): switch that off.",
+            )
+        found.append(index)
+    return found

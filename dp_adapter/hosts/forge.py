@@ -1,0 +1,265 @@
+"""Host Forge (main and neo, also reForge and Forge classic): puts an injection into the UNet of a ``UnetPatcher``.
+
+Each call of the UNet gets our patches in its own copy of ``transformer_options``, around those of other extensions:
+the first to see the attention's input, the last to see its output. So extensions that split rows inside the attention
+(regional prompts) and foreign replace patches (the built-in IP-Adapter) keep working whatever the load order, nothing
+of ours is in ``model_options``, which ``clone()`` copies deeply, and no wrapper of ours can be overwritten.
+Where patches do not reach, torch hooks do: at the UNet's own call, and at q, k, v and the text attention, whose
+projections Forge calls as modules both with and without a replace patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from dp_adapter.core import strict
+from dp_adapter.core.adapter import LowRank
+from dp_adapter.core.injection import Injection
+from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
+from dp_adapter.core.types import Grid, Row, Site, Step
+from dp_adapter.errors import HostError
+from dp_adapter.hosts.calls import doubled, linear_shape, require_fit
+from dp_adapter.hosts.forge_calls import (
+    Options,
+    Patch,
+    Place,
+    Rows,
+    doubled_options,
+    place_in,
+    place_of,
+    progress_of,
+    with_patches,
+)
+from dp_adapter.hosts.lora import apply_lora
+from dp_adapter.hosts.sites import Base, SiteName, site_names
+
+
+@dataclass
+class Attached:
+    """What the injection met so far.
+
+    Attributes:
+        calls: how often the sampler called the UNet. 0 after sampling means that another model was sampled.
+    """
+
+    calls: int = 0
+
+
+def base_of(model: nn.Module) -> Base:
+    """Which base model a UNet in ldm naming is, by the layout of its cross-attention blocks.
+
+    Raises:
+        HostError: neither SD1.5 nor SDXL.
+    """
+    paths: list[str] = [path for path, _ in model.named_modules()]  # pyright: ignore[reportUnknownVariableType]
+    blocks = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
+    for base in ("sd15", "sdxl"):
+        if {name.ldm for name in site_names(base)} == blocks:
+            return base
+    raise HostError(
+        f"This model ({type(model).__name__}) has {len(blocks)} cross-attention blocks in an unknown layout",
+        "DP-Adapter works in SD1.5 and SDXL models; SD2, SD3, Flux and refiners are not supported.",
+    )
+
+
+@contextmanager
+def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = None) -> Generator[Attached]:
+    """Inside the ``with``, the UNet's cross-attentions carry the injection; clones of ``unet`` do, too.
+
+    Args:
+        unet: a ``UnetPatcher``, such as ``p.sd_model.forge_objects.unet``; it is not changed.
+        rows: what every batch element is, in the batch's order; or a function of the call's ``transformer_options``
+            and row count that says it, see ``sampler_rows``. It is not asked about calls that carry no
+            ``cond_or_uncond``, which are not the sampler's and stay as they are.
+        latent: size of the whole picture's latents, so that sampling in tiles is noticed.
+
+    Raises:
+        HostError: the model is of another kind, or the adapter's shapes do not fit it.
+    """
+    attached = Attached()
+    with ExitStack() as stack:
+        if injection.active:
+            _Attachment(unet.model, injection.without_idle(), rows, latent, attached).register(stack)
+        yield attached
+
+
+class _Attachment:
+    """The hooks of one ``with``. The step is set when the UNet is entered and read by the sites below it."""
+
+    def __init__(self, model: Any, injection: Injection, rows: Rows, latent: Grid | None, attached: Attached) -> None:
+        self._unet = cast(nn.Module, model.diffusion_model)
+        self._injection = injection
+        self._rows = rows
+        self._latent = latent
+        self._attached = attached
+        self._names = site_names(base_of(self._unet))
+        self._sites = [self._site(name) for name in self._names]
+        for identity in injection.identities:
+            require_fit(self._sites, identity.adapter, self._widths)
+        self._progress = progress_of(model.predictor if hasattr(model, "predictor") else model.model_sampling)
+        self._cache = RegionCache(injection)
+        self._step: Step | None = None
+        self._twinned = False
+        self._grid = Grid(0, 0)  # of the transformer that runs
+        self._input: Tensor | None = None  # of the attn2 that runs
+        self._pathways: dict[Place, SitePathways] = {}
+
+    def register(self, stack: ExitStack) -> None:
+        # Not merged, because Forge's own LoRA loader writes to the weights.
+        apply_lora(stack, self._injection.lora, self._linear, merge=False)
+        for name, site in zip(self._names, self._sites, strict=True):
+            attn2 = self._unet.get_submodule(name.ldm + ".attn2")
+            to_q, to_out = attn2.get_submodule("to_q"), attn2.get_submodule("to_out.0")
+            pathways = SitePathways(self._injection, site, self._cache, to_q, to_out)
+            self._pathways[place_in(name.ldm)] = pathways
+            if not self._injection.gated and not self._injection.folded:
+                self._register_plain(stack, attn2, pathways)
+        for path in {name.ldm.rsplit(".transformer_blocks", 1)[0] for name in self._names}:
+            transformer = self._unet.get_submodule(path)
+            stack.callback(transformer.register_forward_pre_hook(self._enter_transformer).remove)
+        stack.callback(self._unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+        # In front, so that of two attachments the one that entered last leaves first.
+        stack.callback(self._unet.register_forward_hook(self._leave, prepend=True).remove)
+
+    def _site(self, name: SiteName) -> Site:
+        attn2 = self._unet.get_submodule(name.ldm + ".attn2")
+        channels = linear_shape(attn2.get_submodule("to_q"))[1]
+        return Site(name.index, name.diffusers, name.level, name.halvings, channels, cast(int, attn2.heads))
+
+    def _widths(self, site: Site) -> tuple[int, int]:
+        attn2 = self._unet.get_submodule(self._names[site.index].ldm + ".attn2")
+        inner = cast(int, attn2.heads) * cast(int, attn2.dim_head)
+        return inner, linear_shape(attn2.get_submodule("to_k"))[1]
+
+    def _linear(self, entry: LowRank) -> nn.Module:
+        attention = "attn2" if entry.layer % 2 else "attn1"
+        linear = "to_out.0" if entry.linear == "to_out" else entry.linear
+        return self._unet.get_submodule(f"{self._names[entry.layer // 2].ldm}.{attention}.{linear}")
+
+    def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Makes the step of this call, gives it our patches, and doubles its rows where the text region is strict."""
+        self._step, self._input, self._twinned = None, None, False
+        options: Options = kwargs.get("transformer_options") or {}
+        if "cond_or_uncond" not in options:
+            return None
+        self._attached.calls += 1
+        x: Tensor = args[0] if args else kwargs["x"]
+        timesteps: Tensor = args[1] if len(args) > 1 else kwargs["timesteps"]
+        step = Step(self._progress(timesteps), self._rows_of(options, len(x)), Grid(*x.shape[-2:]))
+        self._cache.require_masks(step)
+        self._require_whole(step)
+        if not any(pathways.acts(step) for pathways in self._pathways.values()):
+            return None
+        self._step, self._twinned = step, self._injection.text.strict
+        if self._twinned:
+            self._step = replace(step, rows=step.rows + tuple(Row("text", row.sample) for row in step.rows))
+            options = doubled_options(options, len(x))
+            others = {name: value for name, value in kwargs.items() if name != "transformer_options"}
+            args, kwargs = doubled(args, len(x)), doubled(others, len(x))
+        return args, {**kwargs, "transformer_options": self._with_patches(options)}
+
+    def _rows_of(self, options: Options, count: int) -> tuple[Row, ...]:
+        rows = tuple(self._rows(options, count) if callable(self._rows) else self._rows)
+        if len(rows) != count:
+            raise HostError(f"The UNet was called with {count} rows, but {len(rows)} were announced")
+        return rows
+
+    def _require_whole(self, step: Step) -> None:
+        masked = any(identity.mask is not None for identity in self._injection.identities)
+        if masked and self._latent not in (None, step.latent):
+            raise HostError(
+                "The picture is sampled in tiles, in which the region of a face cannot be placed",
+                "Switch off MultiDiffusion, or let the identity act in the whole picture.",
+            )
+
+    def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+        """Drops the text-only twins, whose prediction also stands outside the region."""
+        step, self._step = self._step, None
+        return strict.prediction(self._cache, step, output) if step and self._twinned else None
+
+    def _with_patches(self, options: Options) -> dict[str, Any]:
+        first: dict[str, Patch] = {}
+        last: dict[str, Patch] = {}
+        if self._injection.gated:
+            last["middle_patch"] = self._before_text
+        elif self._injection.folded:
+            first["attn2_patch"] = self._before_attention
+            last["attn2_output_patch"] = self._after_attention
+        if self._twinned:
+            last["attn1_output_patch"] = self._after_self_attention
+        return with_patches(options, first, last)
+
+    def _enter_transformer(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._grid = Grid(*args[0].shape[-2:])
+
+    def _at(self, site: Site, hidden_states: Tensor) -> Step:
+        """The step as a site sees it; for latents of its size where an extension resizes the grid (Kohya's HRFix)."""
+        assert self._step is not None
+        step, rows, positions = self._step, *hidden_states.shape[:2]
+        masked = any(identity.mask is not None for identity in self._injection.identities)
+        if rows != len(step.rows) or (masked and positions != len(self._grid)):
+            raise HostError(
+                f"Inside the attention at {site.name} there are {rows} rows of {positions} positions instead of "
+                f"{len(step.rows)} of {len(self._grid)}",
+                "Another extension splits prompts or merges tokens; switch it off, or use the blend mode 'add' without "
+                "trained pathways and text emphasis.",
+            )
+        if self._grid == step.latent.halved(site.halvings):
+            return step
+        side = 2**site.halvings
+        return replace(step, latent=Grid(self._grid.height * side, self._grid.width * side))
+
+    def _before_attention(
+        self, n: Tensor, context: Tensor, value: Tensor, _extra: Options
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self._input = n
+        return n, context, value
+
+    def _after_attention(self, n: Tensor, extra: Options) -> Tensor:
+        hidden_states, self._input = self._input, None
+        pathways = self._pathways[place_of(extra)]
+        if hidden_states is None:
+            return n  # a step cache handed on an earlier output, which has our term
+        output = n.contiguous()  # in place from here: what to_out or the last foreign patch gave belongs to nobody else
+        pathways.add_folded(self._at(pathways.site, hidden_states), hidden_states.to(output.dtype), output)
+        return output
+
+    def _before_text(self, x: Tensor, extra: Options) -> Tensor:
+        """FACT acts on the residual stream after attn1."""
+        pathways = self._pathways[place_of(extra)]
+        step = self._at(pathways.site, x)
+        return x + pathways.before_text(step, x) if pathways.acts(step) else x
+
+    def _after_self_attention(self, n: Tensor, extra: Options) -> Tensor:
+        site = self._pathways[place_of(extra)].site
+        return strict.self_attention(self._cache, site, self._at(site, n), n)
+
+    def _register_plain(self, stack: ExitStack, attn2: nn.Module, pathways: SitePathways) -> None:
+        """Takes q, k, v and the text attention where the layer computes them; F goes on to ``to_out`` in its place."""
+        seen: dict[str, Tensor] = {}
+
+        def capture(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                seen[name] = output
+                if name == "k":
+                    seen["context"] = args[0]
+
+            return hook
+
+        def exchange(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            complete = {"q", "k", "v"} <= seen.keys()  # not while another attachment folds the layer
+            if not complete or self._step is None:
+                seen.clear()
+                return None
+            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["context"])
+            seen.clear()
+            return (pathways.blended(self._at(pathways.site, captured.q), captured), *args[1:])
+
+        for name in ("q", "k", "v"):
+            stack.callback(attn2.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)
+        stack.callback(attn2.get_submodule("to_out.0").register_forward_pre_hook(exchange).remove)

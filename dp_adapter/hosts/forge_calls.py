@@ -1,0 +1,103 @@
+"""What Forge says about one call of its UNet: which rows it holds, how far sampling is, where in the UNet it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dp_adapter.core.types import Row
+from dp_adapter.errors import HostError
+
+Options = Mapping[str, Any]
+Rows = Sequence[Row] | Callable[[Options, int], Sequence[Row]]
+Place = tuple[str, int, int]
+Patch = Callable[..., Any]
+
+
+def sampler_rows(batch: int) -> Callable[[Options, int], list[Row]]:
+    """Rows as Forge's samplers order them: for every entry of ``cond_or_uncond``, one row per picture.
+
+    Args:
+        batch: pictures made at once, ``x.shape[0]`` of ``process_before_every_sampling``.
+    """
+
+    def rows(options: Options, count: int) -> list[Row]:
+        kinds: list[int] = list(options["cond_or_uncond"])
+        layout = [_row(kind, sample) for kind in kinds for sample in range(batch)]
+        if count % len(layout) == 0:
+            return layout * (count // len(layout))  # tiles come one after another, each with all rows
+        mark: Tensor | None = options.get("cond_mark")
+        if mark is None or count % len(mark):
+            raise HostError(
+                f"The UNet was called with {count} rows for {batch} pictures with {len(kinds)} prompts each",
+                "Another extension changes the batch; switch off what samples in tiles or parts.",
+            )
+        chunk = len(mark) // len(kinds)
+        marks = cast("list[float]", mark.repeat(count // len(mark)).tolist())  # pyright: ignore[reportUnknownMemberType]
+        return [_row(int(kind), i % chunk) for i, kind in enumerate(marks)]
+
+    return rows
+
+
+def _row(kind: int, sample: int) -> Row:
+    return Row("uncond" if kind == 1 else "cond", sample)
+
+
+def progress_of(schedule: Any) -> Callable[[Tensor], float]:
+    """A function from the UNet's timesteps [R] to progress.
+
+    Args:
+        schedule: ``unet.model.predictor`` or ``unet.model.model_sampling``. In most models its timesteps are places in
+            a table, in EDM models (CosXL, Playground) logarithms of sigma; between its ends they are even either way.
+    """
+    last, first = (_number(schedule.timestep(end.reshape(1))) for end in (schedule.sigma_min, schedule.sigma_max))
+
+    def progress(timesteps: Tensor) -> float:
+        # The rows of one call share a timestep in every sampler of Forge.
+        return min(max(1 - (_number(timesteps) - last) / (first - last), 0.0), 1.0)
+
+    return progress
+
+
+def _number(values: Tensor) -> float:
+    return float(values.flatten()[0])
+
+
+def place_of(options: Options) -> Place:
+    """Block kind, its number, and depth inside its transformer."""
+    kind, number = options["block"]
+    return kind, number, options["block_index"]
+
+
+def place_in(path: str) -> Place:
+    """The same from a module path: ``input_blocks.4.1.transformer_blocks.0`` -> ``("input", 4, 0)``."""
+    parts = path.split(".")
+    kind = parts[0].removesuffix("_blocks").removesuffix("_block")
+    return kind, 0 if kind == "middle" else int(parts[1]), int(parts[-1])
+
+
+def with_patches(options: Options, first: Mapping[str, Patch], last: Mapping[str, Patch]) -> dict[str, Any]:
+    """A copy of a call's options with patches before and behind those that are there."""
+    patches: dict[str, Any] = dict(options.get("patches", {}))
+    for name, patch in first.items():
+        patches[name] = [patch, *patches.get(name, [])]
+    for name, patch in last.items():
+        patches[name] = [*patches.get(name, []), patch]
+    return {**options, "patches": patches}
+
+
+def doubled_options(options: Options, rows: int) -> dict[str, Any]:
+    """A copy of a call's options that describes every row twice, the second time behind all others."""
+    twice = dict(options)
+    for name in ("cond_or_uncond", "uuids"):
+        if name in twice:
+            twice[name] = [*twice[name], *twice[name]]
+    if "cond_mark" in twice:
+        twice["cond_mark"] = torch.cat([twice["cond_mark"]] * 2)
+    for name in ("cond_indices", "uncond_indices"):
+        if name in twice:
+            twice[name] = [*twice[name], *(index + rows for index in twice[name])]
+    return twice

@@ -1,0 +1,228 @@
+"""An injection in a UNet by torch hooks: what diffusers' and ldm's UNets share. The hosts only translate names.
+
+Hooks leave every module and its ``forward`` as they are, so attention implementations, LoRA, ControlNet and offloading
+go on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from dp_adapter.core import strict
+from dp_adapter.core.adapter import LowRank
+from dp_adapter.core.injection import Injection
+from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
+from dp_adapter.core.types import Row, Site, Step
+from dp_adapter.errors import HostError
+from dp_adapter.hosts.calls import doubled, require_fit
+from dp_adapter.hosts.lora import apply_lora
+
+StepOf = Callable[[tuple[Any, ...], dict[str, Any]], "Step | None"]
+# (step, block's input, stream after self-attention) -> what to add to the stream; all [R, N, C]
+Change = Callable[[Step, Tensor, Tensor], "Tensor | None"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A UNet as its host names it. The sequences go by site, in checkpoint order.
+
+    Attributes:
+        blocks: the transformer blocks, with ``norm2`` and ``attn1``, ``attn2``; in these ``to_q``, ``to_k``, ``to_v``,
+            ``to_out.0``.
+        widths: inner channels I and token width D of ``attn2``.
+        hidden_states: keyword of a block's and an attention's first argument.
+        merge_lora: False where somebody else writes to the weights of linear layers too.
+    """
+
+    unet: nn.Module
+    sites: Sequence[Site]
+    blocks: Sequence[nn.Module]
+    widths: Sequence[tuple[int, int]]
+    hidden_states: str
+    merge_lora: bool
+
+
+class Attachment:
+    """The hooks of one ``with``. The step is set when the UNet is entered and read by the sites below it."""
+
+    def __init__(self, parts: Parts, injection: Injection, step_of: StepOf) -> None:
+        """Raises HostError where an adapter's shapes do not fit the UNet.
+
+        Args:
+            step_of: what a call of the UNet with these (args, kwargs) is; None leaves the call alone.
+        """
+        self._parts = parts
+        self._injection = injection.without_idle()
+        self._step_of = step_of
+        self._step: Step | None = None
+        self._twinned = False
+        self._cache = RegionCache(self._injection)
+        for identity in self._injection.identities:
+            require_fit(parts.sites, identity.adapter, lambda site: parts.widths[site.index])
+        self._pathways = self._fresh_pathways()
+        one, *others = self._injection.identities
+        self._placed = bool(others) or one.mask is not None or not (self._injection.folded or self._injection.gated)
+
+    def register(self, stack: ExitStack) -> None:
+        """Puts the hooks in until ``stack`` closes."""
+        apply_lora(stack, self._injection.lora, self._linear, merge=self._parts.merge_lora)
+        unet = self._parts.unet
+        stack.callback(unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+        stack.callback(unet.register_forward_hook(self._leave).remove)
+        for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
+            attn2 = block.get_submodule("attn2")
+            if self._injection.gated:
+                self._register_change(stack, site, block, self._gated(site))
+            elif self._injection.folded:
+                stack.callback(attn2.register_forward_hook(self._folded(site), with_kwargs=True).remove)
+            else:
+                self._register_plain(stack, site, attn2)
+            if self._injection.text.strict:
+                self._register_change(stack, site, block, self._follow_twins(site))
+
+    def refold(self) -> None:
+        """Forgets everything made from the UNet's weights: to be called when others came into it, or another LoRA."""
+        self._pathways = self._fresh_pathways()
+
+    def _fresh_pathways(self) -> list[SitePathways]:
+        pathways: list[SitePathways] = []
+        for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
+            to_q, to_out = block.get_submodule("attn2.to_q"), block.get_submodule("attn2.to_out.0")
+            pathways.append(SitePathways(self._injection, site, self._cache, to_q, to_out))
+        return pathways
+
+    def _linear(self, entry: LowRank) -> nn.Module:
+        attention = "attn2" if entry.layer % 2 else "attn1"
+        linear = "to_out.0" if entry.linear == "to_out" else entry.linear
+        return self._parts.blocks[entry.layer // 2].get_submodule(f"{attention}.{linear}")
+
+    def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._step = None  # stays so if the next line raises
+        step = self._step_of(args, kwargs)
+        if step is None:
+            return None
+        self._cache.require_masks(step)
+        # Without an identity at work the twins would say nothing new, cost a row, and round differently.
+        self._twinned = self._injection.text.strict and any(pathways.acts(step) for pathways in self._pathways)
+        if not self._twinned:
+            self._step = step
+            return None
+        twins = tuple(Row("text", row.sample) for row in step.rows)
+        self._step = replace(step, rows=step.rows + twins)
+        return doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))
+
+    def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
+        """Drops the text-only twins, whose prediction also stands outside the region."""
+        step, self._step = self._step, None
+        if step is None or not self._twinned:
+            return output
+        if isinstance(output, Tensor):
+            return strict.prediction(self._cache, step, output)
+        if isinstance(output, tuple):
+            first, *rest = cast("tuple[Any, ...]", output)
+            return (strict.prediction(self._cache, step, first), *rest)
+        output.sample = strict.prediction(self._cache, step, output.sample)
+        return output
+
+    def _hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        return args[0] if args else kwargs[self._parts.hidden_states]
+
+    def _require_grid(self, site: Site, step: Step, hidden_states: Tensor) -> None:
+        """Raises HostError where a region cannot be placed on [R, N, C], because N is not the site's grid."""
+        grid = step.latent.halved(site.halvings)
+        if self._placed and hidden_states.shape[1] != len(grid):
+            raise HostError(
+                f"{site.name} has {hidden_states.shape[1]} positions where {grid.height} x {grid.width} were expected",
+                "Another extension makes the picture smaller inside the model (a high-resolution fix of it, for "
+                "instance); a region cannot be placed then. Switch that off, or use the identity in the whole picture.",
+            )
+
+    def _folded(self, site: Site) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            if self._step is None:
+                return
+            hidden_states = self._hidden_states(args, kwargs)
+            self._require_grid(site, self._step, hidden_states)
+            # Under autocast normalised states are float32 and the layer's output is half precision.
+            self._pathways[site.index].add_folded(self._step, hidden_states.to(output.dtype), output)
+
+        return hook
+
+    def _register_plain(self, stack: ExitStack, site: Site, attn2: nn.Module) -> None:
+        """Takes q, k, v and the text attention where the layer computes them; F goes on to ``to_out`` in its place."""
+        seen: dict[str, Tensor] = {}
+
+        def capture(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                if self._step is None:
+                    return
+                seen[name] = output
+                if name == "k":
+                    seen["context"] = args[0]
+
+            return hook
+
+        def exchange(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if self._step is None or not {"q", "k", "v"} <= seen.keys():
+                return None  # without q, k and v another attachment inside this one folds the layer
+            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["context"])
+            seen.clear()
+            self._require_grid(site, self._step, captured.z)
+            return (self._pathways[site.index].blended(self._step, captured), *args[1:])
+
+        for name in ("q", "k", "v"):
+            stack.callback(attn2.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)
+        stack.callback(attn2.get_submodule("to_out.0").register_forward_pre_hook(exchange).remove)
+
+    def _gated(self, site: Site) -> Change:
+        """FACT acts on the residual stream between self-attention and text attention."""
+
+        def change(step: Step, _before: Tensor, after: Tensor) -> Tensor | None:
+            pathways = self._pathways[site.index]
+            return pathways.before_text(step, after) if pathways.acts(step) else None
+
+        return change
+
+    def _follow_twins(self, site: Site) -> Change:
+        """Strict text region: outside the region, a row's self-attention is its twin's."""
+
+        def change(step: Step, before: Tensor, after: Tensor) -> Tensor | None:
+            if not self._twinned:
+                return None
+            attention = after - before
+            return strict.self_attention(self._cache, site, step, attention) - attention
+
+        return change
+
+    def _register_change(self, stack: ExitStack, site: Site, block: nn.Module, change: Change) -> None:
+        """Adds to the residual stream between the attentions: to what ``norm2`` reads and to what ``attn2`` returns.
+
+        Not to ``attn1``'s output: token merging shortens it, and ControlNet's reference calls ``attn1`` several times.
+        """
+        before: list[Tensor] = []
+        added: list[Tensor] = []
+
+        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            before[:] = [self._hidden_states(args, kwargs)]
+            added.clear()
+
+        def between(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if self._step is None:
+                return None
+            self._require_grid(site, self._step, args[0])
+            if (term := change(self._step, before.pop(), args[0])) is None:
+                return None
+            added[:] = [term]
+            return (args[0] + term, *args[1:])
+
+        def leave(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+            return output + added.pop() if added else None
+
+        stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(block.get_submodule("norm2").register_forward_pre_hook(between).remove)
+        stack.callback(block.get_submodule("attn2").register_forward_hook(leave).remove)

@@ -1,0 +1,108 @@
+"""Host ldm: the UNets of AUTOMATIC1111 (ldm for SD1.5, sgm for SDXL), their names, and what a call of them says."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from dp_adapter.core.injection import Injection
+from dp_adapter.core.types import Grid, Row, Site, Step
+from dp_adapter.errors import HostError
+from dp_adapter.hosts.calls import linear_shape, progress_of, require_rows
+from dp_adapter.hosts.cfg_rows import CfgRows
+from dp_adapter.hosts.hooks import Attachment, Parts
+from dp_adapter.hosts.sites import Base, site_names
+
+_SUPPORTED = (
+    "DP-Adapter works in SD1.5 and SDXL models; SD2, SD3, Flux, refiners and distilled layouts are not supported."
+)
+
+
+def base_of(unet: nn.Module) -> Base:
+    """Which base model a ``UNetModel`` is, by the layout of its cross-attention blocks.
+
+    Raises:
+        HostError: neither SD1.5 nor SDXL.
+    """
+    paths: list[str] = [path for path, _ in unet.named_modules()]  # pyright: ignore[reportUnknownVariableType]
+    modules = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
+    for base in ("sd15", "sdxl"):
+        if {site.ldm for site in site_names(base)} == modules:
+            break
+    else:
+        raise HostError(f"This model has {len(modules)} cross-attention blocks in an unknown layout", _SUPPORTED)
+    # SD2 has the layout of SD1.5, but projects with linear layers where that has convolutions.
+    if base == "sd15" and isinstance(unet.get_submodule("input_blocks.1.1.proj_in"), nn.Linear):
+        raise HostError("This is a Stable Diffusion 2 model", _SUPPORTED)
+    return base
+
+
+def sites_of(unet: nn.Module) -> list[Site]:
+    """The sites of a UNet in checkpoint order, with the widths that it really has."""
+    sites: list[Site] = []
+    for name in site_names(base_of(unet)):
+        attn2 = unet.get_submodule(name.ldm + ".attn2")
+        channels, heads = linear_shape(attn2.get_submodule("to_q"))[1], cast(int, attn2.heads)
+        sites.append(Site(name.index, name.diffusers, name.level, name.halvings, channels, heads))
+    return sites
+
+
+@contextmanager
+def attach(
+    unet: nn.Module, injection: Injection, rows: Sequence[Row] | CfgRows, *, train_timesteps: int = 1000
+) -> Generator[Attachment | None]:
+    """Inside the ``with``, the UNet's cross-attentions carry the injection.
+
+    Args:
+        unet: ``sd_model.model.diffusion_model``, an SD1.5 or SDXL ``UNetModel``.
+        rows: what every batch element is, in the batch's order, or the object that the sampler's hook tells it to.
+        train_timesteps: length of the noise schedule, which turns a timestep into progress.
+
+    Yields:
+        The attachment, to ``refold()`` it when other weights came into the UNet; None where the injection changes
+        nothing.
+
+    Raises:
+        HostError: the UNet is of another kind, or the adapter's shapes do not fit it. Out of a call of the UNet: its
+            rows cannot be told, or a region cannot be placed in it.
+    """
+    placed = any(identity.mask is not None for identity in injection.identities)
+
+    def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
+        named = dict(zip(("x", "timesteps", "context"), args, strict=False)) | kwargs
+        latents: Tensor = named["x"]
+        known = _rows_of(rows, latents, named["context"], placed)
+        if known is None:
+            return None
+        return Step(progress_of(named["timesteps"], train_timesteps), known, Grid(*latents.shape[-2:]))
+
+    with ExitStack() as stack:
+        attachment = Attachment(_parts_of(unet), injection, step_of) if injection.active else None
+        if attachment:
+            attachment.register(stack)
+        yield attachment
+
+
+def _rows_of(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> tuple[Row, ...] | None:
+    if not isinstance(rows, CfgRows):
+        return require_rows(rows, len(latents))
+    known = rows.of(latents, context)
+    if known is None:
+        return None
+    if placed and not known.whole:
+        raise HostError(
+            "The picture is made in tiles, and DP-Adapter is not told where in the picture a tile lies",
+            "Switch Tiled Diffusion off, or use the identity in the whole picture instead of a region.",
+        )
+    return known.rows
+
+
+def _parts_of(unet: nn.Module) -> Parts:
+    sites = sites_of(unet)
+    blocks = [unet.get_submodule(name.ldm) for name in site_names(base_of(unet))]
+    widths = [linear_shape(block.get_submodule("attn2.to_k")) for block in blocks]
+    # The WebUI's own LoRA writes to the weights of linear layers in the middle of a call, and keeps copies of them.
+    return Parts(unet, sites, blocks, widths, "x", merge_lora=False)

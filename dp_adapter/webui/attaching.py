@@ -1,0 +1,84 @@
+"""Puts an injection into the model of whichever WebUI this is, for one pass of sampling."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.errors import HostError
+from dp_adapter.webui import compat
+
+if TYPE_CHECKING:
+    from dp_adapter.core.injection import Injection
+    from dp_adapter.core.types import Grid
+    from dp_adapter.hosts.cfg_rows import CfgRows
+
+
+class Pass(AbstractContextManager["Pass"]):
+    """One pass: inside the ``with``, the UNet carries the injection.
+
+    Args:
+        p: the WebUI's processing object, whose ``sd_model`` is the one that samples.
+        latent: size of the latents; batch: how many pictures are sampled together.
+
+    Raises:
+        HostError: the model is neither SD1.5 nor SDXL, or the adapter does not fit it.
+    """
+
+    def __init__(self, p: Any, injection: Injection, latent: Grid, batch: int) -> None:
+        self._p = p
+        self._injection = injection
+        self._stack = ExitStack()
+        self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
+        if compat.is_forge():
+            from dp_adapter.hosts import forge
+            from dp_adapter.hosts.forge_calls import sampler_rows
+
+            patcher = compat.unet_patcher(p.sd_model)
+            self._stack.enter_context(forge.attach(patcher, injection, sampler_rows(batch), latent))
+        else:
+            self._enter_ldm()
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def before_step(self, params: Any) -> str:
+        """A1111's denoiser is about to call the UNet: takes what the rows will be, and follows the refiner.
+
+        Args:
+            params: ``CFGDenoiserParams``, after the refiner's switch.
+
+        Returns:
+            A note for the user where the refiner is a model that the adapter cannot reach; else empty.
+        """
+        if compat.is_forge():
+            return ""
+        if self._p.sd_model.sd_checkpoint_info is not self._checkpoint:
+            self._stack.close()  # the same UNet object may carry other weights now
+            try:
+                self._enter_ldm()
+            except HostError as error:
+                self._rows, self._checkpoint = None, self._p.sd_model.sd_checkpoint_info
+                return f"The refiner works without the identity: {error}"
+        if self._rows is not None:
+            conds = params.denoiser.sampler.sampler_extra_args["cond"].batch
+            self._rows.announce(_conds_list(conds), params.x, params.text_cond, params.text_uncond)
+        return ""
+
+    def _enter_ldm(self) -> None:
+        from dp_adapter.hosts import ldm
+        from dp_adapter.hosts.cfg_rows import CfgRows
+
+        rows = CfgRows()
+        self._stack.enter_context(ldm.attach(compat.diffusion_model(self._p.sd_model), self._injection, rows))
+        self._rows, self._checkpoint = rows, self._p.sd_model.sd_checkpoint_info
+
+
+def _conds_list(batch: list[list[Any]]) -> list[list[tuple[int, float]]]:
+    """Per picture the rows of its parts (AND) and their weights, as prompt_parser.reconstruct_multicond_batch."""
+    listed: list[list[tuple[int, float]]] = []
+    row = 0
+    for parts in batch:
+        listed.append([(row + i, float(part.weight)) for i, part in enumerate(parts)])
+        row += len(parts)
+    return listed

@@ -1,0 +1,63 @@
+"""Which WebUI this is, and what the WebUIs do under different names."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+WebUI = Literal["a1111", "forge", "neo", "reforge", "classic"]
+
+
+@cache
+def webui() -> WebUI:
+    """The WebUI that is running; a fork that is not known counts as the nearest one that is."""
+    if importlib.util.find_spec("modules_forge") is None:
+        return "a1111"
+    from modules_forge import forge_version
+
+    version: str = forge_version.version
+    if version in ("neo", "classic"):
+        return version
+    return "forge" if importlib.util.find_spec("backend") else "reforge"
+
+
+def is_forge() -> bool:
+    """Whether models are driven by Forge's patchers, under any of its names."""
+    return webui() != "a1111"
+
+
+def models_folder() -> Path:
+    from modules import paths
+
+    return Path(paths.models_path)
+
+
+def loaded_model() -> Any | None:
+    """The checkpoint in memory; None before the first one is loaded, which this never causes."""
+    from modules import sd_models
+
+    model = sd_models.model_data.sd_model
+    # Forge starts with an empty stand-in.
+    return None if model is None or type(model).__name__ == "FakeInitialModel" else model
+
+
+def unet_patcher(model: Any) -> Any:
+    """Forge's patcher of the model's UNet as it is now."""
+    return model.forge_objects.unet
+
+
+def diffusion_model(model: Any) -> Any:
+    """The UNet module of a loaded checkpoint."""
+    return unet_patcher(model).model.diffusion_model if is_forge() else model.model.diffusion_model
+
+
+def alternative_unet() -> str:
+    """Label of the replacement UNet (TensorRT and the like) that runs instead of the model's; empty for none."""
+    if is_forge():
+        return ""
+    from modules import sd_unet
+
+    current = sd_unet.current_unet
+    return "" if current is None else str(getattr(getattr(current, "option", None), "label", type(current).__name__))

@@ -1,0 +1,85 @@
+"""The pictures of a request: kept under their hash before they are written, found again after they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from dp_adapter.settings import ListOf, Picture, Record, RecordOf, Reference, Settings, field_at
+from dp_adapter.settings.records import fields_of
+
+PHOTO, IDENTITY = "photo:", "identity:"
+
+
+class Shelf(Protocol):
+    """Where dropped photos lie."""
+
+    def __contains__(self, digest: str, /) -> bool: ...
+
+
+class Identities(Protocol):
+    """Saved identities."""
+
+    def with_photo(self, digest: str, /) -> str | None:
+        """The name of one that was made with the photo of this hash."""
+        ...
+
+
+def kept(settings: Settings, keep: Callable[[str, str], str]) -> Settings:
+    """The request with every picture in it replaced by ``photo:HASH``.
+
+    Args:
+        keep: puts a picture on the shelf and returns its hash, given its text and its field's path.
+    """
+    raw = {path: text for path, text in _pictures(settings) if not text.startswith((PHOTO, IDENTITY))}
+    return settings.with_fields({path: PHOTO + keep(text, path) for path, text in raw.items()}) if raw else settings
+
+
+def found(
+    settings: Settings, names: Mapping[str, str], shelf: Shelf, identities: Identities
+) -> tuple[Settings, tuple[str, ...]]:
+    """The request with photos that are no longer here replaced by saved identities made with them, and what to tell.
+
+    Args:
+        names: file names by hash.
+    """
+    changes: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    for path, text in _pictures(settings):
+        digest = text.removeprefix(PHOTO)
+        if not text.startswith(PHOTO) or digest in shelf:
+            continue
+        kind = field_at(path).kind
+        saved = identities.with_photo(digest) if isinstance(kind, Picture) and kind.saved else None
+        title = f"'{names[digest]}'" if digest in names else digest
+        if saved is None:
+            notes[f"The picture {title} is not here any more: drop it again."] = None
+        else:
+            changes[path] = IDENTITY + saved
+            notes[f"The picture {title} is part of the saved identity '{saved}', which is used."] = None
+    replaced = settings.with_fields(changes) if changes else settings
+    return _once_each(replaced) if changes else replaced, tuple(notes)
+
+
+def _once_each(settings: Settings) -> Settings:
+    """Several photos of one person may lead to the same saved identity, which counts once."""
+    left: dict[object, Reference] = {}
+    for number, reference in enumerate(settings.references):
+        saved = reference.image.startswith(IDENTITY)
+        left.setdefault((reference.image, reference.identity) if saved else number, reference)
+    return replace(settings, references=tuple(left.values()))
+
+
+def _pictures(record: Record, path: str = "") -> Iterator[tuple[str, str]]:
+    """The text of every picture, with its path."""
+    for info in fields_of(type(record)):
+        value = getattr(record, info.name)
+        here = f"{path}.{info.name}" if path else info.name
+        if isinstance(value, Record):
+            yield from _pictures(value, here)
+        elif isinstance(info.kind, ListOf) and isinstance(info.kind.item, RecordOf):
+            for index, item in enumerate(value):
+                yield from _pictures(item, f"{here}[{index}]")
+        elif isinstance(info.kind, Picture) and value:
+            yield here, value

@@ -1,0 +1,48 @@
+"""The host's own components that the panel reads: picture size and img2img's pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dp_adapter.webui.panel_compat import same_page
+
+# In the order of img2img's tabs (img2img, sketch, inpaint, inpaint sketch, inpaint upload).
+INIT_IDS = ("img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base")
+UPLOADED_MASK = "img_inpaint_mask"
+_SIZES = tuple(f"{tab}_{side}" for tab in ("txt2img", "img2img") for side in ("width", "height"))
+_WANTED = frozenset({*INIT_IDS, UPLOADED_MASK, *_SIZES})
+_FOREGROUND = "logical_image_foreground"
+_BACKGROUND = "logical_image_background"
+
+
+class HostComponents:
+    """Remembers components by their element id while the host builds its page."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Any] = {}
+        self._canvas = ""
+
+    def remember(self, component: Any, **options: Any) -> None:
+        """For the host's ``on_after_component``."""
+        name = options.get("elem_id") or ""
+        if name in _WANTED:
+            self._seen[name] = component
+            self._canvas = name if name in INIT_IDS else ""
+            self._seen.pop(f"{name}:foreground", None)
+            return
+        # Forge's canvas is an HTML block, followed by two text boxes that hold the layers.
+        classes = options.get("elem_classes") or ()
+        if self._canvas and _FOREGROUND in classes:
+            self._seen[f"{self._canvas}:foreground"] = component
+        elif self._canvas and _BACKGROUND in classes:
+            self._seen[self._canvas] = component
+            self._canvas = ""
+
+    def find(self, name: str) -> Any | None:
+        """The component, where it is on the page that is being built."""
+        component = self._seen.get(name)
+        return component if component is not None and same_page(component) else None
+
+
+HOST = HostComponents()
+"""The one page that the host builds at a time."""

@@ -1,0 +1,105 @@
+"""Saved identities: adding one to the photos, saving the photos as one, deleting one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from modules.ui_components import ToolButton
+
+from dp_adapter.errors import IdentityError
+from dp_adapter.settings import Settings
+from dp_adapter.webui import panel_lists, shared
+from dp_adapter.webui.panel_handlers import Speaking, Updates
+from dp_adapter.webui.panel_photos import FACE_FIELDS, Photos
+from dp_adapter.webui.panel_widgets import Widgets
+from dp_adapter.webui.panel_words import counted, status
+
+
+@dataclass(frozen=True)
+class IdentitiesPart:
+    """The part's components; ``question`` holds the two buttons that ask before deleting."""
+
+    saved: Any
+    refresh: Any
+    use: Any
+    delete: Any
+    question: Any
+    yes: Any
+    no: Any
+    name: Any
+    save: Any
+
+
+def build(widgets: Widgets) -> IdentitiesPart:
+    name = widgets.elem_id
+    with gr.Row(elem_classes=["dp-adapter-tools"]):
+        saved = gr.Dropdown(choices=[], value=None, label="Saved identity", elem_id=name("identity"))
+        refresh = ToolButton(value="🔄", elem_id=name("identities_refresh"))
+        use = ToolButton(value="➕", elem_id=name("identity_use"))
+        delete = ToolButton(value="🗑", elem_id=name("identity_delete"))
+    with gr.Row(visible=False) as question:
+        yes = gr.Button("Delete it for good", elem_id=name("identity_delete_yes"), variant="stop", size="sm")
+        no = gr.Button("Keep it", elem_id=name("identity_delete_no"), size="sm")
+    with gr.Row(elem_classes=["dp-adapter-tools"]):
+        as_name = gr.Textbox("", label="Save person 1 as", elem_id=name("identity_name"), max_lines=1)
+        save = ToolButton(value="💾", elem_id=name("identity_save"))
+    for button, tooltip in (
+        (refresh, "Read the folder again"),
+        (use, "Add this identity to the photos"),
+        (delete, "Delete this identity"),
+        (save, "Save the photos of person 1 under this name, without the pictures themselves"),
+    ):
+        button.webui_tooltip = tooltip
+    for component in (saved, refresh, use, delete, yes, no, as_name, save):
+        widgets.volatile(component)
+    return IdentitiesPart(saved, refresh, use, delete, question, yes, no, as_name, save)
+
+
+def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], speaking: Speaking) -> None:
+    def listed(chosen: str | None = None) -> Updates:
+        names = list(shared.session().identities.names())
+        return {part.saved: gr.update(choices=names, value=chosen if chosen in names else None)}
+
+    def use(chosen: str | None, text: str) -> Updates:
+        new = panel_lists.photo(f"identity:{_required(chosen)}", "")
+        items = panel_lists.appended(panel_lists.read(text), [new], "photo")
+        return {photos.text: panel_lists.written(items), photos.selected: len(items) - 1}
+
+    def save(name: str, text: str, *choice: Any) -> Updates:
+        items = [{k: v for k, v in item.items() if k != "name"} for item in panel_lists.read(text)]
+        common = dict(zip(FACE_FIELDS, choice, strict=True))
+        settings = Settings.from_dict({"references": items, "face": common})
+        if not items:
+            raise IdentityError("There is no photo to save an identity from", "Drop some photos first.")
+        made = shared.session().save_identity(name.strip(), settings)
+        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *map(counted, made.notes)]
+        return {**listed(made.name), part.name: "", speaking.line: status(said)}
+
+    def delete(chosen: str | None) -> Updates:
+        name = _required(chosen)
+        shared.session().identities.delete(name)
+        return {**listed(), part.question: gr.update(visible=False), speaking.line: status(f"Deleted '{name}'.")}
+
+    def ask(chosen: str | None) -> Updates:
+        name = _required(chosen)
+        asked = status(f"Delete the saved identity '{name}'? Its file will be gone.", "warning")
+        return {part.question: gr.update(visible=True), speaking.line: asked}
+
+    def first(on: bool, chosen: str | None) -> Updates:
+        return listed(chosen) if on else {}
+
+    speaking.on(enabled.change, first, [enabled, part.saved], [part.saved], keeps=True)
+    speaking.on(part.refresh.click, listed, [part.saved], [part.saved])
+    speaking.on(part.use.click, use, [part.saved, photos.text], [photos.text, photos.selected])
+    speaking.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")
+    speaking.on(part.delete.click, ask, [part.saved], [part.question])
+    speaking.on(part.yes.click, delete, [part.saved], [part.saved, part.question])
+    speaking.on(part.no.click, lambda: {part.question: gr.update(visible=False)}, [], [part.question])
+
+
+def _required(chosen: str | None) -> str:
+    if not chosen:
+        raise IdentityError("No saved identity is chosen", "Choose one in the list.")
+    return chosen

@@ -1,0 +1,110 @@
+"""The button that shows where each person will act, and the canvas for painting a mask on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from dp_adapter.webui import panel_brush, panel_lists, preview
+from dp_adapter.webui.panel_compat import init_and_mask, js
+from dp_adapter.webui.panel_handlers import Speaking, Updates
+from dp_adapter.webui.panel_host import HOST, INIT_IDS, UPLOADED_MASK
+from dp_adapter.webui.panel_regions import Regions
+from dp_adapter.webui.panel_widgets import Widgets
+from dp_adapter.webui.panel_words import status
+from dp_adapter.webui.values import settings_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# The host's own function tells which of img2img's tabs is open.
+_TAB = """(...args) => {
+    args[0] = typeof get_tab_index === "function" ? get_tab_index("mode_img2img") : 0;
+    return args;
+}"""
+
+
+@dataclass(frozen=True)
+class PreviewPart:
+    """The part's components; ``tab`` is filled by the browser."""
+
+    button: Any
+    picture: Any
+    said: Any
+    tab: Any
+
+
+def build(widgets: Widgets) -> PreviewPart:
+    name = widgets.elem_id
+    button = gr.Button("Region preview", elem_id=name("region_preview"), size="sm")
+    button.webui_tooltip = "Shows where each person will act in the picture to be made"
+    picture = gr.Image(
+        label="Region preview",
+        elem_id=name("region_picture"),
+        visible=False,
+        interactive=False,
+        type="pil",
+        height=320,
+        show_download_button=False,
+    )
+    said = gr.HTML("")
+    tab = gr.Number(0, visible=False, label="DP-Adapter img2img tab", elem_id=name("img2img_tab"))
+    for component in (button, picture, tab):
+        widgets.volatile(component)
+    return PreviewPart(button, picture, said, tab)
+
+
+def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool, speaking: Speaking) -> None:
+    seen = _Seen(is_img2img)
+    inputs = [part.tab, *seen.components]
+
+    def show(tab: float, *values: Any) -> Updates:
+        host, panel = values[: len(seen.components)], values[len(seen.components) :]
+        canvas, init, inpaint = seen.canvas(int(tab), host)
+        # A closed panel shows its regions as well.
+        settings = settings_of([panel[0], True, *panel[2:]])
+        drawn = preview.draw(settings, canvas, init, inpaint)
+        shown = gr.update(value=drawn.picture, visible=True)
+        return {part.picture: shown, part.said: status(drawn.lines)}
+
+    def paint(tab: float, text: str, selected: int, *host: Any) -> Updates:
+        under, _, _ = seen.canvas(int(tab), host)
+        items = panel_lists.read(text)
+        mask = str(items[selected].get("mask", "")) if 0 <= selected < len(items) else ""
+        return {regions.canvas: panel_brush.canvas(under, mask, regions.strokes.elem_id), regions.strokes: ""}
+
+    outputs = [part.picture, part.said]
+    speaking.on(part.button.click, show, [*inputs, *args], outputs, show_progress="full", **js(_TAB))
+    speaking.on(
+        regions.open_canvas.click,
+        paint,
+        [part.tab, regions.text, regions.selected, *seen.components],
+        [regions.canvas, regions.strokes],
+        **js(_TAB),
+    )
+
+
+class _Seen:
+    """The host's components that a preview reads, as far as they are on this page."""
+
+    def __init__(self, is_img2img: bool) -> None:
+        tab = "img2img" if is_img2img else "txt2img"
+        names = [f"{tab}_width", f"{tab}_height"]
+        if is_img2img:
+            names += [*INIT_IDS, *(f"{name}:foreground" for name in INIT_IDS), UPLOADED_MASK]
+        found = {name: HOST.find(name) for name in names}
+        self._names = [name for name, component in found.items() if component is not None]
+        self.components = [found[name] for name in self._names]
+        self._size = (f"{tab}_width", f"{tab}_height")
+
+    def canvas(self, tab: int, values: tuple[Any, ...]) -> tuple[Image, bool, Image | None]:
+        """What is under the regions, whether it is an init picture, and the inpaint mask."""
+        by_name = dict(zip(self._names, values, strict=True))
+        width, height = (float(by_name.get(name) or 512) for name in self._size)
+        name = INIT_IDS[tab] if 0 <= tab < len(INIT_IDS) else INIT_IDS[0]
+        init, mask = init_and_mask(by_name.get(name), by_name.get(f"{name}:foreground"))
+        if name == INIT_IDS[-1]:
+            _, mask = init_and_mask({"mask": by_name.get(UPLOADED_MASK)}, None)
+        return preview.canvas(width, height, init), init is not None, mask if name in INIT_IDS[2:] else None

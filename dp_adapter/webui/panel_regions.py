@@ -1,0 +1,194 @@
+"""Regions: a list to choose from, the chosen one's kind, box, mask and softness, and a preview of where they act."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from modules.ui_components import ToolButton
+
+from dp_adapter.errors import DPAdapterError
+from dp_adapter.settings import Settings, field_at
+from dp_adapter.webui import panel_brush, panel_lists, shared
+from dp_adapter.webui.panel_compat import uploads
+from dp_adapter.webui.panel_editing import Amend, Editing
+from dp_adapter.webui.panel_handlers import Speaking, Updates
+from dp_adapter.webui.panel_lists import Item
+from dp_adapter.webui.panel_photos import PERSONS
+from dp_adapter.webui.panel_widgets import Widgets
+from dp_adapter.webui.panel_words import status, words
+from dp_adapter.webui.values import field_value, widget_value
+
+SIDES = ("x0", "y0", "x1", "y1")
+PLAIN = ("kind", "weight", "grow", "feather")  # fields whose widget holds the field's own value
+NO_REGIONS = "No regions: each person acts where their face is found."
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The part's components.
+
+    Attributes:
+        text: hidden, the JSON list that the script gets. Whatever changes it redraws the part.
+        strokes: hidden, what was painted on the canvas, from the browser.
+    """
+
+    text: Any
+    selected: Any
+    chosen: Any
+    add: Any
+    remove: Any
+    editor: Any
+    fields: dict[str, Any]
+    person: Any
+    boxes: Any
+    masks: Any
+    upload: Any
+    open_canvas: Any
+    canvas: Any
+    strokes: Any
+    said: Any
+
+
+def build(widgets: Widgets) -> Regions:
+    name = widgets.elem_id
+    text = widgets.volatile(gr.Textbox("", visible=False, label="DP-Adapter regions", elem_id=name("regions")))
+    selected = gr.State(-1)
+    with gr.Row(elem_classes=["dp-adapter-tools"]):
+        chosen = gr.Dropdown(choices=[], value=None, label="Chosen region", elem_id=name("region"), type="index")
+        add = ToolButton(value="➕", elem_id=name("region_add"))
+        remove = ToolButton(value="🗑", elem_id=name("region_remove"))
+    add.webui_tooltip, remove.webui_tooltip = "Add a region", "Remove the chosen region"
+    said = gr.HTML(status(NO_REGIONS))
+    with gr.Column(visible=False) as editor:
+        with gr.Row():
+            kinds = ["auto", "full", "box", "mask"]
+            fields = {"kind": widgets.item("regions[].kind", make=gr.Radio, choices=kinds, scale=3)}
+            person = widgets.item(
+                "regions[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
+            )
+        with gr.Column(visible=False) as boxes:
+            for row in (SIDES[0::2], SIDES[1::2]):
+                with gr.Row():
+                    for side in row:
+                        fields[side] = widgets.item(f"regions[].box.{side}")
+        with gr.Column(visible=False) as masks:
+            upload = widgets.item(
+                "regions[].mask", make=gr.File, value=None, file_count="single", elem_classes=["dp-adapter-drop"]
+            )
+            open_canvas = gr.Button("Paint the mask", elem_id=name("region_paint"), size="sm")
+            canvas = gr.HTML("")
+            strokes = gr.Textbox("", visible=False, label="DP-Adapter strokes", elem_id=name("region_strokes"))
+        with gr.Row():
+            for field in ("weight", "grow", "feather"):
+                fields[field] = widgets.item(f"regions[].{field}", min_width=120)
+    for component in (chosen, add, remove, open_canvas, strokes):
+        widgets.volatile(component)
+    return Regions(
+        text,
+        selected,
+        chosen,
+        add,
+        remove,
+        editor,
+        fields,
+        person,
+        boxes,
+        masks,
+        upload,
+        open_canvas,
+        canvas,
+        strokes,
+        said,
+    )
+
+
+def wire(part: Regions, speaking: Speaking) -> None:
+    """Binds the part's events, all but the button that opens the canvas, which needs the host's picture."""
+    editing = Editing(speaking, part.text, part.selected, emptied=part.canvas)
+    drawn = [
+        part.selected, part.chosen, part.editor, *part.fields.values(), part.person, part.boxes, part.masks, part.said,
+    ]  # fmt: skip
+
+    def draw(text: str, selected: int) -> Updates:
+        return _drawn(part, panel_lists.read(text), selected)
+
+    def choose(index: int | None, text: str) -> Updates:
+        return {**_drawn(part, panel_lists.read(text), index or 0), part.canvas: ""}
+
+    speaking.on(part.text.change, draw, editing.state, drawn, keeps=True)
+    speaking.on(part.chosen.input, choose, [part.chosen, part.text], [*drawn, part.canvas])
+    editing.on_click(part.add.click, lambda items, _: (_grown(items), len(items)))
+    editing.on_click(part.remove.click, panel_lists.without)
+    for field in PLAIN:
+        editing.on_input(part.fields[field], _amend(field))
+    for side in SIDES:
+        editing.on_input(part.fields[side], _amend_side(side))
+    editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
+    editing.on_input(part.upload, _uploaded, event=part.upload.upload, also=[part.upload])
+    # An empty box is what opening the canvas leaves there, not an empty painting.
+    painting = Editing(speaking, part.text, part.selected)
+    painting.on_input(
+        part.strokes,
+        lambda _item, strokes: {"mask": panel_brush.painted(strokes)} if strokes else {},
+        event=part.strokes.change,
+    )
+
+
+def _grown(items: list[Item]) -> list[Item]:
+    return panel_lists.appended(items, [panel_lists.region()], "region")
+
+
+def _amend(field: str) -> Amend:
+    if field == "kind":
+        return panel_lists.of_kind
+    info = field_at(f"regions[].{field}")
+    return lambda _item, value: {field: field_value(info, value)}
+
+
+def _amend_side(side: str) -> Amend:
+    return lambda item, value: {"box": {**(item.get("box") or {}), side: value}}
+
+
+def _uploaded(_item: Item, file: Any) -> Item:
+    ((path, _),) = uploads(file)
+    return {"mask": f"photo:{shared.session().shelf.add(path.read_bytes())}"}
+
+
+def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:
+    index = panel_lists.clamped(items, selected)
+    item = items[index] if items else panel_lists.region()
+    captions = [_caption(number, one) for number, one in enumerate(items, 1)]
+    kind = item.get("kind", "auto")
+    box: Item = item.get("box") or {}
+    updates: Updates = {
+        part.selected: index,
+        part.chosen: gr.update(choices=captions, value=captions[index] if items else None),
+        part.editor: gr.update(visible=bool(items)),
+        part.person: str(item.get("identity", 0) + 1),
+        part.boxes: gr.update(visible=kind == "box"),
+        part.masks: gr.update(visible=kind == "mask"),
+        part.said: _checked(items, item),
+    }
+    for field in PLAIN:
+        info = field_at(f"regions[].{field}")
+        updates[part.fields[field]] = widget_value(info.kind, item.get(field, info.default))
+    for side in SIDES:
+        updates[part.fields[side]] = box.get(side, field_at(f"regions[].box.{side}").default)
+    return updates
+
+
+def _caption(number: int, item: Item) -> str:
+    return f"{number} · {item.get('kind', 'auto')} · person {item.get('identity', 0) + 1}"
+
+
+def _checked(items: list[Item], item: Item) -> str:
+    """What is wrong with the regions as they are, in words."""
+    if not items:
+        return status(NO_REGIONS)
+    try:
+        Settings.from_dict({"regions": items})
+    except DPAdapterError as error:
+        return status(words(error), "warning")
+    return status("A mask is set." if item.get("kind") == "mask" else "")

@@ -1,0 +1,87 @@
+"""A picture of where each person will act, and the words for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dp_adapter.webui import shared
+from dp_adapter.webui.panel_words import counted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dp_adapter.session.areas import Area
+    from dp_adapter.settings import Settings
+
+LONG_SIDE = 768
+_OPACITY = 0.55
+_EMPTY = (72, 76, 84)
+# Distinct under the common kinds of colour blindness (Okabe and Ito).
+_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Attributes: picture: the canvas with regions over it; lines: one a person."""
+
+    picture: Image
+    lines: tuple[str, ...]
+
+
+def canvas(width: float, height: float, init: Image | None) -> Image:
+    """What regions are drawn on: the init picture, else grey of the chosen size; at most ``LONG_SIDE`` px."""
+    from PIL import Image
+
+    if init is not None:
+        picture = init.convert("RGB")
+        picture.thumbnail((LONG_SIDE, LONG_SIDE))
+        return picture
+    scale = min(1.0, LONG_SIDE / max(width, height, 1))
+    return Image.new("RGB", (max(64, round(width * scale)), max(64, round(height * scale))), _EMPTY)
+
+
+def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) -> Preview:
+    """Draws the regions of a request.
+
+    Args:
+        under: from ``canvas``; ``init`` says whether it is an init picture, in which faces are looked for.
+        inpaint: white where the picture is painted anew.
+
+    Raises:
+        DPAdapterError: a mask is not here any more.
+    """
+    import numpy as np
+
+    from dp_adapter.session import Scene
+    from dp_adapter.session.areas import Areas
+
+    session = shared.session()
+    picture = np.asarray(under, np.uint8)
+    mask = None
+    if inpaint is not None:
+        mask = (np.asarray(inpaint.convert("L").resize(under.size)) / 255).astype(np.float32)
+    base = shared.base() or "sd15"
+    scene = Scene(base, under.width, under.height, (picture,) if init else (), mask)
+    areas = Areas(session.photos, session.encoders)
+    shown = settings.references or settings.regions
+    persons = sorted({item.identity for item in shown}) or [0]
+    drawn = {number: areas.of(settings, scene, number) for number in persons}
+    lines = tuple(_line(number, area) for number, area in drawn.items())
+    return Preview(_overlaid(under, drawn), lines)
+
+
+def _line(number: int, area: Area) -> str:
+    return counted(f"Person {number}: {area.source}; {area.coverage:.0%} of the picture.")
+
+
+def _overlaid(under: Image, areas: dict[int, Area]) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    picture = np.asarray(under, np.float32)
+    for number, area in areas.items():
+        colour = np.array(_COLOURS[number % len(_COLOURS)], np.float32)
+        strength = 1.0 if area.mask is None else area.mask[0].numpy()[:, :, None]
+        picture = picture + (colour - picture) * (_OPACITY * strength)
+    return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))

@@ -1,0 +1,183 @@
+"""One job: from settings to an adapter that is in the UNet while a pass is sampled, and out of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.errors import DPAdapterError, SettingsError
+from dp_adapter.settings import Report, Settings
+from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared
+from dp_adapter.webui.attaching import Pass
+from dp_adapter.webui.stop import DPAdapterStop
+from dp_adapter.webui.values import settings_of
+
+if TYPE_CHECKING:
+    from dp_adapter.core.types import Grid
+    from dp_adapter.hosts.sites import Base
+    from dp_adapter.session import Prepared, Scene
+
+_NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
+
+
+def settings_for(p: Any, args: Sequence[object]) -> Settings:
+    """The request of a job: the panel's or the API's, with what X/Y/Z says for this cell of its grid.
+
+    Pictures in it are put on the shelf, and ``photo:HASH`` stands for them from here on.
+
+    Raises:
+        SettingsError, PictureError: a field or a picture is refused.
+    """
+    settings = settings_of(args)
+    overrides: dict[str, Any] = getattr(p, "dp_adapter_overrides", {})
+    if overrides:
+        settings = settings.with_fields({"enabled": True, **overrides})
+    if not settings.enabled:
+        return settings
+    always = options.read()
+    if always.report or always.masks:
+        report = settings.report
+        report = Report(report.enabled or always.report, report.masks or always.masks)
+        settings = replace(settings, report=report)
+    return infotext_photos.kept(settings, shared.session().photos.keep)
+
+
+class Run:
+    """The adapter's part in one job.
+
+    Args:
+        p: the WebUI's processing object.
+
+    Raises:
+        DPAdapterError: photo, model or settings cannot be used; nothing has been sampled yet.
+    """
+
+    def __init__(self, p: Any, settings: Settings) -> None:
+        self._p = p
+        self._settings = settings
+        self._pass: Pass | None = None
+        self._told: set[str] = set()
+        base = shared.base_of(p.sd_model)
+        # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
+        self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
+        self._current = self._first  # of the pass
+        self._check_hires(base)
+        self._check_refiner()
+        p.extra_generation_params.update(infotext.parameters(settings, {}))
+
+    def before_batch(self) -> None:
+        """Between preparation and sampling of a batch.
+
+        Raises:
+            DPAdapterError: the init picture cannot be used, or a replacement UNet runs instead of the model's.
+        """
+        p = self._p
+        if getattr(p, "init_images", None):
+            self._first = self._prepare(self._settings, scenes.first_pass(p, shared.base_of(p.sd_model)))
+        replaced = compat.alternative_unet()
+        if replaced and self._first.injection.active:
+            raise SettingsError(
+                "enabled",
+                f"the UNet '{replaced}' runs in place of the model's, and no adapter can reach into it",
+                "Choose 'None' under Settings > Stable Diffusion > SD Unet, or disable DP-Adapter.",
+            )
+        self._tell(self._first)
+        self._wrap_sample()
+
+    def before_pass(self, latent: Grid, batch: int) -> None:
+        """Before each sampling: puts the adapter in, taking out that of the pass before.
+
+        Args:
+            batch: how many pictures are sampled together.
+        """
+        self.close()
+        p = self._p
+        self._current = self._first
+        if getattr(p, "is_hr_pass", False):
+            settings = self._settings.in_hires_pass()
+            self._current = self._prepare(settings, scenes.hires_pass(p, shared.base_of(p.sd_model), latent))
+            self._tell(self._current)
+        if self._current.injection.active:
+            self._pass = Pass(p, self._current.injection, latent, batch)
+
+    def before_step(self, params: Any) -> None:
+        """A1111's denoiser is about to call the UNet."""
+        if self._pass is not None and (note := self._pass.before_step(params)):
+            self._comment(note)
+
+    def close(self) -> None:
+        """Takes the adapter out of the UNet, wherever the job stopped."""
+        if self._pass is not None:
+            self._pass.__exit__()
+            self._pass = None
+
+    def hand_back(self, processed: Any) -> None:
+        """Adds what was asked for to the job's pictures: the regions of its last pass, white where an identity acts."""
+        import numpy as np
+        from PIL import Image
+
+        if not self._settings.report.masks:
+            return
+        found = [one.mask for one in self._current.injection.identities if one.mask is not None]
+        pictures = [Image.fromarray(np.uint8(mask.numpy() * 255 + 0.5)) for masks in found for mask in masks]
+        processed.images += pictures
+        processed.infotexts += [processed.info] * len(pictures)
+        if options.read().save_masks:
+            from modules import images
+
+            for picture in pictures:
+                images.save_image(picture, self._p.outpath_samples, "", suffix="-dp-adapter-region", p=self._p)
+
+    def _prepare(self, settings: Settings, scene: Scene) -> Prepared:
+        return shared.session().prepare(settings, scene)
+
+    def _wrap_sample(self) -> None:
+        """What is attached inside ``p.sample`` comes out when it ends: in full, interrupted or by an exception."""
+        p = self._p
+        inner: Callable[..., Any] = p.sample
+        own = vars(p).get("sample")
+
+        def sample(*args: Any, **kwargs: Any) -> Any:
+            if own is None:
+                del p.sample
+            else:
+                p.sample = own
+            try:
+                return inner(*args, **kwargs)
+            except DPAdapterError as error:  # a call of the UNet that cannot be adapted
+                raise DPAdapterStop(str(error)) from error
+            finally:
+                self.close()
+
+        p.sample = sample
+
+    def _check_hires(self, base: Base) -> None:
+        """The hires pass may use a checkpoint of another family; better said now than after the first pass."""
+        p = self._p
+        name = getattr(p, "hr_checkpoint_name", None)
+        if not getattr(p, "enable_hr", False) or name in _NO_MODEL or not self._settings.in_hires_pass().enabled:
+            return
+        if shared.base_of_file(name) not in (None, base):
+            raise SettingsError(
+                "hires.use",
+                f"the hires checkpoint '{name}' is of another family than the adapter",
+                "Use 'off', or choose another hires checkpoint.",
+                "off",
+            )
+
+    def _check_refiner(self) -> None:
+        p = self._p
+        at = getattr(p, "refiner_switch_at", None)
+        if compat.is_forge() and getattr(p, "refiner_checkpoint", None) not in _NO_MODEL and at is not None and at < 1:
+            self._comment("the refiner works without the identity: Forge changes the model without asking extensions.")
+
+    def _tell(self, prepared: Prepared) -> None:
+        """Notes go below the picture, once each."""
+        for note in prepared.explanation.notes:
+            self._comment(note)
+
+    def _comment(self, note: str) -> None:
+        if note not in self._told:
+            self._told.add(note)
+            self._p.comment(f"DP-Adapter: {note}")

@@ -1,0 +1,137 @@
+"""The AlwaysOn script: hooks only. What a hook does stands in ``run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from modules import script_callbacks, scripts
+
+from dp_adapter.webui.stop import stopping, warn
+
+if TYPE_CHECKING:
+    from dp_adapter.webui.run import Run
+
+TITLE = "DP-Adapter"
+_RUN = "dp_adapter_run"  # attribute of a job's processing object
+
+
+def register() -> None:
+    """Tells the WebUI what to call; it forgets all of it at "Reload UI"."""
+    script_callbacks.on_cfg_denoiser(_before_step)
+    script_callbacks.on_before_ui(_before_ui)
+    script_callbacks.on_ui_settings(_settings_page)
+    script_callbacks.on_app_started(_routes)
+    script_callbacks.on_after_component(_after_component)
+    script_callbacks.on_script_unloaded(_forget)
+
+
+class DPAdapterScript(scripts.Script):
+    """Keeps nothing of a job or a panel: the host builds several panels and runs several jobs with one instance."""
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> object:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        from dp_adapter.webui import options, panel, shared
+        from dp_adapter.webui.paste import NOTE, Paster
+
+        built = panel.build(self, is_img2img)
+        paster = Paster(shared.session, lambda: options.read().paste, warn)
+        self.infotext_fields = paster.fields({**built.by_name, NOTE: built.status})
+        self.paste_field_names = [restore for _, restore in self.infotext_fields]
+        return built.components
+
+    def process(self, p: Any, *args: Any) -> None:
+        """Once per job, before anything is sampled."""
+        _end(p)
+        # Off costs nothing, not even an import.
+        if _off(args) and not hasattr(p, "dp_adapter_overrides"):
+            return
+        with stopping(p):
+            from dp_adapter.webui.run import Run, settings_for
+
+            settings = settings_for(p, args)
+            if settings.enabled:
+                setattr(p, _RUN, Run(p, settings))
+
+    def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        if run := _run_of(p):
+            with stopping(p):
+                run.before_batch()
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        if run := _run_of(p):
+            from dp_adapter.core.types import Grid
+
+            with stopping(p):
+                x = kwargs["x"]
+                run.before_pass(Grid(*x.shape[-2:]), len(x))
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        if run := _run_of(p):
+            run.hand_back(processed)
+            _end(p)
+
+
+def _off(args: Sequence[Any]) -> bool:
+    """Whether there is no request of the API's and the panel is off: the first two args, see ``values.ARGS``."""
+    request, enabled = [*args, None, None][:2]
+    return request in (None, "") and not enabled
+
+
+def _run_of(p: Any) -> Run | None:
+    return getattr(p, _RUN, None)
+
+
+def _end(p: Any) -> None:
+    """Forgets the job that this processing object did before: Loopback and others use one several times."""
+    if run := vars(p).pop(_RUN, None):
+        run.close()
+
+
+def _before_step(params: Any) -> None:
+    if run := _run_of(params.denoiser.p):
+        run.before_step(params)
+
+
+def _before_ui() -> None:
+    from dp_adapter.webui import xyz
+
+    xyz.register()
+
+
+def _settings_page() -> None:
+    from dp_adapter.webui import options
+
+    options.register()
+
+
+def _routes(_demo: Any, app: Any) -> None:
+    from dp_adapter.webui import api
+
+    api.start(app)
+
+
+def _after_component(component: Any, **kwargs: Any) -> None:
+    from dp_adapter.webui.panel_host import HOST
+
+    HOST.remember(component, **kwargs)
+    # The host's button that unloads the checkpoint unloads ours, too.
+    if kwargs.get("elem_id") == "sett_unload_sd_model":
+        component.click(fn=_release, inputs=[], outputs=[])
+
+
+def _release() -> None:
+    from dp_adapter.webui import shared
+
+    shared.release()
+
+
+def _forget() -> None:
+    from dp_adapter.webui import shared
+
+    shared.forget()

@@ -1,0 +1,82 @@
+"""What all parts of the shell share: the one session of this process, and what it serves."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.webui import compat, options
+
+if TYPE_CHECKING:
+    from dp_adapter.hosts.sites import Base
+    from dp_adapter.session import Session
+
+ROOT = Path(__file__).parents[2]  # of the extension
+
+
+@cache
+def session() -> Session:
+    """The session of this WebUI, made at first use. Requests may not name files outside the model folders."""
+    from dp_adapter.session import Session
+
+    chosen = options.read()
+    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb)
+
+
+def release() -> None:
+    """Gives back what was loaded; the next generation loads again."""
+    if session.cache_info().currsize:
+        session().release()
+
+
+def forget() -> None:
+    """Ends the session, dropped photos included; the next one follows the settings page as it is then."""
+    release()
+    session.cache_clear()
+
+
+def folders() -> list[Path]:
+    """Folders with adapters besides ``models/dp_adapter``, ``models/ipadapter``, ``models/ControlNet``."""
+    from modules import shared
+
+    named = [getattr(shared.cmd_opts, name, None) or "" for name in ("dp_adapter_dir", "controlnet_dir")]
+    named += [getattr(shared.opts, "control_net_models_path", ""), *options.read().model_dirs.splitlines()]
+    controlnet = compat.models_folder().parent / "extensions" / "sd-webui-controlnet" / "models"
+    return [*(Path(name.strip()) for name in named if name.strip()), controlnet, ROOT / "models"]
+
+
+def base_of(model: Any) -> Base:
+    """Family of a loaded checkpoint.
+
+    Raises:
+        HostError: neither SD1.5 nor SDXL; says what is supported.
+    """
+    from dp_adapter.hosts import ldm
+
+    return ldm.base_of(compat.diffusion_model(model))
+
+
+def base() -> Base | None:
+    """Family of the loaded checkpoint; None where none is loaded or it is not supported."""
+    from dp_adapter.errors import HostError
+
+    model = compat.loaded_model()
+    try:
+        return None if model is None else base_of(model)
+    except HostError:
+        return None
+
+
+def base_of_file(name: str) -> Base | None:
+    """Family of a checkpoint that is not loaded, by its title; None where its file cannot tell."""
+    from modules import sd_models
+
+    from dp_adapter.errors import HostError
+    from dp_adapter.hosts.single_file import inspect_file
+
+    info = sd_models.get_closet_checkpoint_match(name)
+    try:
+        return None if info is None else inspect_file(Path(info.filename)).base
+    except (HostError, OSError):
+        return None

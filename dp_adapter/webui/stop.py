@@ -1,0 +1,65 @@
+"""Ends a job in words. The hosts log what a script's hook raises and go on without it, so the job itself has to end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from starlette.exceptions import HTTPException
+
+from dp_adapter.errors import DPAdapterError
+
+UNPROCESSABLE = 422
+
+
+class DPAdapterStop(HTTPException):
+    """What ``process_images`` raises: the API answers 422 with the words, the panel shows them under the gallery."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(UNPROCESSABLE, words)
+
+    def __str__(self) -> str:
+        return str(self.detail)
+
+
+@contextmanager
+def stopping(p: Any) -> Generator[None]:
+    """Inside a hook: whatever is raised stops this job before anything more is sampled, and never leaves the hook."""
+    try:
+        yield
+    except DPAdapterError as error:
+        stop(p, str(error))
+    except Exception as error:
+        from modules import errors
+
+        errors.report("DP-Adapter failed", exc_info=True)
+        stop(
+            p,
+            f"DP-Adapter met an unexpected {type(error).__name__}: {error}. Nothing was generated; the console says "
+            "more. Switch DP-Adapter off to go on without it.",
+        )
+
+
+def stop(p: Any, words: str) -> None:
+    """Makes this job raise the words at its next step: its preparation, its sampling, or the pass about to start."""
+    warn(words)
+
+    def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
+        for target, name in targets:
+            vars(target).pop(name, None)
+        raise DPAdapterStop(words)
+
+    targets = [(p, "init"), (p, "sample")]
+    sampler = getattr(p, "sampler", None)
+    if sampler is not None:  # the pass that is about to start
+        targets += [(sampler, "sample"), (sampler, "sample_img2img")]
+    for target, name in targets:
+        setattr(target, name, refuse)
+
+
+def warn(words: str) -> None:
+    """A message that pops up in the browser, where the WebUI runs jobs in the browser's request."""
+    import gradio as gr
+
+    gr.Warning(words)

@@ -1,0 +1,198 @@
+"""The axes by field: how their values are written, checked and shown."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.errors import SettingsError, WeightsError
+from dp_adapter.settings import (
+    Choice,
+    Curve,
+    CurveText,
+    FieldInfo,
+    Flag,
+    Integer,
+    Kind,
+    Nullable,
+    Number,
+    Text,
+    walk_fields,
+)
+from dp_adapter.settings.words import refusal, show, tidy
+from dp_adapter.webui.values import AUTOMATIC_WORDS
+
+if TYPE_CHECKING:
+    from dp_adapter.session.models import Models
+
+_NUMBER = r"\d+\.?\d*|\.\d+"
+# As the hosts write ranges: 0.2-1 (+0.2) steps, 0.2-1 [5] counts.
+_RANGE = re.compile(rf"\s*({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*\+?\s*(-?(?:{_NUMBER}))\s*\)|\[\s*(\d+)\s*\])?\s*")
+_MOST = 1000  # pictures in one direction; a slip of the pen must not fill the memory
+_COSTS = {"model": 0.6, "variant": 0.6}  # the host changes the costliest axis least often; its checkpoints have 1
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        label: without prefix.
+        texts: the text of all values -> one text each.
+        value: one text -> a checked value; raises DPAdapterError.
+        show: a value for the grid's legend.
+        changes: a value -> what it sets, by dotted path.
+        choices: what the drop-down offers, asked for when it is opened; None for free text.
+        cost: of changing the value, 0 to 1.
+    """
+
+    label: str
+    texts: Callable[[str], list[str]]
+    value: Callable[[str], object]
+    show: Callable[[Any], str]
+    changes: Callable[[Any], dict[str, object]]
+    choices: Callable[[], list[str]] | None = None
+    cost: float = 0.0
+
+
+def axes() -> list[Axis]:
+    """Identity first, then one axis for each field that is a number, a choice, a curve or a few words."""
+    return [_identity(), *_of_fields()]
+
+
+def _of_fields() -> Iterator[Axis]:
+    for path, info in walk_fields():
+        kind = info.kind.item if isinstance(info.kind, Nullable) else info.kind
+        if path.startswith("report.") or not (type(kind) is Text or isinstance(kind, _KINDS)):
+            continue
+        show_one, read_one = partial(_shown, info.kind), partial(_value, info)
+        if "[]" in path:
+            show_one, read_one = partial(_all_shown, show_one), partial(_all_read, read_one)
+        yield Axis(
+            info.label,
+            _ranges if isinstance(kind, Number | Integer) else _split,
+            _model if path == "model" else read_one,
+            show_one,
+            partial(_set, path),
+            _models if path == "model" else _choices(kind),
+            _COSTS.get(path, 0.0),
+        )
+
+
+_KINDS = (Number, Integer, Choice, Flag, CurveText)
+
+
+def _set(path: str, value: object) -> dict[str, object]:
+    return {path: str(value) if isinstance(value, Curve) else value}
+
+
+def _choices(kind: Kind) -> Callable[[], list[str]] | None:
+    if isinstance(kind, Flag):
+        return lambda: ["True", "False"]
+    return (lambda: list(kind.choices)) if isinstance(kind, Choice) else None
+
+
+def _value(info: FieldInfo, text: str) -> object:
+    """A checked value of the field; numbers that may be automatic take the words for it too."""
+    if isinstance(info.kind, Nullable) and text.strip().lower() in AUTOMATIC_WORDS:
+        return None
+    data: Any = info.kind.parse(text)
+    try:
+        return info.check(info.read(data))
+    except SettingsError as error:
+        # The field is the axis, which is named by whoever shows this.
+        raise refusal(error.problem.removeprefix(f"{info.name}: "), error.hint, error.nearest) from None
+
+
+def _all_read(read: Callable[[str], object], text: str) -> tuple[object, ...]:
+    """``0.5`` for all items, ``1/0.5`` for one after the other."""
+    return tuple(read(part) for part in text.split("/"))
+
+
+def _shown(kind: Kind, value: object) -> str:
+    if value is None:
+        return "automatic"
+    return str(value) if isinstance(value, bool) else kind.format(value) or '""'
+
+
+def _all_shown(shown: Callable[[object], str], listed: tuple[object, ...]) -> str:
+    return "/".join(map(shown, listed))
+
+
+def _split(text: str) -> list[str]:
+    """Values with commas between; one with commas of its own in quotation marks, as in CSV."""
+    return [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row]
+
+
+def _ranges(text: str) -> list[str]:
+    """As ``_split``, with ranges written out; empty values are left out."""
+    expanded: list[str] = []
+    for part in filter(None, _split(text)):
+        match = _RANGE.fullmatch(part)
+        plain = [tidy(float(part))] if re.fullmatch(_NUMBER, part) else [part]
+        expanded += _written_out(part, match) if match else plain
+    return expanded
+
+
+def _written_out(part: str, match: re.Match[str]) -> list[str]:
+    low, high = float(match[1]), float(match[2])
+    if match[4]:
+        number = int(match[4])
+        step = (high - low) / (number - 1) if number > 1 else 0.0
+    else:
+        step = float(match[3] or 1)
+        number = int((high - low) / step + 1e-6) + 1 if step else 0
+    if not 1 <= number <= _MOST:
+        example = "Write it as in 0.2-1 (+0.2) or 0.2-1 [5]."
+        raise SettingsError("range", f"{show(part)} makes {max(number, 0)} values", example)
+    return [tidy(round(low + step * index, 10)) for index in range(number)]
+
+
+def _files() -> Models:
+    from dp_adapter.session.models import Models
+    from dp_adapter.webui import shared
+
+    return Models(shared.session().library)
+
+
+def _models() -> list[str]:
+    """The adapters that fit the loaded checkpoint, and those alone."""
+    from dp_adapter.webui import shared
+
+    base = shared.base()
+    return [facts.name for facts in _files().listed(base) if not facts.misfit(base)]
+
+
+def _model(text: str) -> str:
+    """The name of an adapter that is here and can be used; whether it fits shows when the checkpoint is known."""
+    facts = _files().facts(text)
+    if facts.problem:
+        raise WeightsError(f"{facts.name} cannot be used: {facts.problem}", "Choose another model.")
+    return facts.name
+
+
+def _identity() -> Axis:
+    return Axis("Identity", _split, _saved, lambda name: name or _NONE, _all_photos, _identities, cost=0.2)
+
+
+def _identities() -> list[str]:
+    from dp_adapter.webui import shared
+
+    return [_NONE, *shared.session().identities.names()]
+
+
+def _saved(text: str) -> str:
+    """The name of a saved identity; empty for ``none``, the picture without us."""
+    from dp_adapter.webui import shared
+
+    name = text.removeprefix("identity:")
+    return "" if name.lower() == _NONE else shared.session().identities.card(name).name
+
+
+def _all_photos(name: str) -> dict[str, object]:
+    return {"references": [{"image": f"identity:{name}"}]} if name else {"enabled": False}

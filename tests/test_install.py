@@ -1,0 +1,88 @@
+"""What the WebUI's start installs, and that it never moves a package of the WebUI."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def install() -> Any:
+    spec = importlib.util.spec_from_file_location("dp_install", ROOT / "install.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("found", "installs", "says"),
+    [
+        ({}, True, False),
+        ({"onnxruntime": (1, 22)}, False, False),
+        ({"onnxruntime-gpu": (1, 20)}, False, False),
+        ({"onnxruntime-directml": (1, 19)}, False, False),
+        ({"onnxruntime": (1, 17)}, True, False),
+        ({"onnxruntime-gpu": (1, 16)}, False, True),  # never beside or instead of a GPU build
+        ({"onnxruntime": (1, 17), "onnxruntime-gpu": (1, 17)}, False, True),
+    ],
+)
+def test_what_is_missing(install: Any, found: dict[str, tuple[int, int]], installs: bool, says: bool) -> None:
+    requirement, words = install.missing(found)
+    assert bool(requirement) == installs and bool(words) == says
+
+
+def test_the_webuis_packages_are_held(install: Any) -> None:
+    lines = install.constraints().split()
+    assert any(line.startswith("numpy==") for line in lines) and any(line.startswith("torch==") for line in lines)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in 3.11")
+def test_it_installs_what_pyproject_lists(install: Any) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    faces = project["optional-dependencies"]["faces"]
+    assert install.REQUIREMENT in faces
+    others = {line.split(">")[0] for line in [*faces, *project["dependencies"]]} - {"onnxruntime"}
+    assert others <= set(install.PINNED) | {"safetensors"}  # the WebUI has them
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_skip_install_is_honoured(how: str, tmp_path: Path) -> None:
+    """In an interpreter that has none of the packages, nothing is asked of pip."""
+    command = [sys.executable, "-I", "-S", str(ROOT / "install.py")]
+    done = subprocess.run(
+        [*command, "--skip-install"] if how == "flag" else command,
+        env={"COMMANDLINE_ARGS": "--api --skip-install"} if how == "environment" else {},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_standard_library_only() -> None:
+    code = f"import runpy; runpy.run_path({str(ROOT / 'install.py')!r}); runpy.run_path({str(ROOT / 'preload.py')!r})"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, timeout=60)
+
+
+def test_flags() -> None:
+    import argparse
+    import runpy
+
+    parser = argparse.ArgumentParser()
+    runpy.run_path(str(ROOT / "preload.py"))["preload"](parser)
+    flags = parser.parse_args(["--dp-adapter-dir", "D:/models", "--dp-adapter-cache", "3"])
+    assert (flags.dp_adapter_dir, flags.dp_adapter_cache) == ("D:/models", 3)
+    assert vars(parser.parse_args([])).keys() == {"dp_adapter_dir", "dp_adapter_cache", "dp_adapter_loglevel"}

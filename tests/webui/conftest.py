@@ -1,0 +1,49 @@
+"""A page with the panel in a real browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tests.webui import gradios
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the panel")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("needs Chromium (apt install chromium)")
+    with sync_api.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def panel_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters of both bases, one whose keys cannot tell what it is, and a file that is none."""
+    root = tmp_path_factory.mktemp("webui") / "models"
+    folder = root / "dp_adapter"
+    folder.mkdir(parents=True)
+    tiny.write(folder / "one-faceid.safetensors", tiny.family_tensors("faceid"), "safetensors")
+    tiny.write(folder / "two-plus.safetensors", tiny.family_tensors("faceid-plus"), "safetensors")
+    tiny.write(folder / "a-sdxl.bin", tiny.family_tensors("faceid", "sdxl"), "zip")
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    return root
+
+
+@pytest.fixture(scope="session", params=[3, 4])
+def panel_address(
+    request: pytest.FixtureRequest, browser: Any, panel_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The fake host's page in one of the two gradios."""
+    log = tmp_path_factory.mktemp("page") / "log.txt"
+    with gradios.environment(request.param).served(panel_models, log) as address:
+        yield address
+    assert "Traceback" not in log.read_text()

@@ -1,0 +1,275 @@
+"""The panel as a user meets it: a real browser, both gradios, the real session behind it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.webui.driver import PanelPage
+
+
+@pytest.fixture(scope="session")
+def group(portrait: Path, people: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three people beside each other; the face on the left is the largest."""
+    picture = Image.new("RGB", (1000, 360), "white")
+    for place, (photo, height) in enumerate(((people[0], 240), (portrait, 360), (people[2], 240))):
+        picture.paste(Image.open(photo).convert("RGB").resize((300, height)), (place * 340, 0))
+    path = tmp_path_factory.mktemp("group") / "group.png"
+    picture.save(path)
+    return path
+
+
+@pytest.fixture
+def ui(browser: Any, panel_address: str) -> Iterator[PanelPage]:
+    page = PanelPage(browser, panel_address)
+    page.switch_on()
+    yield page
+    page.close()
+
+
+def test_photos_are_dropped_ordered_weighed_and_their_faces_chosen(ui: PanelPage, portrait: Path, group: Path) -> None:
+    ui.drop([portrait, group])
+    ui.photos(["1 · weight 1 · person 1", "2 · weight 1 · person 1"])
+    ui.says("faces_said", "3 faces found; face 1 is taken")  # the last one dropped is the chosen one
+    ui.faces(["1 ✓", "2", "3"])
+    ui.pick("faces", 2)
+    ui.faces(["1", "2", "3 ✓"])
+    ui.slide("references_weight", 0.5)
+    ui.photos(["1 · weight 1 · person 1", "2 · weight 0.5 · person 1"])
+    ui.click("earlier")
+    ui.photos(["1 · weight 0.5 · person 1", "2 · weight 1 · person 1"])
+    first, second = ui.request()["references"]
+    assert first == {"image": first["image"], "weight": 0.5, "face": {"choice": "index", "index": 2}}
+    assert list(second) == ["image"]
+    assert all(one["image"].startswith("photo:") and len(one["image"]) == 22 for one in (first, second))
+    ui.click("any_face")
+    ui.faces(["1 ✓", "2", "3"])
+    ui.pick("gallery", 1)
+    ui.says("faces_said", "1 face found.")
+    ui.choose("references_identity", "2")
+    ui.photos(["1 · weight 0.5 · person 1", "2 · weight 1 · person 2"])
+    assert [one.get("identity", 0) for one in ui.request()["references"]] == [0, 1]
+    ui.pick("gallery", 0)
+    ui.says("faces_said", "3 faces found")
+    ui.click("remove")
+    ui.photos(["1 · weight 1 · person 2"])
+    ui.says("faces_said", "Photo 1: persons are counted without gaps and need a photo each. Use person 1.")
+
+
+def test_what_is_no_photo_is_refused_in_words(ui: PanelPage, portrait: Path, faceless: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "notes.jpg"
+    wrong.write_text("no picture")
+    ui.drop([portrait, wrong])
+    ui.photos(["1 · weight 1 · person 1"])
+    ui.says("status", "notes.jpg: ")
+    ui.drop([faceless])
+    ui.says("faces_said", "No face was found in this photo.")
+
+
+def test_widgets_make_the_request(ui: PanelPage) -> None:
+    ui.slide("weight", 1.2)
+    ui.type("span_start", "0,2")
+    ui.choose("mode", "age")
+    ui.type("target_age", "60")
+    ui.open("pathways")
+    ui.slide("text_emphasis", 0.5)
+    ui.page.check(f"{ui.id('strict_text_region')} input")
+    ui.open("parts")
+    ui.type("parts_hair", "0.5")
+    ui.open("schedule")
+    ui.type("curve", "0@0.1, 1@0.3")
+    ui.page.locator(f"{ui.id('curve_picture')} circle").nth(1).wait_for()
+    ui.type("levels_sites", "3: 0.5")
+    ui.open("hires")
+    ui.choose("hires_use", "own")
+    ui.slide("hires_weight", 0.3)
+    ui.open("report")
+    ui.page.check(f"{ui.id('report_masks')} input")
+    assert ui.request() == {
+        "weight": 1.2,
+        "text_emphasis": 0.5,
+        "strict_text_region": True,
+        "span": {"start": 0.2},
+        "curve": "0.0@0.1, 1.0@0.3",
+        "levels": {"sites": {"3": 0.5}},
+        "parts": {"hair": 0.5},
+        "mode": "age",
+        "target_age": 60,
+        "hires": {"use": "own", "weight": 0.3},
+        "report": {"masks": True},
+    }
+
+
+def test_a_curve_that_cannot_be_read_says_why_while_it_is_typed(ui: PanelPage) -> None:
+    ui.open("schedule")
+    ui.type("curve", "1@")
+    ui.says("curve_picture", "'1@' is not a point")
+    assert ui.generate().startswith("refused: curve: '1@' is not a point")
+
+
+def test_models_that_fit_come_first_and_the_others_say_why(ui: PanelPage) -> None:
+    ui.page.click(f"{ui.id('model')} input")
+    options = ui.page.locator(f"{ui.id('model')} ul li, ul.options li")
+    options.first.wait_for()
+    listed = [text.replace("✓", "").strip() for text in options.all_inner_texts()]
+    assert listed == [
+        "one-faceid.safetensors",
+        "two-plus.safetensors",
+        "a-sdxl.bin ⚠ for SDXL",
+        "broken.safetensors ⚠ cannot be used",
+    ]
+    ui.page.locator(f"{ui.id('model')} input").blur()
+    options.first.wait_for(state="detached")
+    ui.choose("model", "a-sdxl.bin")
+    ui.says("status", "a-sdxl.bin is for SDXL, the loaded checkpoint is not.")
+    assert ui.request()["model"] == "a-sdxl.bin"
+    ui.choose("model", "two-plus")
+    ui.says("status", "cannot tell which kind it is")
+    ui.radio("variant", "faceid-plus")
+    assert ui.request() == {"model": "two-plus.safetensors", "variant": "faceid-plus"}
+    ui.choose("model", "one-faceid")
+    ui.page.locator(ui.id("variant")).wait_for(state="hidden")
+    assert ui.request() == {"model": "one-faceid.safetensors"}
+
+
+def test_regions_are_added_and_shown(ui: PanelPage) -> None:
+    ui.open("regions")
+    ui.click("region_add")
+    ui.radio("regions_kind", "box")
+    ui.slide("regions_box_x1", 0.5)
+    ui.type("regions_feather", "0.1")
+    ui.page.wait_for_timeout(500)
+    box = {"x0": 0.25, "y0": 0.1, "x1": 0.5, "y1": 0.6}
+    assert ui.request()["regions"] == [{"kind": "box", "box": box, "feather": 0.1}]
+    ui.click("region_preview")
+    ui.page.locator(f"{ui.id('region_picture')} img").wait_for()
+    ui.says("group_regions", "Person 1: a box; 12% of the picture.")
+    ui.slide("regions_box_x1", 0.1)
+    ui.says("group_regions", "Region 1, box right: 0.1 is not above x0 = 0.25")
+    ui.click("region_remove")
+    ui.says("group_regions", "No regions: each person acts where their face is found.")
+    ui.click("region_preview")
+    ui.says("group_regions", "the whole picture, since nothing says where the face will be; 100% of the picture.")
+
+
+def test_a_mask_is_painted(ui: PanelPage) -> None:
+    ui.open("regions")
+    ui.click("region_add")
+    ui.radio("regions_kind", "mask")
+    ui.says("group_regions", "Region 1, mask: is empty")
+    ui.click("region_paint")
+    canvas = ui.page.locator(f"{ui.id('group_regions')} .dp-adapter-canvas canvas")
+    canvas.scroll_into_view_if_needed()
+    area = canvas.bounding_box()
+    assert area is not None
+    ui.page.mouse.move(area["x"] + 0.25 * area["width"], area["y"] + 0.5 * area["height"])
+    ui.page.mouse.down()
+    ui.page.mouse.move(area["x"] + 0.75 * area["width"], area["y"] + 0.5 * area["height"], steps=5)
+    ui.page.mouse.up()
+    ui.says("group_regions", "A mask is set.")
+    mask = ui.request()["regions"][0]["mask"]
+    assert mask.startswith("photo:")
+    ui.click("region_preview")
+    ui.says("group_regions", "Person 1: a drawn mask; 4% of the picture.")
+    ui.page.locator(f"{ui.id('group_regions')} .dp-adapter-canvas button").click()
+    ui.says("group_regions", "Region 1, mask: is empty")
+
+
+def test_pasted_settings_fill_every_part(ui: PanelPage) -> None:
+    settings = {
+        "weight": 0.35,
+        "mode": "expression",
+        "expression": "laughing, eyes closed",
+        "references": [{"image": "photo:0123456789abcdef", "weight": 0.5}],
+        "regions": [{"kind": "full", "weight": 0.5}],
+        "tracking": {"sources": ["preview", "init"], "moments": [0.2]},
+        "hires": {"use": "own", "span": {"start": 0.25}},
+    }
+    ui.paste(settings)
+    ui.photos(["1 · weight 0.5 · person 1"])
+    ui.says("faces_said", "The photo 0123456789abcdef is not here any more. Drop it again.")
+    ui.page.locator(ui.id("expression")).wait_for()
+    found = ui.request()
+    found.pop("model", None)
+    assert found == settings
+    ui.open("regions")
+    ui.until(lambda: ui.page.input_value(f"{ui.id('region')} input"), "1 · full · person 1")
+
+
+def test_the_two_tabs_do_not_mix(ui: PanelPage, portrait: Path) -> None:
+    ui.drop([portrait])
+    ui.photos(["1 · weight 1 · person 1"])
+    ui.slide("weight", 0.4)
+    ui.go("img2img")
+    assert ui.request()["enabled"] is False
+    ui.switch_on()
+    ui.slide("weight", 1.5)
+    found = ui.request()
+    assert (found["weight"], found.get("references")) == (1.5, None)
+    ui.go("txt2img")
+    found = ui.request()
+    assert (found["weight"], len(found["references"])) == (0.4, 1)
+
+
+def test_the_preview_finds_the_face_of_the_init_picture(ui: PanelPage, portrait: Path) -> None:
+    ui.go("img2img")
+    ui.switch_on()
+    ui.page.set_input_files("#img2img_image input[type=file]", portrait)
+    ui.page.locator("#img2img_image img").first.wait_for()
+    ui.open("regions")
+    ui.click("region_preview")
+    ui.says("group_regions", "Person 1: face 1 of the init picture")
+
+
+def test_identities_are_saved_used_and_deleted(ui: PanelPage, portrait: Path) -> None:
+    ui.open("identities")
+    ui.click("identity_use")
+    ui.says("status", "No saved identity is chosen.")
+    ui.drop([portrait])
+    ui.photos(["1 · weight 1 · person 1"])
+    ui.type("identity_name", "Eileen")
+    ui.click("identity_save")
+    ui.says("status", "Saved 'Eileen' from 1 photo(s).")
+    ui.click("identity_use")
+    ui.photos(["1 · weight 1 · person 1", "2 Eileen · weight 1 · person 1"])
+    ui.says("faces_said", "A saved identity")
+    assert ui.request()["references"][1] == {"image": "identity:Eileen"}
+    ui.click("identity_delete")
+    ui.says("status", "Delete the saved identity 'Eileen'?")
+    ui.click("identity_delete_yes")
+    ui.says("status", "Deleted 'Eileen'.")
+    assert ui.page.locator(ui.id("identity_delete_yes")).is_hidden()
+
+
+def test_pictures_are_pasted_from_the_clipboard(ui: PanelPage, portrait: Path) -> None:
+    png = io.BytesIO()
+    Image.open(portrait).save(png, "PNG")
+    ui.page.hover(ui.id("drop"))
+    ui.page.evaluate(
+        """async (data) => {
+            const blob = await (await fetch("data:image/png;base64," + data)).blob();
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([blob], "pasted.png", { type: "image/png" }));
+            document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true }));
+        }""",
+        base64.b64encode(png.getvalue()).decode(),
+    )
+    ui.photos(["1 · weight 1 · person 1"])
+    ui.says("faces_said", "1 face found.")
+
+
+def test_a_made_picture_is_sent_to_the_photos(ui: PanelPage, portrait: Path) -> None:
+    ui.page.set_input_files("#txt2img_result_upload input[type=file]", portrait)
+    ui.page.locator("#txt2img_gallery img").first.wait_for()
+    ui.page.uncheck(f"{ui.id('enabled-checkbox')} input")
+    ui.page.click("#dp_adapter_send_txt2img")
+    ui.photos(["1 · weight 1 · person 1"])
+    assert "references" in ui.request(), "sending opens the panel"
+    ui.page.click("#dp_adapter_send_txt2img")
+    ui.photos(["1 · weight 1 · person 1", "2 · weight 1 · person 1"])

@@ -1,0 +1,247 @@
+"""A job through the script's hooks, with the real UNet of ldm in the fake host: what comes in must go out again."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.projection import FaceProjection
+from dp_adapter.weights import own
+from tests import tiny
+from tests.hosts import ldm_unet
+from tests.hosts.protocol import same_state, state_of
+from tests.webui import fake_webui
+
+pytest.importorskip("starlette", reason="the hosts bring it")
+FACE = 128
+
+
+class UNet:
+    """The tiny SD1.5 UNet as the fake host's sampler calls it."""
+
+    context = tiny.CONTEXT
+
+    def __init__(self) -> None:
+        self.module = ldm_unet.of(tiny.unet("sd15"), groups=8)
+        self.before_call: Callable[[int], None] = lambda _step: None
+
+    def __call__(self, latents: Tensor, context: Tensor, step: int) -> Tensor:
+        self.before_call(step)
+        timesteps = torch.full((len(latents),), 800.0 - 300 * step)
+        with torch.no_grad(), ldm_unet.resizing():
+            return self.module(latents, timesteps, context=context)
+
+
+@pytest.fixture(scope="module")
+def adapter_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    sites = [SiteAdapter(tiny.CONTEXT, tiny.width_of("sd15", index)) for index in range(16)]
+    adapter = Adapter(FaceProjection(FACE, FACE, 4, tiny.CONTEXT), sites)
+    path = tmp_path_factory.mktemp("adapter") / "tiny.safetensors"
+    own.save(path, adapter, "sd15", "sface", {})
+    return path
+
+
+@pytest.fixture
+def host(adapter_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The fake host with our script registered; ``job(args, **settings)`` makes a job."""
+    folder = tmp_path / "models" / "dp_adapter"
+    folder.mkdir(parents=True)
+    (folder / adapter_path.name).hardlink_to(adapter_path)
+    with fake_webui.installed(folder.parent) as fake:
+        fake_webui.with_settings_page(fake)
+        from dp_adapter.webui import compat, shared, stop
+
+        sys.modules.pop("dp_adapter.webui.script", None)  # the class comes from the host at hand
+        script = importlib.import_module("dp_adapter.webui.script")
+
+        warned: list[str] = []
+        monkeypatch.setattr(stop, "warn", warned.append)
+        compat.webui.cache_clear()
+        shared.forget()
+        script.register()
+        unet = UNet()
+        checkpoint = object()
+        model = SimpleNamespace(model=SimpleNamespace(diffusion_model=unet.module), sd_checkpoint_info=checkpoint)
+
+        def job(request: Any = "", **settings: Any) -> fake_webui.Processing:
+            return fake_webui.Processing(model, script.DPAdapterScript(), [request, False], unet, **settings)
+
+        yield SimpleNamespace(job=job, unet=unet, model=model, warned=warned, fake=fake)
+        shared.forget()
+
+
+@pytest.fixture
+def person(portrait: Path) -> dict[str, Any]:
+    return {
+        "references": [{"image": base64.b64encode(portrait.read_bytes()).decode()}],
+        "regions": [{"kind": "box", "box": {"x0": 0.5}}],
+        "weight": 1.0,
+    }
+
+
+def largest(one: list[Tensor], other: list[Tensor]) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(one, other, strict=True))
+
+
+def test_off_is_bit_equal_and_touches_nothing(host: Any, person: dict[str, Any]) -> None:
+    before = state_of(host.unet.module)
+    plain = host.job().run()
+    for request in ("", {**person, "enabled": False}, {**person, "weight": 0}):
+        p = host.job(request)
+        assert all(map(torch.equal, p.run(), plain)) and not p.reported
+    assert same_state(before, state_of(host.unet.module))
+
+
+def test_on_acts_and_leaves_nothing(host: Any, person: dict[str, Any]) -> None:
+    before, plain = state_of(host.unet.module), host.job().run()
+    p = host.job(person, n_iter=2)
+    made = p.run()
+    assert not p.reported and largest(made[:1], plain) > 1e-2
+    assert same_state(before, state_of(host.unet.module))
+    assert "dp_adapter_run" not in vars(p) and "sample" not in vars(p) and "init" not in vars(p)
+    assert p.extra_generation_params["DP-Adapter weight"] == "1"
+    assert all(len(text) < 200 for text in p.extra_generation_params.values())  # no picture in the infotext
+    assert p.processed.images == []
+    assert all(map(torch.equal, host.job(json.dumps(person), n_iter=2).run(), made))
+
+
+def test_the_same_object_used_again(host: Any, person: dict[str, Any]) -> None:
+    """Loopback and the like run one processing object several times."""
+    p = host.job(person)
+    first, second = p.run(), p.run()
+    assert all(map(torch.equal, first, second))
+
+
+def test_a_batch_is_its_pictures(host: Any, person: dict[str, Any]) -> None:
+    p = host.job(person, batch_size=2)
+    assert p.run()[0].shape[0] == 2 and not p.reported
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"references": []}, "there is no photo"),
+        ({"wieght": 1}, "Did you mean 'weight'?"),
+        ({"model": "nobody"}, "There is no model"),
+        ({"references": [{"image": "/etc/passwd"}]}, "base64"),
+    ],
+)
+def test_an_error_ends_the_job_in_words(host: Any, person: dict[str, Any], change: dict[str, Any], words: str) -> None:
+    plain = host.job().run()
+    calls: list[int] = []
+    host.unet.before_call = calls.append
+    p = host.job({**person, **change})
+    with pytest.raises(Exception, match=words) as stopped:
+        p.run()
+    assert vars(stopped.value)["status_code"] == 422 and words in vars(stopped.value)["detail"]
+    assert not calls, "something was sampled"
+    assert words in host.warned[0]
+    assert "init" not in vars(p) and "sample" not in vars(p)
+    assert all(map(torch.equal, host.job().run(), plain))
+
+
+def test_an_unexpected_error_is_no_silent_picture(
+    host: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dp_adapter.webui import run, shared
+
+    reports: list[str] = []
+    errors = SimpleNamespace(report=lambda text, **_: reports.append(text))
+    monkeypatch.setitem(sys.modules, "modules.errors", errors)
+    monkeypatch.setattr(host.fake["modules"], "errors", errors, raising=False)
+    monkeypatch.setattr(shared, "base_of", lambda _model: 1 / 0)
+    assert run.shared is shared
+    with pytest.raises(Exception, match="unexpected ZeroDivisionError"):
+        host.job(person).run()
+    assert reports
+
+
+def test_an_exception_while_sampling_takes_the_adapter_out(host: Any, person: dict[str, Any]) -> None:
+    before, plain = state_of(host.unet.module), host.job().run()
+
+    def fail(step: int) -> None:
+        if step == 1:
+            raise RuntimeError("out of memory")
+
+    host.unet.before_call = fail
+    p = host.job(person)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        p.run()
+    assert same_state(before, state_of(host.unet.module)) and "sample" not in vars(p)
+    host.unet.before_call = lambda _step: None
+    assert all(map(torch.equal, host.job().run(), plain))
+
+
+HIRES = {"enable_hr": True, "hr_upscale_to_x": 256, "hr_upscale_to_y": 256, "hr_checkpoint_name": None}
+
+
+def test_hires_pass(host: Any, person: dict[str, Any]) -> None:
+    same, off, none, own_weight = (
+        host.job({**person, "hires": hires}, **HIRES).run()
+        for hires in (
+            {},
+            {"use": "off"},
+            {"use": "own", "weight": 0},
+            {"use": "own", "weight": 1.0},
+        )
+    )
+    assert all(map(torch.equal, off, none)) and all(map(torch.equal, same, own_weight))
+    assert largest(same, off) > 1e-2
+    # The second batch of a hires job starts with the first pass's settings again.
+    twice = host.job({**person, "hires": {"use": "off"}}, n_iter=2, **HIRES).run()
+    assert torch.equal(twice[0], off[0])
+    assert largest(twice, host.job(n_iter=2, **HIRES).run()) > 1e-2
+
+
+def test_the_refiner_is_followed(host: Any, person: dict[str, Any]) -> None:
+    """Other weights in the same UNet object: the folds are made anew."""
+    module = host.unet.module
+    weight = module.get_parameter("input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight")
+    original = weight.detach().clone()
+
+    def switch(step: int) -> None:
+        # The host switches before it calls on_cfg_denoiser of the step; here after step 0's call.
+        if step == 0:
+            host.model.sd_checkpoint_info = object()
+
+    results = []
+    for form in ("folded", "plain"):
+        host.unet.before_call = switch
+        with torch.no_grad():
+            weight.copy_(original)
+        results.append(host.job({**person, "performance": {"form": form}}).run())
+    assert largest(*results) < 1e-4
+
+
+def test_masks_come_back_on_request_only(host: Any, person: dict[str, Any]) -> None:
+    p = host.job({**person, "report": {"masks": True}})
+    p.run()
+    (mask,) = p.processed.images
+    assert mask.size == (128, 128) and mask.getpixel((10, 64)) == 0 and mask.getpixel((120, 64)) == 255
+    assert len(p.processed.infotexts) == 1
+
+
+def test_a_replacement_unet_is_refused(host: Any, person: dict[str, Any]) -> None:
+    host.fake["modules.sd_unet"].current_unet = SimpleNamespace(option=SimpleNamespace(label="TensorRT"))
+    with pytest.raises(Exception, match="'TensorRT' runs in place"):
+        host.job(person).run()
+    assert host.job().run()
+
+
+def test_a_cell_of_a_grid_does_not_leak(host: Any, person: dict[str, Any]) -> None:
+    plain, full = host.job().run(), host.job(person).run()
+    cell = host.job(person, dp_adapter_overrides={"weight": 0})
+    assert all(map(torch.equal, cell.run(), plain))
+    assert all(map(torch.equal, host.job(person).run(), full))

@@ -1,0 +1,7 @@
+from typing import Any
+
+class Page:
+    blocks: dict[int, Any]
+
+class Context:
+    root_block: Page | None

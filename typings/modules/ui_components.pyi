@@ -1,0 +1,4 @@
+from typing import Any
+
+InputAccordion: Any
+ToolButton: Any
