@@ -82,8 +82,8 @@ def sample(
     return pipelines.run(pipeline, job, progress, around=_attaching(prepared.injection))
 
 
-def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[None]]:
-    def around(running: Any) -> AbstractContextManager[None]:
+def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[object]]:
+    def around(running: Any) -> AbstractContextManager[object]:
         train_timesteps = running.scheduler.config.num_train_timesteps
         rows = host.pipeline_rows(running)
         return host.attach(running.unet, injection, rows, train_timesteps=train_timesteps)

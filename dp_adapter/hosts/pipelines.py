@@ -27,7 +27,7 @@ Pipeline = Any
 Progress = Callable[[int, int], None]
 """Called after every step with the steps done and their total."""
 
-Around = Callable[[Pipeline], AbstractContextManager[None]]
+Around = Callable[[Pipeline], AbstractContextManager[object]]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CLASSES: dict[str, dict[Task, str]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,7 @@ def webui() -> WebUI:
     """The WebUI that is running; a fork that is not known counts as the nearest one that is."""
     if importlib.util.find_spec("modules_forge") is None:
         return "a1111"
-    from modules_forge import forge_version
-
-    version: str = forge_version.version
+    version: str = importlib.import_module("modules_forge.forge_version").version
     if version in ("neo", "classic"):
         return version
     return "forge" if importlib.util.find_spec("backend") else "reforge"

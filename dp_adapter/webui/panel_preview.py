@@ -19,11 +19,14 @@ from dp_adapter.webui.values import settings_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The host's own function tells which of img2img's tabs is open.
-_TAB = """(...args) => {
-    args[0] = typeof get_tab_index === "function" ? get_tab_index("mode_img2img") : 0;
-    return args;
-}"""
+
+def _with_tab(inputs: list[Any]) -> dict[str, Any]:
+    """Puts the number of img2img's open tab into the first input; the host's own function knows it.
+
+    gradio hands over the outputs behind the inputs, and version 4 misplaces states when they are given back.
+    """
+    number = 'typeof get_tab_index === "function" ? get_tab_index("mode_img2img") : 0'
+    return js(f"(...args) => [{number}, ...args.slice(1, {len(inputs)})]")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,6 @@ def build(widgets: Widgets) -> PreviewPart:
 
 def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool, speaking: Speaking) -> None:
     seen = _Seen(is_img2img)
-    inputs = [part.tab, *seen.components]
 
     def show(tab: float, *values: Any) -> Updates:
         host, panel = values[: len(seen.components)], values[len(seen.components) :]
@@ -75,15 +77,12 @@ def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool,
         mask = str(items[selected].get("mask", "")) if 0 <= selected < len(items) else ""
         return {regions.canvas: panel_brush.canvas(under, mask, regions.strokes.elem_id), regions.strokes: ""}
 
+    shown_with = [part.tab, *seen.components, *args]
     outputs = [part.picture, part.said]
-    speaking.on(part.button.click, show, [*inputs, *args], outputs, show_progress="full", **js(_TAB))
-    speaking.on(
-        regions.open_canvas.click,
-        paint,
-        [part.tab, regions.text, regions.selected, *seen.components],
-        [regions.canvas, regions.strokes],
-        **js(_TAB),
-    )
+    speaking.on(part.button.click, show, shown_with, outputs, show_progress="full", **_with_tab(shown_with))
+    painted_with = [part.tab, regions.text, regions.selected, *seen.components]
+    outputs = [regions.canvas, regions.strokes]
+    speaking.on(regions.open_canvas.click, paint, painted_with, outputs, **_with_tab(painted_with))
 
 
 class _Seen:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.settings import Report, Settings
-from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared
+from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared, xyz
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.stop import DPAdapterStop
-from dp_adapter.webui.values import settings_of
 
 if TYPE_CHECKING:
     from dp_adapter.core.types import Grid
@@ -29,10 +28,7 @@ def settings_for(p: Any, args: Sequence[object]) -> Settings:
     Raises:
         SettingsError, PictureError: a field or a picture is refused.
     """
-    settings = settings_of(args)
-    overrides: dict[str, Any] = getattr(p, "dp_adapter_overrides", {})
-    if overrides:
-        settings = settings.with_fields({"enabled": True, **overrides})
+    settings = xyz.settings_of(p, args)
     if not settings.enabled:
         return settings
     always = options.read()
@@ -136,7 +132,7 @@ class Run:
         """What is attached inside ``p.sample`` comes out when it ends: in full, interrupted or by an exception."""
         p = self._p
         inner: Callable[..., Any] = p.sample
-        own = vars(p).get("sample")
+        own: Callable[..., Any] | None = p.__dict__.get("sample")
 
         def sample(*args: Any, **kwargs: Any) -> Any:
             if own is None:

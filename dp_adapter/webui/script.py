@@ -89,7 +89,8 @@ def _run_of(p: Any) -> Run | None:
 
 def _end(p: Any) -> None:
     """Forgets the job that this processing object did before: Loopback and others use one several times."""
-    if run := vars(p).pop(_RUN, None):
+    run: Run | None = p.__dict__.pop(_RUN, None)
+    if run is not None:
         run.close()
 
 

@@ -47,7 +47,7 @@ def stop(p: Any, words: str) -> None:
 
     def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
         for target, name in targets:
-            vars(target).pop(name, None)
+            target.__dict__.pop(name, None)
         raise DPAdapterStop(words)
 
     targets = [(p, "init"), (p, "sample")]

@@ -16,7 +16,7 @@ from dp_adapter.hosts import diffusers as diffusers_host
 from dp_adapter.hosts import ldm as ldm_host
 from dp_adapter.hosts.sites import Base, site_names
 from tests import tiny
-from tests.hosts import ldm_unet
+from tests.hosts import forge_host, ldm_unet
 
 
 class Host(Protocol):
@@ -81,6 +81,7 @@ class Ldm:
 HOSTS: Mapping[str, Callable[[Base], Host]] = {
     "diffusers": Diffusers,
     "ldm": Ldm,
+    **forge_host.hosts(),
 }
 
 

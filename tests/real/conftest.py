@@ -48,7 +48,7 @@ class WebUI:
     def answer(self, adapter: Any = None, kind: str = "txt2img", **request: Any) -> requests.Response:
         """A generation; ``adapter`` is our script's one argument."""
         body: dict[str, Any] = {
-            "prompt": "a person in a garden", "negative_prompt": "bad", "steps": 4, "seed": 7, "cfg_scale": 5,
+            "prompt": "a person in a garden", "negative_prompt": "bad", "steps": 3, "seed": 7, "cfg_scale": 5,
             "width": self.size, "height": self.size, "sampler_name": "Euler a", **self.defaults, **request,
         }  # fmt: skip
         if adapter is not None:
@@ -90,7 +90,7 @@ def webui() -> WebUI:
     url = os.environ.get("DP_WEBUI_URL", "")
     if not url:
         pytest.skip("DP_WEBUI_URL names no running WebUI")
-    found = WebUI(url.rstrip("/"), int(os.environ.get("DP_WEBUI_SIZE", "128")))
+    found = WebUI(url.rstrip("/"), int(os.environ.get("DP_WEBUI_SIZE", "64")))
     found.get("/sdapi/v1/options")
     return found
 

@@ -20,11 +20,14 @@ class PanelPage:
         self.page = browser.new_page(viewport={"width": 1500, "height": 1100})
         self.page.set_default_timeout(WAIT_MS)
         self.failures: list[str] = []
-        self.page.on("pageerror", lambda error: self.failures.append(str(error)))
+        self.page.on("pageerror", self._failed)
         self.page.goto(f"{address}/?__theme={theme}")
         self.page.wait_for_selector("#txt2img_generate")
         self.page.add_script_tag(path=str(ROOT / "javascript" / "dp_adapter.js"))
         self.go(tab)
+
+    def _failed(self, error: object) -> None:
+        self.failures.append(str(error))
 
     def go(self, tab: str) -> None:
         self.tab = tab

@@ -219,7 +219,7 @@ def page(style: str = "") -> Any:
                 with gr.Column(elem_id=f"{tab}_settings"):
                     gr.Textbox(label="Prompt", elem_id=f"{tab}_prompt")
                     for side in ("width", "height"):
-                        host(gr.Slider(64, 2048, 512, step=8, label=side.title(), elem_id=f"{tab}_{side}"))
+                        host(gr.Slider(64, 2048, 640, step=8, label=side.title(), elem_id=f"{tab}_{side}"))
                     if tab == "img2img":
                         host(gr.Image(type="pil", elem_id="img2img_image"))
                     script = PanelScript()

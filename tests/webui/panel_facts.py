@@ -33,7 +33,7 @@ def main() -> None:
         "widgets": {name: _facts(one) for name, one in built.by_name.items()},
         "shared": any(a is b for a in script.panels[0].components for b in script.panels[1].components),
     }
-    print(json.dumps(facts))
+    sys.stdout.write(json.dumps(facts))
 
 
 def _facts(component: Any) -> dict[str, Any]:

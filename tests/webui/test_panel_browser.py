@@ -176,7 +176,7 @@ def test_a_mask_is_painted(ui: PanelPage) -> None:
     mask = ui.request()["regions"][0]["mask"]
     assert mask.startswith("photo:")
     ui.click("region_preview")
-    ui.says("group_regions", "Person 1: a drawn mask; 4% of the picture.")
+    ui.says("group_regions", "Person 1: a drawn mask; 3% of the picture.")
     ui.page.locator(f"{ui.id('group_regions')} .dp-adapter-canvas button").click()
     ui.says("group_regions", "Region 1, mask: is empty")
 
@@ -217,7 +217,7 @@ def test_the_two_tabs_do_not_mix(ui: PanelPage, portrait: Path) -> None:
     assert (found["weight"], len(found["references"])) == (0.4, 1)
 
 
-def test_the_preview_finds_the_face_of_the_init_picture(ui: PanelPage, portrait: Path) -> None:
+def test_the_init_picture_is_under_preview_and_brush(ui: PanelPage, portrait: Path) -> None:
     ui.go("img2img")
     ui.switch_on()
     ui.page.set_input_files("#img2img_image input[type=file]", portrait)
@@ -225,6 +225,12 @@ def test_the_preview_finds_the_face_of_the_init_picture(ui: PanelPage, portrait:
     ui.open("regions")
     ui.click("region_preview")
     ui.says("group_regions", "Person 1: face 1 of the init picture")
+    ui.click("region_add")
+    ui.radio("regions_kind", "mask")
+    ui.click("region_paint")
+    under = ui.page.locator(f"{ui.id('group_regions')} .dp-adapter-canvas img")
+    size = under.evaluate("async (img) => { await img.decode(); return [img.naturalWidth, img.naturalHeight]; }")
+    assert size == [512, 512]
 
 
 def test_identities_are_saved_used_and_deleted(ui: PanelPage, portrait: Path) -> None:

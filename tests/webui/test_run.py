@@ -27,6 +27,10 @@ pytest.importorskip("starlette", reason="the hosts bring it")
 FACE = 128
 
 
+def _nothing(_step: int) -> None:
+    pass
+
+
 class UNet:
     """The tiny SD1.5 UNet as the fake host's sampler calls it."""
 
@@ -34,7 +38,7 @@ class UNet:
 
     def __init__(self) -> None:
         self.module = ldm_unet.of(tiny.unet("sd15"), groups=8)
-        self.before_call: Callable[[int], None] = lambda _step: None
+        self.before_call: Callable[[int], None] = _nothing
 
     def __call__(self, latents: Tensor, context: Tensor, step: int) -> Tensor:
         self.before_call(step)
@@ -155,14 +159,21 @@ def test_an_error_ends_the_job_in_words(host: Any, person: dict[str, Any], chang
 def test_an_unexpected_error_is_no_silent_picture(
     host: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dp_adapter.webui import run, shared
+    from dp_adapter.webui import shared
 
     reports: list[str] = []
-    errors = SimpleNamespace(report=lambda text, **_: reports.append(text))
+
+    def report(text: str, *, exc_info: bool) -> None:
+        assert exc_info
+        reports.append(text)
+
+    def fail(_model: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    errors = SimpleNamespace(report=report)
     monkeypatch.setitem(sys.modules, "modules.errors", errors)
     monkeypatch.setattr(host.fake["modules"], "errors", errors, raising=False)
-    monkeypatch.setattr(shared, "base_of", lambda _model: 1 / 0)
-    assert run.shared is shared
+    monkeypatch.setattr(shared, "base_of", fail)
     with pytest.raises(Exception, match="unexpected ZeroDivisionError"):
         host.job(person).run()
     assert reports
@@ -180,7 +191,7 @@ def test_an_exception_while_sampling_takes_the_adapter_out(host: Any, person: di
     with pytest.raises(RuntimeError, match="out of memory"):
         p.run()
     assert same_state(before, state_of(host.unet.module)) and "sample" not in vars(p)
-    host.unet.before_call = lambda _step: None
+    host.unet.before_call = _nothing
     assert all(map(torch.equal, host.job().run(), plain))
 
 

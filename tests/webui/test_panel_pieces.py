@@ -1,0 +1,182 @@
+"""The parts of the panel that need no gradio: lists, words, the curve's picture, the preview, faces, the brush."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from dp_adapter.errors import PictureError, SettingsError
+from dp_adapter.session import Session
+from dp_adapter.settings import Settings
+from dp_adapter.webui import curve, panel_brush, panel_faces, panel_lists, panel_pictures, panel_words, preview, shared
+from tests.webui import fake_webui
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    made = Session([tmp_path], paths_allowed=False)
+    with fake_webui.installed(tmp_path):
+        monkeypatch.setattr(shared, "session", lambda: made)
+        yield made
+
+
+# Lists.
+
+
+def test_items_move_and_go() -> None:
+    items = [{"image": name} for name in "abc"]
+    assert panel_lists.moved(items, 0, 1) == ([{"image": "b"}, {"image": "a"}, {"image": "c"}], 1)
+    assert panel_lists.moved(items, 2, 1) == (items, 2)
+    assert panel_lists.moved(items, -1, 1) == (items, -1)
+    assert panel_lists.without(items, 2) == (items[:2], 1)
+    assert panel_lists.without(items[:1], 0) == ([], -1)
+    with pytest.raises(SettingsError, match="33 photos are too many"):
+        panel_lists.appended([{}] * 32, [{}], "photo")
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", None, "[1]", "[" * 100_000])
+def test_what_is_no_list_counts_as_empty(text: object) -> None:
+    assert panel_lists.read(text) == []
+
+
+def test_a_new_photo_and_a_new_region_are_valid() -> None:
+    photo = panel_lists.photo("photo:0123456789abcdef", "a.jpg")
+    region = panel_lists.region()
+    for kind in ("auto", "full", "box"):
+        changed = {**region, **panel_lists.of_kind(region, kind)}
+        plain = {key: value for key, value in photo.items() if key != "name"}
+        assert Settings.from_dict({"references": [plain], "regions": [changed]}).regions[0].kind == kind
+
+
+# Words.
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"weight": 3}, "Weight: 3 is above the maximum 2. Use 2 or less."),
+        ({"span": {"start": 0.5, "end": 0.2}}, "Start: 0.5 is after the end 0.2. Use 0.2 or less."),
+        ({"regions": [{"kind": "mask"}]}, "Region 1, mask: is empty, and the region kind 'mask' needs it."),
+        ({"references": [{"image": "a", "identity": 2}]}, "Photo 1: persons are counted without gaps"),
+        ({"references": [{"image": "a"}], "regions": [{"identity": 1}]}, "Region 1: persons are counted"),
+    ],
+)
+def test_errors_speak_of_labels_and_count_from_one(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_dict(settings)
+    assert panel_words.words(caught.value).startswith(words)
+
+
+def test_the_status_line_shows_text_not_markup(caplog: pytest.LogCaptureFixture) -> None:
+    assert "&lt;b&gt;" in panel_words.status("<b>")
+    assert panel_words.status(["", ""]) == ""
+    said = panel_words.unexpected(KeyError("secret"))
+    assert "KeyError" in said
+    assert "secret" not in said
+    assert caplog.records[0].exc_info
+    assert panel_words.counted("Photo 0 was left out: face 1 of person 2") == "Photo 1 was left out: face 2 of person 3"
+
+
+# The curve.
+
+
+def test_the_curve_is_drawn_between_start_and_end() -> None:
+    points = re.findall(r'polyline points="([^"]*)"', curve.drawn("0@0.1, 2@0.5", 0.3, 1.0))[0].split()
+    assert len(points) == 3
+    heights = [float(point.split(",")[1]) for point in points]
+    assert heights[1] == heights[2] == min(heights)
+    assert curve.drawn("0@0.1, 2@0.5").count("<circle") == 2
+    assert "<script>" not in curve.drawn("<script>@1")
+    assert "is not a point" in curve.drawn("<script>@1")
+
+
+# Pictures.
+
+
+def kept(session: Session, picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"photo:{session.shelf.add(file.getvalue())}"
+
+
+def test_the_preview_colours_the_region(session: Session) -> None:
+    under = preview.canvas(512, 256, None)
+    assert under.size == (512, 256)
+    settings = Settings.from_dict({"regions": [{"kind": "box", "box": {"x1": 0.5}}]})
+    drawn = preview.draw(settings, under, init=False, inpaint=None)
+    assert drawn.lines == ("Person 1: a box; 50% of the picture.",)
+    left, right = drawn.picture.getpixel((100, 100)), drawn.picture.getpixel((400, 100))
+    assert right == under.getpixel((400, 100)) != left
+    assert max(preview.canvas(4096, 64, None).size) == preview.LONG_SIDE
+
+
+def test_the_preview_says_where_nothing_is_known_and_where_a_face_is(session: Session, portrait: Path) -> None:
+    under = preview.canvas(512, 512, None)
+    (line,) = preview.draw(Settings(), under, init=False, inpaint=None).lines
+    assert line == "Person 1: the whole picture, since nothing says where the face will be; 100% of the picture."
+    init = preview.canvas(64, 64, Image.open(portrait))
+    (line,) = preview.draw(Settings(), init, init=True, inpaint=None).lines
+    assert line.startswith("Person 1: face 1 of the init picture")
+    mask = Image.new("L", (16, 16))
+    ImageDraw.Draw(mask).rectangle((0, 0, 15, 7), fill=255)
+    (line,) = preview.draw(Settings(), init, init=True, inpaint=mask).lines
+    assert line == "Person 1: the inpaint mask; 50% of the picture."
+
+
+def test_faces_are_shown_with_the_one_that_is_taken(session: Session, portrait: Path, faceless: Path) -> None:
+    common = {"choice": "largest"}
+    source = kept(session, Image.open(portrait))
+    found = panel_faces.found({"image": source}, common)
+    assert [caption for _, caption in found.pictures] == ["1 ✓"]
+    assert found.said.startswith("1 face found.")
+    refused = panel_faces.found({"image": source, "face": {"choice": "index", "index": 3}}, common)
+    assert refused.warns
+    assert [caption for _, caption in refused.pictures] == ["1"]
+    nobody = panel_faces.found({"image": kept(session, Image.open(faceless))}, common)
+    assert (nobody.pictures, nobody.warns) == ((), True)
+    assert panel_faces.found({"image": "identity:Ada"}, common).said.startswith("A saved identity")
+
+
+def test_what_is_gone_has_a_grey_thumbnail(session: Session, portrait: Path) -> None:
+    items = [{"image": "photo:0123456789abcdef"}, {"image": kept(session, Image.open(portrait)), "weight": 0.5}]
+    (gone, first), (here, second) = panel_pictures.gallery(items)
+    assert (first, second) == ("1 · weight 1 · person 1", "2 · weight 0.5 · person 1")
+    assert gone.getextrema() == ((128, 128),) * 3
+    assert here.getextrema() != gone.getextrema()
+
+
+# The brush.
+
+
+def data_url(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_painting_becomes_a_mask_that_can_be_painted_on(session: Session) -> None:
+    strokes = Image.new("RGBA", (32, 32))
+    assert panel_brush.painted(data_url(strokes)) == ""
+    ImageDraw.Draw(strokes).rectangle((0, 0, 31, 15), fill=(255, 255, 255, 255))
+    mask = panel_brush.painted(data_url(strokes))
+    picture = session.photos.read(mask, "mask")
+    assert (picture[:16] == 255).all()
+    assert not picture[16:].any()
+    html = panel_brush.canvas(Image.new("RGB", (32, 32)), mask, "target")
+    before = re.search(r'dp-adapter-before" src="data:image/png;base64,([^"]*)"', html)
+    assert before is not None
+    again = Image.open(io.BytesIO(base64.b64decode(before[1]))).convert("RGBA").getchannel("A")
+    assert again.getbbox() == (0, 0, 32, 16)
+    assert "dp-adapter-before" not in panel_brush.canvas(Image.new("RGB", (32, 32)), "photo:0123456789abcdef", "x")
+
+
+@pytest.mark.parametrize("sent", ["data:image/png;base64,!!", "data:image/png;base64,AAAA", "x", "é"])
+def test_what_is_no_painting_is_refused(session: Session, sent: str) -> None:
+    with pytest.raises(PictureError, match="painted mask could not be read"):
+        panel_brush.painted(sent)
