@@ -6,11 +6,11 @@ BIN = $(VENV)/bin
 
 .PHONY: demo test check format clean
 
-test: $(VENV)/installed
+test: $(VENV)/installed .venv-gradio3/installed .venv-gradio4/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -q $(PYTEST)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST)
 
 demo: $(VENV)/installed
 	$(BIN)/python -m dp_adapter.demo --out out/demo $(DEMO)
@@ -31,5 +31,13 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --no-deps "stable-diffusion-sdkit==2.1.5"
 	touch $@
 
+# the WebUIs' two gradios, for the panel's tests; torch and the like are lent to them
+.venv-gradio%/installed: tests/webui/requirements-gradio%.txt $(VENV)/installed
+	$(PYTHON) -m venv .venv-gradio$*
+	.venv-gradio$*/bin/pip install --quiet -r $<
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > $$(.venv-gradio$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/lent.pth
+	touch $@
+
 clean:
-	rm -rf $(VENV) out .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-gradio3 .venv-gradio4 out .pytest_cache .ruff_cache

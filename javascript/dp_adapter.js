@@ -13,7 +13,11 @@
     const drop = (tab) => find(`#script_${tab}_dpadapter_drop`);
 
     function give(tab, files) {
-        const input = drop(tab)?.querySelector("input[type=file]");
+        return put(drop(tab), files);
+    }
+
+    function put(zone, files) {
+        const input = zone?.querySelector("input[type=file]");
         if (!input || !files.length) return false;
         const transfer = new DataTransfer();
         for (const file of files) transfer.items.add(file);
@@ -22,17 +26,44 @@
         return true;
     }
 
+    // gradio 3 drops the answer to an upload when anything on the page is updated meanwhile, and says "Uploading..." for
+    // ever. Where the server has answered and that is still so, the files are given once more.
+    const ZONE = ".dp-adapter-drop";
+    const UPLOADING = "td.download:not(:has(a))";
+    const tries = new WeakMap();
+    let answered = 0;
+
+    function onUpload(event) {
+        const zone = event.target.closest?.(ZONE);
+        const files = [...(event.target.files || event.dataTransfer?.files || [])];
+        if (!zone || !files.length) return;
+        const begun = performance.now();
+        const timer = setInterval(() => {
+            const late = answered > begun && performance.now() - answered > 1000;
+            if (!zone.querySelector(UPLOADING)) tries.delete(zone);
+            else if (!late) return;
+            else if ((tries.get(zone) || 0) < 3) again(zone, files);
+            clearInterval(timer);
+        }, 250);
+    }
+
+    function again(zone, files) {
+        tries.set(zone, (tries.get(zone) || 0) + 1);
+        zone.querySelector("button")?.click();
+        setTimeout(() => put(zone, files), 100);
+    }
+
+    function watchUploads() {
+        new PerformanceObserver((seen) => {
+            if (seen.getEntries().some((entry) => /\/upload(\?|$)/.test(entry.name))) answered = performance.now();
+        }).observe({ type: "resource" });
+        document.addEventListener("change", onUpload, true);
+        document.addEventListener("drop", onUpload, true);
+    }
+
     function open(tab) {
         const box = find(`#script_${tab}_dpadapter_enabled-checkbox input`);
         if (box && !box.checked) box.click();
-    }
-
-    // gradio 3 loses an upload when the page changes meanwhile. The panel empties the field when it has taken the files.
-    async function taken(tab) {
-        for (let tries = 0; tries < 100; tries += 1) {
-            await new Promise((go_on) => setTimeout(go_on, 100));
-            if (drop(tab)?.querySelector("input[type=file]")) return;
-        }
     }
 
     const pictures = (files) => [...(files || [])].filter((file) => file.type.startsWith("image/"));
@@ -69,9 +100,8 @@
         const files = await fetched(image.src);
         const go = window[`switch_to_${tab}`];
         if (typeof go === "function") go();
-        give(tab, files);
-        await taken(tab);
         open(tab);
+        give(tab, files);
         panel(tab)?.scrollIntoView({ block: "nearest" });
     }
 
@@ -165,6 +195,7 @@
     document.addEventListener("pointerup", end);
     document.addEventListener("pointercancel", end);
     document.addEventListener("click", clear);
+    watchUploads();
     window.addEventListener("paste", onPaste, true);
     window.addEventListener("drop", onDrop, true);
     if (typeof onUiLoaded === "function") onUiLoaded(addButtons);

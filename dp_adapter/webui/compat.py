@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+ENTRY = Path(__file__).parents[2] / "scripts" / "dp_adapter.py"
 WebUI = Literal["a1111", "forge", "neo", "reforge", "classic"]
 
 
@@ -60,3 +63,29 @@ def alternative_unet() -> str:
 
     current = sd_unet.current_unet
     return "" if current is None else str(getattr(getattr(current, "option", None), "label", type(current).__name__))
+
+
+def on(event: str, callback: Callable[..., Any]) -> None:
+    """Registers a callback as the host's ``on_<event>`` does.
+
+    Where the host lets itself be told who registers, it need not search the loaded modules for that, which takes it
+    some 60 ms for each callback.
+    """
+    from modules import script_callbacks
+
+    kept = script_callbacks.callback_map.get(f"callbacks_{event}")
+    if kept is not None and "filename" in inspect.signature(script_callbacks.add_callback).parameters:
+        script_callbacks.add_callback(kept, callback, category=event, filename=str(ENTRY))
+    else:
+        getattr(script_callbacks, f"on_{event}")(callback)
+
+
+def wants_defaults_only() -> bool:
+    """Whether the host asks a script for its panel only to read the widgets' values.
+
+    Its API does that twice for each tab, outside of any row or column of a page (``init_default_script_args`` in
+    modules/api/api.py of all hosts); building a panel takes longer than all else that we do at start.
+    """
+    from gradio.context import Context
+
+    return Context.block is not None and Context.block is Context.root_block

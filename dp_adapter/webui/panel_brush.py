@@ -30,8 +30,8 @@ def canvas(under: Image, mask: str, target: str) -> str:
         f'<div class="dp-adapter-canvas" data-target="{target}"><div>'
         f'<img src="{_data_url(under.convert("RGB"), "JPEG")}" alt="">{before}'
         f'<canvas width="{under.width}" height="{under.height}"></canvas></div>'
-        '<label>Brush <input type="range" min="4" max="200" value="40"></label>'
-        '<label><input type="checkbox"> erase</label><button type="button">Clear</button></div>'
+        '<p><label>Brush <input type="range" min="4" max="200" value="40"></label>'
+        '<label><input type="checkbox"> erase</label><button type="button">Clear</button></p></div>'
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from modules import script_callbacks, scripts
+from modules import scripts
 
+from dp_adapter.webui import compat
 from dp_adapter.webui.stop import stopping, warn
 
 if TYPE_CHECKING:
@@ -18,12 +20,12 @@ _RUN = "dp_adapter_run"  # attribute of a job's processing object
 
 def register() -> None:
     """Tells the WebUI what to call; it forgets all of it at "Reload UI"."""
-    script_callbacks.on_cfg_denoiser(_before_step)
-    script_callbacks.on_before_ui(_before_ui)
-    script_callbacks.on_ui_settings(_settings_page)
-    script_callbacks.on_app_started(_routes)
-    script_callbacks.on_after_component(_after_component)
-    script_callbacks.on_script_unloaded(_forget)
+    compat.on("cfg_denoiser", _before_step)
+    compat.on("before_ui", _before_ui)
+    compat.on("ui_settings", _settings_page)
+    compat.on("app_started", _routes)
+    compat.on("after_component", _after_component)
+    compat.on("script_unloaded", _forget)
 
 
 class DPAdapterScript(scripts.Script):
@@ -36,6 +38,11 @@ class DPAdapterScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
+        if compat.wants_defaults_only():
+            from dp_adapter.settings import Settings
+            from dp_adapter.webui.values import args_of
+
+            return [SimpleNamespace(value=value) for value in args_of(Settings(enabled=False))]
         from dp_adapter.webui import options, panel, shared
         from dp_adapter.webui.paste import NOTE, Paster
 

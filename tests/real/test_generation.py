@@ -19,6 +19,13 @@ RIGHT = {"kind": "box", "box": {"x0": 0.5}}
 LONG = "a person in a garden, " * 30  # over 150 tokens
 
 
+SAMPLERS = (  # A1111's and Forge's; forks have up to seventy more, some of which solve ODEs to a tolerance
+    "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a",
+    "Euler", "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "DDIM CFG++",
+    "PLMS", "UniPC", "LCM",
+)  # fmt: skip
+
+
 def is_a1111(webui: WebUI) -> bool:
     return "batch_cond_uncond" in webui.get("/sdapi/v1/options")
 
@@ -90,8 +97,8 @@ def test_skipped_uncond(webui: WebUI, person: dict[str, Any]) -> None:
 def test_every_sampler(webui: WebUI, person: dict[str, Any]) -> None:
     """The identity acts in the early and in the late half: progress runs from noise to picture for each."""
     wrong: list[str] = []
-    for sampler in webui.get("/sdapi/v1/samplers"):
-        name = sampler["name"]
+    here = {sampler["name"] for sampler in webui.get("/sdapi/v1/samplers")}
+    for name in [name for name in SAMPLERS if name in here]:
         plain = webui.one(sampler_name=name, steps=5)
         halves = [
             webui.one({**person, "span": {"start": start, "end": end}}, sampler_name=name, steps=5)

@@ -48,8 +48,19 @@ class PanelPage:
 
     def choose(self, item: str, value: str) -> None:
         """An entry of a dropdown."""
-        self.page.click(f"{self.id(item)} input")
-        self.page.locator(f"{self.id(item)} ul li, ul.options li").get_by_text(value, exact=False).first.click()
+        self.options(item).get_by_text(value, exact=False).first.click()
+
+    def options(self, item: str) -> Any:
+        """The entries of a dropdown, opened. A list that comes from the server meanwhile closes it again."""
+        field = self.page.locator(f"{self.id(item)} input")
+        entries = self.page.locator(f"{self.id(item)} ul li, ul.options li")
+        for _ in range(5):
+            field.click()
+            self.page.wait_for_timeout(500)
+            if entries.count():
+                break
+            field.blur()
+        return entries
 
     def radio(self, item: str, value: str) -> None:
         self.page.locator(f"{self.id(item)} label", has_text=re.compile(f"^\\s*{value}\\s*$")).click()

@@ -141,7 +141,9 @@ class _LazyComponents(types.ModuleType):
 def host_modules(models: Path) -> dict[str, types.ModuleType]:
     """Fresh ``modules.*`` whose model folder is ``models``."""
     callbacks = Callbacks()
-    script_callbacks = _module("modules.script_callbacks", fire=callbacks.fire, registered=callbacks.registered)
+    script_callbacks = _module(
+        "modules.script_callbacks", fire=callbacks.fire, registered=callbacks.registered, callback_map={}
+    )
     script_callbacks.__getattr__ = callbacks.__getattr__  # type: ignore[method-assign]
     content = [
         _module("modules.scripts", Script=Script, AlwaysVisible=ALWAYS_VISIBLE, scripts_data=[], basedir=str),

@@ -72,6 +72,22 @@ def test_what_is_no_photo_is_refused_in_words(ui: PanelPage, portrait: Path, fac
     ui.says("faces_said", "No face was found in this photo.")
 
 
+def test_an_upload_survives_what_else_changes_on_the_page(ui: PanelPage, portrait: Path) -> None:
+    def slowly(route: Any) -> None:
+        ui.page.wait_for_timeout(1500)
+        route.continue_()
+
+    ui.open("schedule")
+    ui.page.route("**/upload*", slowly)
+    ui.drop([portrait])
+    ui.type("curve", "1@0.5")
+    ui.page.locator(f"{ui.id('curve_picture')} circle").first.wait_for()
+    ui.page.unroute("**/upload*")
+    ui.photos(["1 · weight 1 · person 1"])
+    ui.page.wait_for_timeout(1500)
+    ui.photos(["1 · weight 1 · person 1"])
+
+
 def test_widgets_make_the_request(ui: PanelPage) -> None:
     ui.slide("weight", 1.2)
     ui.type("span_start", "0,2")
@@ -114,16 +130,12 @@ def test_a_curve_that_cannot_be_read_says_why_while_it_is_typed(ui: PanelPage) -
 
 
 def test_models_that_fit_come_first_and_the_others_say_why(ui: PanelPage) -> None:
-    ui.page.click(f"{ui.id('model')} input")
-    options = ui.page.locator(f"{ui.id('model')} ul li, ul.options li")
-    options.first.wait_for()
-    listed = [text.replace("✓", "").strip() for text in options.all_inner_texts()]
-    assert listed == [
-        "one-faceid.safetensors",
-        "two-plus.safetensors",
-        "a-sdxl.bin ⚠ for SDXL",
-        "broken.safetensors ⚠ cannot be used",
-    ]
+    expected = ["one-faceid.safetensors", "two-plus.safetensors", "a-sdxl.bin ⚠ for SDXL"]
+    options = ui.options("model")
+    ui.until(
+        lambda: [text.replace("✓", "").strip() for text in options.all_inner_texts()],
+        [*expected, "broken.safetensors ⚠ cannot be used"],
+    )
     ui.page.locator(f"{ui.id('model')} input").blur()
     options.first.wait_for(state="detached")
     ui.choose("model", "a-sdxl.bin")
