@@ -1,7 +1,7 @@
 "use strict";
 
-// What the panel needs in the browser: pasting and dropping pictures onto the photos, "send to DP-Adapter" buttons,
-// and the brush for masks.
+// What the panel needs in the browser: pasting and dropping pictures onto the photos, clicks on thumbnails, "send to
+// DP-Adapter" buttons, and the brush for masks.
 // Files go into the panel's own upload field, so that everything after it is the same as for a chosen file.
 (function () {
     const PANELS = ["txt2img", "img2img"];
@@ -131,6 +131,20 @@
         }
     }
 
+    function onThumbnail(event) {
+        const item = event.target.closest?.(".dp-adapter-photos .thumbnail-item, .dp-adapter-faces .thumbnail-item");
+        const gallery = item?.closest(".dp-adapter-photos, .dp-adapter-faces");
+        const number = item ? [...gallery.querySelectorAll(".thumbnail-item")].indexOf(item) : -1;
+        if (number >= 0) write(`${gallery.id}_clicked`, `${number} ${Date.now()}`);
+    }
+
+    function write(id, text) {
+        const field = find(`#${id} textarea`);
+        if (!field) return;
+        field.value = text;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
     // The mask brush. Its canvas comes as HTML from the panel, so the listeners are the document's.
     let stroke = null;
 
@@ -175,10 +189,7 @@
     }
 
     function hand(box) {
-        const field = find(`#${box.dataset.target} textarea`);
-        if (!field) return;
-        field.value = box.querySelector("canvas").toDataURL("image/png");
-        field.dispatchEvent(new Event("input", { bubbles: true }));
+        write(box.dataset.target, box.querySelector("canvas").toDataURL("image/png"));
     }
 
     function clear(event) {
@@ -195,6 +206,7 @@
     document.addEventListener("pointerup", end);
     document.addEventListener("pointercancel", end);
     document.addEventListener("click", clear);
+    document.addEventListener("click", onThumbnail, true);
     watchUploads();
     window.addEventListener("paste", onPaste, true);
     window.addEventListener("drop", onDrop, true);

@@ -49,16 +49,6 @@ class Speaking:
 
         return event(fn=run, inputs=list(inputs), outputs=[*outputs, self.line], **{**QUIET, **options})
 
-    def on_select(self, event: Any, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-        """Runs a handler at a click into a gallery; its first argument is the index of what was clicked."""
-
-        def run(chosen: gr.SelectData, *values: Any) -> Updates:
-            return self._spoken(handler, (chosen.index, *values))
-
-        # gradio looks the annotation up to know what to pass.
-        run.__annotations__["chosen"] = gr.SelectData
-        return event(fn=run, inputs=list(inputs), outputs=[*outputs, self.line], **QUIET)
-
     def _spoken(self, handler: Handler, values: Sequence[Any], keeps: bool = False) -> Updates:
         try:
             return {self.line: gr.update() if keeps else "", **handler(*values)}

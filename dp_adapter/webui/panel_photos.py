@@ -30,6 +30,8 @@ class Photos:
     Attributes:
         text: hidden, the JSON list that the script gets. Whatever changes it redraws the part.
         selected: index of the chosen photo, -1 for none.
+        clicked, face_clicked: hidden, the number of a clicked thumbnail and the time, from the browser. gradio's own
+            selection stays where it was when a gallery is drawn anew, and a click there is then not told.
     """
 
     text: Any
@@ -45,6 +47,8 @@ class Photos:
     said: Any
     faces: Any
     any_face: Any
+    clicked: Any
+    face_clicked: Any
 
 
 def build(widgets: Widgets) -> Photos:
@@ -75,7 +79,14 @@ def build(widgets: Widgets) -> Photos:
     ):
         button.webui_tooltip = tooltip
         widgets.volatile(button)
-    return Photos(text, selected, drop, gallery, editor, weight, person, earlier, later, remove, said, faces, any_face)
+    clicked, face_clicked = (
+        widgets.volatile(gr.Textbox("", visible=False, label=label, elem_id=f"{of.elem_id}_clicked"))
+        for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
+    )
+    return Photos(
+        text, selected, drop, gallery, editor, weight, person, earlier, later, remove, said, faces, any_face,
+        clicked, face_clicked,
+    )  # fmt: skip
 
 
 def _gallery(label: str, elem_id: str, css: str) -> Any:
@@ -112,22 +123,24 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
         speaking.on(component.change, draw, [*editing.state, *common], drawn, keeps=True)
     speaking.on(part.drop.upload, add, [part.drop, part.text], [part.drop, *editing.state])
 
-    def choose(index: int, text: str, *face: Any) -> Updates:
-        return {part.selected: index, **_drawn(part, text, index, face)}
+    def choose(clicked: str, text: str, *face: Any) -> Updates:
+        return _drawn(part, text, _number(clicked), face)
 
-    speaking.on_select(part.gallery.select, choose, [part.text, *common], drawn)
+    def choose_face(item: Item, clicked: str) -> Item:
+        return {"face": {**(item.get("face") or {}), "choice": "index", "index": _number(clicked)}}
 
-    def choose_face(index: int, text: str, selected: int) -> Updates:
-        own: Item = panel_lists.read(text)[selected].get("face") or {}
-        return editing.amended(text, selected, {"face": {**own, "choice": "index", "index": index}})
-
-    speaking.on_select(part.faces.select, choose_face, editing.state, [part.text])
+    speaking.on(part.clicked.change, choose, [part.clicked, part.text, *common], drawn)
+    editing.on_input(part.face_clicked, choose_face, event=part.face_clicked.change)
     editing.on_click(part.earlier.click, lambda items, index: panel_lists.moved(items, index, -1))
     editing.on_click(part.later.click, lambda items, index: panel_lists.moved(items, index, 1))
     editing.on_click(part.remove.click, panel_lists.without)
     editing.on_input(part.any_face, lambda _item, _: {"face": None}, event=part.any_face.click)
     editing.on_input(part.weight, lambda _item, weight: {"weight": weight})
     editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
+
+
+def _number(clicked: str) -> int:
+    return int(clicked.split()[0])
 
 
 def _added(items: list[Item], files: object) -> tuple[list[Item], list[str]]:

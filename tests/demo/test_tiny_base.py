@@ -118,7 +118,7 @@ def test_identity_is_seen_and_leaves_the_layout(pipeline: Any, tiny_folder: Path
             cond, uncond = (checkpoint.adapter.projection(vector)[0] for vector in (face, torch.zeros_like(face)))
         injection = Injection((Identity(checkpoint.adapter, Tokens(cond, uncond)),))
 
-        def around(running: Any) -> AbstractContextManager[None]:
+        def around(running: Any) -> AbstractContextManager[object]:
             return attach(running.unet, injection, pipeline_rows(running))
 
         return run(pipeline, JOB, around=around)[0].astype(float)

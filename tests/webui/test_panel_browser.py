@@ -44,6 +44,10 @@ def test_photos_are_dropped_ordered_weighed_and_their_faces_chosen(ui: PanelPage
     ui.photos(["1 · weight 1 · person 1", "2 · weight 0.5 · person 1"])
     ui.click("earlier")
     ui.photos(["1 · weight 0.5 · person 1", "2 · weight 1 · person 1"])
+    ui.pick("gallery", 1)
+    ui.says("faces_said", "1 face found.")
+    ui.pick("gallery", 0)
+    ui.faces(["1", "2", "3 ✓"])
     first, second = ui.request()["references"]
     assert first == {"image": first["image"], "weight": 0.5, "face": {"choice": "index", "index": 2}}
     assert list(second) == ["image"]

@@ -6,9 +6,6 @@ from gradio import context as context
 
 __version__: str
 
-class SelectData:
-    index: int
-
 def Warning(message: str) -> None: ...
 def update(**changes: Any) -> Any: ...
 def __getattr__(name: str) -> Any: ...

@@ -4,4 +4,5 @@ class Page:
     blocks: dict[int, Any]
 
 class Context:
+    block: Any
     root_block: Page | None
