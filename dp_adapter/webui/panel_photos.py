@@ -140,7 +140,7 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
 
 
 def _number(clicked: str) -> int:
-    return int(clicked.split()[0])
+    return int(clicked.split(maxsplit=1)[0])
 
 
 def _added(items: list[Item], files: object) -> tuple[list[Item], list[str]]:

@@ -90,8 +90,8 @@ def xyz(webui: WebUI, axes: list[tuple[str, str]]) -> dict[str, Any]:
     for index, label in enumerate(labels):
         if label == "Include Sub Images":
             args[index] = True
-        if label == "Draw legend":
-            args[index] = True
+        if label == "Draw legend":  # some hosts' does not work with the Pillow of today
+            args[index] = False
     return {"script_name": "x/y/z plot", "script_args": args}
 
 
