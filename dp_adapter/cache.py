@@ -1,9 +1,10 @@
-"""A bounded cache: the entry that was not used for longest goes first."""
+"""A bounded cache: the entry that was not used for longest goes first. Safe among threads."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from threading import RLock
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -14,19 +15,29 @@ class Cache(Generic[Value]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._lock = RLock()
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of ``key``, made now if it is not there; an exception in ``make`` stores nothing."""
-        if key not in self._values:
-            self._values[key] = make()
-        self._values.move_to_end(key)
-        while len(self._values) > self._limit:
-            self._values.popitem(last=False)
-        return self._values[key]
+        """The value of ``key``, made now if it is not there; an exception in ``make`` stores nothing.
+
+        Threads that ask at the same time may each make it; the first one's is kept.
+        """
+        with self._lock:
+            known = key in self._values
+        made = None if known else [make()]  # not under the lock: it may take seconds, and ask other caches
+        with self._lock:
+            if key not in self._values:
+                self._values[key] = made[0] if made else make()  # made by another thread, and gone since
+            value = self._values[key]
+            self._values.move_to_end(key)
+            while len(self._values) > self._limit:
+                self._values.popitem(last=False)
+        return value
 
     def clear(self) -> None:
-        self._values.clear()
+        with self._lock:
+            self._values.clear()
 
     def __len__(self) -> int:
         return len(self._values)

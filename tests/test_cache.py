@@ -1,5 +1,7 @@
 """The bounded cache."""
 
+import threading
+
 import pytest
 
 from dp_adapter.cache import Cache
@@ -47,3 +49,25 @@ def test_clear() -> None:
     cache.clear()
     assert len(cache) == 0
     assert cache.get(1, lambda: 2) == 2
+
+
+def test_threads_clear_and_ask_at_once() -> None:
+    """A panel's handlers run beside a generation, and the host's unload button beside both."""
+    cache: Cache[int] = Cache(2)
+    wrong: list[BaseException] = []
+
+    def ask(start: int) -> None:
+        try:
+            for number in range(start, start + 3000):
+                assert cache.get(number % 5, lambda number=number: number % 5) == number % 5
+                if number % 7 == 0:
+                    cache.clear()
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and len(cache) <= 2

@@ -13,7 +13,7 @@ from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import progress_of, require_rows
 from dp_adapter.hosts.hooks import Attachment, Parts
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.sites import Base, base_of_paths, site_names
 
 Rows = Sequence[Row] | Callable[[int], Sequence[Row]]
 
@@ -25,14 +25,7 @@ def base_of(unet: nn.Module) -> Base:
         HostError: neither SD1.5 nor SDXL.
     """
     paths: list[str] = [path for path, _ in unet.named_modules()]  # pyright: ignore[reportUnknownVariableType]
-    modules = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
-    for base in ("sd15", "sdxl"):
-        if {site.diffusers for site in site_names(base)} == modules:
-            return base
-    raise HostError(
-        f"This UNet has {len(modules)} cross-attention blocks in an unknown layout",
-        "DP-Adapter works in SD1.5 and SDXL models; SD2, SD3, Flux and refiners are not supported.",
-    )
+    return base_of_paths(paths, lambda site: site.diffusers)
 
 
 def sites_of(unet: nn.Module) -> list[Site]:

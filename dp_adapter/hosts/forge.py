@@ -35,8 +35,9 @@ from dp_adapter.hosts.forge_calls import (
     progress_of,
     with_patches,
 )
+from dp_adapter.hosts.ldm import base_of
 from dp_adapter.hosts.lora import apply_lora
-from dp_adapter.hosts.sites import Base, SiteName, site_names
+from dp_adapter.hosts.sites import SiteName, site_names
 
 
 @dataclass
@@ -48,23 +49,6 @@ class Attached:
     """
 
     calls: int = 0
-
-
-def base_of(model: nn.Module) -> Base:
-    """Which base model a UNet in ldm naming is, by the layout of its cross-attention blocks.
-
-    Raises:
-        HostError: neither SD1.5 nor SDXL.
-    """
-    paths: list[str] = [path for path, _ in model.named_modules()]  # pyright: ignore[reportUnknownVariableType]
-    blocks = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
-    for base in ("sd15", "sdxl"):
-        if {name.ldm for name in site_names(base)} == blocks:
-            return base
-    raise HostError(
-        f"This model ({type(model).__name__}) has {len(blocks)} cross-attention blocks in an unknown layout",
-        "DP-Adapter works in SD1.5 and SDXL models; SD2, SD3, Flux and refiners are not supported.",
-    )
 
 
 @contextmanager

@@ -14,29 +14,20 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import linear_shape, progress_of, require_rows
 from dp_adapter.hosts.cfg_rows import CfgRows
 from dp_adapter.hosts.hooks import Attachment, Parts
-from dp_adapter.hosts.sites import Base, site_names
-
-_SUPPORTED = (
-    "DP-Adapter works in SD1.5 and SDXL models; SD2, SD3, Flux, refiners and distilled layouts are not supported."
-)
+from dp_adapter.hosts.sites import SUPPORTED, Base, base_of_paths, site_names
 
 
 def base_of(unet: nn.Module) -> Base:
-    """Which base model a ``UNetModel`` is, by the layout of its cross-attention blocks.
+    """Which base model a UNet in ldm naming is, by the layout of its cross-attention blocks.
 
     Raises:
         HostError: neither SD1.5 nor SDXL.
     """
     paths: list[str] = [path for path, _ in unet.named_modules()]  # pyright: ignore[reportUnknownVariableType]
-    modules = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
-    for base in ("sd15", "sdxl"):
-        if {site.ldm for site in site_names(base)} == modules:
-            break
-    else:
-        raise HostError(f"This model has {len(modules)} cross-attention blocks in an unknown layout", _SUPPORTED)
+    base = base_of_paths(paths, lambda site: site.ldm)
     # SD2 has the layout of SD1.5, but projects with linear layers where that has convolutions.
     if base == "sd15" and isinstance(unet.get_submodule("input_blocks.1.1.proj_in"), nn.Linear):
-        raise HostError("This is a Stable Diffusion 2 model", _SUPPORTED)
+        raise HostError("This is a Stable Diffusion 2 model", SUPPORTED)
     return base
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from dp_adapter.core.types import Level
+from dp_adapter.errors import HostError
 
 Base = Literal["sd15", "sdxl"]
+SUPPORTED = "DP-Adapter works in SD1.5 and SDXL models; SD2, SD3, Flux and refiners are not supported."
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,19 @@ def site_names(base: Base) -> list[SiteName]:
             tail = f".transformer_blocks.{depth}"
             names.append(SiteName(len(names), block.diffusers + tail, block.ldm + tail, block.level, block.halvings))
     return names
+
+
+def base_of_paths(paths: Iterable[str], name: Callable[[SiteName], str]) -> Base:
+    """Which base model has these modules, by the layout of its cross-attention blocks.
+
+    Args:
+        paths: of all modules of a UNet; name: a site's path in the UNet's naming.
+
+    Raises:
+        HostError: neither SD1.5 nor SDXL.
+    """
+    blocks = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
+    for base in ("sd15", "sdxl"):
+        if {name(site) for site in site_names(base)} == blocks:
+            return base
+    raise HostError(f"This model has {len(blocks)} cross-attention blocks in an unknown layout", SUPPORTED)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.webui.gradios import ROOT
 
-WAIT_MS = 15_000
+WAIT_MS = 45_000  # networks are loaded on a machine that runs other tests, too
 
 
 class PanelPage:

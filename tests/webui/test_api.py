@@ -297,10 +297,10 @@ def test_every_example_of_the_page_is_what_the_routes_answer(server: Server, pho
 
 def test_the_pages_generation_examples_are_valid_settings() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    found = re.findall(
-        r'"alwayson_scripts": \{"DP-Adapter": \{"args": \[(.*?)\]\}\}$', text.replace("},\n", "}\n"), re.M
-    )
-    assert len(found) == 2, "one for curl, one for Python"
-    for one in found:
-        settings = Settings.from_json(one.replace("$PHOTO", "AAAA").replace('"image": photo', '"image": "AAAA"'))
+    plain = text.replace("$PHOTO", "AAAA").replace('"image": photo', '"image": "AAAA"')
+    starts = [match.end() for match in re.finditer(r'"DP-Adapter":\s*\{"args":\s*\[', plain)]
+    assert len(starts) == 2, "one for curl, one for Python"
+    for start in starts:
+        request, _ = json.JSONDecoder().raw_decode(plain, start)
+        settings = Settings.from_dict(request)
         assert [reference.image for reference in settings.references] == ["AAAA"]
