@@ -160,11 +160,11 @@ def test_regions_are_added_and_shown(ui: PanelPage) -> None:
     ui.open("regions")
     ui.click("region_add")
     ui.radio("regions_kind", "box")
+    ui.until(lambda: ui.request().get("regions", [{}])[0].get("kind"), "box")  # the answer, which sets the box's fields
     ui.slide("regions_box_x1", 0.5)
     ui.type("regions_feather", "0.1")
-    ui.page.wait_for_timeout(500)
     box = {"x0": 0.25, "y0": 0.1, "x1": 0.5, "y1": 0.6}
-    assert ui.request()["regions"] == [{"kind": "box", "box": box, "feather": 0.1}]
+    ui.until(lambda: ui.request()["regions"], [{"kind": "box", "box": box, "feather": 0.1}])
     ui.click("region_preview")
     ui.page.locator(f"{ui.id('region_picture')} img").wait_for()
     ui.says("group_regions", "Person 1: a box; 12% of the picture.")
