@@ -11,6 +11,7 @@ from torch import Tensor
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.track import Track
 from dp_adapter.core.types import BlendMode, Level, Tokens
 from dp_adapter.errors import HostError
 
@@ -27,6 +28,7 @@ class Identity:
         weight: strength s of the identity pathway.
         mask: visually sensitive region [S, H, W] in [0, 1] in picture space, S = 1 or one per sample;
             None is the whole picture.
+        track: a region that moves while the picture forms, in place of ``mask``.
         zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
     """
 
@@ -36,6 +38,7 @@ class Identity:
     mask: Tensor | None = None
     mode: BlendMode = "add"
     zero_tokens: int = 0
+    track: Track | None = None
 
     def __post_init__(self) -> None:
         """Raises HostError where tokens or blend mode are not those of the adapter."""
@@ -49,9 +52,19 @@ class Identity:
             )
 
     @property
+    def region(self) -> Tensor | None:
+        """Where it acts now: [S, H, W], or None for the whole picture."""
+        return self.mask if self.track is None else self.track.mask
+
+    @property
+    def placed(self) -> bool:
+        """Whether it acts, or may come to act, in a part of the picture only."""
+        return self.track is not None or self.mask is not None
+
+    @property
     def visible(self) -> bool:
-        """Whether the identity changes anything at all."""
-        return self.weight != 0 and (self.mask is None or bool((self.mask > 0).any()))
+        """Whether the identity changes anything at all, now or later."""
+        return self.weight != 0 and (self.track is not None or self.mask is None or bool((self.mask > 0).any()))
 
 
 @dataclass(frozen=True)

@@ -27,29 +27,46 @@ _NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
 
 
 class RegionCache:
-    """Gates and placements of a generation, computed once per grid, level and row layout, and shared by the sites."""
+    """Gates and placements, computed once per grid, level and row layout, and shared by the sites.
+
+    They are kept until a track moves.
+    """
 
     def __init__(self, injection: Injection) -> None:
         self._injection = injection
+        self._versions: tuple[int, ...] = ()
         self._gains: dict[object, list[Tensor | None]] = {}
         self._placements: dict[object, list[list[Placement]]] = {}
         self._flat: dict[object, FlatPlacement | None] = {}
+        self._anywhere = True
 
-    def require_masks(self, step: Step) -> None:
-        """Raises HostError if a row belongs to a picture that an identity's mask [S, H, W] does not have."""
+    def enter(self, step: Step) -> bool:
+        """To be called when the UNet is; returns whether any region has a place at all now.
+
+        Raises:
+            HostError: a row belongs to a picture that an identity's mask [S, H, W] does not have.
+        """
+        regions_now = [identity.region for identity in self._injection.identities]
+        versions = tuple(one.track.version for one in self._injection.identities if one.track is not None)
+        if versions != self._versions:
+            self._versions = versions
+            for kept in (self._gains, self._placements, self._flat):
+                kept.clear()
+            self._anywhere = any(mask is None or bool((mask > 0).any()) for mask in regions_now)
         pictures = 1 + max(row.sample for row in step.rows)
-        for mask in (identity.mask for identity in self._injection.identities):
+        for mask in regions_now:
             if mask is not None and 1 < len(mask) < pictures:
                 raise HostError(
                     f"The UNet was called for {pictures} pictures, but a mask is for {len(mask)}",
                     "Give one mask for all pictures, or one for each.",
                 )
+        return self._anywhere
 
     def gains(self, latent: Grid, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
         """Per identity G [S, N] before FFB; a trained gate starts from the mask itself, without powers."""
         key = (latent, halvings, level, trained)
         if key not in self._gains:
-            masks = [identity.mask for identity in self._injection.identities]
+            masks = [identity.region for identity in self._injection.identities]
             powers = _NO_POWERS if trained else self._injection.powers
             self._gains[key] = regions.gains(masks, latent, halvings, level, powers)
         return self._gains[key]

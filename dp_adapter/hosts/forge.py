@@ -46,9 +46,11 @@ class Attached:
 
     Attributes:
         calls: how often the sampler called the UNet. 0 after sampling means that another model was sampled.
+        progress: of the latest of these calls.
     """
 
     calls: int = 0
+    progress: float = 0.0
 
 
 @contextmanager
@@ -135,9 +137,9 @@ class _Attachment:
         x: Tensor = args[0] if args else kwargs["x"]
         timesteps: Tensor = args[1] if len(args) > 1 else kwargs["timesteps"]
         step = Step(self._progress(timesteps), self._rows_of(options, len(x)), Grid(*x.shape[-2:]))
-        self._cache.require_masks(step)
+        self._attached.progress = step.progress
         self._require_whole(step)
-        if not any(pathways.acts(step) for pathways in self._pathways.values()):
+        if not self._cache.enter(step) or not any(pathways.acts(step) for pathways in self._pathways.values()):
             return None
         self._step, self._twinned = step, self._injection.text.strict
         if self._twinned:
@@ -154,7 +156,7 @@ class _Attachment:
         return rows
 
     def _require_whole(self, step: Step) -> None:
-        masked = any(identity.mask is not None for identity in self._injection.identities)
+        masked = any(identity.placed for identity in self._injection.identities)
         if masked and self._latent not in (None, step.latent):
             raise HostError(
                 "The picture is sampled in tiles, in which the region of a face cannot be placed",
@@ -185,7 +187,7 @@ class _Attachment:
         """The step as a site sees it; for latents of its size where an extension resizes the grid (Kohya's HRFix)."""
         assert self._step is not None
         step, rows, positions = self._step, *hidden_states.shape[:2]
-        masked = any(identity.mask is not None for identity in self._injection.identities)
+        masked = any(identity.placed for identity in self._injection.identities)
         if rows != len(step.rows) or (masked and positions != len(self._grid)):
             raise HostError(
                 f"Inside the attention at {site.name} there are {rows} rows of {positions} positions instead of "

@@ -48,7 +48,11 @@ class Parts:
 
 
 class Attachment:
-    """The hooks of one ``with``. The step is set when the UNet is entered and read by the sites below it."""
+    """The hooks of one ``with``. The step is set when the UNet is entered and read by the sites below it.
+
+    Attributes:
+        progress: of the latest call of the UNet.
+    """
 
     def __init__(self, parts: Parts, injection: Injection, step_of: StepOf) -> None:
         """Raises HostError where an adapter's shapes do not fit the UNet.
@@ -59,6 +63,7 @@ class Attachment:
         self._parts = parts
         self._injection = injection.without_idle()
         self._step_of = step_of
+        self.progress = 0.0
         self._step: Step | None = None
         self._twinned = False
         self._cache = RegionCache(self._injection)
@@ -66,7 +71,7 @@ class Attachment:
             require_fit(parts.sites, identity.adapter, lambda site: parts.widths[site.index])
         self._pathways = self._fresh_pathways()
         one, *others = self._injection.identities
-        self._placed = bool(others) or one.mask is not None or not (self._injection.folded or self._injection.gated)
+        self._placed = bool(others) or one.placed or not (self._injection.folded or self._injection.gated)
 
     def register(self, stack: ExitStack) -> None:
         """Puts the hooks in until ``stack`` closes."""
@@ -106,7 +111,9 @@ class Attachment:
         step = self._step_of(args, kwargs)
         if step is None:
             return None
-        self._cache.require_masks(step)
+        self.progress = step.progress
+        if not self._cache.enter(step):
+            return None
         # Without an identity at work the twins would say nothing new, cost a row, and round differently.
         self._twinned = self._injection.text.strict and any(pathways.acts(step) for pathways in self._pathways)
         if not self._twinned:

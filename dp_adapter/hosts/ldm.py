@@ -60,7 +60,7 @@ def attach(
         HostError: the UNet is of another kind, or the adapter's shapes do not fit it. Out of a call of the UNet: its
             rows cannot be told, or a region cannot be placed in it.
     """
-    placed = any(identity.mask is not None for identity in injection.identities)
+    placed = any(identity.placed for identity in injection.identities)
 
     def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
         named = dict(zip(("x", "timesteps", "context"), args, strict=False)) | kwargs

@@ -13,6 +13,7 @@ from dp_adapter.settings import paths
 from dp_adapter.settings.containers import ListOf, Nullable, SiteFactors
 from dp_adapter.settings.curve import Curve, CurveText
 from dp_adapter.settings.kinds import Choice, Flag, Integer, Kind, Number, Picture, Text
+from dp_adapter.settings.outcome import FacePass, Report
 from dp_adapter.settings.pieces import (
     Box,
     FaceChoice,
@@ -23,7 +24,6 @@ from dp_adapter.settings.pieces import (
     Performance,
     Reference,
     Region,
-    Report,
     Span,
     Tracking,
 )
@@ -62,6 +62,7 @@ __all__ = [
     "Curve",
     "CurveText",
     "FaceChoice",
+    "FacePass",
     "FieldInfo",
     "Flag",
     "Gate",

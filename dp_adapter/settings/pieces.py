@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dp_adapter.settings.containers import ListOf, Nullable, SiteFactors
-from dp_adapter.settings.kinds import Choice, Flag, Integer, Number, Picture
+from dp_adapter.settings.kinds import Choice, Integer, Number, Picture, Text
 from dp_adapter.settings.records import Record, RecordOf, fields_of, setting
 from dp_adapter.settings.words import refusal, tidy, within
 
@@ -161,6 +161,12 @@ class Region(Record):
     mask: str = setting(
         "", Picture(saved=False), "Region mask", "With region kind 'mask': a picture, white where the identity acts."
     )
+    op: str = setting(
+        "add",
+        Choice(("add", "subtract")),
+        "Region combine",
+        "add: the identity acts here too; subtract: it does not, whatever the person's other regions say.",
+    )
     identity: int = setting(
         0, Integer(0, MAX_IDENTITIES - 1), "Region person", "Which person acts here, counted from 0."
     )
@@ -194,6 +200,20 @@ class Tracking(Record):
         ListOf(FRACTION, 16, "moment"),
         "Preview moments",
         "Progress at which the preview is searched for the face, in rising order.",
+    )
+    decoder: str = setting(
+        "auto",
+        Choice(("auto", "taesd", "approx", "full")),
+        "Preview decoder",
+        "What turns latents into a preview: taesd and approx are cheap, full is the model's own; auto takes the best "
+        "cheap one that is here.",
+    )
+    words: str = setting(
+        "",
+        Text(200),
+        "Person words",
+        "Words of the prompt whose attention shows where a person is, with commas between; empty: man, woman, person "
+        "and the like.",
     )
     fallback: str = setting(
         "none",
@@ -282,13 +302,3 @@ class Performance(Record):
         "Folding memory",
         "Most memory in MB that folded weights may take; beyond it auto takes the plain form.",
     )
-
-
-@dataclass(frozen=True)
-class Report(Record):
-    """What is handed back besides the picture; nothing by default."""
-
-    enabled: bool = setting(
-        False, Flag(), "Report", "Measure likeness and drift of each picture and write them to its parameters."
-    )
-    masks: bool = setting(False, Flag(), "Mask pictures", "Hand back the regions that were used, as pictures.")

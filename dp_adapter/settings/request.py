@@ -14,6 +14,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.settings.containers import ListOf, Nullable
 from dp_adapter.settings.curve import Curve, CurveText
 from dp_adapter.settings.kinds import Choice, Flag, Integer, Text
+from dp_adapter.settings.outcome import FacePass, Report
 from dp_adapter.settings.paths import plain, plant
 from dp_adapter.settings.pieces import (
     WEIGHT,
@@ -25,7 +26,6 @@ from dp_adapter.settings.pieces import (
     Performance,
     Reference,
     Region,
-    Report,
     Span,
     Tracking,
 )
@@ -137,7 +137,30 @@ class Settings(Record):
         None, Nullable(Integer(0, 120)), "Photo age", "With mode 'age': age in the photo, in years; null: estimated."
     )
     expression: str = setting("", Text(500), "Expression", "With mode 'expression': the expression in words.")
+    mode_words: bool = setting(
+        True, Flag(), "Mode words", "Whether the mode's words are added to the prompt; they are shown before."
+    )
+    retouch: str = setting(
+        "auto",
+        Choice(("auto", "on", "off")),
+        "Retouch photo",
+        "Takes tint, creases and grain out of the reference photo; auto: where the mode wants it and the photo is old.",
+    )
+    restorer: str = setting(
+        "auto",
+        Choice(("auto", "off", "GFPGAN", "CodeFormer")),
+        "Face restorer",
+        "Restores the face in the reference photo; auto: where the mode wants it and a restorer is installed.",
+    )
+    free_parts: bool = setting(
+        False,
+        Flag(),
+        "Free parts",
+        "Parts of the face that are left to the text follow the picture without the adapter (FreeCure), for one more "
+        "row of computing.",
+    )
     hires: Hires = setting(Hires(), RecordOf(Hires), "Hires", "What the hires pass does differently.")
+    face_pass: FacePass = setting(FacePass(), RecordOf(FacePass), "Face pass", "Makes finished faces anew, enlarged.")
     performance: Performance = setting(Performance(), RecordOf(Performance), "Performance", "Speed against memory.")
     report: Report = setting(Report(), RecordOf(Report), "Reports", "What is handed back besides the picture.")
 

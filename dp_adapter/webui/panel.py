@@ -60,6 +60,7 @@ def build(script: Any, is_img2img: bool) -> Panel:
         panel_groups.parts(widgets)
         panel_groups.schedule(widgets, speaking)
         panel_groups.hires(widgets, speaking)
+        panel_groups.face_pass(widgets)
         with panel_groups.group(widgets, "Saved identities", "identities"):
             identities = panel_identities.build(widgets)
         panel_groups.performance(widgets)

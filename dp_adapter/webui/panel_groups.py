@@ -12,7 +12,11 @@ from dp_adapter.webui import curve
 from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_widgets import Widgets
 
-MODE_FIELDS = {"age": ("target_age", "reference_age"), "expression": ("expression",)}
+MODE_FIELDS = {
+    "age": ("target_age", "reference_age"),
+    "expression": ("expression",),
+    "old_photo": ("retouch", "restorer"),
+}
 PARTS = tuple(f"parts.{info.name}" for info in fields_of(Parts))
 
 
@@ -30,6 +34,7 @@ def strength(widgets: Widgets, speaking: Speaking) -> None:
     owned = [path for paths in MODE_FIELDS.values() for path in paths]
     for path in owned:
         widgets.add(path, visible=False)
+    widgets.add("mode_words")
 
     def show(chosen: str | None) -> Updates:
         wanted = MODE_FIELDS.get(chosen or "", ())
@@ -56,12 +61,13 @@ def pathways(widgets: Widgets) -> None:
     with group(widgets, "Text and identity pathways", "pathways"):
         widgets.row("text_weight", "text_emphasis")
         widgets.row("blend", "structure", "lora_weight")
-        widgets.row("strict_text_region")
+        widgets.row("strict_text_region", "free_parts")
 
 
 def tracking(widgets: Widgets) -> None:
     widgets.row("tracking.sources")
     widgets.row("tracking.fallback", "tracking.moments")
+    widgets.row("tracking.decoder", "tracking.words")
     widgets.row("tracking.grow", "tracking.feather")
 
 
@@ -101,6 +107,12 @@ def hires(widgets: Widgets, speaking: Speaking) -> None:
     speaking.on(use.change, show, [use], [own], keeps=True)
 
 
+def face_pass(widgets: Widgets) -> None:
+    with group(widgets, "Face pass", "face_pass"):
+        widgets.row("face_pass.use", "face_pass.strength")
+        widgets.row("face_pass.weight", "face_pass.size")
+
+
 def performance(widgets: Widgets) -> None:
     with group(widgets, "Performance", "performance"):
         widgets.row("performance.form", "performance.memory_mb")
@@ -108,7 +120,8 @@ def performance(widgets: Widgets) -> None:
 
 def report(widgets: Widgets) -> None:
     with group(widgets, "Report", "report"):
-        widgets.row("report.enabled", "report.masks")
+        widgets.row("report.enabled", "report.drift", "report.masks", "report.overlay")
+        widgets.row("report.best_of", "report.least", "report.below")
 
 
 def _number(text: str | float | None, otherwise: float) -> float:

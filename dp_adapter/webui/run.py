@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import DPAdapterError, SettingsError
-from dp_adapter.settings import Report, Settings
+from dp_adapter.settings import Settings
 from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared, xyz
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.stop import DPAdapterStop
@@ -34,8 +34,8 @@ def settings_for(p: Any, args: Sequence[object]) -> Settings:
     always = options.read()
     if always.report or always.masks:
         report = settings.report
-        report = Report(report.enabled or always.report, report.masks or always.masks)
-        settings = replace(settings, report=report)
+        enabled, masks = report.enabled or always.report, report.masks or always.masks
+        settings = replace(settings, report=replace(report, enabled=enabled, masks=masks))
     return infotext_photos.kept(settings, shared.session().photos.keep)
 
 
