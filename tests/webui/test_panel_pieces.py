@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     with fake_webui.installed(tmp_path):
         monkeypatch.setattr(shared, "session", lambda: made)
         yield made
+
+
+def test_events_that_come_at_once_share_one_session(tmp_path: Path) -> None:
+    with fake_webui.installed(tmp_path), ThreadPoolExecutor(8) as threads:
+        shared.forget()
+        made = list(threads.map(lambda _: shared.session(), range(32)))
+        shared.forget()
+    assert len(set(map(id, made))) == 1
 
 
 # Lists.
