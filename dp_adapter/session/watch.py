@@ -1,0 +1,93 @@
+"""Drives a tracker from a sampler, whichever it is: the looking runs beside the sampling, the result is always the same.
+
+A preview is decoded where the latents are, after the call of the UNet that reached a moment. Faces are looked for in a
+thread of its own while the next call runs; what was found holds from a fixed call on, for which the sampler waits if it
+must. So the picture depends on the seed alone, and the sampler only ever waits for the decoder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from torch import Tensor
+
+from dp_adapter.identity.pictures import Picture
+from dp_adapter.session.tracker import Look, Tracker
+
+Decode = Callable[[Tensor], Sequence[Picture]]
+
+_FEW = 10  # calls below which a look may not lag behind: with few steps each one decides much
+_log = logging.getLogger("dp_adapter")
+
+
+class Watch:
+    """One pass of sampling.
+
+    Args:
+        decode: latents [S, c, h, w] of the predicted pictures -> pictures.
+        calls: about how often the sampler will call the denoiser.
+        maps: the person words' attention [S, h, w] so far, if anybody listens to it.
+
+    Attributes:
+        failure: why previews cannot be decoded, for the user; empty where they can.
+        looks: how many were taken.
+    """
+
+    def __init__(
+        self, tracker: Tracker, decode: Decode, calls: int, maps: Callable[[], Tensor | None] | None = None
+    ) -> None:
+        self._tracker = tracker
+        self._decode = decode
+        self._lag = 1 if calls >= _FEW else 0
+        self._maps = maps
+        self._calls = 0
+        self._progress = 0.0
+        self._pending: tuple[int, Future[Look]] | None = None
+        self._worker = ThreadPoolExecutor(1, "dp-adapter-look")
+        self.failure = ""
+        self.looks = 0
+        tracker.restart()
+
+    def before_call(self) -> None:
+        """The denoiser is about to be called: what was found holds from here on."""
+        if self._pending is not None and self._calls >= self._pending[0]:
+            self._tracker.apply(self._pending[1].result())
+            self._pending = None
+        if self._pending is None:
+            self._tracker.give_up(self._progress)
+
+    def after_call(self, predicted: Tensor, progress: float) -> None:
+        """The denoiser has been called.
+
+        Args:
+            predicted: latents [S, c, h, w] of the picture as it is predicted now (x0).
+        """
+        self._calls += 1
+        self._progress = progress
+        if self._maps is not None and self._tracker.wants_attention and (maps := self._maps()) is not None:
+            self._tracker.attend(maps)
+        if self._pending is None and not self.failure and self._tracker.due(progress):
+            self._start(predicted, progress)
+
+    def _start(self, predicted: Tensor, progress: float) -> None:
+        try:
+            pictures = self._decode(predicted)
+        except Exception as error:  # a decoder of the host's or of another extension: the picture can do without it
+            _log.warning("The preview could not be decoded", exc_info=error)
+            self.failure = f"{type(error).__name__}: {error}"
+            return
+        self.looks += 1
+        future = self._worker.submit(self._tracker.look, pictures, progress)
+        self._pending = self._calls + self._lag, future
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pending = None
+        self._worker.shutdown(wait=True, cancel_futures=True)
