@@ -30,10 +30,11 @@ def strength(widgets: Widgets, speaking: Speaking) -> None:
         widgets.add("weight", scale=2, min_width=200)
         widgets.add("span.start", min_width=90)
         widgets.add("span.end", scale=2, min_width=160)
-    mode = widgets.add("mode")
     owned = [path for paths in MODE_FIELDS.values() for path in paths]
-    for path in owned:
-        widgets.add(path, visible=False)
+    with gr.Row():
+        mode = widgets.add("mode", scale=2, min_width=200)
+        for path in owned:
+            widgets.add(path, visible=False, min_width=130)
     widgets.add("mode_words")
 
     def show(chosen: str | None) -> Updates:
@@ -120,7 +121,8 @@ def performance(widgets: Widgets) -> None:
 
 def report(widgets: Widgets) -> None:
     with group(widgets, "Report", "report"):
-        widgets.row("report.enabled", "report.drift", "report.masks", "report.overlay")
+        widgets.row("report.enabled", "report.drift")
+        widgets.row("report.masks", "report.overlay")
         widgets.row("report.best_of", "report.least", "report.below")
 
 

@@ -18,7 +18,7 @@ LONG_SIDE = 768
 _OPACITY = 0.55
 _EMPTY = (72, 76, 84)
 # Distinct under the common kinds of colour blindness (Okabe and Ito).
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _overlaid(under: Image, areas: dict[int, Area]) -> Image:
 
     picture = np.asarray(under, np.float32)
     for number, area in areas.items():
-        colour = np.array(_COLOURS[number % len(_COLOURS)], np.float32)
+        colour = np.array(COLOURS[number % len(COLOURS)], np.float32)
         strength = 1.0 if area.mask is None else area.mask[0].numpy()[:, :, None]
         picture = picture + (colour - picture) * (_OPACITY * strength)
     return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))
