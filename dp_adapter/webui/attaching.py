@@ -35,7 +35,7 @@ class Pass(AbstractContextManager["Pass"]):
             from dp_adapter.hosts.forge_calls import sampler_rows
 
             patcher = compat.unet_patcher(p.sd_model)
-            self._stack.enter_context(forge.attach(patcher, injection, sampler_rows(batch), latent))
+            self._attached = self._stack.enter_context(forge.attach(patcher, injection, sampler_rows(batch), latent))
         else:
             self._enter_ldm()
 
@@ -43,7 +43,7 @@ class Pass(AbstractContextManager["Pass"]):
         self._stack.close()
 
     def before_step(self, params: Any) -> str:
-        """A1111's denoiser is about to call the UNet: takes what the rows will be, and follows the refiner.
+        """The denoiser is about to call the UNet: takes what it calls it with; in A1111, follows the refiner.
 
         Args:
             params: ``CFGDenoiserParams``, after the refiner's switch.
@@ -52,6 +52,7 @@ class Pass(AbstractContextManager["Pass"]):
             A note for the user where the refiner is a model that the adapter cannot reach; else empty.
         """
         if compat.is_forge():
+            self._attached.announce(params.x)
             return ""
         if self._p.sd_model.sd_checkpoint_info is not self._checkpoint:
             self._stack.close()  # the same UNet object may carry other weights now
