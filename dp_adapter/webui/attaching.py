@@ -33,13 +33,14 @@ class Pass(AbstractContextManager["Pass"]):
         self._stack = ExitStack()
         self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
         self._attached: Attachment | Attached | None = None
+        self._forge: Attached | None = None
         if compat.is_forge():
             from dp_adapter.hosts import forge
             from dp_adapter.hosts.forge_calls import sampler_rows
 
             patcher = compat.unet_patcher(p.sd_model)
             attach = forge.attach(patcher, injection, sampler_rows(batch), latent)
-            self._attached = self._stack.enter_context(attach)
+            self._attached = self._forge = self._stack.enter_context(attach)
         else:
             self._enter_ldm()
 
@@ -52,7 +53,7 @@ class Pass(AbstractContextManager["Pass"]):
         return 0.0 if self._attached is None else self._attached.progress
 
     def before_step(self, params: Any) -> str:
-        """A1111's denoiser is about to call the UNet: takes what the rows will be, and follows the refiner.
+        """The denoiser is about to call the UNet: takes what it calls it with; in A1111, follows the refiner.
 
         Args:
             params: ``CFGDenoiserParams``, after the refiner's switch.
@@ -60,7 +61,8 @@ class Pass(AbstractContextManager["Pass"]):
         Returns:
             A note for the user where the refiner is a model that the adapter cannot reach; else empty.
         """
-        if compat.is_forge():
+        if self._forge is not None:
+            self._forge.announce(params.x)
             return ""
         if self._p.sd_model.sd_checkpoint_info is not self._checkpoint:
             self._stack.close()  # the same UNet object may carry other weights now
