@@ -34,11 +34,13 @@ class RegionCache:
 
     def __init__(self, injection: Injection) -> None:
         self._injection = injection
-        self._versions: tuple[int, ...] = ()
+        self._versions: tuple[int, ...] | None = None  # of the latest call
         self._gains: dict[object, list[Tensor | None]] = {}
         self._placements: dict[object, list[list[Placement]]] = {}
         self._flat: dict[object, FlatPlacement | None] = {}
+        self._freed: dict[object, Tensor | None] = {}
         self._anywhere = True
+        self._frees = False
 
     def enter(self, step: Step) -> bool:
         """To be called when the UNet is; returns whether any region has a place at all now.
@@ -47,14 +49,16 @@ class RegionCache:
             HostError: a row belongs to a picture that an identity's mask [S, H, W] does not have.
         """
         regions_now = [identity.region for identity in self._injection.identities]
+        freed_now = [identity.freed for identity in self._injection.identities] if self._injection.text.free else []
         versions = tuple(one.track.version for one in self._injection.identities if one.track is not None)
         if versions != self._versions:
             self._versions = versions
-            for kept in (self._gains, self._placements, self._flat):
+            for kept in (self._gains, self._placements, self._flat, self._freed):
                 kept.clear()
             self._anywhere = any(mask is None or bool((mask > 0).any()) for mask in regions_now)
+            self._frees = any(mask is not None and bool((mask > 0).any()) for mask in freed_now)
         pictures = 1 + max(row.sample for row in step.rows)
-        for mask in regions_now:
+        for mask in (*regions_now, *freed_now):
             if mask is not None and 1 < len(mask) < pictures:
                 raise HostError(
                     f"The UNet was called for {pictures} pictures, but a mask is for {len(mask)}",
@@ -70,6 +74,32 @@ class RegionCache:
             powers = _NO_POWERS if trained else self._injection.powers
             self._gains[key] = regions.gains(masks, latent, halvings, level, powers)
         return self._gains[key]
+
+    @property
+    def strict(self) -> bool:
+        """Whether the picture outside the regions is that of the twins."""
+        return self._injection.text.strict
+
+    @property
+    def twinned(self) -> bool:
+        """Whether rows need their text-only twins now."""
+        return self.strict or self._frees
+
+    def own_share(self, step: Step, halvings: int, level: Level) -> Tensor | None:
+        """How far a row keeps its own self-attention and does not follow its twin's, [S, N]; None for 1 everywhere."""
+        inside = self.total(step, halvings, level) if self.strict else None
+        freed = self._free_share(step.latent, halvings) if self._frees else None
+        if freed is None:
+            return inside
+        return 1 - freed if inside is None else inside * (1 - freed)
+
+    def _free_share(self, latent: Grid, halvings: int) -> Tensor | None:
+        key = (latent, halvings)
+        if key not in self._freed:
+            masks = [mask for identity in self._injection.identities if (mask := identity.freed) is not None]
+            shares = [regions.on_grid(mask, latent, halvings).flatten(1) for mask in masks]
+            self._freed[key] = regions.summed(shares).clamp(max=1.0) if shares else None
+        return self._freed[key]
 
     def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
         """The gates of all identities together, [S, N]; None where that is 1 everywhere."""
