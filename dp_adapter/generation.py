@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_adapter import edits
 from dp_adapter.core.injection import Injection
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.settings import Settings
@@ -56,18 +57,22 @@ def generate(
     settings: Settings,
     job: Job,
     progress: Callable[[int, int], None] | None = None,
+    told: Callable[[Explanation], None] | None = None,
 ) -> Generation:
     """Makes the pictures of a job.
 
     Args:
+        told: called with the explanation before sampling.
         progress: called with steps done and steps in all.
 
     Raises:
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
+    if told:
+        told(prepared.explanation)
     target = reference_vector(session, settings) if prepared.explanation.active else None
-    pictures = sample(pipeline, prepared, job, progress)
+    pictures = sample(pipeline, prepared, worded(job, prepared), progress)
     results = [
         Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
         for number, picture in enumerate(pictures)
@@ -80,6 +85,15 @@ def sample(
 ) -> list[Picture]:
     """Runs the sampler with the injection attached; the pipeline is as before afterwards."""
     return pipelines.run(pipeline, job, progress, around=_attaching(prepared.injection))
+
+
+def worded(job: Job, prepared: Prepared) -> Job:
+    """The job with the mode's words in its prompts."""
+    if prepared.edit is None or not prepared.edit.words:
+        return job
+    first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+    more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
+    return replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
 
 
 def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[object]]:

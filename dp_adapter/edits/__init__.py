@@ -6,6 +6,7 @@ from dp_adapter.edits.own import Modes
 from dp_adapter.edits.prompts import Stage, stages, with_words
 from dp_adapter.edits.resolve import Edit, Facts, before, needs_reference_age, resolve
 from dp_adapter.edits.table import TABLE
+from dp_adapter.edits.told import described, mode_parameters
 
 __all__ = [
     "EXPRESSIONS",
@@ -17,6 +18,8 @@ __all__ = [
     "Stage",
     "Words",
     "before",
+    "described",
+    "mode_parameters",
     "needs_reference_age",
     "resolve",
     "stages",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dp_adapter.edits.mode import Words
+from dp_adapter.edits.mode import Mode, Words
 from dp_adapter.settings import Parts, Settings
 from dp_adapter.settings.records import fields_of
 from dp_adapter.settings.words import tidy
@@ -24,6 +24,41 @@ def lines(asked: Settings, edit: Edit, inpaint: bool) -> tuple[str, ...]:
         inpaint: whether a part of a picture is painted anew.
     """
     return () if asked.mode == "portrait" else tuple(_told(asked, edit, inpaint))
+
+
+def described(mode: Mode) -> list[str]:
+    """A mode without a request: everything it may do, words for all ages included, with their placeholders."""
+    told = [mode.does] if mode.does else []
+    if mode.weight != 1:
+        told.append(f"Weight times {tidy(mode.weight)}.")
+    if mode.start is not None:
+        told.append(f"The identity starts at {tidy(mode.start)}.")
+    if mode.structure is not None:
+        told.append(f"Structure weight {tidy(mode.structure)}, in models that have one.")
+    far = mode.far_parts or mode.parts
+    weights = [(name, getattr(mode.parts, name), getattr(far, name)) for name in (i.name for i in fields_of(Parts))]
+    parts = [
+        f"{name} {tidy(near)}" + (f" to {tidy(other)}" if other not in (None, near) else "")
+        for name, near, other in weights
+        if near is not None
+    ]
+    told += [f"Share of the photo: {', '.join(parts)}."] if parts else []
+    switches = {"retouch": "old photos are retouched", "restore": "the photo's face is restored"}
+    switches |= {"face_pass": "finished faces are made anew", "free_parts": "parts left to the text are free"}
+    on = [words for name, words in switches.items() if getattr(mode, name)]
+    told += [f"{'; '.join(on).capitalize()}."] if on else []
+    for negative, name in ((False, "Words"), (True, "Negative words")):
+        found = [_for_age(one) for one in mode.words if one.negative == negative]
+        told += [f"{name}: {'; '.join(found)}."] if found else []
+    return [*told, *mode.notes]
+
+
+def _for_age(words: Words) -> str:
+    low, high = words.min_age, words.max_age
+    if low is None and high is None:
+        return _phrase(words)
+    ages = f"to {high}" if low is None else f"from {low}" if high is None else f"{low} to {high}"
+    return f"{_phrase(words)} [ages {ages}]"
 
 
 def _told(asked: Settings, edit: Edit, inpaint: bool) -> Iterator[str]:
@@ -89,6 +124,11 @@ def _phrase(words: Words) -> str:
     return f"{words.text} ({' '.join(filter(None, (since, until)))})"
 
 
-def phrases(words: Sequence[Words], negative: bool) -> str:
-    """Words of one prompt as one text, with their stages."""
-    return ", ".join(_phrase(one) for one in words if one.negative == negative)
+def mode_parameters(told: Sequence[str], words: Sequence[Words]) -> dict[str, str]:
+    """What a mode did, as parameters of a picture; under names that are never read back."""
+
+    def phrases(negative: bool) -> str:
+        return ", ".join(_phrase(one) for one in words if one.negative == negative)
+
+    found = {"mode": " ".join(told), "words": phrases(False), "negative words": phrases(True)}
+    return {f"DP-Adapter result {name}": text for name, text in found.items() if text}

@@ -29,12 +29,14 @@ class Area:
         weight: factor on the person's weight.
         source: where the mask comes from, in words.
         known: whether it comes from something that says where the face is.
+        free: how far each position of the face [S, h, w] is left to the text; None for nowhere, or where it is unknown.
     """
 
     mask: Tensor | None
     weight: float
     source: str
     known: bool
+    free: Tensor | None = None
 
     @property
     def coverage(self) -> float:
@@ -62,7 +64,8 @@ class Areas:
         shares = [_full(area.mask, size) * (area.weight / strongest) for area in drawn]
         union = torch.stack(shares).amax(0)
         sources = " and ".join(dict.fromkeys(area.source for area in drawn))
-        return Area(union, strongest, sources, all(area.known for area in drawn))
+        free = _all_free([area.free for area in drawn])
+        return Area(union, strongest, sources, all(area.known for area in drawn), free)
 
     def _one(self, region: Region, settings: Settings, scene: Scene, identity: int) -> Area:
         size = Grid(scene.height, scene.width)
@@ -98,7 +101,8 @@ class Areas:
                 weights = settings.parts.weights()
                 grown = _softened(_fitted(torch.as_tensor(skin_and_around(parts, weights)), size), grow, feather)
                 words = f"face {place} of the init picture, counted from the left"
-                return Area(with_features(grown, parts, weights), region.weight, words, known=True)
+                free = handed_over(parts, weights, size)
+                return Area(with_features(grown, parts, weights), region.weight, words, known=True, free=free)
         return Area(None, region.weight, "the whole picture, since nothing says where the face will be", known=False)
 
 
@@ -121,6 +125,20 @@ def with_features(mask: Tensor, parts: Mapping[str, Mask], weights: Mapping[str,
     return mask
 
 
+def handed_over(parts: Mapping[str, Mask], weights: Mapping[str, float], size: Grid) -> Tensor | None:
+    """How far each position inside the face's outline is left to the text: [1, h, w], or None for nowhere."""
+    outline = _fitted(torch.as_tensor(parts["face"]), size)[None]
+    skin = torch.full_like(outline, weights["face"] * weights["skin"])
+    free = outline * (1 - with_features(skin, parts, weights))
+    return free if bool((free > 0).any()) else None
+
+
+def _all_free(freed: Sequence[Tensor | None]) -> Tensor | None:
+    """The union of what several regions leave free."""
+    known = [free for free in freed if free is not None]
+    return torch.stack(known).amax(0) if known else None
+
+
 def _batched(areas: Sequence[Area], size: Grid) -> Area:
     """One area for a batch whose pictures each have their own."""
     first = areas[0]
@@ -128,7 +146,9 @@ def _batched(areas: Sequence[Area], size: Grid) -> Area:
         return first
     masks = torch.cat([_full(area.mask, size) for area in areas])
     sources = "; ".join(dict.fromkeys(area.source for area in areas))
-    return Area(masks, first.weight, sources, all(area.known for area in areas))
+    freed = [torch.zeros(1, size.height, size.width) if area.free is None else area.free for area in areas]
+    free = torch.cat(freed) if any(area.free is not None for area in areas) else None
+    return Area(masks, first.weight, sources, all(area.known for area in areas), free)
 
 
 def _in_crop(box: tuple[float, float, float, float], crop: Crop) -> tuple[float, float, float, float]:

@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[2]  # of the extension
 def session() -> Session:
     """The session of this WebUI, made at first use. Requests may not name files outside the model folders."""
     from dp_adapter.session import Session
+    from dp_adapter.webui.restorers import restorers
 
     chosen = options.read()
-    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb)
+    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb, restorers)
 
 
 def release() -> None:
