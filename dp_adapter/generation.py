@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_adapter import edits
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import pipelines, previews
-from dp_adapter.hosts.pipelines import Job, Pipeline
-from dp_adapter.hosts.predicted import told
+from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
+from dp_adapter.hosts.predicted import told as told_calls
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.session.watch import Decode, Watch
@@ -57,21 +58,25 @@ def generate(
     settings: Settings,
     job: Job,
     progress: Callable[[int, int], None] | None = None,
+    told: Callable[[Explanation], None] | None = None,
 ) -> Generation:
     """Makes the pictures of a job.
 
     Args:
+        told: called with the explanation before sampling.
         progress: called with steps done and steps in all.
 
     Raises:
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
+    if told:
+        told(prepared.explanation)
     target = reference_vector(session, settings) if prepared.explanation.active else None
     decode = None
     if prepared.tracker is not None:
         decode = previews.decoder(pipeline, settings.tracking.decoder, session.roots)
-    pictures = sample(pipeline, prepared, job, progress, decode)
+    pictures = sample(pipeline, prepared, worded(job, prepared), progress, decode)
     results = [
         Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
         for number, picture in enumerate(pictures)
@@ -95,6 +100,15 @@ def sample(
     return pipelines.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
 
+def worded(job: Job, prepared: Prepared) -> Job:
+    """The job with the mode's words in its prompts."""
+    if prepared.edit is None or not prepared.edit.words:
+        return job
+    first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+    more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
+    return replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
+
+
 def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[[Any], AbstractContextManager[object]]:
     @contextmanager
     def around(running: Any) -> Generator[None]:
@@ -104,7 +118,7 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
             if prepared.tracker is not None and decode is not None and prepared.injection.active:
                 calls = int(job.steps * (1.0 if job.init is None else job.strength))
                 watch = stack.enter_context(Watch(prepared.tracker, decode, calls))
-                stack.enter_context(told(running, watch.before_call, watch.after_call))
+                stack.enter_context(told_calls(running, watch.before_call, watch.after_call))
             stack.enter_context(host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps))
             yield
 

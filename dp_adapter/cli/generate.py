@@ -16,6 +16,7 @@ from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
     from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.session import Explanation
     from dp_adapter.settings import Settings
 
 
@@ -83,16 +84,19 @@ def run(args: argparse.Namespace) -> int:
     arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
     for suffix, request in arms.items():
         started = time.perf_counter()
-        generation = generate(session, pipeline, request, job, _bar("without the adapter" if suffix else "sampling"))
+        bar = _bar("without the adapter" if suffix else "sampling")
+        generation = generate(session, pipeline, request, job, bar, told=_say)
         seconds = time.perf_counter() - started
-        for line in generation.explanation.lines():
-            print(line)
         paths = write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix)
         for path, result in zip(paths, generation.results, strict=True):
             print(f"-> {path}")
             if result.likeness is not None:
                 print(f"   likeness {result.likeness:.2f}" if result.likeness else "   no face was found in it")
     return 0
+
+
+def _say(explanation: Explanation) -> None:
+    print("\n".join(explanation.lines()), flush=True)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:

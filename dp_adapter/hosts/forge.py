@@ -136,7 +136,7 @@ class _Attachment:
         return self._unet.get_submodule(f"{self._names[entry.layer // 2].ldm}.{attention}.{linear}")
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes the step of this call, gives it our patches, and doubles its rows where the text region is strict."""
+        """Makes the step of this call, gives it our patches, and doubles its rows where they follow twins."""
         self._step, self._input, self._twinned = None, None, False
         options: Options = kwargs.get("transformer_options") or {}
         if "cond_or_uncond" not in options:
@@ -149,7 +149,7 @@ class _Attachment:
         self._attached.progress = step.progress
         if not self._cache.enter(step) or not any(pathways.acts(step) for pathways in self._pathways.values()):
             return None
-        self._step, self._twinned = step, self._injection.text.strict
+        self._step, self._twinned = step, self._cache.twinned
         if self._twinned:
             self._step = step.twinned()
             options = doubled_options(options, len(x))
@@ -176,7 +176,7 @@ class _Attachment:
         return replace(step, rows=rows, windows=tuple(place.window(step.latent, whole) for place in places))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        """Drops the text-only twins, whose prediction also stands outside the region."""
+        """Drops the text-only twins."""
         step, self._step = self._step, None
         return strict.prediction(self._cache, step, output) if step and self._twinned else None
 

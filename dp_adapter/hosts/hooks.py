@@ -87,7 +87,7 @@ class Attachment:
                 stack.callback(attn2.register_forward_hook(self._folded(site), with_kwargs=True).remove)
             else:
                 self._register_plain(stack, site, attn2)
-            if self._injection.text.strict:
+            if self._injection.text.strict or self._injection.text.free:
                 self._register_change(stack, site, block, self._follow_twins(site))
 
     def refold(self) -> None:
@@ -115,7 +115,7 @@ class Attachment:
         if not self._cache.enter(step):
             return None
         # Without an identity at work the twins would say nothing new, cost a row, and round differently.
-        self._twinned = self._injection.text.strict and any(pathways.acts(step) for pathways in self._pathways)
+        self._twinned = self._cache.twinned and any(pathways.acts(step) for pathways in self._pathways)
         if not self._twinned:
             self._step = step
             return None
@@ -123,7 +123,7 @@ class Attachment:
         return doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        """Drops the text-only twins, whose prediction also stands outside the region."""
+        """Drops the text-only twins."""
         step, self._step = self._step, None
         if step is None or not self._twinned:
             return output
@@ -195,7 +195,7 @@ class Attachment:
         return change
 
     def _follow_twins(self, site: Site) -> Change:
-        """Strict text region: outside the region, a row's self-attention is its twin's."""
+        """Where a row follows its twin, its self-attention is the twin's."""
 
         def change(step: Step, before: Tensor, after: Tensor) -> Tensor | None:
             if not self._twinned:

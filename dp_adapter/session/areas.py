@@ -29,12 +29,14 @@ class Area:
         weight: factor on the person's weight.
         source: where the mask comes from, in words.
         known: whether it comes from something that says where the face is.
+        free: how far each position of the face [S, h, w] is left to the text; None for nowhere, or where it is unknown.
     """
 
     mask: Tensor | None
     weight: float
     source: str
     known: bool
+    free: Tensor | None = None
 
     @property
     def coverage(self) -> float:
@@ -145,20 +147,27 @@ class Areas:
         """The area in a picture of which at most one init picture is known."""
         masks: dict[int, Tensor | None] = {}
         told: list[tuple[Piece, str]] = []
+        free: Tensor | None = None
         for piece in pieces:
             source = piece.source
             if piece.automatic:
-                masks[id(piece)], source = self._automatic(piece, settings, scene, identity)
+                masks[id(piece)], source, freed = self._automatic(piece, settings, scene, identity)
+                free = free if piece.subtracted else freed
             told.append((piece, source))
         mask = combined(pieces, lambda piece: masks[id(piece)], Grid(scene.height, scene.width))
         unknown = any(piece.automatic and not piece.subtracted and masks[id(piece)] is None for piece in pieces)
-        return Area(mask, strongest(pieces), _told(told), known=not unknown)
+        return Area(mask, strongest(pieces), _told(told), not unknown, free)
 
-    def _automatic(self, piece: Piece, settings: Settings, scene: Scene, identity: int) -> tuple[Tensor | None, str]:
-        """The mask [1, h, w] of an automatic region and where it comes from; None where nothing is known."""
+    def _automatic(
+        self, piece: Piece, settings: Settings, scene: Scene, identity: int
+    ) -> tuple[Tensor | None, str, Tensor | None]:
+        """The mask [1, h, w] of an automatic region, where it comes from, and what of the face is left to the text.
+
+        The masks are None where nothing is known.
+        """
         size = Grid(scene.height, scene.width)
         if scene.inpaint is not None and not piece.subtracted:  # what is subtracted is the face itself
-            return fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask"
+            return fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask", None
         if scene.inits and "init" in settings.tracking.sources:
             (init,) = scene.inits
             faces = self._photos.faces(init, self._encoders.yunet)
@@ -167,11 +176,13 @@ class Areas:
                 main = max(range(len(faces)), key=lambda i: faces[i].size)
                 place = main if settings.identities == 1 else identity
                 parts = self._encoders.parser.parse(init, faces[place])
-                mask = face_mask(parts, settings.parts.weights(), piece.grow, piece.feather, size)
-                return mask, f"face {place} of the init picture, counted from the left"
+                weights = settings.parts.weights()
+                mask = face_mask(parts, weights, piece.grow, piece.feather, size)
+                words = f"face {place} of the init picture, counted from the left"
+                return mask, words, handed_over(parts, weights, size)
         if piece.subtracted:
-            return None, "a face that is not known yet"
-        return None, "the whole picture, since nothing says where the face will be"
+            return None, "a face that is not known yet", None
+        return None, "the whole picture, since nothing says where the face will be", None
 
 
 def face_mask(
@@ -201,6 +212,14 @@ def with_features(mask: Tensor, parts: Mapping[str, Mask], weights: Mapping[str,
     return mask
 
 
+def handed_over(parts: Mapping[str, Mask], weights: Mapping[str, float], size: Grid) -> Tensor | None:
+    """How far each position inside the face's outline is left to the text: [1, h, w], or None for nowhere."""
+    outline = fitted(torch.as_tensor(parts["face"]), size)[None]
+    skin = torch.full_like(outline, weights["face"] * weights["skin"])
+    free = outline * (1 - with_features(skin, parts, weights))
+    return free if bool((free > 0).any()) else None
+
+
 def _batched(areas: Sequence[Area], size: Grid) -> Area:
     """One area for a batch whose pictures each have their own."""
     first = areas[0]
@@ -208,7 +227,9 @@ def _batched(areas: Sequence[Area], size: Grid) -> Area:
         return first
     masks = torch.cat([_full(area.mask, size) for area in areas])
     sources = "; ".join(dict.fromkeys(area.source for area in areas))
-    return Area(masks, first.weight, sources, all(area.known for area in areas))
+    freed = [torch.zeros(1, size.height, size.width) if area.free is None else area.free for area in areas]
+    free = torch.cat(freed) if any(area.free is not None for area in areas) else None
+    return Area(masks, first.weight, sources, all(area.known for area in areas), free)
 
 
 def _told(sources: Sequence[tuple[Piece, str]]) -> str:

@@ -152,7 +152,7 @@ class FeatureReader:
         return self._encoders.arcface(_pack(variant), normed=need == "arcface")
 
     def _embed(self, encoder: Encoder, one: Seen) -> Tensor:
-        key = (one.digest, one.face.box.tobytes(), encoder.name)
+        key = (one.digest, one.treated, one.face.box.tobytes(), encoder.name)
         return self._kept.get(key, lambda: torch.as_tensor(encoder.embed(one.picture, one.face)).float()[None])
 
     def _clip(self, tower: ClipVision, crop: Picture, part: Part) -> Tensor:

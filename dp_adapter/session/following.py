@@ -17,10 +17,10 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Face, Floats
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.preview import PreviewFinder
-from dp_adapter.session.areas import Area, Areas, Piece, combined, face_mask, fitted, softened
+from dp_adapter.session.areas import Area, Areas, Piece, combined, face_mask, fitted, handed_over, softened
 from dp_adapter.session.photos import Known, Photos
 from dp_adapter.session.scene import Scene
-from dp_adapter.session.tracker import Followed, Plan, Surroundings, Tracker
+from dp_adapter.session.tracker import Followed, Plan, Spot, Surroundings, Tracker
 from dp_adapter.settings import Settings, Tracking
 
 _FINEST = 512  # px of the long side of masks that move: more than any latent grid resolves
@@ -53,7 +53,7 @@ def tracker_of(
     followed = [number for number in drawn if any(piece.automatic for piece in pieces[number])]
     if not followed:
         return None
-    earlier = {} if before is None else {one.number: one.track.mask for one in before.people}
+    earlier = {} if before is None else {one.number: one.track for one in before.people}
     people = [_person(settings, n, pieces[n], drawn[n], earlier.get(n), size) for n in followed]
     fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in followed and area.mask is not None]
     taken = torch.stack(fixed).amax(0) if fixed else None
@@ -86,32 +86,32 @@ def following_words(area: Area, followed: Followed, tracking: Tracking) -> str:
 
 
 def _person(
-    settings: Settings, number: int, pieces: Sequence[Piece], area: Area, earlier: Tensor | None, size: Grid
+    settings: Settings, number: int, pieces: Sequence[Piece], area: Area, earlier: Track | None, size: Grid
 ) -> Followed:
     """
     Args:
-        earlier: where the person acted at the end of an earlier pass, [S, h', w'].
+        earlier: where the person acted at the end of an earlier pass.
     """
     weights = settings.parts.weights()
     full = torch.ones(1, size.height, size.width)
 
-    def shaped(parts: Mapping[str, Floats]) -> Tensor:
+    def shaped(parts: Mapping[str, Floats]) -> Spot:
         mask = combined(pieces, lambda piece: face_mask(parts, weights, piece.grow, piece.feather, size), size)
-        return full if mask is None else mask
+        return Spot(full if mask is None else mask, handed_over(parts, weights, size) if settings.free_parts else None)
 
-    def spread(head: Tensor) -> Tensor:
+    def spread(head: Tensor) -> Spot:
         mask = combined(pieces, lambda piece: softened(fitted(head, size), piece.grow, piece.feather), size)
-        return full if mask is None else mask
+        return Spot(full if mask is None else mask)
 
-    known = area.known
-    if earlier is not None and earlier.any():
-        start, known = earlier, True
+    known, free = area.known, area.free if settings.free_parts else None
+    if earlier is not None and earlier.mask is not None and earlier.mask.any():
+        start, free, known = earlier.mask, earlier.free, True
     elif known:
         start = area.mask
     else:
         start = combined(pieces, lambda _: None, size, 1.0 if settings.tracking.fallback == "full" else 0.0)
-    start = None if start is None else torch.stack([fitted(mask, size) for mask in start])
-    return Followed(number, Track(start), start, known, shaped, spread)
+    start, free = (None if m is None else torch.stack([fitted(one, size) for one in m]) for m in (start, free))
+    return Followed(number, Track(start, free), start, known, shaped, spread, free)
 
 
 def _working(size: Grid) -> Grid:

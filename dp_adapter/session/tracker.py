@@ -20,9 +20,23 @@ _WORKING = 384  # px of the long side to which smaller previews are enlarged, so
 _TELLS = 0.5  # progress from which on a face shows whose it is
 
 Places = Mapping[int, Place]
-Masks = Mapping[int, Tensor]
 Likeness = Callable[[Picture, Sequence[Face]], Floats]
 Heads = Callable[[Tensor, int], Sequence[Tensor | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """Where a person acts in one picture.
+
+    Attributes:
+        mask: [1, h, w]; free: what of the face is left to the text [1, h, w], or None for nothing.
+    """
+
+    mask: Tensor
+    free: Tensor | None = None
+
+
+Spots = Mapping[int, Spot]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +46,18 @@ class Followed:
     Attributes:
         start: [S, h, w], where the identity acts before any source has an answer; None is the whole picture.
         known: whether ``start`` shows the face already.
-        shaped: a face's parts, masks [h', w'] by name -> the person's region [1, h, w].
-        spread: a mask [h', w'] of the head -> the person's region [1, h, w].
+        shaped: a face's parts, masks [h', w'] by name -> the person's region.
+        spread: a mask [h', w'] of the head -> the person's region.
+        start_free: [S, h, w], what is left to the text at the start, or None.
     """
 
     number: int
     track: Track
     start: Tensor | None
     known: bool
-    shaped: Callable[[Mapping[str, Floats]], Tensor]
-    spread: Callable[[Tensor], Tensor]
+    shaped: Callable[[Mapping[str, Floats]], Spot]
+    spread: Callable[[Tensor], Spot]
+    start_free: Tensor | None = None
 
     @property
     def coverage(self) -> float:
@@ -68,10 +84,10 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What the previews of a batch show at one moment: per picture, each person's place and region [1, h, w]."""
+    """What the previews of a batch show at one moment: per picture, each person's place and region."""
 
     places: tuple[Places, ...]
-    masks: tuple[Masks, ...]
+    spots: tuple[Spots, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +115,8 @@ class _State:
     late: bool = False
     pictures: int = 1
     places: dict[int, dict[int, Place]] = field(default_factory=dict[int, dict[int, Place]])
-    masks: dict[int, dict[int, Tensor]] = field(default_factory=dict[int, dict[int, Tensor]])
-    words: dict[int, dict[int, Tensor]] = field(default_factory=dict[int, dict[int, Tensor]])
+    spots: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
+    words: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
 
 
 class Tracker:
@@ -136,7 +152,7 @@ class Tracker:
         self.failure = ""
         self._state = _State(places={number: dict(places) for number, places in self._before.items()})
         for person in self.people:
-            person.track.move(person.start)
+            person.track.move(person.start, person.start_free)
 
     def due(self, progress: float) -> bool:
         """Whether a look is due after a call of the UNet; asking marks the moments up to now as over."""
@@ -148,15 +164,15 @@ class Tracker:
     def look(self, pictures: Sequence[Picture], progress: float) -> Look:
         """Searches the previews of a batch."""
         seen = [self._look_at(_enlarged(picture), number, progress) for number, picture in enumerate(pictures)]
-        return Look(tuple(places for places, _ in seen), tuple(masks for _, masks in seen))
+        return Look(tuple(places for places, _ in seen), tuple(spots for _, spots in seen))
 
     def apply(self, look: Look) -> None:
         """Moves the tracks to where the faces were seen; a face that is lost stays where it was."""
         state = self._state
-        state.pictures = len(look.masks)
-        for number, (places, masks) in enumerate(zip(look.places, look.masks, strict=True)):
+        state.pictures = len(look.spots)
+        for number, (places, spots) in enumerate(zip(look.places, look.spots, strict=True)):
             state.places.setdefault(number, {}).update(places)
-            state.masks.setdefault(number, {}).update(masks)
+            state.spots.setdefault(number, {}).update(spots)
         self._move()
 
     def attend(self, maps: Tensor) -> None:
@@ -208,10 +224,10 @@ class Tracker:
 
     def _settled(self, number: int) -> bool:
         """Whether a picture's attention has nothing more to say."""
-        masks = self._state.masks.get(number, {})
-        return not self.plan.attention_first and all(one.known or one.number in masks for one in self.people)
+        spots = self._state.spots.get(number, {})
+        return not self.plan.attention_first and all(one.known or one.number in spots for one in self.people)
 
-    def _look_at(self, picture: Picture, number: int, progress: float) -> tuple[Places, Masks]:
+    def _look_at(self, picture: Picture, number: int, progress: float) -> tuple[Places, Spots]:
         faces = [face for face in self._finder.faces(picture) if not self._is_taken(face, picture)]
         places = [Place.of(face, picture.shape) for face in faces]
         likeness = None
@@ -235,27 +251,39 @@ class Tracker:
         return bool(taken[row, column] > 0)
 
     def _move(self) -> None:
-        size = self._around.size
-        full = torch.ones(1, size.height, size.width)
         for person in self.people:
-            masks = [self._mask(person, number) for number in range(self._state.pictures)]
-            whole = all(mask is None for mask in masks)
-            person.track.move(None if whole else torch.cat([full if mask is None else mask for mask in masks]))
+            spots = [self._spot(person, number) for number in range(self._state.pictures)]
+            masks = [None if spot is None else spot.mask for spot in spots]
+            freed = [None if spot is None else spot.free for spot in spots]
+            person.track.move(self._stacked(masks, 1.0), self._stacked(freed, 0.0))
 
-    def _sources(self, person: Followed, number: int) -> list[Tensor]:
+    def _stacked(self, masks: Sequence[Tensor | None], otherwise: float) -> Tensor | None:
+        """[1, h, w] each -> [S, h, w], the missing ones filled; None where all are missing."""
+        if all(mask is None for mask in masks):
+            return None
+        filled = torch.full((1, self._around.size.height, self._around.size.width), otherwise)
+        return torch.cat([filled if mask is None else mask for mask in masks])
+
+    def _sources(self, person: Followed, number: int) -> list[Spot]:
         """What the sources say about a person in one picture, the one that decides first."""
         state = self._state
-        ranked = (state.words, state.masks) if self.plan.attention_first else (state.masks, state.words)
+        ranked = (state.words, state.spots) if self.plan.attention_first else (state.spots, state.words)
         answers = [source.get(number, {}).get(person.number) for source in ranked]
         return [answer for answer in answers if answer is not None]
 
-    def _mask(self, person: Followed, number: int) -> Tensor | None:
-        """Where a person acts in one picture: [1, h, w], or None for all of it."""
+    def _spot(self, person: Followed, number: int) -> Spot | None:
+        """Where a person acts in one picture, or None for all of it."""
         for answer in self._sources(person, number):
             return answer
         if person.start is None or (self._state.late and not person.known):
             return None
-        return person.start[number : number + 1] if len(person.start) > 1 else person.start
+        free = person.start_free
+        return Spot(_one_of(person.start, number), None if free is None else _one_of(free, number))
+
+
+def _one_of(masks: Tensor, number: int) -> Tensor:
+    """[S, h, w], S = 1 where all pictures share it -> [1, h, w]."""
+    return masks[number : number + 1] if len(masks) > 1 else masks
 
 
 def _enlarged(picture: Picture) -> Picture:

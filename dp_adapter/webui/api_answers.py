@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter.edits import Modes, described
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.settings import Settings
 from dp_adapter.webui.infotext_photos import IDENTITY, PHOTO
@@ -39,6 +40,20 @@ def _model(facts: ModelFacts, base: Base | None) -> dict[str, Any]:
         "variants": list(facts.variants),
         "reason": reason or None,
     }
+
+
+def modes(known: Modes) -> dict[str, Any]:
+    """One of the user's own that cannot be read says why."""
+    listed: list[dict[str, Any]] = []
+    for name in known.names():
+        try:
+            mode = known.of(name)
+        except SettingsError as error:
+            listed.append({"name": name, "problem": str(error)})
+        else:
+            told = {"title": mode.title or None, "does": described(mode), "needs": list(mode.needs)}
+            listed.append({"name": name, **told})
+    return {"modes": listed}
 
 
 def identities(session: Session) -> dict[str, Any]:

@@ -79,6 +79,22 @@ class ModelList(BaseModel):
     models: list[Model]
 
 
+class Mode(BaseModel):
+    """One edit mode."""
+
+    name: str = Field(..., description="As the settings' field `mode` takes it.")
+    title: str | None = Field(None, description="Its name in words.")
+    does: list[str] = Field([], description="What it does, in sentences.")
+    needs: list[str] = Field([], description="Fields of the settings that must be given with it.")
+    problem: str | None = Field(None, description="Why its file cannot be used.")
+
+
+class ModeList(BaseModel):
+    """All edit modes."""
+
+    modes: list[Mode]
+
+
 class Identity(BaseModel):
     """One saved identity."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.settings import Settings
-from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared, xyz
+from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared, words, xyz
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.decoding import decoder
 from dp_adapter.webui.stop import DPAdapterStop
@@ -66,6 +66,7 @@ class Run:
         self._check_hires(base)
         self._check_refiner()
         p.extra_generation_params.update(infotext.parameters(settings, {}))
+        words.add(p, self._first.edit)
 
     def before_batch(self) -> None:
         """Between preparation and sampling of a batch.

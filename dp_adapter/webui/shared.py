@@ -28,9 +28,10 @@ def session() -> Session:
 @cache
 def _made() -> Session:
     from dp_adapter.session import Session
+    from dp_adapter.webui.restorers import restorers
 
     chosen = options.read()
-    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb)
+    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb, restorers)
 
 
 def release() -> None:
