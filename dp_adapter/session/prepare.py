@@ -271,7 +271,7 @@ def _joined(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *_why_idle(injection), *_nothing_free(settings, areas), *_without_effect(settings)),
+            notes=(*notes, *_why_idle(injection), *_nothing_free(settings, areas, tracker), *_without_effect(settings)),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,
@@ -292,11 +292,11 @@ def _why_idle(injection: Injection) -> tuple[str, ...]:
     return ("Its region covers nothing of the picture.",)
 
 
-def _nothing_free(settings: Settings, areas: Mapping[int, Area]) -> tuple[str, ...]:
+def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracker | None) -> tuple[str, ...]:
     """Why the parts that are to be free are not."""
-    if not settings.free_parts or any(area.free is not None for area in areas.values()):
+    if not settings.free_parts or tracker is not None or any(area.free is not None for area in areas.values()):
         return ()
-    return ("No part of a face is free: that needs a face in the init picture, and a part left to the text.",)
+    return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
 
 
 def _without_effect(settings: Settings) -> tuple[str, ...]:
