@@ -11,10 +11,13 @@ from dp_adapter.settings import Settings
 from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared, words, xyz
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.decoding import decoder
+from dp_adapter.webui.overlay import Overlay
 from dp_adapter.webui.stop import DPAdapterStop
 from dp_adapter.webui.watching import Watching
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dp_adapter.core.types import Grid
     from dp_adapter.hosts.sites import Base
     from dp_adapter.session import Prepared, Scene
@@ -57,6 +60,7 @@ class Run:
         self._settings = settings
         self._pass: Pass | None = None
         self._watching: Watching | None = None
+        self._overlay: Overlay | None = None
         self._told: set[str] = set()
         base = shared.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
@@ -103,6 +107,8 @@ class Run:
             self._tell(self._current)
         if self._current.injection.active:
             self._pass = inside = Pass(p, self._current.injection, latent, batch)
+            if self._settings.report.overlay:
+                self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:
                 self._watching = Watching(p, self._current.tracker, self._decode, lambda: inside.progress)
 
@@ -113,6 +119,9 @@ class Run:
 
     def close(self) -> None:
         """Takes the adapter out of the UNet, wherever the job stopped."""
+        if self._overlay is not None:
+            self._overlay.__exit__()
+            self._overlay = None
         if self._watching is not None:
             self._watching.__exit__()
             self._watching = None
@@ -144,6 +153,9 @@ class Run:
 
             for picture in pictures:
                 images.save_image(picture, self._p.outpath_samples, "", suffix="-dp-adapter-region", p=self._p)
+
+    def _regions_now(self) -> dict[int, Tensor | None]:
+        return {number: one.region for number, one in enumerate(self._current.injection.identities)}
 
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
         return shared.session().prepare(settings, scene, before)

@@ -323,3 +323,28 @@ def test_the_hires_pass_goes_on_where_the_first_one_ended(host: Any, person: dic
     p.predicted = predicted
     p.run()
     assert not p.reported and first == [True] and len(sharp) == 6
+
+
+def test_the_live_preview_shows_the_regions(host: Any, person: dict[str, Any]) -> None:
+    shown: list[Any] = []
+    state = SimpleNamespace(assign_current_image=shown.append)
+    grid = SimpleNamespace(image_grid=lambda images: Image.fromarray(np.hstack([np.asarray(one) for one in images])))
+    host.fake["modules.shared"].state, host.fake["modules.images"] = state, grid
+    host.fake["modules.shared"].opts.show_progress_grid = True
+    sys.modules["modules.images"] = host.fake["modules"].images = grid
+    before = state.assign_current_image
+    p = host.job({**person, "report": {"overlay": True}}, batch_size=2)
+    denoised = p.predicted
+
+    def predicted(made: Tensor, step: int) -> Tensor:
+        state.assign_current_image(Image.new("RGB", (64, 32), (90, 90, 90)))
+        return denoised(made, step)
+
+    p.predicted = predicted
+    p.run()
+    assert not p.reported and len(shown) == 2
+    # two pictures beside each other, each with its right half inside the box
+    tint = np.asarray(shown[0]).astype(int) - 90
+    inside, outside = tint[:, 18:30], tint[:, 2:14]
+    assert np.abs(inside).max() > 40 and np.abs(outside).max() <= 1 and np.abs(tint[:, 50:62]).max() > 40
+    assert state.assign_current_image == before
