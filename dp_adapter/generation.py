@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.core.injection import Injection
 from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines
+from dp_adapter.hosts import pipelines, previews
 from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.hosts.predicted import told
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Explanation, Prepared, Scene, Session
+from dp_adapter.session.watch import Decode, Watch
 from dp_adapter.settings import Settings
 
 JUDGE = "sface"
@@ -67,26 +68,45 @@ def generate(
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
     target = reference_vector(session, settings) if prepared.explanation.active else None
-    pictures = sample(pipeline, prepared, job, progress)
+    decode = None
+    if prepared.tracker is not None:
+        decode = previews.decoder(pipeline, settings.tracking.decoder, session.roots)
+    pictures = sample(pipeline, prepared, job, progress, decode)
     results = [
         Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
         for number, picture in enumerate(pictures)
     ]
-    return Generation(tuple(results), prepared.explanation)
+    late = () if prepared.tracker is None else prepared.tracker.notes()
+    return Generation(tuple(results), replace(prepared.explanation, notes=(*prepared.explanation.notes, *late)))
 
 
 def sample(
-    pipeline: Pipeline, prepared: Prepared, job: Job, progress: Callable[[int, int], None] | None = None
+    pipeline: Pipeline,
+    prepared: Prepared,
+    job: Job,
+    progress: Callable[[int, int], None] | None = None,
+    decode: Decode | None = None,
 ) -> list[Picture]:
-    """Runs the sampler with the injection attached; the pipeline is as before afterwards."""
-    return pipelines.run(pipeline, job, progress, around=_attaching(prepared.injection))
+    """Runs the sampler with the injection attached; the pipeline is as before afterwards.
+
+    Args:
+        decode: makes the previews in which regions are followed; without it they stay where they start.
+    """
+    return pipelines.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
 
-def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[object]]:
-    def around(running: Any) -> AbstractContextManager[object]:
+def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[[Any], AbstractContextManager[object]]:
+    @contextmanager
+    def around(running: Any) -> Generator[None]:
         train_timesteps = running.scheduler.config.num_train_timesteps
         rows = host.pipeline_rows(running)
-        return host.attach(running.unet, injection, rows, train_timesteps=train_timesteps)
+        with ExitStack() as stack:
+            if prepared.tracker is not None and decode is not None and prepared.injection.active:
+                calls = int(job.steps * (1.0 if job.init is None else job.strength))
+                watch = stack.enter_context(Watch(prepared.tracker, decode, calls))
+                stack.enter_context(told(running, watch.before_call, watch.after_call))
+            stack.enter_context(host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps))
+            yield
 
     return around
 

@@ -29,7 +29,7 @@ def pipeline(tiny_folder: Path) -> pipelines.Pipeline:
 
 @pytest.fixture
 def settings(portrait: Path) -> Settings:
-    return Settings.from_dict({"references": [{"image": str(portrait)}]})
+    return Settings.from_dict({"references": [{"image": str(portrait)}], "regions": [{"kind": "full"}]})
 
 
 def module_state(pipeline: Any) -> tuple[list[int], list[Callable[..., Any]], bool]:

@@ -20,10 +20,27 @@ from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import FlatPlacement, Placement
-from dp_adapter.core.types import Grid, Level, RowKind, Site, Step
+from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
 from dp_adapter.errors import HostError
 
 _NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the rows of a call see of the masks.
+
+    Attributes:
+        views: the distinct parts of pictures among tiles, by sample; None where rows show whole pictures.
+        rows: the call's rows, each with the number of its mask as sample.
+        masks: per identity [S, H, W], or [V, h, w] by view; None for the whole picture.
+        anywhere: whether a mask has a place in them at all.
+    """
+
+    views: tuple[tuple[int, Window], ...] | None
+    rows: tuple[Row, ...]
+    masks: list[Tensor | None]
+    anywhere: bool
 
 
 class RegionCache:
@@ -35,13 +52,13 @@ class RegionCache:
     def __init__(self, injection: Injection) -> None:
         self._injection = injection
         self._versions: tuple[int, ...] = ()
+        self._views: dict[object, _Seen] = {}
         self._gains: dict[object, list[Tensor | None]] = {}
         self._placements: dict[object, list[list[Placement]]] = {}
         self._flat: dict[object, FlatPlacement | None] = {}
-        self._anywhere = True
 
     def enter(self, step: Step) -> bool:
-        """To be called when the UNet is; returns whether any region has a place at all now.
+        """To be called when the UNet is; returns whether any region has a place at all in what its rows show.
 
         Raises:
             HostError: a row belongs to a picture that an identity's mask [S, H, W] does not have.
@@ -50,9 +67,8 @@ class RegionCache:
         versions = tuple(one.track.version for one in self._injection.identities if one.track is not None)
         if versions != self._versions:
             self._versions = versions
-            for kept in (self._gains, self._placements, self._flat):
+            for kept in (self._views, self._gains, self._placements, self._flat):
                 kept.clear()
-            self._anywhere = any(mask is None or bool((mask > 0).any()) for mask in regions_now)
         pictures = 1 + max(row.sample for row in step.rows)
         for mask in regions_now:
             if mask is not None and 1 < len(mask) < pictures:
@@ -60,37 +76,62 @@ class RegionCache:
                     f"The UNet was called for {pictures} pictures, but a mask is for {len(mask)}",
                     "Give one mask for all pictures, or one for each.",
                 )
-        return self._anywhere
+        return self._seen(step).anywhere
 
-    def gains(self, latent: Grid, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
+    def gains(self, step: Step, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
         """Per identity G [S, N] before FFB; a trained gate starts from the mask itself, without powers."""
-        key = (latent, halvings, level, trained)
+        seen = self._seen(step)
+        key = (seen.views, step.latent, halvings, level, trained)
         if key not in self._gains:
-            masks = [identity.region for identity in self._injection.identities]
             powers = _NO_POWERS if trained else self._injection.powers
-            self._gains[key] = regions.gains(masks, latent, halvings, level, powers)
+            self._gains[key] = regions.gains(seen.masks, step.latent, halvings, level, powers)
         return self._gains[key]
 
     def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
-        """The gates of all identities together, [S, N]; None where that is 1 everywhere."""
-        gains = [gain for gain in self.gains(step.latent, halvings, level) if gain is not None]
-        return regions.summed(gains) if gains else None
+        """The gates of all identities together for each row, [R, N]; None where that is 1 everywhere."""
+        gains = [gain for gain in self.gains(step, halvings, level) if gain is not None]
+        if not gains:
+            return None
+        total = regions.summed(gains)
+        return total[[row.sample if len(total) > 1 else 0 for row in self._seen(step).rows]]
 
     def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
         """Per identity, where it acts in each row."""
-        key = (step.latent, step.rows, site.halvings, site.level, trained, like.dtype, like.device)
+        key = (*_layout(step), site.halvings, site.level, trained, like.dtype, like.device)
         if key not in self._placements:
-            gains = self.gains(step.latent, site.halvings, site.level, trained)
-            self._placements[key] = [regions.place(step.rows, gain, like) for gain in gains]
+            gains = self.gains(step, site.halvings, site.level, trained)
+            self._placements[key] = [regions.place(self._seen(step).rows, gain, like) for gain in gains]
         return self._placements[key]
 
     def flat(self, site: Site, step: Step, number: int, kind: RowKind, like: Tensor) -> FlatPlacement | None:
         """Where identity ``number`` acts in all rows of one kind, or None; ``like`` is [R, N, C]."""
-        key = (number, kind, step.latent, step.rows, site.halvings, site.level, like.dtype, like.device)
+        key = (number, kind, *_layout(step), site.halvings, site.level, like.dtype, like.device)
         if key not in self._flat:
             where = [p for p in self.placements(site, step, like)[number] if p.kind == kind]
             self._flat[key] = regions.flatten(where, like.shape[1], like.device) if where else None
         return self._flat[key]
+
+    def _seen(self, step: Step) -> _Seen:
+        key = (step.rows, step.windows)
+        if key not in self._views:
+            masks = [identity.region for identity in self._injection.identities]
+            views, rows = None, step.rows
+            if step.windows is not None:
+                shared = all(mask is None or len(mask) == 1 for mask in masks)
+                of_rows = [
+                    (0 if shared else row.sample, window) for row, window in zip(step.rows, step.windows, strict=True)
+                ]
+                views = tuple(dict.fromkeys(of_rows))
+                rows = tuple(Row(row.kind, views.index(view)) for row, view in zip(rows, of_rows, strict=True))
+                masks = [mask if mask is None else regions.seen_through(mask, views) for mask in masks]
+            anywhere = any(mask is None or bool((mask > 0).any()) for mask in masks)
+            self._views[key] = _Seen(views, rows, masks, anywhere)
+        return self._views[key]
+
+
+def _layout(step: Step) -> tuple[object, ...]:
+    """What of a call the places of its rows depend on."""
+    return step.latent, step.rows, step.windows
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
+from dp_adapter.hosts import tiles
 from dp_adapter.hosts.calls import doubled, linear_shape, require_fit
 from dp_adapter.hosts.forge_calls import (
     Options,
@@ -47,10 +48,16 @@ class Attached:
     Attributes:
         calls: how often the sampler called the UNet. 0 after sampling means that another model was sampled.
         progress: of the latest of these calls.
+        pictures: [B, c, H, W], the step's latents if they were announced.
     """
 
     calls: int = 0
     progress: float = 0.0
+    pictures: Tensor | None = None
+
+    def announce(self, pictures: Tensor) -> None:
+        """To be called at each step with what the denoiser gets, so that tiles are found in it."""
+        self.pictures = pictures
 
 
 @contextmanager
@@ -62,7 +69,8 @@ def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = No
         rows: what every batch element is, in the batch's order; or a function of the call's ``transformer_options``
             and row count that says it, see ``sampler_rows``. It is not asked about calls that carry no
             ``cond_or_uncond``, which are not the sampler's and stay as they are.
-        latent: size of the whole picture's latents, so that sampling in tiles is noticed.
+        latent: size of the whole picture's latents, so that sampling in tiles is noticed. Where their place matters,
+            the steps' latents have to be announced to what is yielded.
 
     Raises:
         HostError: the model is of another kind, or the adapter's shapes do not fit it.
@@ -137,13 +145,13 @@ class _Attachment:
         x: Tensor = args[0] if args else kwargs["x"]
         timesteps: Tensor = args[1] if len(args) > 1 else kwargs["timesteps"]
         step = Step(self._progress(timesteps), self._rows_of(options, len(x)), Grid(*x.shape[-2:]))
+        step = self._located(step, x)
         self._attached.progress = step.progress
-        self._require_whole(step)
         if not self._cache.enter(step) or not any(pathways.acts(step) for pathways in self._pathways.values()):
             return None
         self._step, self._twinned = step, self._injection.text.strict
         if self._twinned:
-            self._step = replace(step, rows=step.rows + tuple(Row("text", row.sample) for row in step.rows))
+            self._step = step.twinned()
             options = doubled_options(options, len(x))
             others = {name: value for name, value in kwargs.items() if name != "transformer_options"}
             args, kwargs = doubled(args, len(x)), doubled(others, len(x))
@@ -155,13 +163,17 @@ class _Attachment:
             raise HostError(f"The UNet was called with {count} rows, but {len(rows)} were announced")
         return rows
 
-    def _require_whole(self, step: Step) -> None:
-        masked = any(identity.placed for identity in self._injection.identities)
-        if masked and self._latent not in (None, step.latent):
-            raise HostError(
-                "The picture is sampled in tiles, in which the region of a face cannot be placed",
-                "Switch off MultiDiffusion, or let the identity act in the whole picture.",
-            )
+    def _located(self, step: Step, x: Tensor) -> Step:
+        """The same step, with the places of tiles where that matters."""
+        pictures = self._attached.pictures
+        whole = self._latent if pictures is None else Grid(*pictures.shape[-2:])
+        if whole in (None, step.latent) or not any(identity.placed for identity in self._injection.identities):
+            return step
+        places = None if pictures is None else tiles.find(x, pictures)
+        if places is None:
+            raise tiles.not_found()
+        rows = tuple(Row(row.kind, place.picture) for row, place in zip(step.rows, places, strict=True))
+        return replace(step, rows=rows, windows=tuple(place.window(step.latent, whole) for place in places))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
         """Drops the text-only twins, whose prediction also stands outside the region."""

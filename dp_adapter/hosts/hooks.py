@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from dp_adapter.core import strict
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
-from dp_adapter.core.types import Row, Site, Step
+from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import doubled, require_fit
 from dp_adapter.hosts.lora import apply_lora
@@ -119,8 +119,7 @@ class Attachment:
         if not self._twinned:
             self._step = step
             return None
-        twins = tuple(Row("text", row.sample) for row in step.rows)
-        self._step = replace(step, rows=step.rows + twins)
+        self._step = step.twinned()
         return doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
+from dp_adapter.hosts import tiles
 from dp_adapter.hosts.calls import linear_shape, progress_of, require_rows
-from dp_adapter.hosts.cfg_rows import CfgRows
+from dp_adapter.hosts.cfg_rows import CfgRows, Known
 from dp_adapter.hosts.hooks import Attachment, Parts
 from dp_adapter.hosts.sites import SUPPORTED, Base, base_of_paths, site_names
 
@@ -65,10 +66,11 @@ def attach(
     def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
         named = dict(zip(("x", "timesteps", "context"), args, strict=False)) | kwargs
         latents: Tensor = named["x"]
-        known = _rows_of(rows, latents, named["context"], placed)
+        known = _known(rows, latents, named["context"], placed)
         if known is None:
             return None
-        return Step(progress_of(named["timesteps"], train_timesteps), known, Grid(*latents.shape[-2:]))
+        progress = progress_of(named["timesteps"], train_timesteps)
+        return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.windows)
 
     with ExitStack() as stack:
         attachment = Attachment(_parts_of(unet), injection, step_of) if injection.active else None
@@ -77,18 +79,13 @@ def attach(
         yield attachment
 
 
-def _rows_of(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> tuple[Row, ...] | None:
+def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> Known | None:
     if not isinstance(rows, CfgRows):
-        return require_rows(rows, len(latents))
-    known = rows.of(latents, context)
-    if known is None:
-        return None
-    if placed and not known.whole:
-        raise HostError(
-            "The picture is made in tiles, and DP-Adapter is not told where in the picture a tile lies",
-            "Switch Tiled Diffusion off, or use the identity in the whole picture instead of a region.",
-        )
-    return known.rows
+        return Known(require_rows(rows, len(latents)), True)
+    known = rows.of(latents, context, locate=placed)
+    if placed and known and not known.whole and known.windows is None:
+        raise tiles.not_found()
+    return known
 
 
 def _parts_of(unet: nn.Module) -> Parts:

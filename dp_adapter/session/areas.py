@@ -137,9 +137,9 @@ class Areas:
             mask = box_mask(*_in_crop((region.box.x0, region.box.y0, region.box.x1, region.box.y1), scene.crop), size)
         else:
             picture = self._photos.read(region.mask, f"regions[{settings.regions.index(region)}].mask")
-            mask = _fitted(torch.as_tensor(_cropped(_grey(picture), scene.crop)), size)
-        softened = _softened(mask, region.grow or 0, region.feather or 0)
-        return replace(piece, mask=softened, source="a box" if region.kind == "box" else "a drawn mask")
+            mask = fitted(torch.as_tensor(_cropped(_grey(picture), scene.crop)), size)
+        soft = softened(mask, region.grow or 0, region.feather or 0)
+        return replace(piece, mask=soft, source="a box" if region.kind == "box" else "a drawn mask")
 
     def _single(self, pieces: Sequence[Piece], settings: Settings, scene: Scene, identity: int) -> Area:
         """The area in a picture of which at most one init picture is known."""
@@ -158,7 +158,7 @@ class Areas:
         """The mask [1, h, w] of an automatic region and where it comes from; None where nothing is known."""
         size = Grid(scene.height, scene.width)
         if scene.inpaint is not None and not piece.subtracted:  # what is subtracted is the face itself
-            return _fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask"
+            return fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask"
         found = self._found(settings, scene, identity)
         if found is not None:
             place, parts = found
@@ -172,7 +172,7 @@ class Areas:
         """What an automatic region of the person is made of, [h, w] by name; nothing where no face is known."""
         found = self._found(settings, scene, identity)
         size = Grid(scene.height, scene.width)
-        return {} if found is None else {name: _fitted(torch.as_tensor(part), size) for name, part in found[1].items()}
+        return {} if found is None else {name: fitted(torch.as_tensor(part), size) for name, part in found[1].items()}
 
     def _found(self, settings: Settings, scene: Scene, identity: int) -> tuple[int, Mapping[str, Mask]] | None:
         """The person's face in the init picture: its place from the left, and its parts."""
@@ -192,7 +192,7 @@ def face_mask(
     parts: Mapping[str, Mask], weights: Mapping[str, float], grow: float, feather: float, size: Grid
 ) -> Tensor:
     """The automatic region [1, h, w] of a face: its parts at their weights, grown and feathered."""
-    grown = _softened(_fitted(torch.as_tensor(skin_and_around(parts, weights)), size), grow, feather)
+    grown = softened(fitted(torch.as_tensor(skin_and_around(parts, weights)), size), grow, feather)
     return with_features(grown, parts, weights)
 
 
@@ -210,7 +210,7 @@ def with_features(mask: Tensor, parts: Mapping[str, Mask], weights: Mapping[str,
     They are set after growing, which would close a feature that was handed back to the text.
     """
     for name in _FEATURES:
-        inside = _fitted(torch.as_tensor(np.minimum(parts[name], parts["face"])), Grid(*mask.shape[-2:]))
+        inside = fitted(torch.as_tensor(np.minimum(parts[name], parts["face"])), Grid(*mask.shape[-2:]))
         mask = mask * (1 - inside) + inside * weights["face"] * weights[name]
     return mask
 
@@ -258,12 +258,12 @@ def _grey(picture: Picture) -> Mask:
     return picture.astype(np.float32).mean(-1) / 255
 
 
-def _fitted(mask: Tensor, size: Grid) -> Tensor:
+def fitted(mask: Tensor, size: Grid) -> Tensor:
     """[h, w] of any size -> the picture's size, by area."""
     return torch.nn.functional.interpolate(mask[None, None], (size.height, size.width), mode="area")[0, 0]
 
 
-def _softened(mask: Tensor, grow: float, feather: float) -> Tensor:
+def softened(mask: Tensor, grow: float, feather: float) -> Tensor:
     """[h, w] -> [1, h, w]; grow and feather in fractions of the region's size, the square root of its area."""
     side = float(mask.sum()) ** 0.5
     return grow_and_feather(mask, grow * side, feather * side)[None]

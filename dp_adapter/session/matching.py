@@ -10,7 +10,7 @@ import numpy as np
 from dp_adapter.identity.face import Face, Floats
 
 _SIZE = 0.5  # share of a doubled size against a move by one face
-_LIKENESS = 3.0  # moves by one face that a cosine of 1 outweighs
+_LIKENESS = 8.0  # moves by one face that a cosine of 1 outweighs
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def match(
 ) -> dict[int, int]:
     """Index of the face of each person, for those who have one.
 
-    A person seen before gets the nearest face; likeness, where it is known, outweighs moves of up to three faces. Those
+    A person seen before gets the nearest face; likeness, where it is known, outweighs moves of several faces. Those
     never seen share what is left: the largest faces, in the persons' order from left to right.
 
     Args:
@@ -56,6 +56,8 @@ def match(
         last: where a person's face was seen last.
         likeness: [persons, faces] cosines, or None.
     """
+    if not places:
+        return {}
     seen = [person for person in persons if person in last]
     costs = np.array([[place.far_from(last[person]) for place in places] for person in seen]).reshape(-1, len(places))
     if likeness is not None and seen:

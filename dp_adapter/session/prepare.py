@@ -19,9 +19,11 @@ from dp_adapter.identity.shelf import Shelf
 from dp_adapter.session.areas import Area, Areas
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
+from dp_adapter.session.following import following_words, tracker_of
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Scene
+from dp_adapter.session.tracker import Tracker
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Checkpoint, TokenOptions
@@ -30,7 +32,6 @@ from dp_adapter.weights.library import Library
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
 # By group, fields that wait for regions over time, finer parts and reports.
 _NOT_YET: dict[str, tuple[str, ...]] = {
-    "tracking": ("moments", "fallback"),
     "parts": ("ears", "glasses"),
     "report": ("enabled",),
 }
@@ -38,10 +39,15 @@ _NOT_YET: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a host needs, and what is told to the user."""
+    """What a host needs, and what is told to the user.
+
+    Attributes:
+        tracker: moves regions while the picture forms; None where all of them stay.
+    """
 
     injection: Injection
     explanation: Explanation
+    tracker: Tracker | None = None
 
 
 class Session:
@@ -63,6 +69,7 @@ class Session:
         checkpoints: int = 2,
         photos_mb: int = 256,
     ) -> None:
+        self.roots = tuple(roots)
         self.encoders = Encoders(roots)
         self.library = Library(roots, paths_allowed, folders)
         self.shelf = Shelf(photos_mb * 2**20)
@@ -89,8 +96,11 @@ class Session:
         stat = path.stat()
         return self._checkpoints.get((path, stat.st_size, stat.st_mtime_ns), lambda: formats.read(path))
 
-    def prepare(self, settings: Settings, scene: Scene) -> Prepared:
+    def prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
         """Everything that one generation needs.
+
+        Args:
+            before: of the first pass, from whose regions a hires pass starts.
 
         Raises:
             DPAdapterError: in words, before anything is sampled; nothing stays behind.
@@ -115,7 +125,9 @@ class Session:
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
         areas = {number: self._areas.of(settings, scene, number) for number in people}
-        return _joined(settings, checkpoint, variant, people, areas, notes)
+        seen = {number: person.seen for number, person in people.items()}
+        tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
+        return _joined(settings, checkpoint, variant, people, areas, tracker, notes)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -200,15 +212,22 @@ def _joined(
     variant: str,
     people: dict[int, Person],
     areas: dict[int, Area],
+    tracker: Tracker | None,
     notes: Sequence[str],
 ) -> Prepared:
     mode = _blend(settings, checkpoint)
     options = TokenOptions(variant != "faceid-plus", 1.0 if settings.structure is None else settings.structure)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
+    tracks = {} if tracker is None else {one.number: one for one in tracker.people}
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
-        identities.append(Identity(checkpoint.adapter, tokens, settings.weight * area.weight, area.mask, mode))
+        weight = settings.weight * area.weight
+        followed = tracks.get(number)
+        if followed is None:
+            identities.append(Identity(checkpoint.adapter, tokens, weight, area.mask, mode))
+        else:
+            identities.append(Identity(checkpoint.adapter, tokens, weight, None, mode, track=followed.track))
         told.append(
             PersonExplanation(
                 number,
@@ -216,11 +235,14 @@ def _joined(
                 person.combine,
                 person.encoders,
                 len(tokens.cond),
-                area.source,
-                round(area.coverage, 4),
+                area.source if followed is None else following_words(area, followed, settings.tracking),
+                round(area.coverage if followed is None else followed.coverage, 4),
             )
         )
-    schedule = _schedule(settings, known=all(area.known for area in areas.values()))
+    # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
+    waiting = settings.tracking.fallback != "full"
+    known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
+    schedule = _schedule(settings, known)
     injection = Injection(
         tuple(identities),
         schedule,
@@ -245,6 +267,7 @@ def _joined(
             persons=tuple(told),
             notes=(*notes, *_why_idle(injection), *_without_effect(settings)),
         ),
+        tracker,
     )
 
 

@@ -43,6 +43,11 @@ class Followed:
     shaped: Callable[[Mapping[str, Floats]], Tensor]
     spread: Callable[[Tensor], Tensor]
 
+    @property
+    def coverage(self) -> float:
+        """Share of the picture in which the person acts now."""
+        return 1.0 if self.track.mask is None else float(self.track.mask.mean())
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -105,6 +110,9 @@ class Tracker:
 
     Args:
         places: where faces were in an earlier pass, by picture.
+
+    Attributes:
+        failure: why previews cannot be decoded or searched in this pass; empty where they can.
     """
 
     def __init__(
@@ -121,9 +129,11 @@ class Tracker:
         self._around = around
         self._before = places or {}
         self._state = _State()
+        self.failure = ""
 
     def restart(self) -> None:
         """A pass begins: the tracks are where they are before the first step."""
+        self.failure = ""
         self._state = _State(places={number: dict(places) for number, places in self._before.items()})
         for person in self.people:
             person.track.move(person.start)
@@ -184,6 +194,16 @@ class Tracker:
             person.number
             for person in self.people
             if not person.known and not all(self._sources(person, number) for number in range(self._state.pictures))
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user has to know about the pass that ended, in words."""
+        if self.failure:
+            return (f"Previews could not be used ({self.failure}), so regions stayed where they were.",)
+        acted = "nowhere" if self.plan.late is None else "in the whole picture, from late on"
+        return tuple(
+            f"The face of person {number} was not found while the picture formed; the identity acted {acted}."
+            for number in self.unseen()
         )
 
     def _settled(self, number: int) -> bool:

@@ -1,4 +1,4 @@
-"""Drives a tracker from a sampler, whichever it is: the looking runs beside the sampling, the result is always the same.
+"""Drives a tracker from a sampler: the looking runs beside the sampling, and the picture is always the same.
 
 A preview is decoded where the latents are, after the call of the UNet that reached a moment. Faces are looked for in a
 thread of its own while the next call runs; what was found holds from a fixed call on, for which the sampler waits if it
@@ -14,6 +14,7 @@ from types import TracebackType
 
 from torch import Tensor
 
+from dp_adapter.errors import DPAdapterError
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session.tracker import Look, Tracker
 
@@ -32,7 +33,6 @@ class Watch:
         maps: the person words' attention [S, h, w] so far, if anybody listens to it.
 
     Attributes:
-        failure: why previews cannot be decoded, for the user; empty where they can.
         looks: how many were taken.
     """
 
@@ -41,23 +41,23 @@ class Watch:
     ) -> None:
         self._tracker = tracker
         self._decode = decode
+        self._all = max(calls, 1)
         self._lag = 1 if calls >= _FEW else 0
         self._maps = maps
         self._calls = 0
         self._progress = 0.0
         self._pending: tuple[int, Future[Look]] | None = None
         self._worker = ThreadPoolExecutor(1, "dp-adapter-look")
-        self.failure = ""
         self.looks = 0
         tracker.restart()
 
     def before_call(self) -> None:
         """The denoiser is about to be called: what was found holds from here on."""
         if self._pending is not None and self._calls >= self._pending[0]:
-            self._tracker.apply(self._pending[1].result())
-            self._pending = None
+            self._finish(self._pending[1])
         if self._pending is None:
-            self._tracker.give_up(self._progress)
+            # By calls as well: with few steps the noise level may never get so far before the last one.
+            self._tracker.give_up(max(self._progress, self._calls / self._all))
 
     def after_call(self, predicted: Tensor, progress: float) -> None:
         """The denoiser has been called.
@@ -69,15 +69,27 @@ class Watch:
         self._progress = progress
         if self._maps is not None and self._tracker.wants_attention and (maps := self._maps()) is not None:
             self._tracker.attend(maps)
-        if self._pending is None and not self.failure and self._tracker.due(progress):
+        if self._pending is None and not self._tracker.failure and self._tracker.due(progress):
             self._start(predicted, progress)
+
+    def _finish(self, look: Future[Look]) -> None:
+        self._pending = None
+        try:
+            self._tracker.apply(look.result())
+        except DPAdapterError:
+            raise
+        except Exception as error:
+            self._fail("searched", error)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        _log.warning("A preview could not be %s", what, exc_info=error)
+        self._tracker.failure = f"{type(error).__name__}: {error}"
 
     def _start(self, predicted: Tensor, progress: float) -> None:
         try:
             pictures = self._decode(predicted)
-        except Exception as error:  # a decoder of the host's or of another extension: the picture can do without it
-            _log.warning("The preview could not be decoded", exc_info=error)
-            self.failure = f"{type(error).__name__}: {error}"
+        except Exception as error:  # in a decoder of the host's: the picture can do without it
+            self._fail("decoded", error)
             return
         self.looks += 1
         future = self._worker.submit(self._tracker.look, pictures, progress)

@@ -82,7 +82,7 @@ def test_the_same_command_twice(generate: Generate) -> None:
 
 
 def test_off_is_bit_equal_and_on_is_not(generate: Generate) -> None:
-    on = generate("--compare")
+    on = generate("--compare", "--set", "tracking.fallback=full")
     assert [path.name for path in on.pictures] == ["00000_0.png", "00001_0_base.png"]
     base = on.pictures[1]
     assert difference(on.pictures[0], base).mean() > 0.5

@@ -241,14 +241,14 @@ def test_tiles_are_rows(host: Forge) -> None:
     torch.testing.assert_close(run(host, injection(), given=given), alone, atol=1e-5, rtol=0)
 
 
-def test_a_region_in_tiles_is_refused(host: Forge) -> None:
+def test_a_region_in_tiles_is_refused_where_nobody_says_what_they_are_cut_from(host: Forge) -> None:
     host.unet.model_options["model_function_wrapper"] = tiled
     given = tiny.inputs("sd15", PAIR, (16, 32))
     with forge.attach(host.unet, injection(), sampler_rows(1), Grid(16, 32)):
         host(given, marks=(1, 0))
     with (
         forge.attach(host.unet, injection(mask=LEFT), sampler_rows(1), Grid(16, 32)),
-        pytest.raises(HostError, match=r"in tiles.*Switch off MultiDiffusion"),
+        pytest.raises(HostError, match=r"in tiles.*whole picture instead of a region"),
     ):
         host(given, marks=(1, 0))
 

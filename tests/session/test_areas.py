@@ -24,12 +24,23 @@ LEFT = 96  # where the head is cut out of the portrait
 HALF = {"kind": "box", "box": {"x0": 0.5}}
 
 
+@pytest.fixture
+def request_of(request_of: Request) -> Request:
+    """Regions that stay where they are; those that move are in test_tracker.py."""
+
+    def build(*photos: Any, **fields: Any) -> Settings:
+        tracking = {"sources": ["init"], **fields.pop("tracking", {})}
+        return request_of(*photos, tracking=tracking, **fields)
+
+    return build
+
+
 def mask_of(prepared: Prepared) -> Tensor:
     (identity,) = prepared.injection.identities
-    assert identity.mask is not None
-    assert identity.mask.dtype == torch.float32 and identity.mask.ndim == 3
-    assert float(identity.mask.min()) >= 0 and float(identity.mask.max()) <= 1
-    return identity.mask
+    assert identity.region is not None
+    assert identity.region.dtype == torch.float32 and identity.region.ndim == 3
+    assert float(identity.region.min()) >= 0 and float(identity.region.max()) <= 1
+    return identity.region
 
 
 @pytest.fixture
@@ -53,7 +64,7 @@ def test_a_box(portrait_session: Session, request_of: Request) -> None:
 def test_full(portrait_session: Session, request_of: Request) -> None:
     prepared = portrait_session.prepare(request_of(regions=[{"kind": "full", "weight": 0.5}]), SCENE)
     (identity,) = prepared.injection.identities
-    assert identity.mask is None and identity.weight == pytest.approx(0.4)
+    assert identity.region is None and identity.weight == pytest.approx(0.4)
     assert prepared.explanation.persons[0].coverage == 1.0
 
 
@@ -236,7 +247,7 @@ def test_nothing_known(portrait_session: Session, request_of: Request, with_face
     scenes = [SCENE, replace(SCENE, inits=(load_picture(faceless),))]
     for scene, settings in (*((s, request_of()) for s in scenes), (with_face, request_of(tracking={"sources": []}))):
         prepared = portrait_session.prepare(settings, scene)
-        assert prepared.injection.identities[0].mask is None
+        assert prepared.injection.identities[0].region is None
         assert "nothing says where" in prepared.explanation.persons[0].region
 
 
@@ -247,7 +258,7 @@ def test_two_people_take_two_faces_of_the_init_picture(
     scene = Scene("sd15", 256, 128, inits=(np.concatenate([one, one[:, ::-1]], 1),))
     photos = [{"image": str(portrait)}, {"image": str(portrait), "identity": 1}]
     prepared = portrait_session.prepare(request_of(*photos), scene)
-    left, right = (identity.mask for identity in prepared.injection.identities)
+    left, right = (identity.region for identity in prepared.injection.identities)
     assert left is not None and right is not None
     assert left[..., 128:].max() == 0 and right[..., :128].max() == 0
     assert left.sum() == pytest.approx(float(right.sum()), rel=0.2)
