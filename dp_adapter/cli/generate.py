@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import models_root
-from dp_adapter.cli.settings import read_settings
+from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -121,12 +121,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         changes["regions"] = [{"kind": "box", "box": _box(args.box)}]
     if args.region_mask:
         changes["regions"] = [{"kind": "mask", "mask": args.region_mask}]
-    for assignment in args.set:
-        path, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingsError(path, "no value was given", "Write --set FIELD=VALUE.")
-        changes[path] = field_at(path).kind.parse(value)
-    return settings.with_fields(changes)
+    return settings.with_fields(changes | assigned(args.set))
 
 
 def _box(text: str) -> dict[str, float]:

@@ -168,21 +168,35 @@ class Areas:
         size = Grid(scene.height, scene.width)
         if scene.inpaint is not None and not piece.subtracted:  # what is subtracted is the face itself
             return fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask", None
-        if scene.inits and "init" in settings.tracking.sources:
-            (init,) = scene.inits
-            faces = self._photos.faces(init, self._encoders.yunet)
-            if identity < len(faces):
-                # One person is the main one of the picture; several are counted from the left.
-                main = max(range(len(faces)), key=lambda i: faces[i].size)
-                place = main if settings.identities == 1 else identity
-                parts = self._encoders.parser.parse(init, faces[place])
-                weights = settings.parts.weights()
-                mask = face_mask(parts, weights, piece.grow, piece.feather, size)
-                words = f"face {place} of the init picture, counted from the left"
-                return mask, words, handed_over(parts, weights, size)
+        found = self._found(settings, scene, identity)
+        if found is not None:
+            place, parts = found
+            weights = settings.parts.weights()
+            mask = face_mask(parts, weights, piece.grow, piece.feather, size)
+            words = f"face {place} of the init picture, counted from the left"
+            return mask, words, handed_over(parts, weights, size)
         if piece.subtracted:
             return None, "a face that is not known yet", None
         return None, "the whole picture, since nothing says where the face will be", None
+
+    def parts(self, settings: Settings, scene: Scene, identity: int) -> dict[str, Tensor]:
+        """What an automatic region of the person is made of, [h, w] by name; nothing where no face is known."""
+        found = self._found(settings, scene, identity)
+        size = Grid(scene.height, scene.width)
+        return {} if found is None else {name: fitted(torch.as_tensor(part), size) for name, part in found[1].items()}
+
+    def _found(self, settings: Settings, scene: Scene, identity: int) -> tuple[int, Mapping[str, Mask]] | None:
+        """The person's face in the init picture: its place from the left, and its parts."""
+        if not scene.inits or "init" not in settings.tracking.sources:
+            return None
+        init = scene.inits[0]
+        faces = self._photos.faces(init, self._encoders.yunet)
+        if identity >= len(faces):
+            return None
+        # One person is the main one of the picture; several are counted from the left.
+        main = max(range(len(faces)), key=lambda i: faces[i].size)
+        place = main if settings.identities == 1 else identity
+        return place, self._encoders.parser.parse(init, faces[place])
 
 
 def face_mask(

@@ -170,7 +170,12 @@ class Region(Record):
     identity: int = setting(
         0, Integer(0, MAX_IDENTITIES - 1), "Region person", "Which person acts here, counted from 0."
     )
-    weight: float = setting(1.0, WEIGHT, "Region weight", "Factor on the identity weight in this region.")
+    weight: float = setting(
+        1.0,
+        WEIGHT,
+        "Region weight",
+        "Factor on the identity weight in this region; of a subtracted one: how far it is taken away.",
+    )
     grow: float | None = setting(None, Nullable(FRACTION), "Region grow", _GROW_HELP.format("this region", _AS_DRAWN))
     feather: float | None = setting(
         None, Nullable(FRACTION), "Region feather", _FEATHER_HELP.format("this region", _AS_DRAWN)

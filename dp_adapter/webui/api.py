@@ -167,11 +167,11 @@ class Routes:
             return api_answers.faces(self._served.session(), body.image, body.face, body.thumbnails)
 
     def regions(self, body: forms.Place) -> dict[str, Any]:
-        """Where each person of `settings` would act in a picture of this size; masks only on request."""
+        """Where each person of `settings` would act in a picture of this size; masks and parts only on request."""
         with self._served.lock:
             base = self._served.base() or "sd15"  # regions do not depend on it
             return api_answers.regions(
-                self._served.session(), body.settings, base, body.width, body.height, body.init, body.masks
+                self._served.session(), body.settings, base, body.width, body.height, body.init, body.masks, body.parts
             )
 
     def embed(self, body: forms.Request) -> dict[str, Any]:

@@ -141,7 +141,14 @@ def _cropped(seen: Seen) -> Image:
 
 
 def regions(
-    session: Session, settings: Mapping[str, Any], base: Base, width: int, height: int, init: str, masks: bool
+    session: Session,
+    settings: Mapping[str, Any],
+    base: Base,
+    width: int,
+    height: int,
+    init: str,
+    masks: bool,
+    parts: bool,
 ) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
@@ -156,6 +163,7 @@ def regions(
     for person in persons:
         area = areas.of(request, scene, person)
         mask = None if area.mask is None else area.mask[0].numpy()
+        seen = areas.parts(request, scene, person) if parts else {}
         listed.append(
             {
                 "person": person,
@@ -163,6 +171,7 @@ def regions(
                 "coverage": round(area.coverage, 4),
                 "known": area.known,
                 "mask": _png(_drawn(mask, width, height)) if masks else None,
+                "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
             }
         )
     return {"width": width, "height": height, "regions": listed}

@@ -44,6 +44,7 @@ class Place(Request):
     height: int = Field(512, ge=64, le=4096, description="Of the picture to be made, in pixels.")
     init: str = Field("", description="The init picture of img2img, in which faces are looked for. " + _IMAGE)
     masks: bool = Field(False, description="Whether to send each region as a picture.")
+    parts: bool = Field(False, description="Whether to send the parts of each face in the init picture as pictures.")
 
 
 class Refusal(BaseModel):
@@ -151,6 +152,9 @@ class Region(BaseModel):
     coverage: float = Field(..., description="Share of the picture inside it, 0 to 1.")
     known: bool = Field(..., description="Whether it comes from something that says where the face is.")
     mask: str | None = Field(None, description="A PNG as base64, white where the identity acts; on request.")
+    parts: dict[str, str] | None = Field(
+        None, description="PNGs as base64 by the name of the part; on request, where a face was found."
+    )
 
 
 class Regions(BaseModel):
