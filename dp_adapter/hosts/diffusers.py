@@ -88,4 +88,4 @@ def _parts_of(unet: nn.Module) -> Parts:
     blocks = [unet.get_submodule(site.name) for site in sites]
     attentions = [block.get_submodule("attn2") for block in blocks]
     widths = [(cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim)) for attn2 in attentions]
-    return Parts(unet, sites, blocks, widths, "hidden_states", merge_lora=True)
+    return Parts(unet, sites, blocks, widths, "hidden_states", "encoder_hidden_states", merge_lora=True)

@@ -36,6 +36,7 @@ from dp_adapter.hosts.forge_calls import (
     progress_of,
     with_patches,
 )
+from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.ldm import base_of
 from dp_adapter.hosts.lora import apply_lora
 from dp_adapter.hosts.sites import SiteName, site_names
@@ -100,7 +101,7 @@ class _Attachment:
         self._step: Step | None = None
         self._twinned = False
         self._grid = Grid(0, 0)  # of the transformer that runs
-        self._input: Tensor | None = None  # of the attn2 that runs
+        self._input: Inputs | None = None  # of the attn2 that runs
         self._pathways: dict[Place, SitePathways] = {}
 
     def register(self, stack: ExitStack) -> None:
@@ -113,6 +114,8 @@ class _Attachment:
             self._pathways[place_in(name.ldm)] = pathways
             if not self._injection.gated and not self._injection.folded:
                 self._register_plain(stack, attn2, pathways)
+            if self._injection.text.strict:
+                stack.callback(to_q.register_forward_pre_hook(self._require_twins).remove)
         for path in {name.ldm.rsplit(".transformer_blocks", 1)[0] for name in self._names}:
             transformer = self._unet.get_submodule(path)
             stack.callback(transformer.register_forward_pre_hook(self._enter_transformer).remove)
@@ -177,7 +180,7 @@ class _Attachment:
 
     def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
         """Drops the text-only twins."""
-        step, self._step = self._step, None
+        step, self._step, self._input = self._step, None, None
         return strict.prediction(self._cache, step, output) if step and self._twinned else None
 
     def _with_patches(self, options: Options) -> dict[str, Any]:
@@ -185,9 +188,10 @@ class _Attachment:
         last: dict[str, Patch] = {}
         if self._injection.gated:
             last["middle_patch"] = self._before_text
-        elif self._injection.folded:
+        else:
             first["attn2_patch"] = self._before_attention
-            last["attn2_output_patch"] = self._after_attention
+            if self._injection.folded:
+                last["attn2_output_patch"] = self._after_attention
         if self._twinned:
             last["attn1_output_patch"] = self._after_self_attention
         return with_patches(options, first, last)
@@ -195,10 +199,14 @@ class _Attachment:
     def _enter_transformer(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._grid = Grid(*args[0].shape[-2:])
 
-    def _at(self, site: Site, hidden_states: Tensor) -> Step:
-        """The step as a site sees it; for latents of its size where an extension resizes the grid (Kohya's HRFix)."""
+    def _at(self, site: Site, hidden_states: Tensor, inside: Step | None = None) -> Step:
+        """The step as a site sees it; for latents of its size where an extension resizes the grid (Kohya's HRFix).
+
+        Args:
+            inside: the step for the rows inside of an attention, where they are not those of the call.
+        """
         assert self._step is not None
-        step, rows, positions = self._step, *hidden_states.shape[:2]
+        step, rows, positions = inside or self._step, *hidden_states.shape[:2]
         masked = any(identity.placed for identity in self._injection.identities)
         if rows != len(step.rows) or (masked and positions != len(self._grid)):
             raise HostError(
@@ -212,17 +220,22 @@ class _Attachment:
         side = 2**site.halvings
         return replace(step, latent=Grid(self._grid.height * side, self._grid.width * side))
 
+    def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._step is not None and self._twinned:
+            require_whole(self._step, args[0])
+
     def _before_attention(
         self, n: Tensor, context: Tensor, value: Tensor, _extra: Options
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._input = n
+        self._input = Inputs(n, context)
         return n, context, value
 
     def _after_attention(self, n: Tensor, extra: Options) -> Tensor:
-        hidden_states, self._input = self._input, None
+        given, self._input = self._input, None
         pathways = self._pathways[place_of(extra)]
-        if hidden_states is None:
+        if given is None:
             return n  # a step cache handed on an earlier output, which has our term
+        hidden_states = given.hidden_states
         output = n.contiguous()  # in place from here: what to_out or the last foreign patch gave belongs to nobody else
         pathways.add_folded(self._at(pathways.site, hidden_states), hidden_states.to(output.dtype), output)
         return output
@@ -243,20 +256,20 @@ class _Attachment:
 
         def capture(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                seen[name] = output
-                if name == "k":
-                    seen["context"] = args[0]
+                seen[name], seen["to_" + name] = output, args[0]
 
             return hook
 
         def exchange(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             complete = {"q", "k", "v"} <= seen.keys()  # not while another attachment folds the layer
-            if not complete or self._step is None:
+            if not complete or self._step is None or self._input is None:
                 seen.clear()
                 return None
-            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["context"])
+            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["to_k"])
+            inner = Inputs(seen["to_q"], captured.context)
             seen.clear()
-            return (pathways.blended(self._at(pathways.site, captured.q), captured), *args[1:])
+            inside = step_inside(self._step, self._input, inner, self._twinned)
+            return (pathways.blended(self._at(pathways.site, captured.q, inside), captured), *args[1:])
 
         for name in ("q", "k", "v"):
             stack.callback(attn2.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)

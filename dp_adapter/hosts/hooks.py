@@ -20,6 +20,7 @@ from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import doubled, require_fit
+from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
 
 StepOf = Callable[[tuple[Any, ...], dict[str, Any]], "Step | None"]
@@ -35,7 +36,7 @@ class Parts:
         blocks: the transformer blocks, with ``norm2`` and ``attn1``, ``attn2``; in these ``to_q``, ``to_k``, ``to_v``,
             ``to_out.0``.
         widths: inner channels I and token width D of ``attn2``.
-        hidden_states: keyword of a block's and an attention's first argument.
+        hidden_states: keyword of a block's and an attention's first argument; context: of an attention's second.
         merge_lora: False where somebody else writes to the weights of linear layers too.
     """
 
@@ -44,6 +45,7 @@ class Parts:
     blocks: Sequence[nn.Module]
     widths: Sequence[tuple[int, int]]
     hidden_states: str
+    context: str
     merge_lora: bool
 
 
@@ -65,6 +67,7 @@ class Attachment:
         self._step_of = step_of
         self.progress = 0.0
         self._step: Step | None = None
+        self._attention: Inputs | None = None  # of the attn2 that runs
         self._twinned = False
         self._cache = RegionCache(self._injection)
         for identity in self._injection.identities:
@@ -89,6 +92,7 @@ class Attachment:
                 self._register_plain(stack, site, attn2)
             if self._injection.text.strict or self._injection.text.free:
                 self._register_change(stack, site, block, self._follow_twins(site))
+                stack.callback(attn2.get_submodule("to_q").register_forward_pre_hook(self._require_twins).remove)
 
     def refold(self) -> None:
         """Forgets everything made from the UNet's weights: to be called when others came into it, or another LoRA."""
@@ -124,7 +128,7 @@ class Attachment:
 
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         """Drops the text-only twins."""
-        step, self._step = self._step, None
+        step, self._step, self._attention = self._step, None, None
         if step is None or not self._twinned:
             return output
         if isinstance(output, Tensor):
@@ -148,6 +152,15 @@ class Attachment:
                 "instance); a region cannot be placed then. Switch that off, or use the identity in the whole picture.",
             )
 
+    def _enter_attention(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._step is not None:
+            context = args[1] if len(args) > 1 else kwargs[self._parts.context]
+            self._attention = Inputs(self._hidden_states(args, kwargs), context)
+
+    def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._step is not None and self._twinned:
+            require_whole(self._step, args[0])
+
     def _folded(self, site: Site) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if self._step is None:
@@ -165,22 +178,22 @@ class Attachment:
 
         def capture(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                if self._step is None:
-                    return
-                seen[name] = output
-                if name == "k":
-                    seen["context"] = args[0]
+                if self._step is not None:
+                    seen[name], seen["to_" + name] = output, args[0]
 
             return hook
 
         def exchange(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            if self._step is None or not {"q", "k", "v"} <= seen.keys():
+            if self._step is None or self._attention is None or not {"q", "k", "v"} <= seen.keys():
                 return None  # without q, k and v another attachment inside this one folds the layer
-            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["context"])
+            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["to_k"])
+            inner = Inputs(seen["to_q"], captured.context)
+            step = step_inside(self._step, self._attention, inner, self._twinned)
             seen.clear()
-            self._require_grid(site, self._step, captured.z)
-            return (self._pathways[site.index].blended(self._step, captured), *args[1:])
+            self._require_grid(site, step, captured.z)
+            return (self._pathways[site.index].blended(step, captured), *args[1:])
 
+        stack.callback(attn2.register_forward_pre_hook(self._enter_attention, with_kwargs=True).remove)
         for name in ("q", "k", "v"):
             stack.callback(attn2.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)
         stack.callback(attn2.get_submodule("to_out.0").register_forward_pre_hook(exchange).remove)

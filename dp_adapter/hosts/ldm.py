@@ -93,4 +93,4 @@ def _parts_of(unet: nn.Module) -> Parts:
     blocks = [unet.get_submodule(name.ldm) for name in site_names(base_of(unet))]
     widths = [linear_shape(block.get_submodule("attn2.to_k")) for block in blocks]
     # The WebUI's own LoRA writes to the weights of linear layers in the middle of a call, and keeps copies of them.
-    return Parts(unet, sites, blocks, widths, "x", merge_lora=False)
+    return Parts(unet, sites, blocks, widths, "x", "context", merge_lora=False)

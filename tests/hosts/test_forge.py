@@ -176,9 +176,10 @@ def put_regional_prompts(unet: Any) -> None:
     unet.set_model_patch(join, "attn2_output_patch")
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("late", [True, False], ids=["after us", "before us"])
-def test_regional_prompts_keep_working(host: Forge, late: bool) -> None:
-    what = injection(mask=LEFT)
+def test_regional_prompts_keep_working(host: Forge, form: Form, late: bool) -> None:
+    what = injection(form, mask=LEFT)
     expected = run(host, what)
     if not late:
         put_regional_prompts(host.unet)
@@ -187,12 +188,6 @@ def test_regional_prompts_keep_working(host: Forge, late: bool) -> None:
             host.unet = host.unet.clone()
             put_regional_prompts(host.unet)
         torch.testing.assert_close(run(host, None), expected, atol=1e-5, rtol=0)
-
-
-def test_what_needs_the_attention_inside_refuses_regional_prompts(host: Forge) -> None:
-    put_regional_prompts(host.unet)
-    with pytest.raises(HostError, match=r"4 rows of 256 positions instead of 2 of 256.*splits prompts"):
-        run(host, injection("plain"))
 
 
 def test_foreign_patches_see_twins_as_rows_of_their_own(host: Forge) -> None:

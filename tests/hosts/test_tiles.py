@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.types import Grid, Row, Window
@@ -223,7 +223,11 @@ def test_overlapping_tiles_put_together_have_the_term_only_inside_the_region(ste
     """As MultiDiffusion averages them, at one site's output: exactly 0 outside, what each tile has inside."""
     site, seen = 0, list[Tensor]()
     norm = step.host.block(site).get_submodule("norm3")
-    handle = norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
+
+    def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0].clone())
+
+    handle = norm.register_forward_pre_hook(keep)
     for injection in (Injection(()), WAYS["folded"]()):
         step.outputs(injection, [step.tiles(CORNERS)])
     handle.remove()
