@@ -256,3 +256,15 @@ def test_a_cell_of_a_grid_does_not_leak(host: Any, person: dict[str, Any]) -> No
     cell = host.job(person, dp_adapter_overrides={"weight": 0})
     assert all(map(torch.equal, cell.run(), plain))
     assert all(map(torch.equal, host.job(person).run(), full))
+
+
+def test_a_mode_puts_its_words_into_the_prompts(host: Any, person: dict[str, Any]) -> None:
+    prompts = {"all_prompts": ["a man"], "all_negative_prompts": [""]}
+    p = host.job({**person, "mode": "expression", "expression": "sad"}, **prompts)
+    p.run()
+    assert not p.reported and p.all_prompts[0].startswith("a man, sad expression, ")
+    assert p.extra_generation_params["DP-Adapter result words"].startswith("sad expression")
+    assert p.extra_generation_params["DP-Adapter mode"] == "expression"
+    off = host.job({**person, "mode": "expression", "expression": "sad", "enabled": False}, **prompts)
+    off.run()
+    assert off.all_prompts == ["a man"]
