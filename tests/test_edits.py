@@ -178,29 +178,6 @@ def test_negative_prompts_know_no_and() -> None:
     assert with_words("", "cats AND dogs:0.5", PLAIN)[1] == "cats AND dogs:0.5, blurry"
 
 
-@pytest.mark.parametrize("mode", ["full_body", "old_photo"])
-def test_the_webuis_parser_reads_what_is_written(mode: str) -> None:
-    """The hosts' own grammar, where one is at hand; each stage then reads as diffusers gets it."""
-    lark = pytest.importorskip("lark", reason="the WebUIs' parser needs lark")
-    source = Path("/work/hosts/a1111/modules/prompt_parser.py")
-    if not source.is_file():
-        pytest.skip("no WebUI is at hand")
-    space: dict[str, Any] = {"lark": lark, "re": __import__("re")}
-    code = source.read_text(encoding="utf-8")
-    exec(code[code.index("schedule_parser =") : code.index("ScheduledPromptConditioning =")], space)
-    words = TABLE[mode].words
-    made, _ = with_words("a man", "", words)
-    read = space["get_learned_conditioning_prompt_schedules"]([made], 10)[0]
-    ends = [stage.start for stage in stages("a man", "", words)][1:] + [1.0]
-    parts = [[part.strip() for part in text.split(",") if part.strip()] for _, text in read]
-    assert parts == [stage.prompt.split(", ") for stage in _distinct(stages("a man", "", words))]
-    assert [step for step, _ in read][-1] == 10 and set(ends) >= {step / 10 for step, _ in read}
-
-
-def _distinct(found: Any) -> list[Any]:
-    return [one for n, one in enumerate(found) if n == 0 or one.prompt != found[n - 1].prompt]
-
-
 def test_stages_for_diffusers() -> None:
     found = [(stage.start, stage.prompt) for stage in stages("a man", "", STAGED)]
     assert found == [

@@ -28,6 +28,7 @@ HEAVY = {"torch", "numpy", "PIL", "cv2", "onnxruntime", "transformers", "diffuse
         ["settings", "--schema"],
         ["settings", "--table"],
         ["models", "list"],
+        ["modes"],
     ],
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
@@ -198,3 +199,20 @@ def test_the_shipped_networks_verify(capsys: Capture) -> None:
     shipped = Path(__file__).parents[2] / "models"
     assert main(["models", "verify", "--models-dir", str(shipped)]) == 0
     assert capsys.readouterr().out.count("ok ") >= 3
+
+
+def test_modes(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["modes", "--models-dir", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "full_body" in told and "age (needs target_age)" in told and "custom:" not in told
+    folder = tmp_path / "dp_adapter" / "modes"
+    folder.mkdir(parents=True)
+    (folder / "mine.json").write_text('{"does": "Something.", "words": [{"text": "noir", "end": 0.5}]}')
+    (folder / "bad.json").write_text('{"wrods": []}')
+    assert main(["modes", "--models-dir", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "custom:mine\n  Something.\n  Words: noir (up to 0.5)." in told and "Did you mean 'words'?" in told
+    assert main(["modes", "custom:mine", "--models-dir", str(tmp_path)]) == 0
+    assert "full_body" not in capsys.readouterr().out
+    assert main(["modes", "custom:bad", "--models-dir", str(tmp_path)]) == 1
+    assert "bad.json is not a mode" in capsys.readouterr().err

@@ -85,13 +85,6 @@ def test_a_face_to_look_for_must_be_there(portrait_session: Session, request_of:
     refused(PictureError, portrait_session, request_of(face={"choice": "like", "like": "absent.png"}), "face.like")
 
 
-@pytest.mark.parametrize("mode", ["full_body", "old_photo", "custom:mine"])
-def test_modes_to_come_are_refused(portrait_session: Session, request_of: Request, mode: str) -> None:
-    assert (
-        refused(SettingsError, portrait_session, request_of(mode=mode), mode, "not available yet").nearest == "portrait"
-    )
-
-
 def test_over_a_network_nothing_on_disk_is_named(models: Path, portrait: Path, request_of: Request) -> None:
     session = Session([models], paths_allowed=False)
     refused(PictureError, session, request_of(), "Paths are not read")

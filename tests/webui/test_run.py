@@ -348,3 +348,15 @@ def test_the_live_preview_shows_the_regions(host: Any, person: dict[str, Any]) -
     inside, outside = tint[:, 18:30], tint[:, 2:14]
     assert np.abs(inside).max() > 40 and np.abs(outside).max() <= 1 and np.abs(tint[:, 50:62]).max() > 40
     assert state.assign_current_image == before
+
+
+def test_a_mode_puts_its_words_into_the_prompts(host: Any, person: dict[str, Any]) -> None:
+    prompts = {"all_prompts": ["a man"], "all_negative_prompts": [""]}
+    p = host.job({**person, "mode": "expression", "expression": "sad"}, **prompts)
+    p.run()
+    assert not p.reported and p.all_prompts[0].startswith("a man, sad expression, ")
+    assert p.extra_generation_params["DP-Adapter result words"].startswith("sad expression")
+    assert p.extra_generation_params["DP-Adapter mode"] == "expression"
+    off = host.job({**person, "mode": "expression", "expression": "sad", "enabled": False}, **prompts)
+    off.run()
+    assert off.all_prompts == ["a man"]
