@@ -92,7 +92,9 @@ def _tokens(text: Text) -> Tensor:
 
 def _step(conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: Text) -> _Step:
     cond, uncond = _tokens(text_cond), _tokens(text_uncond)
-    picture = {index: number for number, conds in enumerate(conds_list) for index, _ in conds}
+    picture = {
+        index: (number, part) for number, conds in enumerate(conds_list) for part, (index, _) in enumerate(conds)
+    }
     rest = len(latents) - len(cond)
     if (
         sorted(picture) != list(range(len(cond)))
@@ -105,7 +107,7 @@ def _step(conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: 
             f"condition and {len(conds_list)} pictures; DP-Adapter cannot tell which row is which",
             "Another extension changed the sampler's batch: switch it off.",
         )
-    rows = [Row("cond", picture[index]) for index in range(len(cond))]
+    rows = [Row("cond", *picture[index]) for index in range(len(cond))]
     rows += [Row("uncond", index % len(uncond)) for index in range(rest)]
     texts = [*cond, *(uncond[index % len(uncond)] for index in range(rest))]
     return _Step(tuple(rows), tuple(texts), Grid(*latents.shape[-2:]))
