@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.hosts.job import Job, Prompts
+from dp_adapter.hosts.person_words import Found, in_text
 
 _CHUNK = 75  # CLIP reads 77 tokens, of which two mark start and end
 
@@ -36,7 +37,8 @@ def encode(pipeline: Any, prompt: str, negative_prompt: str, guided: bool) -> di
         blank = prefix and not text and getattr(pipeline.config, "force_zeros_for_empty_prompt", False)
         parts: list[Tensor] = []
         for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
-            hidden, pooled = _encoded(encoder, _ids(tokenizer, text, chunks), last=len(encoders) == 1)
+            ids = torch.tensor(_rows(tokenizer, text, chunks))  # [chunks, 77]
+            hidden, pooled = _encoded(encoder, ids, last=len(encoders) == 1)
             parts.append(hidden * 0 if blank else hidden)
             if pooled is not None:
                 arguments[f"{prefix}pooled_prompt_embeds"] = pooled * 0 if blank else pooled
@@ -85,6 +87,18 @@ class Staged:
         return torch.cat([self._stages[self._now][one].repeat_interleave(self._batch, 0) for one in names]).to(like)
 
 
+def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Found:
+    """Where person words stand in what ``encode`` makes of a prompt, for as many pictures of it.
+
+    Args:
+        words: the user's own, with commas between.
+    """
+    tokenizer = pipeline.tokenizer
+    rows = _rows(tokenizer, prompt, _chunks(tokenizer, prompt))
+    found = in_text(rows, lambda texts: [_tokens(tokenizer, text) for text in texts], words)
+    return Found(((found,),) * batch)
+
+
 def _tokens(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
 
@@ -93,14 +107,14 @@ def _chunks(tokenizer: Any, text: str) -> int:
     return max(1, -(-len(_tokens(tokenizer, text)) // _CHUNK))
 
 
-def _ids(tokenizer: Any, text: str, chunks: int) -> Tensor:
-    """[chunks, 77], each with its start and end, the rest padded."""
+def _rows(tokenizer: Any, text: str, chunks: int) -> list[list[int]]:
+    """As many rows of 77 tokens, each with its start and end, the rest padded."""
     tokens = _tokens(tokenizer, text)
     rows: list[list[int]] = []
     for start in range(0, chunks * _CHUNK, _CHUNK):
         row = [tokenizer.bos_token_id, *tokens[start : start + _CHUNK], tokenizer.eos_token_id]
         rows.append(row + [tokenizer.pad_token_id] * (_CHUNK + 2 - len(row)))
-    return torch.tensor(rows)
+    return rows
 
 
 @torch.no_grad()
