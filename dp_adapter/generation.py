@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from dp_adapter import edits
 from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines, previews
+from dp_adapter.hosts import pipelines, previews, prompts
 from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
 from dp_adapter.hosts.predicted import told as told_calls
+from dp_adapter.hosts.word_maps import WordMaps
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.session.watch import Decode, Watch
@@ -114,12 +115,16 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
     def around(running: Any) -> Generator[None]:
         train_timesteps = running.scheduler.config.num_train_timesteps
         rows = host.pipeline_rows(running)
+        maps: WordMaps | None = None
         with ExitStack() as stack:
             if prepared.tracker is not None and decode is not None and prepared.injection.active:
                 calls = int(job.steps * (1.0 if job.init is None else job.strength))
-                watch = stack.enter_context(Watch(prepared.tracker, decode, calls))
+                words = prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
+                maps = WordMaps(words.tokens)
+                watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
                 stack.enter_context(told_calls(running, watch.before_call, watch.after_call))
-            stack.enter_context(host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps))
+            attach = host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps, maps=maps)
+            stack.enter_context(attach)
             yield
 
     return around

@@ -24,6 +24,7 @@ from dp_adapter.session.tracker import Followed, Plan, Spot, Surroundings, Track
 from dp_adapter.settings import Settings, Tracking
 
 _FINEST = 512  # px of the long side of masks that move: more than any latent grid resolves
+_COARSEST = 64  # of a region from attention, which has at most 32 cells itself
 _FORMING = ("preview", "attention")
 
 
@@ -71,7 +72,7 @@ def plan_of(tracking: Tracking) -> Plan:
     moments = tracking.moments if "preview" in tracking.sources else ()
     forming = [source for source in tracking.sources if source in _FORMING]
     late = max(moments, default=max(Tracking().moments)) if tracking.fallback == "late" else None
-    return Plan(moments, "attention" in forming, forming[0] == "attention", late)
+    return Plan(moments, "attention" in forming, forming[0] == "attention", tracking.words, late)
 
 
 def following_words(area: Area, followed: Followed, tracking: Tracking) -> str:
@@ -100,7 +101,12 @@ def _person(
         return Spot(full if mask is None else mask, handed_over(parts, weights, size) if settings.free_parts else None)
 
     def spread(head: Tensor) -> Spot:
-        mask = combined(pieces, lambda piece: softened(fitted(head, size), piece.grow, piece.feather), size)
+        def automatic(piece: Piece) -> Tensor:
+            # Softened while it is small: attention is read at every step, between calls of the UNet.
+            soft = softened(fitted(head, _coarse(size)), piece.grow, piece.feather)
+            return torch.nn.functional.interpolate(soft[None], (size.height, size.width), mode="bilinear")[0]
+
+        mask = combined(pieces, automatic, size)
         return Spot(full if mask is None else mask)
 
     known, free = area.known, area.free if settings.free_parts else None
@@ -115,7 +121,16 @@ def _person(
 
 
 def _working(size: Grid) -> Grid:
-    factor = min(1.0, _FINEST / max(size.height, size.width))
+    return _within(size, _FINEST)
+
+
+def _coarse(size: Grid) -> Grid:
+    return _within(size, _COARSEST)
+
+
+def _within(size: Grid, side: int) -> Grid:
+    """The same shape with a long side of at most ``side``."""
+    factor = min(1.0, side / max(size.height, size.width))
     return Grid(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
 
 

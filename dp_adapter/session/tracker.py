@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dp_adapter.core.track import Track
 from dp_adapter.core.types import Grid
+from dp_adapter.core.word_maps import region_of
 from dp_adapter.identity.face import Face, Floats
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.preview import PreviewFinder
@@ -21,7 +22,7 @@ _TELLS = 0.5  # progress from which on a face shows whose it is
 
 Places = Mapping[int, Place]
 Likeness = Callable[[Picture, Sequence[Face]], Floats]
-Heads = Callable[[Tensor, int], Sequence[Tensor | None]]
+Heads = Callable[[Tensor, int, bool], Sequence[Tensor | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +74,14 @@ class Plan:
         moments: progress at which the preview is searched, rising; none without previews.
         attention: whether attention maps are read; ``attention_first``: whether they decide where previews have an
             answer, too.
+        words: the user's person words, with commas between; empty for the usual ones.
         late: progress from which on a person without any answer acts in the whole picture; None for never.
     """
 
     moments: tuple[float, ...]
     attention: bool = False
     attention_first: bool = False
+    words: str = ""
     late: float | None = None
 
 
@@ -98,13 +101,14 @@ class Surroundings:
         size: of the picture to be made, in px.
         taken: [h, w], drawn regions of persons who are not followed: faces in there are theirs. Or None.
         likeness: [persons, faces] cosines of a picture's faces to the persons; None where nobody can be told apart.
-        heads: an attention map [h', w'] and a number of people -> a mask [h', w'] for each, from left to right.
+        heads: an attention map [h', w'], a number of people, whether the words mean heads -> a mask [h', w'] for each
+            head, from left to right.
     """
 
     size: Grid
     taken: Tensor | None = None
     likeness: Likeness | None = None
-    heads: Heads = lambda _map, people: [None] * people
+    heads: Heads = lambda share, people, head: region_of(share, people, head=head)
 
 
 @dataclass
@@ -175,12 +179,16 @@ class Tracker:
             state.spots.setdefault(number, {}).update(spots)
         self._move()
 
-    def attend(self, maps: Tensor) -> None:
-        """Takes the person words' attention [S, h', w'] for pictures in which nothing better is known."""
+    def attend(self, maps: Tensor, head: Callable[[int], bool]) -> None:
+        """Takes the person words' attention for pictures in which nothing better is known.
+
+        Args:
+            maps: [S, h', w']; head: whether the words of a picture mean a head, not a body.
+        """
         self._state.pictures = len(maps)
         for number, attention in enumerate(maps):
             if not self._settled(number):
-                heads = self._around.heads(attention, len(self.people))
+                heads = self._around.heads(attention, len(self.people), head(number))
                 found = zip(self.people, heads, strict=True)
                 words = {person.number: person.spread(head) for person, head in found if head is not None}
                 self._state.words.setdefault(number, {}).update(words)

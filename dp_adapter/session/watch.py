@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Protocol
 
 from torch import Tensor
 
@@ -19,6 +20,19 @@ from dp_adapter.identity.pictures import Picture
 from dp_adapter.session.tracker import Look, Tracker
 
 Decode = Callable[[Tensor], Sequence[Picture]]
+
+
+class Attention(Protocol):
+    """Whoever listens to the text attention, such as ``hosts.word_maps.WordMaps``."""
+
+    def latest(self) -> Tensor | None:
+        """The person words' maps so far, [S, h, w]."""
+        ...
+
+    def stop(self) -> None:
+        """Nobody asks any more."""
+        ...
+
 
 _FEW = 10  # calls below which a look may not lag behind: with few steps each one decides much
 _log = logging.getLogger("dp_adapter")
@@ -30,20 +44,27 @@ class Watch:
     Args:
         decode: latents [S, c, h, w] of the predicted pictures -> pictures.
         calls: about how often the sampler will call the denoiser.
-        maps: the person words' attention [S, h, w] so far, if anybody listens to it.
+        attention: to the prompt's person words, if anybody listens; ``head`` says whether a picture's words mean a
+            head and not a body.
 
     Attributes:
         looks: how many were taken.
     """
 
     def __init__(
-        self, tracker: Tracker, decode: Decode, calls: int, maps: Callable[[], Tensor | None] | None = None
+        self,
+        tracker: Tracker,
+        decode: Decode,
+        calls: int,
+        attention: Attention | None = None,
+        head: Callable[[int], bool] = lambda _picture: False,
     ) -> None:
         self._tracker = tracker
         self._decode = decode
         self._all = max(calls, 1)
         self._lag = 1 if calls >= _FEW else 0
-        self._maps = maps
+        self._attention = attention if tracker.plan.attention else None
+        self._head = head
         self._calls = 0
         self._progress = 0.0
         self._pending: tuple[int, Future[Look]] | None = None
@@ -67,10 +88,17 @@ class Watch:
         """
         self._calls += 1
         self._progress = progress
-        if self._maps is not None and self._tracker.wants_attention and (maps := self._maps()) is not None:
-            self._tracker.attend(maps)
+        if self._attention is not None:
+            self._listen(self._attention)
         if self._pending is None and not self._tracker.failure and self._tracker.due(progress):
             self._start(predicted, progress)
+
+    def _listen(self, attention: Attention) -> None:
+        if not self._tracker.wants_attention:
+            attention.stop()
+            self._attention = None
+        elif (maps := attention.latest()) is not None:
+            self._tracker.attend(maps, self._head)
 
     def _finish(self, look: Future[Look]) -> None:
         self._pending = None

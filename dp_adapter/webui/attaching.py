@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import HostError
+from dp_adapter.hosts.person_words import Found
 from dp_adapter.webui import compat
 
 if TYPE_CHECKING:
@@ -16,20 +17,31 @@ if TYPE_CHECKING:
     from dp_adapter.hosts.hooks import Attachment
 
 
+_NO_WORDS = Found(())
+
+
 class Pass(AbstractContextManager["Pass"]):
     """One pass: inside the ``with``, the UNet carries the injection.
 
     Args:
         p: the WebUI's processing object, whose ``sd_model`` is the one that samples.
         latent: size of the latents; batch: how many pictures are sampled together.
+        words: person words of the prompts, whose attention is kept in ``maps``; none for nobody listens.
+
+    Attributes:
+        maps: what the text attention says so far; None where nobody listens.
 
     Raises:
         HostError: the model is neither SD1.5 nor SDXL, or the adapter does not fit it.
     """
 
-    def __init__(self, p: Any, injection: Injection, latent: Grid, batch: int) -> None:
+    def __init__(self, p: Any, injection: Injection, latent: Grid, batch: int, words: Found = _NO_WORDS) -> None:
+        from dp_adapter.hosts.word_maps import WordMaps
+
         self._p = p
         self._injection = injection
+        self.words = words
+        self.maps = WordMaps(words.tokens, latent) if words.texts else None
         self._stack = ExitStack()
         self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
         self._attached: Attachment | Attached | None = None
@@ -39,7 +51,7 @@ class Pass(AbstractContextManager["Pass"]):
             from dp_adapter.hosts.forge_calls import sampler_rows
 
             patcher = compat.unet_patcher(p.sd_model)
-            attach = forge.attach(patcher, injection, sampler_rows(batch), latent)
+            attach = forge.attach(patcher, injection, sampler_rows(batch, words.prompts), latent, maps=self.maps)
             self._attached = self._forge = self._stack.enter_context(attach)
         else:
             self._enter_ldm()
@@ -81,7 +93,7 @@ class Pass(AbstractContextManager["Pass"]):
         from dp_adapter.hosts.cfg_rows import CfgRows
 
         rows = CfgRows()
-        attach = ldm.attach(compat.diffusion_model(self._p.sd_model), self._injection, rows)
+        attach = ldm.attach(compat.diffusion_model(self._p.sd_model), self._injection, rows, maps=self.maps)
         self._attached = self._stack.enter_context(attach)
         self._rows, self._checkpoint = rows, self._p.sd_model.sd_checkpoint_info
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import DPAdapterError, SettingsError
+from dp_adapter.hosts.person_words import Found
 from dp_adapter.settings import Settings
-from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared, words, xyz
+from dp_adapter.webui import compat, infotext, infotext_photos, options, prompt_words, scenes, shared, words, xyz
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.decoding import decoder
 from dp_adapter.webui.overlay import Overlay
@@ -106,11 +107,11 @@ class Run:
             self._current = self._prepare(settings, scene, self._first.tracker)
             self._tell(self._current)
         if self._current.injection.active:
-            self._pass = inside = Pass(p, self._current.injection, latent, batch)
+            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words())
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:
-                self._watching = Watching(p, self._current.tracker, self._decode, lambda: inside.progress)
+                self._watching = Watching(p, self._current.tracker, self._decode, inside)
 
     def before_step(self, params: Any) -> None:
         """A1111's denoiser is about to call the UNet."""
@@ -153,6 +154,13 @@ class Run:
 
             for picture in pictures:
                 images.save_image(picture, self._p.outpath_samples, "", suffix="-dp-adapter-region", p=self._p)
+
+    def _words(self) -> Found:
+        """The person words to listen to; none where no region waits for them."""
+        tracker = self._current.tracker
+        if tracker is None or not tracker.wants_attention:
+            return Found(())
+        return prompt_words.find(self._p, tracker.plan.words)
 
     def _regions_now(self) -> dict[int, Tensor | None]:
         return {number: one.region for number, one in enumerate(self._current.injection.identities)}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dp_adapter.session.tracker import Tracker
     from dp_adapter.session.watch import Decode
+    from dp_adapter.webui.attaching import Pass
 
 
 class Watching(AbstractContextManager["Watching"]):
@@ -18,8 +16,7 @@ class Watching(AbstractContextManager["Watching"]):
 
     Args:
         p: the WebUI's processing object, its sampler made.
-        progress: of the latest call of the UNet.
-        maps: the person words' attention so far, if anybody listens.
+        inside: the adapter in the UNet, which knows how far the sampling is and listens to the person words.
     """
 
     def __init__(
@@ -27,12 +24,11 @@ class Watching(AbstractContextManager["Watching"]):
         p: Any,
         tracker: Tracker,
         decode: Decode,
-        progress: Callable[[], float],
-        maps: Callable[[], Tensor | None] | None = None,
+        inside: Pass,
     ) -> None:
         from dp_adapter.session.watch import Watch
 
-        self._watch = Watch(tracker, decode, _calls(p), maps)
+        self._watch = Watch(tracker, decode, _calls(p), inside.maps, inside.words.head)
         self._stack = ExitStack()
         self._stack.enter_context(self._watch)
         sampler = p.sampler
@@ -43,7 +39,7 @@ class Watching(AbstractContextManager["Watching"]):
 
         def after(_module: Any, _args: Any, _output: Any) -> None:
             # What the host itself shows as the live preview, the same for samplers of sigmas and of timesteps.
-            self._watch.after_call(sampler.last_latent, progress())
+            self._watch.after_call(sampler.last_latent, inside.progress)
 
         self._stack.callback(denoiser.register_forward_pre_hook(before).remove)
         self._stack.callback(denoiser.register_forward_hook(after).remove)

@@ -36,7 +36,9 @@ def creased(picture: Picture, face: Face, seed: int) -> Picture:
         angle, middle = random.uniform(0, np.pi), face.centre + random.uniform(-0.4, 0.4, 2) * face.size
         way = np.array([np.cos(angle), np.sin(angle)]) * face.size
         line = np.array([middle - way, middle + random.normal(0, 0.03, 2) * face.size, middle + way])
-        cv2.polylines(made, [line.astype(np.int32)], False, (250, 240, 215), max(1, round(0.015 * face.size)), cv2.LINE_AA)
+        cv2.polylines(
+            made, [line.astype(np.int32)], False, (250, 240, 215), max(1, round(0.015 * face.size)), cv2.LINE_AA
+        )
     return made
 
 

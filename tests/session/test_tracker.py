@@ -206,7 +206,7 @@ def test_the_hires_pass_starts_from_the_first(
 def test_attention_speaks_until_a_preview_does(
     portrait_session: Session, request_of: Request, heads: list[Picture]
 ) -> None:
-    def right(_map: Tensor, people: int) -> list[Tensor | None]:
+    def right(_map: Tensor, people: int, _head: bool) -> list[Tensor | None]:
         half = torch.zeros(16, 16)
         half[:, 12:] = 1
         return [half] * people
@@ -216,7 +216,7 @@ def test_attention_speaks_until_a_preview_does(
         tracker = tracker_of(prepared)
         tracker._around = replace(tracker._around, heads=right)  # pyright: ignore[reportPrivateUsage]
         assert tracker.wants_attention
-        tracker.attend(torch.ones(1, 16, 16))
+        tracker.attend(torch.ones(1, 16, 16), lambda _: True)
         assert side(masks(prepared)[0]) == "right" and tracker.unseen() == ()
         seen(tracker, made((heads[0], 0, 100)))
         assert side(masks(prepared)[0]) == expected

@@ -12,7 +12,7 @@ import torch
 
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.pictures import Picture
-from dp_adapter.session.tracker import Look, Tracker
+from dp_adapter.session.tracker import Look, Plan, Tracker
 from dp_adapter.session.watch import Watch
 
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -22,6 +22,7 @@ class Fake:
     """A tracker that only notes what happens to it, with one moment at 0.3."""
 
     wants_attention = False
+    plan = Plan(())
     failure = ""
 
     def __init__(self, delay: float = 0.0) -> None:
