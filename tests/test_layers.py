@@ -205,7 +205,14 @@ def test_relative_imports_are_resolved() -> None:
     assert as_package == {"dp_adapter.hosts.deep", "dp_adapter.hosts.deep.b", "dp_adapter.hosts.core"}
 
 
-CHEAP = ["dp_adapter", "dp_adapter.errors", "dp_adapter.settings", "dp_adapter.edits", "dp_adapter.catalog", "dp_adapter.cli"]
+CHEAP = [
+    "dp_adapter",
+    "dp_adapter.errors",
+    "dp_adapter.settings",
+    "dp_adapter.edits",
+    "dp_adapter.catalog",
+    "dp_adapter.cli",
+]
 
 
 @pytest.mark.parametrize("module", CHEAP)

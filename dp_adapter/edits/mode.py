@@ -67,7 +67,9 @@ class Mode(Record):
         (), ListOf(Choice(NEEDS), 3, "field", unique=True), "Needs", "Fields of the request that must be given."
     )
     retouch: bool = setting(False, Flag(), "Retouch", "Whether old reference photos are retouched.")
-    restore: bool = setting(False, Flag(), "Restore", "Whether the face in the photo is restored, if a restorer is here.")
+    restore: bool = setting(
+        False, Flag(), "Restore", "Whether the face in the photo is restored, if a restorer is here."
+    )
     face_pass: bool = setting(False, Flag(), "Mode face pass", "Whether finished faces are made anew, enlarged.")
     free_parts: bool = setting(False, Flag(), "Mode free parts", "Whether parts left to the text are set free.")
     notes: tuple[str, ...] = setting((), ListOf(Text(300), 8, "note"), "Notes", "What the user should know.")

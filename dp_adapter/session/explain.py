@@ -84,7 +84,8 @@ class Explanation:
             return ["The adapter was off: the picture is the base model's own.", *self.notes]
         lines = [
             f"{self.family} '{self.model}' ({self.base}), weight {self.weight:g} from {self.span[0]:g} to "
-            f"{self.span[1]:g}, blend '{self.blend}', {self.form} form" + (f", LoRA {self.lora:g}" if self.lora else ""),
+            f"{self.span[1]:g}, blend '{self.blend}', {self.form} form"
+            + (f", LoRA {self.lora:g}" if self.lora else ""),
             *self.mode_lines,
         ]
         for person in self.persons:
