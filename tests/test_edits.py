@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from dp_adapter.edits import (
     stages,
     with_words,
 )
-from dp_adapter.edits.own import MAX_BYTES
+from dp_adapter.edits.own import MAX_BYTES, read
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings import Choice, Gate, Parts, Settings, field_at
+from dp_adapter.settings.records import fields_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -111,9 +113,9 @@ def test_expressions_by_name_and_in_free_words() -> None:
 
 
 def test_what_the_user_says_stands_and_is_said_to_be_theirs() -> None:
-    own = {"span": {"start": 0.05}, "structure": 0.7, "parts": {"mouth": 0.9, "hair": 0.4}}
-    for fields in ({"mode": "old_photo"}, {"mode": "expression", "expression": "sad"}):
-        edit = edited(**fields, **own)
+    own: dict[str, Any] = {"span": {"start": 0.05}, "structure": 0.7, "parts": {"mouth": 0.9, "hair": 0.4}}
+    for mode in ("old_photo", "expression"):
+        edit = edited(None, mode=mode, expression="sad", **own)
         made = edit.settings
         assert (made.span.start, made.structure, made.parts.mouth, made.parts.hair) == (0.05, 0.7, 0.9, 0.4)
         assert any("0.05 (as you set it)" in line for line in edit.lines)
@@ -268,3 +270,15 @@ def test_a_need_that_is_missing_is_asked_for(modes: Modes, tmp_path: Path) -> No
     with pytest.raises(SettingsError, match="custom:older") as caught:
         resolve(settings, modes.of(settings.mode), Facts())
     assert caught.value.field == "target_age"
+
+
+def test_the_page_tells_of_every_mode_and_its_examples_are_valid() -> None:
+    page = (DOCS / "modes.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## ([\w:]+)", page, re.M)
+    assert sections == [*TABLE, "custom:NAME"]
+    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.S)]
+    found = {Settings.from_dict(example).mode for example in examples}
+    assert found == set(TABLE) - {"portrait"}
+    assert all(f"`{info.name}`" in page for record in (Mode, Words) for info in fields_of(record))
+    assert all(name in page for name in EXPRESSIONS)
+    assert read(DOCS / "modes" / "noir.json").title == "Film noir"

@@ -1,4 +1,4 @@
-"""The modes that come with DP-Adapter (method.md, "Edit modes"). Numbers and words are ours, the applications the paper's."""
+"""The modes that come with DP-Adapter (method.md, "Edit modes"): the paper's applications, our numbers and words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TABLE: Mapping[str, Mode] = MappingProxyType(
         ),
         "age": Mode(
             title="Age",
-            does="The person at another age: skin and brows follow the prompt the more, the further the ages are apart.",
+            does="The person at another age: the further away it is, the more skin and brows follow the prompt.",
             start=0.1,
             parts=Parts(skin=0.65, brows=0.65, hair=0.0),
             far_parts=Parts(skin=0.5, brows=0.5, hair=0.0),

@@ -76,12 +76,9 @@ class InsightFace:
 
         Raises as `detect` does, and KeyError unless ``tells_age``.
         """
-        from insightface.app.common import Face as Found
-
-        network = self.app.models["genderage"]
-        found = Found(bbox=face.box, kps=face.points, det_score=face.score)
-        network.get(np.ascontiguousarray(picture[:, :, ::-1]), found)
-        return int(np.clip(found["age"], 0, 120))
+        found = _Found(face.box)
+        self.app.models["genderage"].get(np.ascontiguousarray(picture[:, :, ::-1]), found)
+        return min(max(found["age"], 0), 120)
 
     @cached_property
     def app(self) -> FaceAnalysis:
@@ -117,6 +114,14 @@ class InsightFace:
             Face(box[:4].astype(np.float32), five.astype(np.float32), float(box[4]))
             for box, five in zip(boxes, points, strict=True)
         ]
+
+
+class _Found(dict[str, int]):
+    """What insightface's networks take for a face and write to: a box as attribute, results as items."""
+
+    def __init__(self, bbox: Floats) -> None:
+        super().__init__()
+        self.bbox = bbox
 
 
 class ArcFace:

@@ -175,8 +175,8 @@ def _specks(mask: Marks, size: float) -> Marks:
 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     kept = np.zeros(count, bool)
-    kept[1:] = stats[1:, 2:4].max(axis=1, initial=0) <= max(2.0, _SPECK * size)
-    return np.asarray(kept[labels])
+    kept[1:] = np.asarray(stats)[1:, 2:4].max(axis=1, initial=0) <= max(2.0, _SPECK * size)
+    return kept[np.asarray(labels, np.intp)]
 
 
 def _smooth(part: Picture, noise: float) -> Picture:
@@ -184,5 +184,5 @@ def _smooth(part: Picture, noise: float) -> Picture:
     import cv2
 
     strength = float(np.clip(0.8 * noise, 3.0, 20.0))  # best of 0.4 to 1.0 for the likeness to the clean photo
-    smooth = np.asarray(cv2.fastNlMeansDenoising(_grey(part), None, strength))
+    smooth = np.asarray(cv2.fastNlMeansDenoising(_grey(part), None, strength), np.uint8)
     return np.repeat(smooth[..., None], 3, axis=2)

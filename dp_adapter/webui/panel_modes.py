@@ -21,9 +21,8 @@ _READ = ("mode", *FIELDS, "mode_words", "weight", "span.start")
 
 def asks_for(mode: Mode) -> set[str]:
     """Which of ``FIELDS`` a mode reads."""
-    asked = set(mode.needs) | ({"reference_age"} if mode.far_parts is not None else set())
-    asked |= {"retouch"} if mode.retouch else set()
-    return asked | ({"restorer"} if mode.restore else set())
+    ways = {"reference_age": mode.far_parts is not None, "retouch": mode.retouch, "restorer": mode.restore}
+    return {*mode.needs, *(path for path, read in ways.items() if read)}
 
 
 def wire(widgets: Widgets, said: Any, enabled: Any, speaking: Speaking) -> None:
@@ -32,13 +31,13 @@ def wire(widgets: Widgets, said: Any, enabled: Any, speaking: Speaking) -> None:
     owned = {path: widgets.by_path[path] for path in FIELDS}
 
     def show(*values: Any) -> Updates:
-        given = dict(zip(_READ, values, strict=True))
+        given: dict[str, Any] = dict(zip(_READ, values, strict=True))
         name = str(given["mode"] or "portrait")
         try:
             mode = _modes().of(name) if name != "portrait" else None
         except SettingsError as error:
             return {said: status(str(error), "error")}
-        wanted = asks_for(mode) if mode else set()
+        wanted: set[str] = asks_for(mode) if mode else set()
         shown: Updates = {component: gr.update(visible=path in wanted) for path, component in owned.items()}
         return {**shown, said: status(_told(given, mode) if mode else "")}
 

@@ -26,7 +26,7 @@ def photo(portrait: Path) -> tuple[Picture, Face]:
 
 def sepia(picture: Picture) -> Picture:
     grey = picture @ np.array([0.299, 0.587, 0.114]) / 255
-    return np.uint8(np.clip(grey[..., None] * [1.07, 0.74, 0.43] + [0, 0.1, 0.1], 0, 1) * 255)
+    return (np.clip(grey[..., None] * [1.07, 0.74, 0.43] + [0, 0.1, 0.1], 0, 1) * 255).astype(np.uint8)
 
 
 def creased(picture: Picture, face: Face, seed: int) -> Picture:
@@ -44,7 +44,7 @@ def creased(picture: Picture, face: Face, seed: int) -> Picture:
 
 def grainy(picture: Picture, amount: float = 14) -> Picture:
     noise = np.random.default_rng(0).normal(0, amount, picture.shape[:2])
-    return np.uint8(np.clip(picture + noise[..., None], 0, 255))
+    return np.clip(picture + noise[..., None], 0, 255).astype(np.uint8)
 
 
 def likeness(one: Picture, other: Picture, face: Face) -> float:
@@ -64,7 +64,7 @@ def test_tint_goes_and_grey_stays(photo: tuple[Picture, Face]) -> None:
     made = retouched(sepia(picture), face)
     assert (made == made[..., :1]).all()
     assert likeness(made, picture, face) > likeness(sepia(picture), picture, face)
-    grey = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    grey = np.repeat(np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)[..., None], 3, axis=2)
     assert wear(grey, face).toned and not wear(grey, face).tinted
     assert retouched(grey, face) is grey
 

@@ -30,7 +30,8 @@ def data_url(picture: Picture) -> str:
 def old(portrait: Path) -> str:
     """The portrait in brown tones."""
     grey = load_picture(portrait) @ np.array([0.299, 0.587, 0.114]) / 255
-    return data_url(np.uint8(np.clip(grey[..., None] * [1.07, 0.74, 0.43] + [0, 0.1, 0.1], 0, 1) * 255))
+    brown = np.clip(grey[..., None] * [1.07, 0.74, 0.43] + [0, 0.1, 0.1], 0, 1)
+    return data_url((brown * 255).astype(np.uint8))
 
 
 def test_a_mode_reaches_the_injection_and_is_told(portrait_session: Session, request_of: Request) -> None:
@@ -129,7 +130,10 @@ def test_restorers_are_the_hosts(models: Path, request_of: Request, old: str) ->
 
     def darker(picture: Picture) -> Picture:
         calls.append("darker")
-        return np.uint8(picture // 2)
+        return (picture // 2).astype(np.uint8)
+
+    def same(picture: Picture) -> Picture:
+        return picture
 
     here: dict[str, Any] = {"GFPGAN": (darker, False)}
     session = Session([models], True, restorers=lambda: here)
@@ -138,7 +142,7 @@ def test_restorers_are_the_hosts(models: Path, request_of: Request, old: str) ->
         return " ".join(session.prepare(request_of(old, **fields), SCENE).explanation.notes)
 
     assert "restored" not in notes(mode="old_photo") and not calls  # its model would be downloaded
-    here["CodeFormer"] = (lambda picture: picture, True)
+    here["CodeFormer"] = (same, True)
     assert "CodeFormer changed nothing" in notes(mode="old_photo")
     assert "restored by GFPGAN" in notes(restorer="GFPGAN") and calls == ["darker"]
     notes(restorer="GFPGAN")
