@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import pipelines
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
-from dp_adapter.session import Explanation, Prepared, Scene, Session
+from dp_adapter.session import Explanation, Prepared, Scene, Session, face_pass, places, report
+from dp_adapter.session.judge import Judge, Verdict, find
+from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
 
-JUDGE = "sface"
-Vector = NDArray[np.float32]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +28,26 @@ class Result:
     """One finished picture.
 
     Attributes:
-        likeness: cosine of its largest face to the first person's photos by ``JUDGE``; 0 when no face is found,
-            None when there was nobody to compare with.
+        seed: that makes it; not the asked-for one where another candidate was kept.
+        verdict: what the judge found; None where nobody was asked for.
+        facts: what was measured, as short texts by name.
+        words: the same in one sentence.
+        left_out: whether it is less like the photos than was asked for.
     """
 
     picture: Picture
     seed: int
-    likeness: float | None
+    verdict: Verdict | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    words: str = ""
+    left_out: bool = False
+
+    @property
+    def likeness(self) -> float | None:
+        """Cosine of the first person; 0 when they are not found, None when there was nobody to compare with."""
+        if self.verdict is None or 0 not in self.verdict.likeness:
+            return None
+        return self.verdict.likeness[0] or 0.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,11 @@ class Generation:
 
     results: tuple[Result, ...]
     explanation: Explanation
+
+    @property
+    def kept(self) -> tuple[Result, ...]:
+        """Those that are not left out."""
+        return tuple(result for result in self.results if not result.left_out)
 
 
 def scene_of(pipeline: Pipeline, job: Job) -> Scene:
@@ -55,29 +74,124 @@ def generate(
     pipeline: Pipeline,
     settings: Settings,
     job: Job,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Generation:
-    """Makes the pictures of a job.
+    """Makes the pictures of a job, with the further pictures that the report needs.
 
     Args:
-        progress: called with steps done and steps in all.
+        progress: called with steps done and steps in all, anew for each run of the sampler.
 
     Raises:
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
-    target = reference_vector(session, settings) if prepared.explanation.active else None
+    work = _Work(session, pipeline, settings, prepared, progress)
     pictures = sample(pipeline, prepared, job, progress)
+    single = replace(job, batch=1)
     results = [
-        Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
-        for number, picture in enumerate(pictures)
+        work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
     ]
     return Generation(tuple(results), prepared.explanation)
 
 
-def sample(
-    pipeline: Pipeline, prepared: Prepared, job: Job, progress: Callable[[int, int], None] | None = None
-) -> list[Picture]:
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A finished picture, where the persons acted in it, and what was done to it after sampling."""
+
+    picture: Picture
+    regions: Mapping[int, Mask | None]
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class _Work:
+    """Finishes the pictures of one job.
+
+    Raises:
+        DPAdapterError: there are no photos to compare with.
+    """
+
+    def __init__(
+        self, session: Session, pipeline: Pipeline, settings: Settings, prepared: Prepared, progress: Progress | None
+    ) -> None:
+        self._session = session
+        self._pipeline = pipeline
+        self._settings = settings
+        self._prepared = prepared
+        self._progress = progress
+        told = prepared.explanation
+        self._wanted = settings.enabled and report.judged(settings.report)
+        encoders = [name for person in told.persons for name in person.encoders]
+        judged = told.active or self._wanted or (settings.enabled and face_pass.wanted(settings))
+        self._judge = Judge(session, settings, encoders) if judged else None
+
+    def result(self, job: Job, picture: Picture, number: int) -> Result:
+        """A picture as it is handed back.
+
+        Args:
+            job: makes this one picture alone.
+            picture: as it was sampled.
+            number: of the picture in its batch.
+        """
+        made = self._with_faces(job, picture, number, self._prepared)
+        judge, asked = self._judge, self._settings.report
+        if judge is None:
+            return Result(made.picture, job.seed, facts=made.facts)
+        first = report.Candidate(0, judge.see(made.picture), made)
+        if not self._wanted:
+            return Result(made.picture, job.seed, first.verdict, made.facts)
+
+        def another(place: int) -> report.Candidate[_Made]:
+            candidate = self._candidate(replace(job, seed=report.candidate_seed(job.seed, place)))
+            return report.Candidate(place, judge.see(candidate.picture), candidate)
+
+        kept, candidates = report.best(first, asked, another)
+        job = replace(job, seed=report.candidate_seed(job.seed, kept.number))
+        moved = None
+        if asked.drift:
+            (plain,) = pipelines.run(self._pipeline, job, self._progress)
+            region = places.union(kept.made.regions, (job.width, job.height))
+            moved = report.drift(kept.made.picture, plain, region)
+        return Result(
+            kept.made.picture,
+            job.seed,
+            kept.verdict,
+            {**kept.made.facts, **report.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
+            report.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
+            asked.below == "skip" and report.too_little(asked, kept.verdict),
+        )
+
+    def _candidate(self, job: Job) -> _Made:
+        prepared = self._session.prepare(self._settings, scene_of(self._pipeline, job))
+        (picture,) = sample(self._pipeline, prepared, job, self._progress)
+        return self._with_faces(job, picture, 0, prepared)
+
+    def _with_faces(self, job: Job, picture: Picture, number: int, prepared: Prepared) -> _Made:
+        """The picture after the face pass."""
+        settings = self._settings
+        regions = places.regions_of(prepared, number)
+        if not (self._judge and regions and face_pass.wanted(settings)):
+            return _Made(picture, regions)
+        faces = find(self._session.encoders, picture)
+        theirs = self._judge.whose(picture, faces, regions) if faces else {}
+        for person, face in sorted(theirs.items(), key=lambda one: -one[1].size):
+            part = face_pass.square(face, job.width, job.height, settings.face_pass.size)
+            over = replace(
+                job,
+                width=part.work,
+                height=part.work,
+                init=face_pass.enlarged(picture, part),
+                mask=None,
+                strength=settings.face_pass.strength,
+                steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
+            )
+            ready = self._session.prepare(face_pass.request(settings, person), scene_of(self._pipeline, over))
+            (made,) = sample(self._pipeline, ready, over, self._progress)
+            picture = face_pass.pasted(picture, made, part, face)
+        done = f"{len(theirs)} of {len(theirs)}" if faces else "no face"
+        return _Made(picture, regions, {"face pass": done})
+
+
+def sample(pipeline: Pipeline, prepared: Prepared, job: Job, progress: Progress | None = None) -> list[Picture]:
     """Runs the sampler with the injection attached; the pipeline is as before afterwards."""
     return pipelines.run(pipeline, job, progress, around=_attaching(prepared.injection))
 
@@ -89,21 +203,3 @@ def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[o
         return host.attach(running.unet, injection, rows, train_timesteps=train_timesteps)
 
     return around
-
-
-def reference_vector(session: Session, settings: Settings, identity: int = 0) -> Vector | None:
-    """Mean direction [128] of one person's photos by the judge; None when its own detector finds no face in any."""
-    seen, _ = session.photos.look(settings.replace(no_face="continue"), identity, session.encoders.yunet)
-    if not seen:
-        return None
-    mean = np.mean([session.photos.judged(one) for one in seen], axis=0)
-    return mean / np.linalg.norm(mean)
-
-
-def likeness(session: Session, picture: Picture, target: Vector) -> float:
-    """Cosine of a picture's largest face to a reference vector by the judge; 0 when no face is found."""
-    faces = session.photos.faces(picture, session.encoders.yunet)
-    if not faces:
-        return 0.0
-    largest = max(faces, key=lambda face: face.size)
-    return round(float(session.photos.sface(picture, largest) @ target), 4)

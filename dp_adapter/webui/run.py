@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import DPAdapterError, SettingsError
+from dp_adapter.session.report import describing
 from dp_adapter.settings import Settings
-from dp_adapter.webui import compat, infotext, infotext_photos, options, scenes, shared, xyz
+from dp_adapter.webui import compat, infotext, infotext_photos, nested, options, scenes, shared, xyz
 from dp_adapter.webui.attaching import Pass
+from dp_adapter.webui.outcome import Outcome
 from dp_adapter.webui.stop import DPAdapterStop
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ def settings_for(p: Any, args: Sequence[object]) -> Settings:
     settings = xyz.settings_of(p, args)
     if not settings.enabled:
         return settings
+    if nested.is_inner(p):
+        return infotext_photos.kept(nested.as_inner(p, settings), shared.session().photos.keep)
     always = options.read()
     if always.report or always.masks:
         report = settings.report
@@ -60,7 +64,12 @@ class Run:
         self._current = self._first  # of the pass
         self._check_hires(base)
         self._check_refiner()
-        p.extra_generation_params.update(infotext.parameters(settings, {}))
+        self.outcome = Outcome(p, settings, self._last_acting)
+        p.extra_generation_params.update(infotext.parameters(describing(settings), {}))
+
+    def is_of(self, p: Any) -> bool:
+        """False for a copy of the job, on which ADetailer has scripts end and begin while the job goes on."""
+        return p is self._p
 
     def before_batch(self) -> None:
         """Between preparation and sampling of a batch.
@@ -107,12 +116,14 @@ class Run:
         if self._pass is not None:
             self._pass.__exit__()
             self._pass = None
+        self.outcome.close()
 
     def hand_back(self, processed: Any) -> None:
         """Adds what was asked for to the job's pictures: the regions of its last pass, white where an identity acts."""
         import numpy as np
         from PIL import Image
 
+        self.outcome.hand_back(processed)
         if not self._settings.report.masks:
             return
         found = [one.mask for one in self._current.injection.identities if one.mask is not None]
@@ -124,6 +135,10 @@ class Run:
 
             for picture in pictures:
                 images.save_image(picture, self._p.outpath_samples, "", suffix="-dp-adapter-region", p=self._p)
+
+    def _last_acting(self) -> Prepared:
+        """What the last pass in which an identity acted was made with."""
+        return self._current if self._current.injection.identities else self._first
 
     def _prepare(self, settings: Settings, scene: Scene) -> Prepared:
         return shared.session().prepare(settings, scene)
