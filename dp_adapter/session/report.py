@@ -129,13 +129,15 @@ def facts(judge: str, verdict: Verdict, kept: int, candidates: int, moved: Drift
 
 def sentence(judge: str, verdict: Verdict, kept: int, candidates: int, moved: Drift | None) -> str:
     """The same in words."""
-    alike = [
-        f"{f'person {person + 1} ' if len(verdict.likeness) > 1 else ''}"
-        + ("is not in it" if value is None else f"{value:.2f}")
-        for person, value in verdict.likeness.items()
-    ]
     found = "1 face" if verdict.faces == 1 else f"{verdict.faces} faces"
-    parts = [f"{found}, likeness {', '.join(alike)} by {judge}" if alike else f"{found}, nobody to compare with"]
+    alike = {person + 1: "not found" if one is None else f"{one:.2f}" for person, one in verdict.likeness.items()}
+    if len(alike) > 1:
+        listed = ", ".join(f"person {person} {one}" for person, one in alike.items())
+        parts = [f"{found}, likeness by {judge}: {listed}"]
+    else:
+        parts = [f"{found}, likeness {one} by {judge}" for one in alike.values()] or [
+            f"{found}, nobody to compare with"
+        ]
     if candidates > 1:
         parts.append(f"candidate {kept + 1} of {candidates}")
     if moved is not None and moved.outside is None:

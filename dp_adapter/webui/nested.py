@@ -77,7 +77,7 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings) -> Any:
     p2: Any = copy.copy(before)
     # What others hung on the object in place of its methods acts on the original; they hang it on this one too.
     own: dict[str, Any] = p2.__dict__
-    methods: type[Any] = type(p2)
+    methods: Any = p2.__class__
     for name, value in list(own.items()):
         method = inspect.isroutine(value) and inspect.isroutine(getattr(methods, name, None))
         if method or (inspect.ismethod(value) and value.__self__ is p):
@@ -156,11 +156,9 @@ def run(p: Any, p2: Any, words: str) -> Image | None:
 def told(p2: Any, prefix: str) -> dict[str, str]:
     """The infotext parameters that an inner job was given per picture, by what follows the prefix."""
     given = cast("Mapping[str, Any]", p2.extra_generation_params)
-    return {
-        key.removeprefix(prefix): str(value[0])
-        for key, value in given.items()
-        if key.startswith(prefix) and isinstance(value, list) and value[0] is not None
-    }
+    ours = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
+    listed = {name: cast("list[str | None]", value) for name, value in ours.items() if isinstance(value, list)}
+    return {name: values[0] for name, values in listed.items() if values and values[0] is not None}
 
 
 def _inner(p2: Any) -> Any:
