@@ -32,10 +32,9 @@ from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Checkpoint, TokenOp
 from dp_adapter.weights.library import Library
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
-# By group, fields that wait for regions over time, finer parts and reports.
+# By group, fields that wait for regions over time and finer parts.
 _NOT_YET: dict[str, tuple[str, ...]] = {
     "parts": ("ears", "glasses"),
-    "report": ("enabled",),
 }
 
 
