@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.core.injection import Injection
+from dp_adapter import edits
 from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.hosts import pipelines, previews, prompts
+from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
+from dp_adapter.hosts.predicted import told as told_calls
+from dp_adapter.hosts.word_maps import WordMaps
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Explanation, Prepared, Scene, Session
+from dp_adapter.session.watch import Decode, Watch
 from dp_adapter.settings import Settings
 
 JUDGE = "sface"
@@ -56,37 +59,73 @@ def generate(
     settings: Settings,
     job: Job,
     progress: Callable[[int, int], None] | None = None,
+    told: Callable[[Explanation], None] | None = None,
 ) -> Generation:
     """Makes the pictures of a job.
 
     Args:
+        told: called with the explanation before sampling.
         progress: called with steps done and steps in all.
 
     Raises:
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
+    if told:
+        told(prepared.explanation)
     target = reference_vector(session, settings) if prepared.explanation.active else None
-    pictures = sample(pipeline, prepared, job, progress)
+    decode = None
+    if prepared.tracker is not None:
+        decode = previews.decoder(pipeline, settings.tracking.decoder, session.roots)
+    pictures = sample(pipeline, prepared, worded(job, prepared), progress, decode)
     results = [
         Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
         for number, picture in enumerate(pictures)
     ]
-    return Generation(tuple(results), prepared.explanation)
+    late = () if prepared.tracker is None else prepared.tracker.notes()
+    return Generation(tuple(results), replace(prepared.explanation, notes=(*prepared.explanation.notes, *late)))
 
 
 def sample(
-    pipeline: Pipeline, prepared: Prepared, job: Job, progress: Callable[[int, int], None] | None = None
+    pipeline: Pipeline,
+    prepared: Prepared,
+    job: Job,
+    progress: Callable[[int, int], None] | None = None,
+    decode: Decode | None = None,
 ) -> list[Picture]:
-    """Runs the sampler with the injection attached; the pipeline is as before afterwards."""
-    return pipelines.run(pipeline, job, progress, around=_attaching(prepared.injection))
+    """Runs the sampler with the injection attached; the pipeline is as before afterwards.
+
+    Args:
+        decode: makes the previews in which regions are followed; without it they stay where they start.
+    """
+    return pipelines.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
 
-def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[object]]:
-    def around(running: Any) -> AbstractContextManager[object]:
+def worded(job: Job, prepared: Prepared) -> Job:
+    """The job with the mode's words in its prompts."""
+    if prepared.edit is None or not prepared.edit.words:
+        return job
+    first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+    more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
+    return replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
+
+
+def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[[Any], AbstractContextManager[object]]:
+    @contextmanager
+    def around(running: Any) -> Generator[None]:
         train_timesteps = running.scheduler.config.num_train_timesteps
         rows = host.pipeline_rows(running)
-        return host.attach(running.unet, injection, rows, train_timesteps=train_timesteps)
+        maps: WordMaps | None = None
+        with ExitStack() as stack:
+            if prepared.tracker is not None and decode is not None and prepared.injection.active:
+                calls = int(job.steps * (1.0 if job.init is None else job.strength))
+                words = prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
+                maps = WordMaps(words.tokens)
+                watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
+                stack.enter_context(told_calls(running, watch.before_call, watch.after_call))
+            attach = host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps, maps=maps)
+            stack.enter_context(attach)
+            yield
 
     return around
 

@@ -34,12 +34,14 @@ class _Seen:
         views: the distinct parts of pictures among tiles, by sample; None where rows show whole pictures.
         rows: the call's rows, each with the number of its mask as sample.
         masks: per identity [S, H, W], or [V, h, w] by view; None for the whole picture.
+        freed: likewise, what each identity leaves free; None for nothing.
         anywhere: whether a mask has a place in them at all.
     """
 
     views: tuple[tuple[int, Window], ...] | None
     rows: tuple[Row, ...]
     masks: list[Tensor | None]
+    freed: list[Tensor | None]
     anywhere: bool
 
 
@@ -56,6 +58,8 @@ class RegionCache:
         self._gains: dict[object, list[Tensor | None]] = {}
         self._placements: dict[object, list[list[Placement]]] = {}
         self._flat: dict[object, FlatPlacement | None] = {}
+        self._freed: dict[object, Tensor | None] = {}
+        self._frees = False
 
     def enter(self, step: Step) -> bool:
         """To be called when the UNet is; returns whether any region has a place at all in what its rows show.
@@ -64,19 +68,22 @@ class RegionCache:
             HostError: a row belongs to a picture that an identity's mask [S, H, W] does not have.
         """
         regions_now = [identity.region for identity in self._injection.identities]
+        freed_now = [identity.freed for identity in self._injection.identities] if self._injection.text.free else []
         versions = tuple(one.track.version for one in self._injection.identities if one.track is not None)
         if versions != self._versions:
             self._versions = versions
-            for kept in (self._views, self._gains, self._placements, self._flat):
+            for kept in (self._views, self._gains, self._placements, self._flat, self._freed):
                 kept.clear()
         pictures = 1 + max(row.sample for row in step.rows)
-        for mask in regions_now:
+        for mask in (*regions_now, *freed_now):
             if mask is not None and 1 < len(mask) < pictures:
                 raise HostError(
                     f"The UNet was called for {pictures} pictures, but a mask is for {len(mask)}",
                     "Give one mask for all pictures, or one for each.",
                 )
-        return self._seen(step).anywhere
+        seen = self._seen(step)
+        self._frees = any(mask is not None and bool((mask > 0).any()) for mask in seen.freed)
+        return seen.anywhere
 
     def gains(self, step: Step, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
         """Per identity G [S, N] before FFB; a trained gate starts from the mask itself, without powers."""
@@ -87,13 +94,41 @@ class RegionCache:
             self._gains[key] = regions.gains(seen.masks, step.latent, halvings, level, powers)
         return self._gains[key]
 
+    @property
+    def strict(self) -> bool:
+        """Whether the picture outside the regions is that of the twins."""
+        return self._injection.text.strict
+
+    @property
+    def twinned(self) -> bool:
+        """Whether rows need their text-only twins now."""
+        return self.strict or self._frees
+
+    def own_share(self, step: Step, halvings: int, level: Level) -> Tensor | None:
+        """How far each row keeps its own self-attention instead of its twin's, [R, N]; None for 1 everywhere."""
+        inside = self.total(step, halvings, level) if self.strict else None
+        freed = self._free_share(step, halvings) if self._frees else None
+        if freed is None:
+            return inside
+        return 1 - freed if inside is None else inside * (1 - freed)
+
+    def _free_share(self, step: Step, halvings: int) -> Tensor | None:
+        """The free parts of all identities together for each row, [R, N]."""
+        key = (*_layout(step), halvings)
+        if key not in self._freed:
+            seen = self._seen(step)
+            masks = [mask for mask in seen.freed if mask is not None]
+            shares = [regions.on_grid(mask, step.latent, halvings).flatten(1) for mask in masks]
+            share = regions.summed(shares).clamp(max=1.0) if shares else None
+            self._freed[key] = None if share is None else _by_row(share, seen.rows)
+        return self._freed[key]
+
     def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
         """The gates of all identities together for each row, [R, N]; None where that is 1 everywhere."""
         gains = [gain for gain in self.gains(step, halvings, level) if gain is not None]
         if not gains:
             return None
-        total = regions.summed(gains)
-        return total[[row.sample if len(total) > 1 else 0 for row in self._seen(step).rows]]
+        return _by_row(regions.summed(gains), self._seen(step).rows)
 
     def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
         """Per identity, where it acts in each row."""
@@ -115,18 +150,27 @@ class RegionCache:
         key = (step.rows, step.windows)
         if key not in self._views:
             masks = [identity.region for identity in self._injection.identities]
+            freed = [identity.freed if self._injection.text.free else None for identity in self._injection.identities]
             views, rows = None, step.rows
             if step.windows is not None:
-                shared = all(mask is None or len(mask) == 1 for mask in masks)
+                shared = all(mask is None or len(mask) == 1 for mask in (*masks, *freed))
                 of_rows = [
                     (0 if shared else row.sample, window) for row, window in zip(step.rows, step.windows, strict=True)
                 ]
                 views = tuple(dict.fromkeys(of_rows))
                 rows = tuple(Row(row.kind, views.index(view)) for row, view in zip(rows, of_rows, strict=True))
-                masks = [mask if mask is None else regions.seen_through(mask, views) for mask in masks]
+                masks, freed = (
+                    [mask if mask is None else regions.seen_through(mask, views) for mask in several]
+                    for several in (masks, freed)
+                )
             anywhere = any(mask is None or bool((mask > 0).any()) for mask in masks)
-            self._views[key] = _Seen(views, rows, masks, anywhere)
+            self._views[key] = _Seen(views, rows, masks, freed, anywhere)
         return self._views[key]
+
+
+def _by_row(share: Tensor, rows: Sequence[Row]) -> Tensor:
+    """[S, N], S = 1 or one per sample, -> [R, N]."""
+    return share[[row.sample if len(share) > 1 else 0 for row in rows]]
 
 
 def _layout(step: Step) -> tuple[object, ...]:

@@ -58,10 +58,13 @@ class Row:
     Attributes:
         kind: ``cond`` and ``uncond`` get their identity tokens, ``text`` gets none.
         sample: which picture of the batch the row belongs to.
+        part: which of the picture's prompts a conditional row has, where AND joins several; None where the host does
+            not say.
     """
 
     kind: RowKind
     sample: int = 0
+    part: int | None = 0
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,9 @@ def _tokens(text: Text) -> Tensor:
 
 def _step(conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: Text) -> _Step:
     cond, uncond = _tokens(text_cond), _tokens(text_uncond)
-    picture = {index: number for number, conds in enumerate(conds_list) for index, _ in conds}
+    picture = {
+        index: (number, part) for number, conds in enumerate(conds_list) for part, (index, _) in enumerate(conds)
+    }
     rest = len(latents) - len(cond)
     if (
         sorted(picture) != list(range(len(cond)))
@@ -139,7 +141,8 @@ def _step(conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: 
             "Another extension changed the sampler's batch: switch it off.",
         )
     pictures = latents[-len(uncond) :]
-    rows = [Row("cond", index) for index in _pictures_of(latents[: len(cond)], pictures, picture)]
+    samples = _pictures_of(latents[: len(cond)], pictures, {row: sample for row, (sample, _) in picture.items()})
+    rows = [Row("cond", sample, picture[row][1]) for row, sample in enumerate(samples)]
     rows += [Row("uncond", index % len(uncond)) for index in range(rest)]
     texts = [*cond, *(uncond[index % len(uncond)] for index in range(rest))]
     return _Step(tuple(rows), tuple(texts), pictures)

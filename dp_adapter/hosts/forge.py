@@ -40,6 +40,7 @@ from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.ldm import base_of
 from dp_adapter.hosts.lora import apply_lora
 from dp_adapter.hosts.sites import SiteName, site_names
+from dp_adapter.hosts.word_maps import WordMaps
 
 
 @dataclass
@@ -62,7 +63,9 @@ class Attached:
 
 
 @contextmanager
-def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = None) -> Generator[Attached]:
+def attach(
+    unet: Any, injection: Injection, rows: Rows, latent: Grid | None = None, *, maps: WordMaps | None = None
+) -> Generator[Attached]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection; clones of ``unet`` do, too.
 
     Args:
@@ -72,6 +75,7 @@ def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = No
             ``cond_or_uncond``, which are not the sampler's and stay as they are.
         latent: size of the whole picture's latents, so that sampling in tiles is noticed. Where their place matters,
             the steps' latents have to be announced to what is yielded.
+        maps: sees the text attention meanwhile, also where the identity has no place yet.
 
     Raises:
         HostError: the model is of another kind, or the adapter's shapes do not fit it.
@@ -79,19 +83,28 @@ def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = No
     attached = Attached()
     with ExitStack() as stack:
         if injection.active:
-            _Attachment(unet.model, injection.without_idle(), rows, latent, attached).register(stack)
+            _Attachment(unet.model, injection.without_idle(), rows, latent, attached, maps).register(stack)
         yield attached
 
 
 class _Attachment:
     """The hooks of one ``with``. The step is set when the UNet is entered and read by the sites below it."""
 
-    def __init__(self, model: Any, injection: Injection, rows: Rows, latent: Grid | None, attached: Attached) -> None:
+    def __init__(
+        self,
+        model: Any,
+        injection: Injection,
+        rows: Rows,
+        latent: Grid | None,
+        attached: Attached,
+        maps: WordMaps | None,
+    ) -> None:
         self._unet = cast(nn.Module, model.diffusion_model)
         self._injection = injection
         self._rows = rows
         self._latent = latent
         self._attached = attached
+        self._maps = maps
         self._names = site_names(base_of(self._unet))
         self._sites = [self._site(name) for name in self._names]
         for identity in injection.identities:
@@ -114,8 +127,10 @@ class _Attachment:
             self._pathways[place_in(name.ldm)] = pathways
             if not self._injection.gated and not self._injection.folded:
                 self._register_plain(stack, attn2, pathways)
-            if self._injection.text.strict:
+            if self._injection.text.strict or self._injection.text.free:
                 stack.callback(to_q.register_forward_pre_hook(self._require_twins).remove)
+        if self._maps is not None:
+            self._maps.listen(stack, self._sites, self._attn2)
         for path in {name.ldm.rsplit(".transformer_blocks", 1)[0] for name in self._names}:
             transformer = self._unet.get_submodule(path)
             stack.callback(transformer.register_forward_pre_hook(self._enter_transformer).remove)
@@ -128,8 +143,11 @@ class _Attachment:
         channels = linear_shape(attn2.get_submodule("to_q"))[1]
         return Site(name.index, name.diffusers, name.level, name.halvings, channels, cast(int, attn2.heads))
 
+    def _attn2(self, site: Site) -> nn.Module:
+        return self._unet.get_submodule(self._names[site.index].ldm + ".attn2")
+
     def _widths(self, site: Site) -> tuple[int, int]:
-        attn2 = self._unet.get_submodule(self._names[site.index].ldm + ".attn2")
+        attn2 = self._attn2(site)
         inner = cast(int, attn2.heads) * cast(int, attn2.dim_head)
         return inner, linear_shape(attn2.get_submodule("to_k"))[1]
 
@@ -139,8 +157,9 @@ class _Attachment:
         return self._unet.get_submodule(f"{self._names[entry.layer // 2].ldm}.{attention}.{linear}")
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes the step of this call, gives it our patches, and doubles its rows where the text region is strict."""
+        """Makes the step of this call, gives it our patches, and doubles its rows where they follow twins."""
         self._step, self._input, self._twinned = None, None, False
+        self._listen(None)
         options: Options = kwargs.get("transformer_options") or {}
         if "cond_or_uncond" not in options:
             return None
@@ -151,14 +170,21 @@ class _Attachment:
         step = self._located(step, x)
         self._attached.progress = step.progress
         if not self._cache.enter(step) or not any(pathways.acts(step) for pathways in self._pathways.values()):
+            self._listen(step)
             return None
-        self._step, self._twinned = step, self._injection.text.strict
+        self._step, self._twinned = step, self._cache.twinned
         if self._twinned:
             self._step = step.twinned()
+        self._listen(self._step)
+        if self._twinned:
             options = doubled_options(options, len(x))
             others = {name: value for name, value in kwargs.items() if name != "transformer_options"}
             args, kwargs = doubled(args, len(x)), doubled(others, len(x))
         return args, {**kwargs, "transformer_options": self._with_patches(options)}
+
+    def _listen(self, step: Step | None) -> None:
+        if self._maps is not None:
+            self._maps.enter(step)
 
     def _rows_of(self, options: Options, count: int) -> tuple[Row, ...]:
         rows = tuple(self._rows(options, count) if callable(self._rows) else self._rows)
@@ -175,11 +201,12 @@ class _Attachment:
         places = None if pictures is None else tiles.find(x, pictures)
         if places is None:
             raise tiles.not_found()
-        rows = tuple(Row(row.kind, place.picture) for row, place in zip(step.rows, places, strict=True))
+        rows = tuple(replace(row, sample=place.picture) for row, place in zip(step.rows, places, strict=True))
         return replace(step, rows=rows, windows=tuple(place.window(step.latent, whole) for place in places))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        """Drops the text-only twins, whose prediction also stands outside the region."""
+        """Drops the text-only twins."""
+        self._listen(None)
         step, self._step, self._input = self._step, None, None
         return strict.prediction(self._cache, step, output) if step and self._twinned else None
 

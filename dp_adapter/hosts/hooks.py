@@ -22,6 +22,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import doubled, require_fit
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
+from dp_adapter.hosts.word_maps import WordMaps
 
 StepOf = Callable[[tuple[Any, ...], dict[str, Any]], "Step | None"]
 # (step, block's input, stream after self-attention) -> what to add to the stream; all [R, N, C]
@@ -56,13 +57,15 @@ class Attachment:
         progress: of the latest call of the UNet.
     """
 
-    def __init__(self, parts: Parts, injection: Injection, step_of: StepOf) -> None:
+    def __init__(self, parts: Parts, injection: Injection, step_of: StepOf, maps: WordMaps | None = None) -> None:
         """Raises HostError where an adapter's shapes do not fit the UNet.
 
         Args:
             step_of: what a call of the UNet with these (args, kwargs) is; None leaves the call alone.
+            maps: sees the text attention, too.
         """
         self._parts = parts
+        self._maps = maps
         self._injection = injection.without_idle()
         self._step_of = step_of
         self.progress = 0.0
@@ -80,6 +83,10 @@ class Attachment:
         """Puts the hooks in until ``stack`` closes."""
         apply_lora(stack, self._injection.lora, self._linear, merge=self._parts.merge_lora)
         unet = self._parts.unet
+        if self._maps is not None:
+            self._maps.listen(
+                stack, self._parts.sites, lambda site: self._parts.blocks[site.index].get_submodule("attn2")
+            )
         stack.callback(unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
         stack.callback(unet.register_forward_hook(self._leave).remove)
         for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
@@ -90,7 +97,7 @@ class Attachment:
                 stack.callback(attn2.register_forward_hook(self._folded(site), with_kwargs=True).remove)
             else:
                 self._register_plain(stack, site, attn2)
-            if self._injection.text.strict:
+            if self._injection.text.strict or self._injection.text.free:
                 self._register_change(stack, site, block, self._follow_twins(site))
                 stack.callback(attn2.get_submodule("to_q").register_forward_pre_hook(self._require_twins).remove)
 
@@ -112,22 +119,27 @@ class Attachment:
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._step = None  # stays so if the next line raises
+        self._listen(None)
         step = self._step_of(args, kwargs)
         if step is None:
             return None
         self.progress = step.progress
         if not self._cache.enter(step):
+            self._listen(step)
             return None
         # Without an identity at work the twins would say nothing new, cost a row, and round differently.
-        self._twinned = self._injection.text.strict and any(pathways.acts(step) for pathways in self._pathways)
-        if not self._twinned:
-            self._step = step
-            return None
-        self._step = step.twinned()
-        return doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))
+        self._twinned = self._cache.twinned and any(pathways.acts(step) for pathways in self._pathways)
+        self._step = step.twinned() if self._twinned else step
+        self._listen(self._step)
+        return (doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))) if self._twinned else None
+
+    def _listen(self, step: Step | None) -> None:
+        if self._maps is not None:
+            self._maps.enter(step)
 
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        """Drops the text-only twins, whose prediction also stands outside the region."""
+        """Drops the text-only twins."""
+        self._listen(None)
         step, self._step, self._attention = self._step, None, None
         if step is None or not self._twinned:
             return output
@@ -208,7 +220,7 @@ class Attachment:
         return change
 
     def _follow_twins(self, site: Site) -> Change:
-        """Strict text region: outside the region, a row's self-attention is its twin's."""
+        """Where a row follows its twin, its self-attention is the twin's."""
 
         def change(step: Step, before: Tensor, after: Tensor) -> Tensor | None:
             if not self._twinned:

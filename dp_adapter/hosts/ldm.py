@@ -16,6 +16,7 @@ from dp_adapter.hosts.calls import linear_shape, progress_of, require_rows
 from dp_adapter.hosts.cfg_rows import CfgRows, Known
 from dp_adapter.hosts.hooks import Attachment, Parts
 from dp_adapter.hosts.sites import SUPPORTED, Base, base_of_paths, site_names
+from dp_adapter.hosts.word_maps import WordMaps
 
 
 def base_of(unet: nn.Module) -> Base:
@@ -44,7 +45,12 @@ def sites_of(unet: nn.Module) -> list[Site]:
 
 @contextmanager
 def attach(
-    unet: nn.Module, injection: Injection, rows: Sequence[Row] | CfgRows, *, train_timesteps: int = 1000
+    unet: nn.Module,
+    injection: Injection,
+    rows: Sequence[Row] | CfgRows,
+    *,
+    train_timesteps: int = 1000,
+    maps: WordMaps | None = None,
 ) -> Generator[Attachment | None]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
@@ -52,6 +58,7 @@ def attach(
         unet: ``sd_model.model.diffusion_model``, an SD1.5 or SDXL ``UNetModel``.
         rows: what every batch element is, in the batch's order, or the object that the sampler's hook tells it to.
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
+        maps: sees the text attention meanwhile, also where the identity has no place yet.
 
     Yields:
         The attachment, to ``refold()`` it when other weights came into the UNet; None where the injection changes
@@ -73,7 +80,7 @@ def attach(
         return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.windows)
 
     with ExitStack() as stack:
-        attachment = Attachment(_parts_of(unet), injection, step_of) if injection.active else None
+        attachment = Attachment(_parts_of(unet), injection, step_of, maps) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment
