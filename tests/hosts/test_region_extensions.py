@@ -381,7 +381,7 @@ def _with_value(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return with_value
 
 
-def test_latent_mode_with_lora_in_forge_is_refused(couple: Forge) -> None:
+def test_latent_mode_in_forge_is_refused(couple: Forge) -> None:
     """It calls ``apply_model`` once for each of the rows, each time with the marks of them all (latent.py:236-250)."""
 
     def apart(model_function: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
