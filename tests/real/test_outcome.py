@@ -41,7 +41,7 @@ def still(webui: WebUI, portrait: Path) -> dict[str, Any]:
     if not any("tiny_still" in title for title in titles):
         pytest.skip("the WebUI has no checkpoint 'tiny_still'")
     return {
-        "init_images": [encoded(portrait)], "denoising_strength": 0.3, "width": 512, "height": 512, "steps": 6,
+        "init_images": [encoded(portrait)], "denoising_strength": 0.3, "width": 256, "height": 256, "steps": 6,
         "initial_noise_multiplier": 0.0, "sampler_name": "Euler",
         "override_settings": {
             "sd_model_checkpoint": "tiny_still.safetensors", "sd_vae_encode_method": "TAESD",
@@ -81,7 +81,8 @@ def test_drift_disturbs_nothing(webui: WebUI, person: dict[str, Any]) -> None:
         "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7,
         "hr_second_pass_steps": 3, "hr_additional_modules": ["Use same choices"],
     }  # fmt: skip
-    for more in ({"n_iter": 2}, {"n_iter": 2, **hires}):
+    kinds: list[dict[str, Any]] = [{"n_iter": 2}, {"n_iter": 2, **hires}]
+    for more in kinds:
         plain = webui.make(boxed, **more)
         made = webui.make({**boxed, "report": {"drift": True}}, **more)
         assert max(map(largest, plain.pictures[-2:], made.pictures[-2:])) == 0
@@ -95,7 +96,7 @@ def test_pictures_below_are_left_out(webui: WebUI, person: dict[str, Any]) -> No
     answer = webui.answer({**person, "report": {"least": 1.0, "below": "skip"}}, n_iter=2, do_not_save_grid=True)
     assert answer.status_code == 200, answer.text[:500]
     data = answer.json()
-    assert data["images"] == [] or len(data["images"]) == 0
+    assert data["images"] == []
     info = json.loads(data["info"])
     assert info["extra_generation_params"]["DP-Adapter result left out"] == "2 of 2"
     kept = webui.make({**person, "report": {"least": 1.0}}, n_iter=2)
@@ -119,7 +120,7 @@ def test_a_face_is_judged_and_chosen(webui: WebUI, person: dict[str, Any], still
     assert values["faces"] == "1" and float(values["likeness"]) > 0.3 and "candidate" not in values
     searched = webui.make({**asked, "report": {"best_of": 2}}, "img2img", **still)
     assert told(searched.infotexts[0])["candidate"] in ("1 of 2", "2 of 2")
-    assert [seed_of(searched.infotexts[0]) in (7, 7 + STRIDE)]
+    assert seed_of(searched.infotexts[0]) in (7, 7 + STRIDE)
 
 
 def test_the_face_pass(webui: WebUI, person: dict[str, Any], still: dict[str, Any]) -> None:
@@ -130,8 +131,8 @@ def test_the_face_pass(webui: WebUI, person: dict[str, Any], still: dict[str, An
     assert told(made.infotexts[0])["face pass"] == "1 of 1"
     change = np.abs(made.pictures[0] - plain.pictures[0]).max(-1)
     rows, columns = np.flatnonzero(change.max(1)), np.flatnonzero(change.max(0))
-    assert change[100:150, 200:250].max() > 0, "the face is made anew"
-    assert rows.min() > 0 and rows.max() < 300 and columns.min() > 50 and columns.max() < 400, "and nothing else"
+    assert change[50:75, 100:125].max() > 0, "the face is made anew"
+    assert rows.max() < 135 and columns.min() > 40 and columns.max() < 185, "and nothing else"
     again = webui.make({**asked, "face_pass": face_pass}, "img2img", **still)
     assert largest(made.pictures[0], again.pictures[0]) == 0
     assert largest(plain.pictures[0], webui.one(asked, "img2img", **still)) == 0
