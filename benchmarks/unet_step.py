@@ -7,7 +7,8 @@ gives two ratios to the unpatched step: of the fastest steps, and the median of 
 does what the unpatched arm does: how far it is from 1 is the machine's noise. Where that is larger than the effect,
 look at "within": the step's time over the same step's time less what was spent in the adapter's own code, taken inside
 one and the same step, so that a slow moment of the machine is in both (CPU only). Folding happens once per generation,
-in the first step, and is shown apart.
+in the first step, and is shown apart. "word maps" looks at the attention of two words, for a person who has no place
+yet, and reads the map after the step.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -27,10 +29,13 @@ from dp_adapter.core.injection import Form, Identity, Injection
 from dp_adapter.core.pathways import SitePathways
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.core.regions import box_mask
+from dp_adapter.core.track import Track
 from dp_adapter.core.types import Grid, Row, Tokens
 from dp_adapter.hosts import diffusers as host
+from dp_adapter.hosts.word_maps import WordMaps
 
 ROWS = [Row("uncond"), Row("cond")]
+WORD_MAPS = "word maps, no place yet"
 FACE = (0.36, 0.12, 0.64, 0.50)  # a face of 38 % of the picture's height, a tenth of its area
 
 SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
@@ -72,6 +77,12 @@ def ours(adapter: Adapter, tokens: int, form: Form, mask: Tensor | None, weight:
     context = adapter.site(0).context
     both = Tokens(torch.randn(tokens, context), torch.randn(tokens, context))
     return Injection((Identity(adapter, both, weight, mask),), form=form)
+
+
+def nowhere(injection: Injection) -> Injection:
+    """The same with a region that is still to be found."""
+    (identity,) = injection.identities
+    return replace(injection, identities=(replace(identity, track=Track(torch.zeros(1, 64, 64))),))
 
 
 def load_diffusers_adapter(unet: Any, adapter: Adapter) -> None:
@@ -120,14 +131,16 @@ def main() -> None:
         "ours, folded, whole picture, T = 4": ours(adapter, 4, "folded", None),
         "ours, plain, face mask, T = 4": ours(adapter, 4, "plain", mask),
         "ours, weight 0": ours(adapter, 4, "folded", mask, weight=0.0),
+        WORD_MAPS: nowhere(ours(adapter, 4, "folded", None)),
     }
     theirs = {"ip_adapter_masks": [mask[:, None].to(args.device, dtype)]}
-    arms: dict[str, Callable[[], None]] = {
+    arms: dict[str, Callable[[], object]] = {
         "diffusers IP-Adapter, T = 4": lambda: step(twin),
         "diffusers IP-Adapter, face mask, T = 4": lambda: step(twin, cross_attention_kwargs=theirs),
     }
     wanted = {name: injection for name, injection in injections.items() if args.arms in name}
-    measure(unet, wanted, {name: arm for name, arm in arms.items() if args.arms in name}, step, args.repeats)
+    other = {name: arm for name, arm in arms.items() if args.arms in name}
+    measure(unet, wanted, other, step, args.repeats, Grid(size // 8, size // 8))
 
 
 def make_inputs(base: str, size: int, context: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -143,7 +156,8 @@ def make_inputs(base: str, size: int, context: int, dtype: torch.dtype, device: 
 @contextmanager
 def stopwatch(spent: list[float]) -> Generator[None]:
     """Adds up the seconds inside the adapter's own code."""
-    originals = {name: getattr(SitePathways, name) for name in ("add_folded", "blended")}
+    own = ((SitePathways, "add_folded"), (SitePathways, "blended"), (WordMaps, "_look"), (WordMaps, "latest"))
+    originals = {(kind, name): getattr(kind, name) for kind, name in own}
 
     def timed(work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
@@ -154,21 +168,22 @@ def stopwatch(spent: list[float]) -> Generator[None]:
 
         return run
 
-    for name, work in originals.items():
-        setattr(SitePathways, name, timed(work))
+    for (kind, name), work in originals.items():
+        setattr(kind, name, timed(work))
     try:
         yield
     finally:
-        for name, work in originals.items():
-            setattr(SitePathways, name, work)
+        for (kind, name), work in originals.items():
+            setattr(kind, name, work)
 
 
 def measure(
     unet: nn.Module,
     injections: dict[str, Injection],
-    arms: dict[str, Callable[[], None]],
+    arms: dict[str, Callable[[], object]],
     step: Callable[..., None],
     repeats: int,
+    latent: Grid,
 ) -> None:
     names = ["unpatched", *injections, *arms]
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -179,8 +194,9 @@ def measure(
         # Turning the order round about takes away what a fixed place in it would give.
         for name in names if round_number % 2 == 0 else reversed(names):
             injection = injections.get(name)
-            with nullcontext() if injection is None else host.attach(unet, injection, ROWS):
-                run = arms.get(name, lambda: step(unet))
+            maps = WordMaps([[(2, 5)]], latent) if name == WORD_MAPS else None
+            with nullcontext() if injection is None else host.attach(unet, injection, ROWS, maps=maps):
+                run = arms.get(name, lambda maps=maps: (step(unet), maps and maps.latest()))
                 if injection is not None:  # the first step folds, whatever its size
                     folding[name].append(_timed(lambda: step(unet, small=True)))
                 spent = [0.0]
@@ -197,7 +213,7 @@ def measure(
         print(f"{name:42} {best:7.2f}s {best / min(base):7.3f} {ratio:7.3f} {own}")
 
 
-def _timed(run: Callable[[], None]) -> float:
+def _timed(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from dp_adapter.core.injection import Injection
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import pipelines
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
+from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session, face_pass, places, report
 from dp_adapter.session.judge import Judge, Verdict, find
 from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,23 +71,28 @@ def generate(
     settings: Settings,
     job: Job,
     progress: Progress | None = None,
+    told: Callable[[Explanation], None] | None = None,
 ) -> Generation:
     """Makes the pictures of a job, with the further pictures that the report needs.
 
     Args:
         progress: called with steps done and steps in all, anew for each run of the sampler.
+        told: called with the explanation before sampling.
 
     Raises:
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
+    if told:
+        told(prepared.explanation)
     work = _Work(session, pipeline, settings, prepared, progress)
-    pictures = sample(pipeline, prepared, job, progress)
+    pictures = sample(pipeline, prepared, job, progress, session.roots)
     single = replace(job, batch=1)
     results = [
         work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
     ]
-    return Generation(tuple(results), prepared.explanation)
+    late = () if prepared.tracker is None else prepared.tracker.notes()
+    return Generation(tuple(results), replace(prepared.explanation, notes=(*prepared.explanation.notes, *late)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,7 @@ class _Work:
         job = replace(job, seed=report.candidate_seed(job.seed, kept.number))
         moved = None
         if asked.drift:
-            (plain,) = pipelines.run(self._pipeline, job, self._progress)
+            (plain,) = pipelines.run(self._pipeline, worded(job, self._prepared), self._progress)
             region = places.union(kept.made.regions, (job.width, job.height))
             moved = report.drift(kept.made.picture, plain, region)
         return Result(
@@ -162,7 +163,7 @@ class _Work:
 
     def _candidate(self, job: Job) -> _Made:
         prepared = self._session.prepare(self._settings, scene_of(self._pipeline, job))
-        (picture,) = sample(self._pipeline, prepared, job, self._progress)
+        (picture,) = sample(self._pipeline, prepared, job, self._progress, self._session.roots)
         return self._with_faces(job, picture, 0, prepared)
 
     def _with_faces(self, job: Job, picture: Picture, number: int, prepared: Prepared) -> _Made:
@@ -185,21 +186,7 @@ class _Work:
                 steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
             )
             ready = self._session.prepare(face_pass.request(settings, person), scene_of(self._pipeline, over))
-            (made,) = sample(self._pipeline, ready, over, self._progress)
+            (made,) = sample(self._pipeline, ready, over, self._progress, self._session.roots)
             picture = face_pass.pasted(picture, made, part, face)
         done = f"{len(theirs)} of {len(theirs)}" if faces else "no face"
         return _Made(picture, regions, {"face pass": done})
-
-
-def sample(pipeline: Pipeline, prepared: Prepared, job: Job, progress: Progress | None = None) -> list[Picture]:
-    """Runs the sampler with the injection attached; the pipeline is as before afterwards."""
-    return pipelines.run(pipeline, job, progress, around=_attaching(prepared.injection))
-
-
-def _attaching(injection: Injection) -> Callable[[Any], AbstractContextManager[object]]:
-    def around(running: Any) -> AbstractContextManager[object]:
-        train_timesteps = running.scheduler.config.num_train_timesteps
-        rows = host.pipeline_rows(running)
-        return host.attach(running.unet, injection, rows, train_timesteps=train_timesteps)
-
-    return around

@@ -1,7 +1,7 @@
 "use strict";
 
 // What the panel needs in the browser: pasting and dropping pictures onto the photos, clicks on thumbnails, "send to
-// DP-Adapter" buttons, and the brush for masks.
+// DP-Adapter" buttons, the boxes of regions, and the brush for masks.
 // Files go into the panel's own upload field, so that everything after it is the same as for a chosen file.
 (function () {
     const PANELS = ["txt2img", "img2img"];
@@ -145,6 +145,61 @@
         field.dispatchEvent(new Event("input", { bubbles: true }));
     }
 
+    // Boxes over a picture. They come as HTML from the panel, and the panel decides what a drag means.
+    let drag = null;
+
+    function grab(event) {
+        const layout = event.target.closest?.(".dp-adapter-layout");
+        if (event.button !== 0 || !layout) return;
+        event.preventDefault();
+        layout.querySelectorAll(".dp-adapter-box:not([data-index])").forEach((left) => left.remove());
+        const held = event.shiftKey ? null : event.target.closest(".dp-adapter-box");
+        const start = spot(layout, event);
+        const from = held ? JSON.parse(held.dataset.box) : [...start, ...start];
+        const edges = held ? event.target.dataset.edge || "" : "se";
+        drag = { layout, held, box: held || blank(layout), start, from, sides: from, edges };
+    }
+
+    function blank(layout) {
+        const made = document.createElement("div");
+        made.className = "dp-adapter-box dp-adapter-chosen";
+        return layout.appendChild(made);
+    }
+
+    const within = (value, low, high) => Math.min(Math.max(value, low), high);
+
+    function spot(layout, event) {
+        const area = layout.getBoundingClientRect();
+        return [within((event.clientX - area.left) / area.width, 0, 1), within((event.clientY - area.top) / area.height, 0, 1)];
+    }
+
+    function pull(event) {
+        if (!drag) return;
+        const [x0, y0, x1, y1] = drag.from;
+        const to = spot(drag.layout, event);
+        let dx = to[0] - drag.start[0];
+        let dy = to[1] - drag.start[1];
+        if (!drag.edges) {
+            dx = within(dx, -x0, 1 - x1);
+            dy = within(dy, -y0, 1 - y1);
+        }
+        const moves = (edge) => !drag.edges || drag.edges.includes(edge);
+        drag.sides = [x0 + (moves("w") ? dx : 0), y0 + (moves("n") ? dy : 0), x1 + (moves("e") ? dx : 0), y1 + (moves("s") ? dy : 0)];
+        const [left, right] = [drag.sides[0], drag.sides[2]].sort((a, b) => a - b);
+        const [top, bottom] = [drag.sides[1], drag.sides[3]].sort((a, b) => a - b);
+        const percent = (share) => `${100 * share}%`;
+        Object.assign(drag.box.style, { left: percent(left), top: percent(top), width: percent(right - left), height: percent(bottom - top) });
+    }
+
+    function letGo() {
+        if (!drag) return;
+        const { layout, held, box, sides, from } = drag;
+        drag = null;
+        if (!held && sides === from) box.remove();
+        const index = held ? Number(held.dataset.index) : -1;
+        write(layout.dataset.target, JSON.stringify({ index, box: sides, at: Date.now() }));
+    }
+
     // The mask brush. Its canvas comes as HTML from the panel, so the listeners are the document's.
     let stroke = null;
 
@@ -201,6 +256,10 @@
         hand(box);
     }
 
+    document.addEventListener("pointerdown", grab);
+    document.addEventListener("pointermove", pull);
+    document.addEventListener("pointerup", letGo);
+    document.addEventListener("pointercancel", letGo);
     document.addEventListener("pointerdown", begin);
     document.addEventListener("pointermove", draw);
     document.addEventListener("pointerup", end);

@@ -29,7 +29,7 @@ def pipeline(tiny_folder: Path) -> pipelines.Pipeline:
 
 @pytest.fixture
 def settings(portrait: Path) -> Settings:
-    return Settings.from_dict({"references": [{"image": str(portrait)}]})
+    return Settings.from_dict({"references": [{"image": str(portrait)}], "regions": [{"kind": "full"}]})
 
 
 def module_state(pipeline: Any) -> tuple[list[int], list[Callable[..., Any]], bool]:
@@ -117,3 +117,21 @@ def test_the_scene_is_the_jobs(pipeline: pipelines.Pipeline) -> None:
     assert scene.inits == (init,) and scene.inpaint is not None and scene.inpaint.dtype == np.float32
     assert scene.inpaint.min() == scene.inpaint.max() == 1
     assert generation.scene_of(pipeline, JOB).inpaint is None
+
+
+def test_a_modes_words_are_in_the_prompt_and_told_before(
+    pipeline: pipelines.Pipeline, models: Path, portrait: Path
+) -> None:
+    fields = {"references": [{"image": str(portrait)}], "mode": "full_body"}
+    settings = Settings.from_dict(fields)
+    session = Session([models], True)
+    told: list[str] = []
+    made = generation.generate(session, pipeline, settings, JOB, told=lambda one: told.extend(one.lines()))
+    assert "Words: full body, wide shot, head to toe, feet visible (up to 0.6)." in told
+    prepared = session.prepare(settings, generation.scene_of(pipeline, JOB))
+    job = generation.worded(JOB, prepared)
+    assert job.prompt == "a garden, full body, wide shot, head to toe, feet visible"
+    assert [(one.start, one.prompt) for one in job.later] == [(0.6, "a garden, full body")]
+    without = generation.generate(session, pipeline, settings.replace(mode_words=False), JOB)
+    assert (made.results[0].picture != without.results[0].picture).any()
+    assert generation.worded(JOB, session.prepare(Settings(enabled=False), generation.scene_of(pipeline, JOB))) is JOB

@@ -30,9 +30,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "weights": {"core", "catalog"},
     "identity": {"catalog"},
     "hosts": {"core"},
-    "edits": {"core", "settings"},
+    "edits": {"settings"},
     "session": {"core", "settings", "edits", "identity", "weights", "catalog", "cache"},
-    "generation": {"core", "settings", "identity", "session", "hosts"},
+    "generation": {"core", "settings", "edits", "identity", "session", "hosts"},
     "training": {"core", "weights", "identity", "hosts"},
     "evaluation": {"identity", "settings"},
     "webui": {"session", "settings", "hosts", "edits", "core"},
@@ -50,14 +50,14 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "backend": ("hosts.forge", "webui.compat"),
     "ldm_patched": ("hosts.forge", "webui.compat"),
     "diffusers": (
-        "hosts.diffusers", "hosts.pipelines", "hosts.samplers", "hosts.single_file", "training", "demo",
+        "hosts.diffusers", "hosts.pipelines", "hosts.previews", "hosts.samplers", "hosts.single_file", "training", "demo",
     ),
     "transformers": ("identity", "hosts.pipelines", "hosts.clip_tokenizer", "demo"),
     "insightface": ("identity",),
     "onnxruntime": ("identity",),
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
-WITHOUT_HEAVY = {"", "errors", "settings", "catalog", "download", "cache"}  # not even inside functions
+WITHOUT_HEAVY = {"", "errors", "settings", "edits", "catalog", "download", "cache"}  # not even inside functions
 LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
 
 
@@ -205,7 +205,14 @@ def test_relative_imports_are_resolved() -> None:
     assert as_package == {"dp_adapter.hosts.deep", "dp_adapter.hosts.deep.b", "dp_adapter.hosts.core"}
 
 
-CHEAP = ["dp_adapter", "dp_adapter.errors", "dp_adapter.settings", "dp_adapter.catalog", "dp_adapter.cli"]
+CHEAP = [
+    "dp_adapter",
+    "dp_adapter.errors",
+    "dp_adapter.settings",
+    "dp_adapter.edits",
+    "dp_adapter.catalog",
+    "dp_adapter.cli",
+]
 
 
 @pytest.mark.parametrize("module", CHEAP)

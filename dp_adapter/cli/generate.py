@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import models_root
-from dp_adapter.cli.settings import read_settings
+from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
     from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.session import Explanation
     from dp_adapter.settings import Settings
 
 
@@ -83,10 +84,9 @@ def run(args: argparse.Namespace) -> int:
     arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
     for suffix, request in arms.items():
         started = time.perf_counter()
-        generation = generate(session, pipeline, request, job, _bar("without the adapter" if suffix else "sampling"))
+        bar = _bar("without the adapter" if suffix else "sampling")
+        generation = generate(session, pipeline, request, job, bar, told=_say)
         seconds = time.perf_counter() - started
-        for line in generation.explanation.lines():
-            print(line)
         paths = write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix)
         for path, result in zip(paths, generation.kept, strict=True):
             print(f"-> {path}")
@@ -98,6 +98,10 @@ def run(args: argparse.Namespace) -> int:
             if result.left_out:
                 print(f"Left out, being below the least likeness: seed {result.seed}, {result.words}")
     return 0
+
+
+def _say(explanation: Explanation) -> None:
+    print("\n".join(explanation.lines()), flush=True)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -122,12 +126,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         changes["regions"] = [{"kind": "box", "box": _box(args.box)}]
     if args.region_mask:
         changes["regions"] = [{"kind": "mask", "mask": args.region_mask}]
-    for assignment in args.set:
-        path, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingsError(path, "no value was given", "Write --set FIELD=VALUE.")
-        changes[path] = field_at(path).kind.parse(value)
-    return settings.with_fields(changes)
+    return settings.with_fields(changes | assigned(args.set))
 
 
 def _box(text: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dp_adapter import __version__
+from dp_adapter.edits import mode_parameters
 from dp_adapter.generation import Generation, Result
 from dp_adapter.hosts.pipelines import Job
 from dp_adapter.session import Explanation
@@ -90,6 +91,7 @@ def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, 
         parameters |= {infotext_name("weight"): settings.weight}
         parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(describing(settings)))}
         parameters |= {RESULT + name: value for name, value in result.facts.items()}
+        parameters |= mode_parameters(explanation.mode_lines, explanation.words)
     return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in parameters.items())])
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dp_adapter.settings import Settings
@@ -53,3 +54,21 @@ def read_settings(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError("settings", f"{path} cannot be read ({error})", "Check the path.") from error
     return Settings.from_json(text)
+
+
+def assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    """Values by dotted path, from ``FIELD=VALUE`` each.
+
+    Raises:
+        SettingsError: there is no such field, or no value.
+    """
+    from dp_adapter.errors import SettingsError
+    from dp_adapter.settings import field_at
+
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(path, "no value was given", "Write --set FIELD=VALUE.")
+        changes[path] = field_at(path).kind.parse(value)
+    return changes

@@ -28,7 +28,9 @@ class Identity:
         weight: strength s of the identity pathway.
         mask: visually sensitive region [S, H, W] in [0, 1] in picture space, S = 1 or one per sample;
             None is the whole picture.
-        track: a region that moves while the picture forms, in place of ``mask``.
+        track: a region that moves while the picture forms, in place of ``mask`` and ``free``.
+        free: parts of the face that are left to the text [S, H, W]: 1 where they follow the text-only twin's
+            self-attention entirely, if ``TextPathway.free`` says so (FreeCure, arXiv 2411.15277).
         zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
     """
 
@@ -39,6 +41,7 @@ class Identity:
     mode: BlendMode = "add"
     zero_tokens: int = 0
     track: Track | None = None
+    free: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raises HostError where tokens or blend mode are not those of the adapter."""
@@ -57,9 +60,14 @@ class Identity:
         return self.mask if self.track is None else self.track.mask
 
     @property
+    def freed(self) -> Tensor | None:
+        """Which part is free now: [S, H, W], or None for no part."""
+        return self.free if self.track is None else self.track.free
+
+    @property
     def placed(self) -> bool:
-        """Whether it acts, or may come to act, in a part of the picture only."""
-        return self.track is not None or self.mask is not None
+        """Whether it acts or frees, or may come to do so, in a part of the picture only."""
+        return self.track is not None or self.mask is not None or self.free is not None
 
     @property
     def visible(self) -> bool:
@@ -75,11 +83,13 @@ class TextPathway:
         weight: strength of the trained low-rank weights, where the checkpoint has them.
         emphasis: a >= 0, raises the text's share outside the region (conditional rows).
         strict: carry text-only rows and take their self-attention features outside the region.
+        free: carry them and take their self-attention features in what the identities leave free.
     """
 
     weight: float = 1.0
     emphasis: float = 0.0
     strict: bool = False
+    free: bool = False
 
 
 @dataclass(frozen=True)

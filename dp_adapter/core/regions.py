@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dp_adapter.core.types import Grid, Level, Row, RowKind
+from dp_adapter.core.types import Grid, Level, Row, RowKind, Window
 
 GATE_POWERS: Mapping[Level, float] = MappingProxyType({"down": 1.0, "middle": 2.0, "up": 0.75})
 
@@ -71,6 +71,25 @@ def on_grid(mask: Tensor, latent: Grid, halvings: int) -> Tensor:
         # count_include_pad=False: a cell of the last odd row or column averages only what exists.
         level = F.avg_pool2d(level, 2, stride=2, ceil_mode=True, count_include_pad=False)
     return level[0]
+
+
+def seen_through(mask: Tensor, views: Sequence[tuple[int, Window]]) -> Tensor:
+    """What tiles show of a mask: the resize to the whole picture's latents comes first, so any offset is exact.
+
+    Args:
+        mask: [S, H, W] in [0, 1] in picture space.
+        views: per tile its sample and window; V tiles of one size.
+
+    Returns:
+        [V, h, w], on the tiles' latents.
+    """
+    whole = {window.whole: on_grid(mask, window.whole, 0) for _, window in views}
+    cut: list[Tensor] = []
+    for sample, window in views:
+        rows = slice(window.top, window.top + window.size.height)
+        columns = slice(window.left, window.left + window.size.width)
+        cut.append(whole[window.whole][sample if len(mask) > 1 else 0, rows, columns])
+    return torch.stack(cut)
 
 
 def gains(

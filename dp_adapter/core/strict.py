@@ -1,4 +1,7 @@
-"""Strict text region: outside the region a row follows its text-only twin, so the background stays what it was.
+"""Text-only twins: what a row takes from the picture without the adapter.
+
+Strict text region: outside the region a row follows its twin, so the background stays what it was. Free parts
+(FreeCure, arXiv 2411.15277): parts of the face that are left to the text follow the twin's self-attention.
 
 The host doubles the batch: the second half repeats the first one's latents and text with rows of kind ``text``.
 """
@@ -12,29 +15,33 @@ from dp_adapter.core.pathways import RegionCache
 from dp_adapter.core.types import Site, Step
 
 
-def twin_rows_kept(output: Tensor, gate: Tensor | None, step: Step) -> Tensor:
+def twin_rows_kept(output: Tensor, gate: Tensor | None) -> Tensor:
     """First half of the rows: ``gate * own + (1 - gate) * twin``; second half: unchanged.
 
     Args:
         output: [R, N, C], R rows with their twins in the second half.
-        gate: [S, N] summed over identities, or None for 1 everywhere.
+        gate: [R, N] summed over identities, or None for 1 everywhere.
     """
     if gate is None:
         return output
     half = len(output) // 2
     own, twins = output[:half], output[half:]
-    samples = [row.sample if len(gate) > 1 else 0 for row in step.rows[:half]]
-    inside = gate[samples, :, None].to(output)  # [R / 2, N, 1]
+    inside = gate[:half, :, None].to(output)  # [R / 2, N, 1]
     return torch.cat([torch.lerp(twins, own, inside.expand_as(own)), twins])
 
 
 def self_attention(cache: RegionCache, site: Site, step: Step, output: Tensor) -> Tensor:
     """What a site's self-attention passes on: [R, N, C] -> [R, N, C]."""
-    return twin_rows_kept(output, cache.total(step, site.halvings, site.level), step)
+    return twin_rows_kept(output, cache.own_share(step, site.halvings, site.level))
 
 
 def prediction(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:
-    """The UNet's output without the twins: [R, c, h, w] -> [R / 2, c, h, w]."""
-    gate = cache.total(step, 0, "down")
+    """The UNet's output without the twins, which also stands outside a strict region: [R, c, h, w] -> [R / 2, c, h, w].
+
+    Free parts are the row's own: they follow the twin's features, not its picture.
+    """
+    gate = cache.total(step, 0, "down") if cache.strict else None
+    if gate is None:
+        return sample[: len(sample) // 2]
     flat = sample.flatten(2).mT  # [R, h * w, c]
-    return twin_rows_kept(flat, gate, step).mT.reshape(sample.shape)[: len(sample) // 2]
+    return twin_rows_kept(flat, gate).mT.reshape(sample.shape)[: len(sample) // 2]

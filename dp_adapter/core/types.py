@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -58,10 +58,28 @@ class Row:
     Attributes:
         kind: ``cond`` and ``uncond`` get their identity tokens, ``text`` gets none.
         sample: which picture of the batch the row belongs to.
+        part: which of the picture's prompts a conditional row has, where AND joins several; None where the host does
+            not say.
     """
 
     kind: RowKind
     sample: int = 0
+    part: int | None = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a picture that a row shows, where another extension samples in tiles; in cells of the latents.
+
+    Attributes:
+        top, left: where its first cell lies in the whole picture.
+        size: of the tile; whole: of the whole picture.
+    """
+
+    top: int
+    left: int
+    size: Grid
+    whole: Grid
 
 
 @dataclass(frozen=True)
@@ -72,11 +90,19 @@ class Step:
         progress: 0 at pure noise, 1 at the finished picture, measured on the noise level (not on the step count).
         rows: one entry per batch element, in the batch's order.
         latent: size of the latents.
+        windows: what part of its picture each row shows; None where every row shows a whole one.
     """
 
     progress: float
     rows: tuple[Row, ...]
     latent: Grid
+    windows: tuple[Window, ...] | None = None
+
+    def twinned(self) -> Step:
+        """The same rows once more behind the others, without identity."""
+        twins = tuple(Row("text", row.sample) for row in self.rows)
+        windows = None if self.windows is None else self.windows + self.windows
+        return replace(self, rows=self.rows + twins, windows=windows)
 
 
 @dataclass(frozen=True)

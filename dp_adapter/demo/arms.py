@@ -79,7 +79,7 @@ def run(
     }
     scene = scene_of(pipeline, job)
     prepared = {name: session.prepare(request, scene) for name, request in requests.items()}
-    mask = prepared["DP-Adapter"].injection.identities[0].mask
+    mask = prepared["DP-Adapter"].injection.identities[0].region
     if mask is None:
         raise FaceError("The face of the photo is not found in the picture to start from", "Give a larger portrait.")
     pictures = {

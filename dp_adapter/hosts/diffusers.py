@@ -14,6 +14,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import progress_of, require_rows
 from dp_adapter.hosts.hooks import Attachment, Parts
 from dp_adapter.hosts.sites import Base, base_of_paths, site_names
+from dp_adapter.hosts.word_maps import WordMaps
 
 Rows = Sequence[Row] | Callable[[int], Sequence[Row]]
 
@@ -54,7 +55,7 @@ def pipeline_rows(pipeline: Any) -> Callable[[int], list[Row]]:
 
 @contextmanager
 def attach(
-    unet: nn.Module, injection: Injection, rows: Rows, *, train_timesteps: int = 1000
+    unet: nn.Module, injection: Injection, rows: Rows, *, train_timesteps: int = 1000, maps: WordMaps | None = None
 ) -> Generator[Attachment | None]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
@@ -62,6 +63,7 @@ def attach(
         unet: a ``UNet2DConditionModel`` of SD1.5 or SDXL.
         rows: what every batch element is, in the batch's order; or a function of the batch size that says it.
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
+        maps: sees the text attention meanwhile, also where the identity has no place yet.
 
     Yields:
         The attachment, to ``refold()`` it; None where the injection changes nothing.
@@ -77,7 +79,7 @@ def attach(
         return Step(progress_of(timestep, train_timesteps), announced, Grid(*sample.shape[-2:]))
 
     with ExitStack() as stack:
-        attachment = Attachment(_parts_of(unet), injection, step_of) if injection.active else None
+        attachment = Attachment(_parts_of(unet), injection, step_of, maps) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment
@@ -88,4 +90,4 @@ def _parts_of(unet: nn.Module) -> Parts:
     blocks = [unet.get_submodule(site.name) for site in sites]
     attentions = [block.get_submodule("attn2") for block in blocks]
     widths = [(cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim)) for attn2 in attentions]
-    return Parts(unet, sites, blocks, widths, "hidden_states", merge_lora=True)
+    return Parts(unet, sites, blocks, widths, "hidden_states", "encoder_hidden_states", merge_lora=True)

@@ -23,6 +23,7 @@ from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
+from dp_adapter.hosts import tiles
 from dp_adapter.hosts.calls import doubled, linear_shape, require_fit
 from dp_adapter.hosts.forge_calls import (
     Options,
@@ -35,9 +36,11 @@ from dp_adapter.hosts.forge_calls import (
     progress_of,
     with_patches,
 )
+from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.ldm import base_of
 from dp_adapter.hosts.lora import apply_lora
 from dp_adapter.hosts.sites import SiteName, site_names
+from dp_adapter.hosts.word_maps import WordMaps
 
 
 @dataclass
@@ -47,14 +50,22 @@ class Attached:
     Attributes:
         calls: how often the sampler called the UNet. 0 after sampling means that another model was sampled.
         progress: of the latest of these calls.
+        pictures: [B, c, H, W], the step's latents if they were announced.
     """
 
     calls: int = 0
     progress: float = 0.0
+    pictures: Tensor | None = None
+
+    def announce(self, pictures: Tensor) -> None:
+        """To be called at each step with what the denoiser gets, so that tiles are found in it."""
+        self.pictures = pictures
 
 
 @contextmanager
-def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = None) -> Generator[Attached]:
+def attach(
+    unet: Any, injection: Injection, rows: Rows, latent: Grid | None = None, *, maps: WordMaps | None = None
+) -> Generator[Attached]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection; clones of ``unet`` do, too.
 
     Args:
@@ -62,7 +73,9 @@ def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = No
         rows: what every batch element is, in the batch's order; or a function of the call's ``transformer_options``
             and row count that says it, see ``sampler_rows``. It is not asked about calls that carry no
             ``cond_or_uncond``, which are not the sampler's and stay as they are.
-        latent: size of the whole picture's latents, so that sampling in tiles is noticed.
+        latent: size of the whole picture's latents, so that sampling in tiles is noticed. Where their place matters,
+            the steps' latents have to be announced to what is yielded.
+        maps: sees the text attention meanwhile, also where the identity has no place yet.
 
     Raises:
         HostError: the model is of another kind, or the adapter's shapes do not fit it.
@@ -70,19 +83,28 @@ def attach(unet: Any, injection: Injection, rows: Rows, latent: Grid | None = No
     attached = Attached()
     with ExitStack() as stack:
         if injection.active:
-            _Attachment(unet.model, injection.without_idle(), rows, latent, attached).register(stack)
+            _Attachment(unet.model, injection.without_idle(), rows, latent, attached, maps).register(stack)
         yield attached
 
 
 class _Attachment:
     """The hooks of one ``with``. The step is set when the UNet is entered and read by the sites below it."""
 
-    def __init__(self, model: Any, injection: Injection, rows: Rows, latent: Grid | None, attached: Attached) -> None:
+    def __init__(
+        self,
+        model: Any,
+        injection: Injection,
+        rows: Rows,
+        latent: Grid | None,
+        attached: Attached,
+        maps: WordMaps | None,
+    ) -> None:
         self._unet = cast(nn.Module, model.diffusion_model)
         self._injection = injection
         self._rows = rows
         self._latent = latent
         self._attached = attached
+        self._maps = maps
         self._names = site_names(base_of(self._unet))
         self._sites = [self._site(name) for name in self._names]
         for identity in injection.identities:
@@ -92,7 +114,7 @@ class _Attachment:
         self._step: Step | None = None
         self._twinned = False
         self._grid = Grid(0, 0)  # of the transformer that runs
-        self._input: Tensor | None = None  # of the attn2 that runs
+        self._input: Inputs | None = None  # of the attn2 that runs
         self._pathways: dict[Place, SitePathways] = {}
 
     def register(self, stack: ExitStack) -> None:
@@ -105,6 +127,10 @@ class _Attachment:
             self._pathways[place_in(name.ldm)] = pathways
             if not self._injection.gated and not self._injection.folded:
                 self._register_plain(stack, attn2, pathways)
+            if self._injection.text.strict or self._injection.text.free:
+                stack.callback(to_q.register_forward_pre_hook(self._require_twins).remove)
+        if self._maps is not None:
+            self._maps.listen(stack, self._sites, self._attn2)
         for path in {name.ldm.rsplit(".transformer_blocks", 1)[0] for name in self._names}:
             transformer = self._unet.get_submodule(path)
             stack.callback(transformer.register_forward_pre_hook(self._enter_transformer).remove)
@@ -117,8 +143,11 @@ class _Attachment:
         channels = linear_shape(attn2.get_submodule("to_q"))[1]
         return Site(name.index, name.diffusers, name.level, name.halvings, channels, cast(int, attn2.heads))
 
+    def _attn2(self, site: Site) -> nn.Module:
+        return self._unet.get_submodule(self._names[site.index].ldm + ".attn2")
+
     def _widths(self, site: Site) -> tuple[int, int]:
-        attn2 = self._unet.get_submodule(self._names[site.index].ldm + ".attn2")
+        attn2 = self._attn2(site)
         inner = cast(int, attn2.heads) * cast(int, attn2.dim_head)
         return inner, linear_shape(attn2.get_submodule("to_k"))[1]
 
@@ -128,8 +157,9 @@ class _Attachment:
         return self._unet.get_submodule(f"{self._names[entry.layer // 2].ldm}.{attention}.{linear}")
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes the step of this call, gives it our patches, and doubles its rows where the text region is strict."""
+        """Makes the step of this call, gives it our patches, and doubles its rows where they follow twins."""
         self._step, self._input, self._twinned = None, None, False
+        self._listen(None)
         options: Options = kwargs.get("transformer_options") or {}
         if "cond_or_uncond" not in options:
             return None
@@ -137,17 +167,24 @@ class _Attachment:
         x: Tensor = args[0] if args else kwargs["x"]
         timesteps: Tensor = args[1] if len(args) > 1 else kwargs["timesteps"]
         step = Step(self._progress(timesteps), self._rows_of(options, len(x)), Grid(*x.shape[-2:]))
+        step = self._located(step, x)
         self._attached.progress = step.progress
-        self._require_whole(step)
         if not self._cache.enter(step) or not any(pathways.acts(step) for pathways in self._pathways.values()):
+            self._listen(step)
             return None
-        self._step, self._twinned = step, self._injection.text.strict
+        self._step, self._twinned = step, self._cache.twinned
         if self._twinned:
-            self._step = replace(step, rows=step.rows + tuple(Row("text", row.sample) for row in step.rows))
+            self._step = step.twinned()
+        self._listen(self._step)
+        if self._twinned:
             options = doubled_options(options, len(x))
             others = {name: value for name, value in kwargs.items() if name != "transformer_options"}
             args, kwargs = doubled(args, len(x)), doubled(others, len(x))
         return args, {**kwargs, "transformer_options": self._with_patches(options)}
+
+    def _listen(self, step: Step | None) -> None:
+        if self._maps is not None:
+            self._maps.enter(step)
 
     def _rows_of(self, options: Options, count: int) -> tuple[Row, ...]:
         rows = tuple(self._rows(options, count) if callable(self._rows) else self._rows)
@@ -155,17 +192,22 @@ class _Attachment:
             raise HostError(f"The UNet was called with {count} rows, but {len(rows)} were announced")
         return rows
 
-    def _require_whole(self, step: Step) -> None:
-        masked = any(identity.placed for identity in self._injection.identities)
-        if masked and self._latent not in (None, step.latent):
-            raise HostError(
-                "The picture is sampled in tiles, in which the region of a face cannot be placed",
-                "Switch off MultiDiffusion, or let the identity act in the whole picture.",
-            )
+    def _located(self, step: Step, x: Tensor) -> Step:
+        """The same step, with the places of tiles where that matters."""
+        pictures = self._attached.pictures
+        whole = self._latent if pictures is None else Grid(*pictures.shape[-2:])
+        if whole in (None, step.latent) or not any(identity.placed for identity in self._injection.identities):
+            return step
+        places = None if pictures is None else tiles.find(x, pictures)
+        if places is None:
+            raise tiles.not_found()
+        rows = tuple(replace(row, sample=place.picture) for row, place in zip(step.rows, places, strict=True))
+        return replace(step, rows=rows, windows=tuple(place.window(step.latent, whole) for place in places))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        """Drops the text-only twins, whose prediction also stands outside the region."""
-        step, self._step = self._step, None
+        """Drops the text-only twins."""
+        self._listen(None)
+        step, self._step, self._input = self._step, None, None
         return strict.prediction(self._cache, step, output) if step and self._twinned else None
 
     def _with_patches(self, options: Options) -> dict[str, Any]:
@@ -173,9 +215,10 @@ class _Attachment:
         last: dict[str, Patch] = {}
         if self._injection.gated:
             last["middle_patch"] = self._before_text
-        elif self._injection.folded:
+        else:
             first["attn2_patch"] = self._before_attention
-            last["attn2_output_patch"] = self._after_attention
+            if self._injection.folded:
+                last["attn2_output_patch"] = self._after_attention
         if self._twinned:
             last["attn1_output_patch"] = self._after_self_attention
         return with_patches(options, first, last)
@@ -183,10 +226,14 @@ class _Attachment:
     def _enter_transformer(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._grid = Grid(*args[0].shape[-2:])
 
-    def _at(self, site: Site, hidden_states: Tensor) -> Step:
-        """The step as a site sees it; for latents of its size where an extension resizes the grid (Kohya's HRFix)."""
+    def _at(self, site: Site, hidden_states: Tensor, inside: Step | None = None) -> Step:
+        """The step as a site sees it; for latents of its size where an extension resizes the grid (Kohya's HRFix).
+
+        Args:
+            inside: the step for the rows inside of an attention, where they are not those of the call.
+        """
         assert self._step is not None
-        step, rows, positions = self._step, *hidden_states.shape[:2]
+        step, rows, positions = inside or self._step, *hidden_states.shape[:2]
         masked = any(identity.placed for identity in self._injection.identities)
         if rows != len(step.rows) or (masked and positions != len(self._grid)):
             raise HostError(
@@ -200,17 +247,22 @@ class _Attachment:
         side = 2**site.halvings
         return replace(step, latent=Grid(self._grid.height * side, self._grid.width * side))
 
+    def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._step is not None and self._twinned:
+            require_whole(self._step, args[0])
+
     def _before_attention(
         self, n: Tensor, context: Tensor, value: Tensor, _extra: Options
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._input = n
+        self._input = Inputs(n, context)
         return n, context, value
 
     def _after_attention(self, n: Tensor, extra: Options) -> Tensor:
-        hidden_states, self._input = self._input, None
+        given, self._input = self._input, None
         pathways = self._pathways[place_of(extra)]
-        if hidden_states is None:
+        if given is None:
             return n  # a step cache handed on an earlier output, which has our term
+        hidden_states = given.hidden_states
         output = n.contiguous()  # in place from here: what to_out or the last foreign patch gave belongs to nobody else
         pathways.add_folded(self._at(pathways.site, hidden_states), hidden_states.to(output.dtype), output)
         return output
@@ -231,20 +283,20 @@ class _Attachment:
 
         def capture(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                seen[name] = output
-                if name == "k":
-                    seen["context"] = args[0]
+                seen[name], seen["to_" + name] = output, args[0]
 
             return hook
 
         def exchange(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             complete = {"q", "k", "v"} <= seen.keys()  # not while another attachment folds the layer
-            if not complete or self._step is None:
+            if not complete or self._step is None or self._input is None:
                 seen.clear()
                 return None
-            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["context"])
+            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["to_k"])
+            inner = Inputs(seen["to_q"], captured.context)
             seen.clear()
-            return (pathways.blended(self._at(pathways.site, captured.q), captured), *args[1:])
+            inside = step_inside(self._step, self._input, inner, self._twinned)
+            return (pathways.blended(self._at(pathways.site, captured.q, inside), captured), *args[1:])
 
         for name in ("q", "k", "v"):
             stack.callback(attn2.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)

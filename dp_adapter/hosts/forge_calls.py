@@ -17,33 +17,38 @@ Place = tuple[str, int, int]
 Patch = Callable[..., Any]
 
 
-def sampler_rows(batch: int) -> Callable[[Options, int], list[Row]]:
+def sampler_rows(batch: int, prompts: int = 1) -> Callable[[Options, int], list[Row]]:
     """Rows as Forge's samplers order them: for every entry of ``cond_or_uncond``, one row per picture.
 
     Args:
         batch: pictures made at once, ``x.shape[0]`` of ``process_before_every_sampling``.
+        prompts: how many AND joins for each picture. A call takes them from the last to the first
+            (``to_batch_temp.reverse()`` in sampling_function.py); of a call with some of them it is not known which.
     """
 
     def rows(options: Options, count: int) -> list[Row]:
         kinds: list[int] = list(options["cond_or_uncond"])
-        layout = [_row(kind, sample) for kind in kinds for sample in range(batch)]
+        whole, last = kinds.count(0) == prompts, prompts - 1
+        parts = [last - kinds[:place].count(0) if whole else None for place in range(len(kinds))]
+        layout = [_row(kind, i, part) for kind, part in zip(kinds, parts, strict=True) for i in range(batch)]
         if count % len(layout) == 0:
             return layout * (count // len(layout))  # tiles come one after another, each with all rows
         mark: Tensor | None = options.get("cond_mark")
         if mark is None or count % len(mark):
             raise HostError(
                 f"The UNet was called with {count} rows for {batch} pictures with {len(kinds)} prompts each",
-                "Another extension changes the batch; switch off what samples in tiles or parts.",
+                "Another extension calls the model with parts of the batch (Regional Prompter's latent mode with LoRA, "
+                "for instance); switch off what samples in tiles or parts.",
             )
         chunk = len(mark) // len(kinds)
         marks = cast("list[float]", mark.repeat(count // len(mark)).tolist())  # pyright: ignore[reportUnknownMemberType]
-        return [_row(int(kind), i % chunk) for i, kind in enumerate(marks)]
+        return [_row(int(kind), i % chunk, 0 if prompts == 1 else None) for i, kind in enumerate(marks)]
 
     return rows
 
 
-def _row(kind: int, sample: int) -> Row:
-    return Row("uncond" if kind == 1 else "cond", sample)
+def _row(kind: int, sample: int, part: int | None) -> Row:
+    return Row("uncond", sample) if kind == 1 else Row("cond", sample, part)
 
 
 def progress_of(schedule: Any) -> Callable[[Tensor], float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from dp_adapter.core import strict
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
-from dp_adapter.core.types import Row, Site, Step
+from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import doubled, require_fit
+from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
+from dp_adapter.hosts.word_maps import WordMaps
 
 StepOf = Callable[[tuple[Any, ...], dict[str, Any]], "Step | None"]
 # (step, block's input, stream after self-attention) -> what to add to the stream; all [R, N, C]
@@ -35,7 +37,7 @@ class Parts:
         blocks: the transformer blocks, with ``norm2`` and ``attn1``, ``attn2``; in these ``to_q``, ``to_k``, ``to_v``,
             ``to_out.0``.
         widths: inner channels I and token width D of ``attn2``.
-        hidden_states: keyword of a block's and an attention's first argument.
+        hidden_states: keyword of a block's and an attention's first argument; context: of an attention's second.
         merge_lora: False where somebody else writes to the weights of linear layers too.
     """
 
@@ -44,6 +46,7 @@ class Parts:
     blocks: Sequence[nn.Module]
     widths: Sequence[tuple[int, int]]
     hidden_states: str
+    context: str
     merge_lora: bool
 
 
@@ -54,17 +57,20 @@ class Attachment:
         progress: of the latest call of the UNet.
     """
 
-    def __init__(self, parts: Parts, injection: Injection, step_of: StepOf) -> None:
+    def __init__(self, parts: Parts, injection: Injection, step_of: StepOf, maps: WordMaps | None = None) -> None:
         """Raises HostError where an adapter's shapes do not fit the UNet.
 
         Args:
             step_of: what a call of the UNet with these (args, kwargs) is; None leaves the call alone.
+            maps: sees the text attention, too.
         """
         self._parts = parts
+        self._maps = maps
         self._injection = injection.without_idle()
         self._step_of = step_of
         self.progress = 0.0
         self._step: Step | None = None
+        self._attention: Inputs | None = None  # of the attn2 that runs
         self._twinned = False
         self._cache = RegionCache(self._injection)
         for identity in self._injection.identities:
@@ -77,6 +83,10 @@ class Attachment:
         """Puts the hooks in until ``stack`` closes."""
         apply_lora(stack, self._injection.lora, self._linear, merge=self._parts.merge_lora)
         unet = self._parts.unet
+        if self._maps is not None:
+            self._maps.listen(
+                stack, self._parts.sites, lambda site: self._parts.blocks[site.index].get_submodule("attn2")
+            )
         stack.callback(unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
         stack.callback(unet.register_forward_hook(self._leave).remove)
         for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
@@ -87,8 +97,9 @@ class Attachment:
                 stack.callback(attn2.register_forward_hook(self._folded(site), with_kwargs=True).remove)
             else:
                 self._register_plain(stack, site, attn2)
-            if self._injection.text.strict:
+            if self._injection.text.strict or self._injection.text.free:
                 self._register_change(stack, site, block, self._follow_twins(site))
+                stack.callback(attn2.get_submodule("to_q").register_forward_pre_hook(self._require_twins).remove)
 
     def refold(self) -> None:
         """Forgets everything made from the UNet's weights: to be called when others came into it, or another LoRA."""
@@ -108,24 +119,28 @@ class Attachment:
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._step = None  # stays so if the next line raises
+        self._listen(None)
         step = self._step_of(args, kwargs)
         if step is None:
             return None
         self.progress = step.progress
         if not self._cache.enter(step):
+            self._listen(step)
             return None
         # Without an identity at work the twins would say nothing new, cost a row, and round differently.
-        self._twinned = self._injection.text.strict and any(pathways.acts(step) for pathways in self._pathways)
-        if not self._twinned:
-            self._step = step
-            return None
-        twins = tuple(Row("text", row.sample) for row in step.rows)
-        self._step = replace(step, rows=step.rows + twins)
-        return doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))
+        self._twinned = self._cache.twinned and any(pathways.acts(step) for pathways in self._pathways)
+        self._step = step.twinned() if self._twinned else step
+        self._listen(self._step)
+        return (doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))) if self._twinned else None
+
+    def _listen(self, step: Step | None) -> None:
+        if self._maps is not None:
+            self._maps.enter(step)
 
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        """Drops the text-only twins, whose prediction also stands outside the region."""
-        step, self._step = self._step, None
+        """Drops the text-only twins."""
+        self._listen(None)
+        step, self._step, self._attention = self._step, None, None
         if step is None or not self._twinned:
             return output
         if isinstance(output, Tensor):
@@ -149,6 +164,15 @@ class Attachment:
                 "instance); a region cannot be placed then. Switch that off, or use the identity in the whole picture.",
             )
 
+    def _enter_attention(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._step is not None:
+            context = args[1] if len(args) > 1 else kwargs[self._parts.context]
+            self._attention = Inputs(self._hidden_states(args, kwargs), context)
+
+    def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._step is not None and self._twinned:
+            require_whole(self._step, args[0])
+
     def _folded(self, site: Site) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if self._step is None:
@@ -166,22 +190,22 @@ class Attachment:
 
         def capture(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                if self._step is None:
-                    return
-                seen[name] = output
-                if name == "k":
-                    seen["context"] = args[0]
+                if self._step is not None:
+                    seen[name], seen["to_" + name] = output, args[0]
 
             return hook
 
         def exchange(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            if self._step is None or not {"q", "k", "v"} <= seen.keys():
+            if self._step is None or self._attention is None or not {"q", "k", "v"} <= seen.keys():
                 return None  # without q, k and v another attachment inside this one folds the layer
-            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["context"])
+            captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["to_k"])
+            inner = Inputs(seen["to_q"], captured.context)
+            step = step_inside(self._step, self._attention, inner, self._twinned)
             seen.clear()
-            self._require_grid(site, self._step, captured.z)
-            return (self._pathways[site.index].blended(self._step, captured), *args[1:])
+            self._require_grid(site, step, captured.z)
+            return (self._pathways[site.index].blended(step, captured), *args[1:])
 
+        stack.callback(attn2.register_forward_pre_hook(self._enter_attention, with_kwargs=True).remove)
         for name in ("q", "k", "v"):
             stack.callback(attn2.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)
         stack.callback(attn2.get_submodule("to_out.0").register_forward_pre_hook(exchange).remove)
@@ -196,7 +220,7 @@ class Attachment:
         return change
 
     def _follow_twins(self, site: Site) -> Change:
-        """Strict text region: outside the region, a row's self-attention is its twin's."""
+        """Where a row follows its twin, its self-attention is the twin's."""
 
         def change(step: Step, before: Tensor, after: Tensor) -> Tensor | None:
             if not self._twinned:

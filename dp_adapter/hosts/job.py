@@ -26,6 +26,15 @@ _RANGES = {
 }
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """Both prompts from a progress on, 0 being pure noise and 1 the finished picture."""
+
+    start: float
+    prompt: str
+    negative_prompt: str
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """What to sample.
@@ -36,6 +45,7 @@ class Job:
         init: picture to start from, uint8 RGB [height, width, 3].
         mask: where to repaint, uint8 [height, width], 255 is everything; needs ``init``.
         strength: share of the noise schedule that is run on ``init``.
+        later: prompts that take the place of ``prompt`` and ``negative_prompt`` in the course of it, in order.
 
     Raises:
         SettingsError: a value that cannot be run.
@@ -53,6 +63,7 @@ class Job:
     init: Pixels | None = None
     mask: Pixels | None = None
     strength: float = 0.75
+    later: tuple[Prompts, ...] = ()
 
     def __post_init__(self) -> None:
         for field, (low, high) in _RANGES.items():

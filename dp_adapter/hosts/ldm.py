@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
+from dp_adapter.hosts import tiles
 from dp_adapter.hosts.calls import linear_shape, progress_of, require_rows
-from dp_adapter.hosts.cfg_rows import CfgRows
+from dp_adapter.hosts.cfg_rows import CfgRows, Known
 from dp_adapter.hosts.hooks import Attachment, Parts
 from dp_adapter.hosts.sites import SUPPORTED, Base, base_of_paths, site_names
+from dp_adapter.hosts.word_maps import WordMaps
 
 
 def base_of(unet: nn.Module) -> Base:
@@ -43,7 +45,12 @@ def sites_of(unet: nn.Module) -> list[Site]:
 
 @contextmanager
 def attach(
-    unet: nn.Module, injection: Injection, rows: Sequence[Row] | CfgRows, *, train_timesteps: int = 1000
+    unet: nn.Module,
+    injection: Injection,
+    rows: Sequence[Row] | CfgRows,
+    *,
+    train_timesteps: int = 1000,
+    maps: WordMaps | None = None,
 ) -> Generator[Attachment | None]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
@@ -51,6 +58,7 @@ def attach(
         unet: ``sd_model.model.diffusion_model``, an SD1.5 or SDXL ``UNetModel``.
         rows: what every batch element is, in the batch's order, or the object that the sampler's hook tells it to.
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
+        maps: sees the text attention meanwhile, also where the identity has no place yet.
 
     Yields:
         The attachment, to ``refold()`` it when other weights came into the UNet; None where the injection changes
@@ -65,30 +73,26 @@ def attach(
     def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
         named = dict(zip(("x", "timesteps", "context"), args, strict=False)) | kwargs
         latents: Tensor = named["x"]
-        known = _rows_of(rows, latents, named["context"], placed)
+        known = _known(rows, latents, named["context"], placed)
         if known is None:
             return None
-        return Step(progress_of(named["timesteps"], train_timesteps), known, Grid(*latents.shape[-2:]))
+        progress = progress_of(named["timesteps"], train_timesteps)
+        return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.windows)
 
     with ExitStack() as stack:
-        attachment = Attachment(_parts_of(unet), injection, step_of) if injection.active else None
+        attachment = Attachment(_parts_of(unet), injection, step_of, maps) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment
 
 
-def _rows_of(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> tuple[Row, ...] | None:
+def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> Known | None:
     if not isinstance(rows, CfgRows):
-        return require_rows(rows, len(latents))
-    known = rows.of(latents, context)
-    if known is None:
-        return None
-    if placed and not known.whole:
-        raise HostError(
-            "The picture is made in tiles, and DP-Adapter is not told where in the picture a tile lies",
-            "Switch Tiled Diffusion off, or use the identity in the whole picture instead of a region.",
-        )
-    return known.rows
+        return Known(require_rows(rows, len(latents)), True)
+    known = rows.of(latents, context, locate=placed)
+    if placed and known and not known.whole and known.windows is None:
+        raise tiles.not_found()
+    return known
 
 
 def _parts_of(unet: nn.Module) -> Parts:
@@ -96,4 +100,4 @@ def _parts_of(unet: nn.Module) -> Parts:
     blocks = [unet.get_submodule(name.ldm) for name in site_names(base_of(unet))]
     widths = [linear_shape(block.get_submodule("attn2.to_k")) for block in blocks]
     # The WebUI's own LoRA writes to the weights of linear layers in the middle of a call, and keeps copies of them.
-    return Parts(unet, sites, blocks, widths, "x", merge_lora=False)
+    return Parts(unet, sites, blocks, widths, "x", "context", merge_lora=False)

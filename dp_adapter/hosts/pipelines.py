@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dp_adapter.errors import HostError, MissingDependencyError
 from dp_adapter.hosts import prompts
-from dp_adapter.hosts.job import Job, Pixels, Task
+from dp_adapter.hosts.job import Job, Pixels, Prompts, Task
 from dp_adapter.hosts.samplers import scheduler
 from dp_adapter.hosts.single_file import load_single_file
 
-__all__ = ["Around", "Job", "Pipeline", "Progress", "load", "run"]
+__all__ = ["Around", "Job", "Pipeline", "Progress", "Prompts", "load", "run"]
 
 Pipeline = Any
 """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` (diffusers gives no common typed base)."""
@@ -89,17 +89,18 @@ def run(pipeline: Pipeline, job: Job, progress: Progress | None = None, around: 
     """
     running = _for_task(pipeline, job)
     with _memory_in_words("make the picture"):
-        arguments = prompts.encode(pipeline, job.prompt, job.negative_prompt, guided=job.guidance > 1)
+        staged = prompts.Staged(running, job)
         with around(running) if around else nullcontext():
             images = running(
-                **arguments,
+                **staged.first,
                 **_inputs(job),
                 num_images_per_prompt=job.batch,
                 guidance_scale=float(job.guidance),
                 num_inference_steps=job.steps,
                 generator=[torch.Generator().manual_seed(job.seed + i) for i in range(job.batch)],
                 output_type="np",
-                callback_on_step_end=_reporter(progress),
+                callback_on_step_end=_reporter(progress, staged if job.later else None),
+                callback_on_step_end_tensor_inputs=_held(running) if job.later else ["latents"],
             ).images
     if not np.isfinite(images).all():
         raise HostError("The model's result is not a number", "Load the model with dtype float32 or bfloat16.")
@@ -173,11 +174,16 @@ def _finished(image: Any, job: Job) -> Pixels:
     return np.rint(made).astype(np.uint8)
 
 
-def _reporter(progress: Progress | None) -> Callable[..., dict[str, Tensor]]:
+def _held(running: Pipeline) -> list[str]:
+    """What of the prompts a pipeline holds while it samples."""
+    return [name for name in ("prompt_embeds", "add_text_embeds") if name in running._callback_tensor_inputs]
+
+
+def _reporter(progress: Progress | None, staged: prompts.Staged | None) -> Callable[..., dict[str, Tensor]]:
     def report(running: Pipeline, step: int, _timestep: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if progress:
             progress(step + 1, running.num_timesteps)
-        return state
+        return state | staged.update(running, step, state) if staged else state
 
     return report
 

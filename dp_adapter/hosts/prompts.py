@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from dp_adapter.hosts.job import Job, Prompts
+from dp_adapter.hosts.person_words import Found, in_text
 
 _CHUNK = 75  # CLIP reads 77 tokens, of which two mark start and end
 
@@ -33,12 +37,66 @@ def encode(pipeline: Any, prompt: str, negative_prompt: str, guided: bool) -> di
         blank = prefix and not text and getattr(pipeline.config, "force_zeros_for_empty_prompt", False)
         parts: list[Tensor] = []
         for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
-            hidden, pooled = _encoded(encoder, _ids(tokenizer, text, chunks), last=len(encoders) == 1)
+            ids = torch.tensor(_rows(tokenizer, text, chunks))  # [chunks, 77]
+            hidden, pooled = _encoded(encoder, ids, last=len(encoders) == 1)
             parts.append(hidden * 0 if blank else hidden)
             if pooled is not None:
                 arguments[f"{prefix}pooled_prompt_embeds"] = pooled * 0 if blank else pooled
         arguments[f"{prefix}prompt_embeds"] = torch.cat(parts, dim=-1)
     return arguments
+
+
+class Staged:
+    """The embeddings of a job whose prompts change on the way, for the callback at the end of a step.
+
+    Args:
+        pipeline: the one that runs.
+    """
+
+    def __init__(self, pipeline: Any, job: Job) -> None:
+        first = Prompts(0.0, job.prompt, job.negative_prompt)
+        self._guided, self._batch = job.guidance > 1, job.batch
+        self._starts = [0.0, *(one.start for one in job.later)]
+        texts = [(one.prompt, one.negative_prompt) for one in (first, *job.later)]
+        self._stages = [encode(pipeline, *pair, guided=self._guided) for pair in texts]
+        # img2img begins where its strength says
+        self._now = self._at(0.0 if job.init is None else 1 - job.strength)
+        self.first = self._stages[self._now]
+
+    def update(self, pipeline: Any, step: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the step after ``step`` takes: nothing new while the prompts stay as they are."""
+        timesteps: Sequence[Any] = pipeline.scheduler.timesteps[-pipeline.num_timesteps :]
+        if step + 1 >= len(timesteps):
+            return {}
+        progress = 1 - float(timesteps[step + 1]) / (pipeline.scheduler.config.num_train_timesteps - 1)
+        number = self._at(progress)
+        if number == self._now:
+            return {}
+        self._now = number
+        found = {"prompt_embeds": self._rows("prompt_embeds", state["prompt_embeds"])}
+        if "add_text_embeds" in state:
+            found["add_text_embeds"] = self._rows("pooled_prompt_embeds", state["add_text_embeds"])
+        return found
+
+    def _at(self, progress: float) -> int:
+        return max(number for number, start in enumerate(self._starts) if start <= progress or number == 0)
+
+    def _rows(self, name: str, like: Tensor) -> Tensor:
+        """Rows as diffusers' pipelines hold them: the unconditional half first, each prompt for all pictures."""
+        names = [f"negative_{name}", name] if self._guided else [name]
+        return torch.cat([self._stages[self._now][one].repeat_interleave(self._batch, 0) for one in names]).to(like)
+
+
+def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Found:
+    """Where person words stand in what ``encode`` makes of a prompt, for as many pictures of it.
+
+    Args:
+        words: the user's own, with commas between.
+    """
+    tokenizer = pipeline.tokenizer
+    rows = _rows(tokenizer, prompt, _chunks(tokenizer, prompt))
+    found = in_text(rows, lambda texts: [_tokens(tokenizer, text) for text in texts], words)
+    return Found(((found,),) * batch)
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
@@ -49,14 +107,14 @@ def _chunks(tokenizer: Any, text: str) -> int:
     return max(1, -(-len(_tokens(tokenizer, text)) // _CHUNK))
 
 
-def _ids(tokenizer: Any, text: str, chunks: int) -> Tensor:
-    """[chunks, 77], each with its start and end, the rest padded."""
+def _rows(tokenizer: Any, text: str, chunks: int) -> list[list[int]]:
+    """As many rows of 77 tokens, each with its start and end, the rest padded."""
     tokens = _tokens(tokenizer, text)
     rows: list[list[int]] = []
     for start in range(0, chunks * _CHUNK, _CHUNK):
         row = [tokenizer.bos_token_id, *tokens[start : start + _CHUNK], tokenizer.eos_token_id]
         rows.append(row + [tokenizer.pad_token_id] * (_CHUNK + 2 - len(row)))
-    return torch.tensor(rows)
+    return rows
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def annotate(
         if qualities is not None:
             lines[0] += f", quality {qualities[i].score:.2f}"
             lines += [warning.split(":")[0] for warning in qualities[i].warnings()]
-        _label(canvas, lines, (x1, y1), unit)
+        label(canvas, lines, (x1, y1), unit)
     return canvas
 
 
@@ -58,7 +58,7 @@ def _tinted(picture: Picture, parts: Mapping[str, Floats]) -> Picture:
     return (canvas + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def _label(canvas: Picture, lines: Sequence[str], corner: tuple[int, int], unit: float) -> None:
+def label(canvas: Picture, lines: Sequence[str], corner: tuple[int, int], unit: float) -> None:
     """Text on black above a corner, moved inside the canvas."""
     import cv2
 

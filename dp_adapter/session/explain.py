@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dp_adapter.edits import Words
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -50,7 +52,12 @@ class PersonExplanation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A whole generation."""
+    """A whole generation.
+
+    Attributes:
+        mode_lines: what the mode does, in sentences.
+        words: what it adds to the prompts.
+    """
 
     active: bool
     model: str = ""
@@ -63,6 +70,9 @@ class Explanation:
     lora: float = 0.0
     persons: tuple[PersonExplanation, ...] = ()
     notes: tuple[str, ...] = ()
+    mode: str = "portrait"
+    mode_lines: tuple[str, ...] = ()
+    words: tuple[Words, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -74,7 +84,9 @@ class Explanation:
             return ["The adapter was off: the picture is the base model's own.", *self.notes]
         lines = [
             f"{self.family} '{self.model}' ({self.base}), weight {self.weight:g} from {self.span[0]:g} to "
-            f"{self.span[1]:g}, blend '{self.blend}', {self.form} form" + (f", LoRA {self.lora:g}" if self.lora else "")
+            f"{self.span[1]:g}, blend '{self.blend}', {self.form} form"
+            + (f", LoRA {self.lora:g}" if self.lora else ""),
+            *self.mode_lines,
         ]
         for person in self.persons:
             lines.append(

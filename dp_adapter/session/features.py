@@ -42,6 +42,7 @@ class Person:
     encoders: tuple[str, ...]
     combine: str
     notes: tuple[str, ...]
+    seen: tuple[Known, ...]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class FeatureReader:
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
         features = Features(face, image_embeds, clip_hidden, zeros)
-        return Person(features, photos, tuple(names), how, tuple(notes))
+        return Person(features, photos, tuple(names), how, tuple(notes), tuple(seen))
 
     def _face_values(self, seen: Sequence[Known], encoder: Encoder) -> _Values:
         kind = encoder.name.removesuffix("/normed").removesuffix("/raw")
@@ -151,7 +152,7 @@ class FeatureReader:
         return self._encoders.arcface(_pack(variant), normed=need == "arcface")
 
     def _embed(self, encoder: Encoder, one: Seen) -> Tensor:
-        key = (one.digest, one.face.box.tobytes(), encoder.name)
+        key = (one.digest, one.treated, one.face.box.tobytes(), encoder.name)
         return self._kept.get(key, lambda: torch.as_tensor(encoder.embed(one.picture, one.face)).float()[None])
 
     def _clip(self, tower: ClipVision, crop: Picture, part: Part) -> Tensor:

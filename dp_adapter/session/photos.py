@@ -30,7 +30,12 @@ PHOTO = "photo:"
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A reference photo with the face that was chosen in it."""
+    """A reference photo with the face that was chosen in it.
+
+    Attributes:
+        digest: of the photo as it was given.
+        treated: in words, what was done to it since; the face is where it was.
+    """
 
     picture: Picture
     digest: str
@@ -38,6 +43,7 @@ class Seen:
     face: Face
     quality: Quality
     weight: float
+    treated: str = ""
 
     def described(self, agreement: float | None) -> Photo:
         x1, y1, x2, y2 = self.face.box.tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,17 +11,21 @@ from dp_adapter.cache import Cache
 from dp_adapter.core.injection import FOLDABLE, Form, Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import BlendMode
+from dp_adapter.edits import Edit, Modes
 from dp_adapter.errors import FaceError, SettingsError
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
 from dp_adapter.session.areas import Area, Areas
+from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
+from dp_adapter.session.following import following_words, tracker_of
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Scene
+from dp_adapter.session.tracker import Tracker
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Checkpoint, TokenOptions
@@ -30,17 +34,23 @@ from dp_adapter.weights.library import Library
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
 # By group, fields that wait for regions over time and finer parts.
 _NOT_YET: dict[str, tuple[str, ...]] = {
-    "tracking": ("moments", "fallback"),
     "parts": ("ears", "glasses"),
 }
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a host needs, and what is told to the user."""
+    """What a host needs, and what is told to the user.
+
+    Attributes:
+        tracker: moves regions while the picture forms; None where all of them stay.
+        edit: the mode at work, whose words go into the prompts; None where the adapter is off.
+    """
 
     injection: Injection
     explanation: Explanation
+    tracker: Tracker | None = None
+    edit: Edit | None = None
 
 
 class Session:
@@ -52,6 +62,7 @@ class Session:
         folders: further folders that hold adapters themselves.
         checkpoints: how many stay loaded.
         photos_mb: memory for dropped photos, in MB.
+        restorers: the host's face restorers.
     """
 
     def __init__(
@@ -61,7 +72,9 @@ class Session:
         folders: Sequence[Path] = (),
         checkpoints: int = 2,
         photos_mb: int = 256,
+        restorers: Restorers = no_restorers,
     ) -> None:
+        self.roots = tuple(roots)
         self.encoders = Encoders(roots)
         self.library = Library(roots, paths_allowed, folders)
         self.shelf = Shelf(photos_mb * 2**20)
@@ -69,11 +82,13 @@ class Session:
         self.photos = Photos(self.encoders, paths_allowed, self.shelf, self.identities)
         self._features = FeatureReader(self.encoders)
         self._areas = Areas(self.photos, self.encoders)
+        self.modes = Modes(roots)
+        self._editing = Editing(self.modes, self.photos, self.encoders, restorers)
         self._checkpoints: Cache[Checkpoint] = Cache(checkpoints)
 
     def release(self) -> None:
         """Gives all memory back but the shelf's, whose photos are nowhere else; the next generation loads again."""
-        for holder in (self.photos, self._features):
+        for holder in (self.photos, self._features, self._editing):
             holder.forget()
         self._checkpoints.clear()
         self.encoders.release()
@@ -88,8 +103,11 @@ class Session:
         stat = path.stat()
         return self._checkpoints.get((path, stat.st_size, stat.st_mtime_ns), lambda: formats.read(path))
 
-    def prepare(self, settings: Settings, scene: Scene) -> Prepared:
+    def prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
         """Everything that one generation needs.
+
+        Args:
+            before: of the first pass, from whose regions a hires pass starts.
 
         Raises:
             DPAdapterError: in words, before anything is sampled; nothing stays behind.
@@ -100,7 +118,8 @@ class Session:
             raise SettingsError(
                 "references", "there is no photo", "Give a photo of the person, or disable the adapter."
             )
-        _require_supported(settings)
+        edit = self._editing.edit(settings, scene)
+        settings = edit.settings
         checkpoint = self.checkpoint(settings.model)
         if checkpoint.base != scene.base:
             raise SettingsError(
@@ -114,7 +133,9 @@ class Session:
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
         areas = {number: self._areas.of(settings, scene, number) for number in people}
-        return _joined(settings, checkpoint, variant, people, areas, notes)
+        seen = {number: person.seen for number, person in people.items()}
+        tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
+        return _joined(edit, checkpoint, variant, people, areas, tracker, notes)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -137,7 +158,8 @@ class Session:
         notes: list[str] = []
         for number in range(settings.identities):
             seen, left_out = self.photos.look(settings, number, detector)
-            notes += left_out
+            seen, treated = self._editing.treated(seen, settings)
+            notes += (*left_out, *treated)
             if seen:
                 people[number] = self._features.read(seen, settings, checkpoint, variant)
                 notes += people[number].notes
@@ -184,30 +206,33 @@ def _guess(stem: str, possible: Sequence[str]) -> str:
     return max(fitting, key=len) if fitting else possible[0]
 
 
-def _require_supported(settings: Settings) -> None:
-    if settings.mode not in ("portrait", "inpaint"):
-        raise SettingsError("mode", f"'{settings.mode}' is not available yet", "Use 'portrait'.", "portrait")
-
-
 def _off(notes: Sequence[str]) -> Prepared:
     return Prepared(Injection(()), Explanation(active=False, notes=tuple(notes)))
 
 
 def _joined(
-    settings: Settings,
+    edit: Edit,
     checkpoint: Checkpoint,
     variant: str,
     people: dict[int, Person],
     areas: dict[int, Area],
+    tracker: Tracker | None,
     notes: Sequence[str],
 ) -> Prepared:
+    settings = edit.settings
     mode = _blend(settings, checkpoint)
     options = TokenOptions(variant != "faceid-plus", 1.0 if settings.structure is None else settings.structure)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
+    tracks = {} if tracker is None else {one.number: one for one in tracker.people}
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
-        identities.append(Identity(checkpoint.adapter, tokens, settings.weight * area.weight, area.mask, mode))
+        weight = settings.weight * area.weight
+        followed = tracks.get(number)
+        if followed is None:
+            identities.append(Identity(checkpoint.adapter, tokens, weight, area.mask, mode, free=area.free))
+        else:
+            identities.append(Identity(checkpoint.adapter, tokens, weight, None, mode, track=followed.track))
         told.append(
             PersonExplanation(
                 number,
@@ -215,16 +240,19 @@ def _joined(
                 person.combine,
                 person.encoders,
                 len(tokens.cond),
-                area.source,
-                round(area.coverage, 4),
+                area.source if followed is None else following_words(area, followed, settings.tracking),
+                round(area.coverage if followed is None else followed.coverage, 4),
             )
         )
-    schedule = _schedule(settings, known=all(area.known for area in areas.values()))
+    # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
+    waiting = settings.tracking.fallback != "full"
+    known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
+    schedule = _schedule(settings, known)
     injection = Injection(
         tuple(identities),
         schedule,
         {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
-        TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region),
+        TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
         tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
         _form(settings, mode, identities),
     )
@@ -242,8 +270,13 @@ def _joined(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *_why_idle(injection), *_without_effect(settings)),
+            notes=(*notes, *_why_idle(injection), *_nothing_free(settings, areas, tracker), *_without_effect(settings)),
+            mode=settings.mode,
+            mode_lines=edit.lines,
+            words=edit.words,
         ),
+        tracker,
+        edit,
     )
 
 
@@ -256,6 +289,13 @@ def _why_idle(injection: Injection) -> tuple[str, ...]:
     if not injection.schedule.ever_active:
         return ("Its weight curve is 0 everywhere.",)
     return ("Its region covers nothing of the picture.",)
+
+
+def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracker | None) -> tuple[str, ...]:
+    """Why the parts that are to be free are not."""
+    if not settings.free_parts or tracker is not None or any(area.free is not None for area in areas.values()):
+        return ()
+    return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
 
 
 def _without_effect(settings: Settings) -> tuple[str, ...]:

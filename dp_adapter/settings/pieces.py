@@ -170,7 +170,12 @@ class Region(Record):
     identity: int = setting(
         0, Integer(0, MAX_IDENTITIES - 1), "Region person", "Which person acts here, counted from 0."
     )
-    weight: float = setting(1.0, WEIGHT, "Region weight", "Factor on the identity weight in this region.")
+    weight: float = setting(
+        1.0,
+        WEIGHT,
+        "Region weight",
+        "Factor on the identity weight in this region; of a subtracted one: how far it is taken away.",
+    )
     grow: float | None = setting(None, Nullable(FRACTION), "Region grow", _GROW_HELP.format("this region", _AS_DRAWN))
     feather: float | None = setting(
         None, Nullable(FRACTION), "Region feather", _FEATHER_HELP.format("this region", _AS_DRAWN)
@@ -193,7 +198,8 @@ class Tracking(Record):
         ("init", "preview", "attention"),
         ListOf(Choice(("init", "preview", "attention")), 3, "source", unique=True),
         "Region sources",
-        "Where the face is looked for, in this order: the init picture, previews of the forming one, attention maps.",
+        "Where the face is looked for: the init picture before the first step, then previews of the forming picture "
+        "and attention maps, of which the one named first decides where both have an answer.",
     )
     moments: tuple[float, ...] = setting(
         (0.15, 0.3, 0.55),
@@ -216,10 +222,11 @@ class Tracking(Record):
         "and the like.",
     )
     fallback: str = setting(
-        "none",
-        Choice(("none", "full")),
+        "late",
+        Choice(("late", "none", "full")),
         "Until a region is found",
-        "Where the identity acts before any source has an answer: nowhere, or in the full picture.",
+        "Where the identity acts before any source has an answer: late is nowhere until the last look and the full "
+        "picture from then on, none is nowhere, full is the full picture.",
     )
     grow: float = setting(0.1, FRACTION, "Automatic region grow", _GROW_HELP.format("an automatic region", ""))
     feather: float = setting(

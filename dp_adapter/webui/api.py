@@ -105,6 +105,7 @@ class Routes:
             ("/version", "GET", self.version, forms.Version),
             ("/schema", "GET", self.schema, None),
             ("/models", "GET", self.models, forms.ModelList),
+            ("/modes", "GET", self.modes, forms.ModeList),
             ("/identities", "GET", self.identities, forms.IdentityList),
             ("/identities", "POST", self.save_identity, forms.Identity),
             ("/identities/{name}", "GET", self.identity, forms.Identity),
@@ -131,6 +132,10 @@ class Routes:
         with self._listing:
             self._models = self._models or Models(self._served.session().library)
             return api_answers.models(self._models, self._served.base())
+
+    def modes(self) -> dict[str, Any]:
+        """The edit modes, your own included, and what each does."""
+        return api_answers.modes(self._served.session().modes)
 
     def identities(self) -> dict[str, Any]:
         """The saved identities by name."""
@@ -162,11 +167,11 @@ class Routes:
             return api_answers.faces(self._served.session(), body.image, body.face, body.thumbnails)
 
     def regions(self, body: forms.Place) -> dict[str, Any]:
-        """Where each person of `settings` would act in a picture of this size; masks only on request."""
+        """Where each person of `settings` would act in a picture of this size; masks and parts only on request."""
         with self._served.lock:
             base = self._served.base() or "sd15"  # regions do not depend on it
             return api_answers.regions(
-                self._served.session(), body.settings, base, body.width, body.height, body.init, body.masks
+                self._served.session(), body.settings, base, body.width, body.height, body.init, body.masks, body.parts
             )
 
     def embed(self, body: forms.Request) -> dict[str, Any]:

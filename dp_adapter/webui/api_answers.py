@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter.edits import Modes, described
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.settings import Settings
 from dp_adapter.webui.infotext_photos import IDENTITY, PHOTO
@@ -39,6 +40,20 @@ def _model(facts: ModelFacts, base: Base | None) -> dict[str, Any]:
         "variants": list(facts.variants),
         "reason": reason or None,
     }
+
+
+def modes(known: Modes) -> dict[str, Any]:
+    """One of the user's own that cannot be read says why."""
+    listed: list[dict[str, Any]] = []
+    for name in known.names():
+        try:
+            mode = known.of(name)
+        except SettingsError as error:
+            listed.append({"name": name, "problem": str(error)})
+        else:
+            told = {"title": mode.title or None, "does": described(mode), "needs": list(mode.needs)}
+            listed.append({"name": name, **told})
+    return {"modes": listed}
 
 
 def identities(session: Session) -> dict[str, Any]:
@@ -126,7 +141,14 @@ def _cropped(seen: Seen) -> Image:
 
 
 def regions(
-    session: Session, settings: Mapping[str, Any], base: Base, width: int, height: int, init: str, masks: bool
+    session: Session,
+    settings: Mapping[str, Any],
+    base: Base,
+    width: int,
+    height: int,
+    init: str,
+    masks: bool,
+    parts: bool,
 ) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
@@ -141,6 +163,7 @@ def regions(
     for person in persons:
         area = areas.of(request, scene, person)
         mask = None if area.mask is None else area.mask[0].numpy()
+        seen = areas.parts(request, scene, person) if parts else {}
         listed.append(
             {
                 "person": person,
@@ -148,6 +171,7 @@ def regions(
                 "coverage": round(area.coverage, 4),
                 "known": area.known,
                 "mask": _png(_drawn(mask, width, height)) if masks else None,
+                "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
             }
         )
     return {"width": width, "height": height, "regions": listed}

@@ -44,6 +44,7 @@ class Place(Request):
     height: int = Field(512, ge=64, le=4096, description="Of the picture to be made, in pixels.")
     init: str = Field("", description="The init picture of img2img, in which faces are looked for. " + _IMAGE)
     masks: bool = Field(False, description="Whether to send each region as a picture.")
+    parts: bool = Field(False, description="Whether to send the parts of each face in the init picture as pictures.")
 
 
 class Refusal(BaseModel):
@@ -77,6 +78,22 @@ class ModelList(BaseModel):
     """All adapter files."""
 
     models: list[Model]
+
+
+class Mode(BaseModel):
+    """One edit mode."""
+
+    name: str = Field(..., description="As the settings' field `mode` takes it.")
+    title: str | None = Field(None, description="Its name in words.")
+    does: list[str] = Field([], description="What it does, in sentences.")
+    needs: list[str] = Field([], description="Fields of the settings that must be given with it.")
+    problem: str | None = Field(None, description="Why its file cannot be used.")
+
+
+class ModeList(BaseModel):
+    """All edit modes."""
+
+    modes: list[Mode]
 
 
 class Identity(BaseModel):
@@ -135,6 +152,9 @@ class Region(BaseModel):
     coverage: float = Field(..., description="Share of the picture inside it, 0 to 1.")
     known: bool = Field(..., description="Whether it comes from something that says where the face is.")
     mask: str | None = Field(None, description="A PNG as base64, white where the identity acts; on request.")
+    parts: dict[str, str] | None = Field(
+        None, description="PNGs as base64 by the name of the part; on request, where a face was found."
+    )
 
 
 class Regions(BaseModel):

@@ -6,12 +6,18 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import HostError
+from dp_adapter.hosts.person_words import Found
 from dp_adapter.webui import compat
 
 if TYPE_CHECKING:
     from dp_adapter.core.injection import Injection
     from dp_adapter.core.types import Grid
     from dp_adapter.hosts.cfg_rows import CfgRows
+    from dp_adapter.hosts.forge import Attached
+    from dp_adapter.hosts.hooks import Attachment
+
+
+_NO_WORDS = Found(())
 
 
 class Pass(AbstractContextManager["Pass"]):
@@ -20,30 +26,46 @@ class Pass(AbstractContextManager["Pass"]):
     Args:
         p: the WebUI's processing object, whose ``sd_model`` is the one that samples.
         latent: size of the latents; batch: how many pictures are sampled together.
+        words: person words of the prompts, whose attention is kept in ``maps``; none for nobody listens.
+
+    Attributes:
+        maps: what the text attention says so far; None where nobody listens.
 
     Raises:
         HostError: the model is neither SD1.5 nor SDXL, or the adapter does not fit it.
     """
 
-    def __init__(self, p: Any, injection: Injection, latent: Grid, batch: int) -> None:
+    def __init__(self, p: Any, injection: Injection, latent: Grid, batch: int, words: Found = _NO_WORDS) -> None:
+        from dp_adapter.hosts.word_maps import WordMaps
+
         self._p = p
         self._injection = injection
+        self.words = words
+        self.maps = WordMaps(words.tokens, latent) if words.texts else None
         self._stack = ExitStack()
         self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
+        self._attached: Attachment | Attached | None = None
+        self._forge: Attached | None = None
         if compat.is_forge():
             from dp_adapter.hosts import forge
             from dp_adapter.hosts.forge_calls import sampler_rows
 
             patcher = compat.unet_patcher(p.sd_model)
-            self._stack.enter_context(forge.attach(patcher, injection, sampler_rows(batch), latent))
+            attach = forge.attach(patcher, injection, sampler_rows(batch, words.prompts), latent, maps=self.maps)
+            self._attached = self._forge = self._stack.enter_context(attach)
         else:
             self._enter_ldm()
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def progress(self) -> float:
+        """Of the latest call of the UNet."""
+        return 0.0 if self._attached is None else self._attached.progress
+
     def before_step(self, params: Any) -> str:
-        """A1111's denoiser is about to call the UNet: takes what the rows will be, and follows the refiner.
+        """The denoiser is about to call the UNet: takes what it calls it with; in A1111, follows the refiner.
 
         Args:
             params: ``CFGDenoiserParams``, after the refiner's switch.
@@ -51,7 +73,8 @@ class Pass(AbstractContextManager["Pass"]):
         Returns:
             A note for the user where the refiner is a model that the adapter cannot reach; else empty.
         """
-        if compat.is_forge():
+        if self._forge is not None:
+            self._forge.announce(params.x)
             return ""
         if self._p.sd_model.sd_checkpoint_info is not self._checkpoint:
             self._stack.close()  # the same UNet object may carry other weights now
@@ -70,7 +93,8 @@ class Pass(AbstractContextManager["Pass"]):
         from dp_adapter.hosts.cfg_rows import CfgRows
 
         rows = CfgRows()
-        self._stack.enter_context(ldm.attach(compat.diffusion_model(self._p.sd_model), self._injection, rows))
+        attach = ldm.attach(compat.diffusion_model(self._p.sd_model), self._injection, rows, maps=self.maps)
+        self._attached = self._stack.enter_context(attach)
         self._rows, self._checkpoint = rows, self._p.sd_model.sd_checkpoint_info
 
 

@@ -51,7 +51,7 @@ def build(script: Any, is_img2img: bool) -> Panel:
         speaking = Speaking(gr.HTML("", elem_id=script.elem_id("status")))
         panel_groups.faces(widgets, speaking)
         model = panel_models.build(widgets)
-        panel_groups.strength(widgets, speaking)
+        panel_groups.strength(widgets, speaking, enabled)
         panel_groups.pathways(widgets)
         with panel_groups.group(widgets, "Regions", "regions"):
             regions = panel_regions.build(widgets)

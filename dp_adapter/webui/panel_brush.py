@@ -28,7 +28,7 @@ def canvas(under: Image, mask: str, target: str) -> str:
     before = _before(mask, under.size)
     return (
         f'<div class="dp-adapter-canvas" data-target="{target}"><div>'
-        f'<img src="{_data_url(under.convert("RGB"), "JPEG")}" alt="">{before}'
+        f'<img src="{data_url(under.convert("RGB"), "JPEG")}" alt="">{before}'
         f'<canvas width="{under.width}" height="{under.height}"></canvas></div>'
         '<p><label>Brush <input type="range" min="4" max="200" value="40"></label>'
         '<label><input type="checkbox"> erase</label><button type="button">Clear</button></p></div>'
@@ -67,10 +67,11 @@ def _before(mask: str, size: tuple[int, int]) -> str:
     except DPAdapterError:  # said where the regions are checked
         return ""
     strokes = Image.merge("LA", (Image.new("L", size, 255), white))
-    return f'<img class="dp-adapter-before" src="{_data_url(strokes, "PNG")}" alt="">'
+    return f'<img class="dp-adapter-before" src="{data_url(strokes, "PNG")}" alt="">'
 
 
-def _data_url(picture: Image, form: str) -> str:
+def data_url(picture: Image, form: str) -> str:
+    """A picture as text; ``form`` is PNG or JPEG."""
     file = io.BytesIO()
     picture.save(file, form)
     return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

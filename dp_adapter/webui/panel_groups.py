@@ -6,17 +6,13 @@ from typing import Any
 
 import gradio as gr
 
+from dp_adapter.edits import EXPRESSIONS
 from dp_adapter.settings import Parts
 from dp_adapter.settings.records import fields_of
-from dp_adapter.webui import curve
+from dp_adapter.webui import curve, panel_modes
 from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_widgets import Widgets
 
-MODE_FIELDS = {
-    "age": ("target_age", "reference_age"),
-    "expression": ("expression",),
-    "old_photo": ("retouch", "restorer"),
-}
 PARTS = tuple(f"parts.{info.name}" for info in fields_of(Parts))
 
 
@@ -24,23 +20,22 @@ def group(widgets: Widgets, title: str, name: str) -> Any:
     return gr.Accordion(title, open=False, elem_id=widgets.elem_id(f"group_{name}"), elem_classes=["dp-adapter-group"])
 
 
-def strength(widgets: Widgets, speaking: Speaking) -> None:
+def strength(widgets: Widgets, speaking: Speaking, enabled: Any) -> None:
     """Weight, start, end and mode, which everybody uses, and the fields that some modes need."""
     with gr.Row():
         widgets.add("weight", scale=2, min_width=200)
         widgets.add("span.start", min_width=90)
         widgets.add("span.end", scale=2, min_width=160)
-    mode = widgets.add("mode")
-    owned = [path for paths in MODE_FIELDS.values() for path in paths]
-    for path in owned:
-        widgets.add(path, visible=False)
+    widgets.add("mode")
+    for path in panel_modes.FIELDS:
+        if path == "expression":
+            names = list(EXPRESSIONS)
+            widgets.add(path, make=gr.Dropdown, choices=names, allow_custom_value=True, visible=False)
+        else:
+            widgets.add(path, visible=False)
+    said = gr.HTML("", elem_id=widgets.elem_id("mode_does"))
     widgets.add("mode_words")
-
-    def show(chosen: str | None) -> Updates:
-        wanted = MODE_FIELDS.get(chosen or "", ())
-        return {widgets.by_path[path]: gr.update(visible=path in wanted) for path in owned}
-
-    speaking.on(mode.change, show, [mode], [widgets.by_path[path] for path in owned], keeps=True)
+    panel_modes.wire(widgets, said, enabled, speaking)
 
 
 def faces(widgets: Widgets, speaking: Speaking) -> None:
@@ -120,7 +115,8 @@ def performance(widgets: Widgets) -> None:
 
 def report(widgets: Widgets) -> None:
     with group(widgets, "Report", "report"):
-        widgets.row("report.enabled", "report.drift", "report.masks", "report.overlay")
+        widgets.row("report.enabled", "report.drift")
+        widgets.row("report.masks", "report.overlay")
         widgets.row("report.best_of", "report.least", "report.below")
 
 

@@ -1,4 +1,4 @@
-"""The button that shows where each person will act, and the canvas for painting a mask on it."""
+"""What shows the picture to be made: the preview of the regions, the layout of boxes, the canvas for a mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from dp_adapter.webui import panel_brush, panel_lists, preview
+from dp_adapter.webui import panel_brush, panel_layout, panel_lists, preview
 from dp_adapter.webui.panel_compat import init_and_mask, js
 from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_host import HOST, INIT_IDS, UPLOADED_MASK
@@ -77,10 +77,20 @@ def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool,
         mask = str(items[selected].get("mask", "")) if 0 <= selected < len(items) else ""
         return {regions.canvas: panel_brush.canvas(under, mask, regions.strokes.elem_id), regions.strokes: ""}
 
+    def lay_out(tab: float, *host: Any) -> Updates:
+        picture, _, _ = seen.canvas(int(tab), host)
+        return {
+            regions.layout: gr.update(visible=True),
+            regions.under: panel_layout.under(picture, regions.layout.elem_id),
+        }
+
     shown_with = [part.tab, *seen.components, *args]
     outputs = [part.picture, part.said]
     speaking.on(part.button.click, show, shown_with, outputs, show_progress="full", **_with_tab(shown_with))
     painted_with = [part.tab, regions.text, regions.selected, *seen.components]
+    laid_out_with = [part.tab, *seen.components]
+    outputs = [regions.layout, regions.under]
+    speaking.on(regions.open_layout.click, lay_out, laid_out_with, outputs, **_with_tab(laid_out_with))
     outputs = [regions.canvas, regions.strokes]
     speaking.on(regions.open_canvas.click, paint, painted_with, outputs, **_with_tab(painted_with))
 

@@ -1,4 +1,4 @@
-"""Regions: a list to choose from, the chosen one's kind, box, mask and softness, and a preview of where they act."""
+"""Regions: a list to choose from, boxes over a picture, and the chosen one's kind, box, mask and softness."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modules.ui_components import ToolButton
 
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Settings, field_at
-from dp_adapter.webui import panel_brush, panel_lists, shared
+from dp_adapter.webui import panel_brush, panel_layout, panel_lists, shared
 from dp_adapter.webui.panel_compat import uploads
 from dp_adapter.webui.panel_editing import Amend, Editing
 from dp_adapter.webui.panel_handlers import Speaking, Updates
@@ -20,8 +20,7 @@ from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status, words
 from dp_adapter.webui.values import field_value, widget_value
 
-SIDES = ("x0", "y0", "x1", "y1")
-PLAIN = ("kind", "weight", "grow", "feather")  # fields whose widget holds the field's own value
+PLAIN = ("kind", "op", "weight", "grow", "feather")  # fields whose widget holds the field's own value
 NO_REGIONS = "No regions: each person acts where their face is found."
 
 
@@ -31,7 +30,8 @@ class Regions:
 
     Attributes:
         text: hidden, the JSON list that the script gets. Whatever changes it redraws the part.
-        strokes: hidden, what was painted on the canvas, from the browser.
+        under: style with the picture under the boxes of ``layout``.
+        drags, strokes: hidden, what was drawn on layout and canvas, from the browser.
     """
 
     text: Any
@@ -39,6 +39,11 @@ class Regions:
     chosen: Any
     add: Any
     remove: Any
+    open_layout: Any
+    layout: Any
+    under: Any
+    boxes_drawn: Any
+    drags: Any
     editor: Any
     fields: dict[str, Any]
     person: Any
@@ -61,15 +66,23 @@ def build(widgets: Widgets) -> Regions:
         remove = ToolButton(value="🗑", elem_id=name("region_remove"))
     add.webui_tooltip, remove.webui_tooltip = "Add a region", "Remove the chosen region"
     said = gr.HTML(status(NO_REGIONS))
+    open_layout = gr.Button("Draw boxes", elem_id=name("region_draw"), size="sm")
+    open_layout.webui_tooltip = "Shows the picture to be made, or the init picture, to draw regions on it as boxes"
+    drags = gr.Textbox("", visible=False, label="DP-Adapter drags", elem_id=name("region_drags"))
+    with gr.Column(visible=False, elem_id=name("region_layout")) as layout:
+        under, boxes_drawn = gr.HTML(""), gr.HTML(panel_layout.drawn([], -1, drags.elem_id))
     with gr.Column(visible=False) as editor:
         with gr.Row():
             kinds = ["auto", "full", "box", "mask"]
-            fields = {"kind": widgets.item("regions[].kind", make=gr.Radio, choices=kinds, scale=3)}
+            fields = {"kind": widgets.item("regions[].kind", make=gr.Radio, choices=kinds, scale=3, min_width=240)}
+            fields["op"] = widgets.item(
+                "regions[].op", make=gr.Radio, choices=["add", "subtract"], scale=2, min_width=170
+            )
             person = widgets.item(
                 "regions[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
             )
         with gr.Column(visible=False) as boxes:
-            for row in (SIDES[0::2], SIDES[1::2]):
+            for row in (panel_layout.SIDES[0::2], panel_layout.SIDES[1::2]):
                 with gr.Row():
                     for side in row:
                         fields[side] = widgets.item(f"regions[].box.{side}")
@@ -83,7 +96,7 @@ def build(widgets: Widgets) -> Regions:
         with gr.Row():
             for field in ("weight", "grow", "feather"):
                 fields[field] = widgets.item(f"regions[].{field}", min_width=120)
-    for component in (chosen, add, remove, open_canvas, strokes):
+    for component in (chosen, add, remove, open_layout, drags, open_canvas, strokes):
         widgets.volatile(component)
     return Regions(
         text,
@@ -91,6 +104,11 @@ def build(widgets: Widgets) -> Regions:
         chosen,
         add,
         remove,
+        open_layout,
+        layout,
+        under,
+        boxes_drawn,
+        drags,
         editor,
         fields,
         person,
@@ -105,10 +123,11 @@ def build(widgets: Widgets) -> Regions:
 
 
 def wire(part: Regions, speaking: Speaking) -> None:
-    """Binds the part's events, all but the button that opens the canvas, which needs the host's picture."""
+    """Binds the part's events, all but those of the buttons that need the host's picture."""
     editing = Editing(speaking, part.text, part.selected, emptied=part.canvas)
     drawn = [
         part.selected, part.chosen, part.editor, *part.fields.values(), part.person, part.boxes, part.masks, part.said,
+        part.boxes_drawn,
     ]  # fmt: skip
 
     def draw(text: str, selected: int) -> Updates:
@@ -117,13 +136,20 @@ def wire(part: Regions, speaking: Speaking) -> None:
     def choose(index: int | None, text: str) -> Updates:
         return {**_drawn(part, panel_lists.read(text), index or 0), part.canvas: ""}
 
+    def dragged(text: str, selected: int, sent: str) -> Updates:
+        items = panel_lists.read(text)
+        new, index = panel_layout.taken(items, selected, panel_layout.read(sent))
+        closed = {} if index == selected else {part.canvas: ""}
+        return {**_drawn(part, new, index), part.text: panel_lists.written(new), **closed}
+
     speaking.on(part.text.change, draw, editing.state, drawn, keeps=True)
     speaking.on(part.chosen.input, choose, [part.chosen, part.text], [*drawn, part.canvas])
+    speaking.on(part.drags.change, dragged, [*editing.state, part.drags], [*drawn, part.text, part.canvas])
     editing.on_click(part.add.click, lambda items, _: (_grown(items), len(items)))
     editing.on_click(part.remove.click, panel_lists.without)
     for field in PLAIN:
         editing.on_input(part.fields[field], _amend(field))
-    for side in SIDES:
+    for side in panel_layout.SIDES:
         editing.on_input(part.fields[side], _amend_side(side))
     editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
     editing.on_input(part.upload, _uploaded, event=part.upload.upload, also=[part.upload])
@@ -170,17 +196,19 @@ def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:
         part.boxes: gr.update(visible=kind == "box"),
         part.masks: gr.update(visible=kind == "mask"),
         part.said: _checked(items, item),
+        part.boxes_drawn: panel_layout.drawn(items, index, part.drags.elem_id),
     }
     for field in PLAIN:
         info = field_at(f"regions[].{field}")
         updates[part.fields[field]] = widget_value(info.kind, item.get(field, info.default))
-    for side in SIDES:
+    for side in panel_layout.SIDES:
         updates[part.fields[side]] = box.get(side, field_at(f"regions[].box.{side}").default)
     return updates
 
 
 def _caption(number: int, item: Item) -> str:
-    return f"{number} · {item.get('kind', 'auto')} · person {item.get('identity', 0) + 1}"
+    sign = "− " if item.get("op") == "subtract" else ""
+    return f"{number} · {sign}{item.get('kind', 'auto')} · person {item.get('identity', 0) + 1}"
 
 
 def _checked(items: list[Item], item: Item) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from dp_adapter.webui import shared
 from dp_adapter.webui.panel_words import counted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from dp_adapter.session.areas import Area
@@ -18,7 +21,7 @@ LONG_SIDE = 768
 _OPACITY = 0.55
 _EMPTY = (72, 76, 84)
 # Distinct under the common kinds of colour blindness (Okabe and Ito).
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,22 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     persons = sorted({item.identity for item in shown}) or [0]
     drawn = {number: areas.of(settings, scene, number) for number in persons}
     lines = tuple(_line(number, area) for number, area in drawn.items())
-    return Preview(_overlaid(under, drawn), lines)
+    masks = {number: None if area.mask is None else area.mask[0].numpy() for number, area in drawn.items()}
+    return Preview(tinted(under, masks), lines)
 
 
 def _line(number: int, area: Area) -> str:
     return counted(f"Person {number}: {area.source}; {area.coverage:.0%} of the picture.")
 
 
-def _overlaid(under: Image, areas: dict[int, Area]) -> Image:
+def tinted(under: Image, masks: Mapping[int, NDArray[np.float32] | None]) -> Image:
+    """Each person's mask [h, w] in 0..1 over a picture of that size, in the person's colour; None is everywhere."""
     import numpy as np
     from PIL import Image
 
     picture = np.asarray(under, np.float32)
-    for number, area in areas.items():
-        colour = np.array(_COLOURS[number % len(_COLOURS)], np.float32)
-        strength = 1.0 if area.mask is None else area.mask[0].numpy()[:, :, None]
+    for number, mask in masks.items():
+        colour = np.array(COLOURS[number % len(COLOURS)], np.float32)
+        strength = 1.0 if mask is None else mask[:, :, None]
         picture = picture + (colour - picture) * (_OPACITY * strength)
     return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))

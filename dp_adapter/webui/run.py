@@ -7,17 +7,35 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import DPAdapterError, SettingsError
+from dp_adapter.hosts.person_words import Found
 from dp_adapter.session.report import describing
 from dp_adapter.settings import Settings
-from dp_adapter.webui import compat, infotext, infotext_photos, nested, options, scenes, shared, xyz
+from dp_adapter.webui import (
+    compat,
+    infotext,
+    infotext_photos,
+    nested,
+    options,
+    prompt_words,
+    scenes,
+    shared,
+    words,
+    xyz,
+)
 from dp_adapter.webui.attaching import Pass
+from dp_adapter.webui.decoding import decoder
 from dp_adapter.webui.outcome import Outcome
+from dp_adapter.webui.overlay import Overlay
 from dp_adapter.webui.stop import DPAdapterStop
+from dp_adapter.webui.watching import Watching
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dp_adapter.core.types import Grid
     from dp_adapter.hosts.sites import Base
     from dp_adapter.session import Prepared, Scene
+    from dp_adapter.session.tracker import Tracker
 
 _NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
 
@@ -57,15 +75,20 @@ class Run:
         self._p = p
         self._settings = settings
         self._pass: Pass | None = None
+        self._watching: Watching | None = None
+        self._overlay: Overlay | None = None
         self._told: set[str] = set()
+        self._acted: list[Tensor] = []  # regions [S, h, w] in which an identity acted at the end of each batch
         base = shared.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
         self._current = self._first  # of the pass
+        self._decode = decoder(settings.tracking.decoder, base)
         self._check_hires(base)
         self._check_refiner()
         self.outcome = Outcome(p, settings, self._last_acting)
         p.extra_generation_params.update(infotext.parameters(describing(settings), {}))
+        words.add(p, self._first.edit)
 
     def is_of(self, p: Any) -> bool:
         """False for a copy of the job, on which ADetailer has scripts end and begin while the job goes on."""
@@ -101,10 +124,15 @@ class Run:
         self._current = self._first
         if getattr(p, "is_hr_pass", False):
             settings = self._settings.in_hires_pass()
-            self._current = self._prepare(settings, scenes.hires_pass(p, shared.base_of(p.sd_model), latent))
+            scene = scenes.hires_pass(p, shared.base_of(p.sd_model), latent)
+            self._current = self._prepare(settings, scene, self._first.tracker)
             self._tell(self._current)
         if self._current.injection.active:
-            self._pass = Pass(p, self._current.injection, latent, batch)
+            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words())
+            if self._settings.report.overlay:
+                self._overlay = Overlay(self._regions_now, batch)
+            if self._current.tracker is not None:
+                self._watching = Watching(p, self._current.tracker, self._decode, inside)
 
     def before_step(self, params: Any) -> None:
         """A1111's denoiser is about to call the UNet."""
@@ -113,21 +141,34 @@ class Run:
 
     def close(self) -> None:
         """Takes the adapter out of the UNet, wherever the job stopped."""
+        if self._overlay is not None:
+            self._overlay.__exit__()
+            self._overlay = None
+        if self._watching is not None:
+            self._watching.__exit__()
+            self._watching = None
+            assert self._current.tracker is not None
+            for note in self._current.tracker.notes():
+                self._comment(note)
         if self._pass is not None:
             self._pass.__exit__()
             self._pass = None
         self.outcome.close()
 
     def hand_back(self, processed: Any) -> None:
-        """Adds what was asked for to the job's pictures: the regions of its last pass, white where an identity acts."""
+        """Adds what was asked for to the job's pictures: the regions at their end, white where an identity acts."""
         import numpy as np
         from PIL import Image
 
         self.outcome.hand_back(processed)
         if not self._settings.report.masks:
             return
-        found = [one.mask for one in self._current.injection.identities if one.mask is not None]
-        pictures = [Image.fromarray(np.uint8(mask.numpy() * 255 + 0.5)) for masks in found for mask in masks]
+        size = processed.images[0].size if processed.images else (self._p.width, self._p.height)
+        pictures = [
+            Image.fromarray(np.uint8(mask.numpy() * 255 + 0.5)).resize(size, Image.Resampling.BILINEAR)
+            for masks in self._acted
+            for mask in masks
+        ]
         processed.images += pictures
         processed.infotexts += [processed.info] * len(pictures)
         if options.read().save_masks:
@@ -136,12 +177,22 @@ class Run:
             for picture in pictures:
                 images.save_image(picture, self._p.outpath_samples, "", suffix="-dp-adapter-region", p=self._p)
 
+    def _words(self) -> Found:
+        """The person words to listen to; none where no region waits for them."""
+        tracker = self._current.tracker
+        if tracker is None or not tracker.wants_attention:
+            return Found(())
+        return prompt_words.find(self._p, tracker.plan.words)
+
+    def _regions_now(self) -> dict[int, Tensor | None]:
+        return {number: one.region for number, one in enumerate(self._current.injection.identities)}
+
+    def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
+        return shared.session().prepare(settings, scene, before)
+
     def _last_acting(self) -> Prepared:
         """What the last pass in which an identity acted was made with."""
         return self._current if self._current.injection.identities else self._first
-
-    def _prepare(self, settings: Settings, scene: Scene) -> Prepared:
-        return shared.session().prepare(settings, scene)
 
     def _wrap_sample(self) -> None:
         """What is attached inside ``p.sample`` comes out when it ends: in full, interrupted or by an exception."""
@@ -159,6 +210,7 @@ class Run:
             except DPAdapterError as error:  # a call of the UNet that cannot be adapted
                 raise DPAdapterStop(str(error)) from error
             finally:
+                self._acted += [mask for mask in self._regions_now().values() if mask is not None]
                 self.close()
 
         p.sample = sample

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.webui import compat, options
@@ -15,25 +16,34 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]  # of the extension
 
 
-@cache
+_MAKING = Lock()
+
+
 def session() -> Session:
     """The session of this WebUI, made at first use. Requests may not name files outside the model folders."""
+    with _MAKING:  # the panel's first events come at once, and a photo on another session's shelf would be lost
+        return _made()
+
+
+@cache
+def _made() -> Session:
     from dp_adapter.session import Session
+    from dp_adapter.webui.restorers import restorers
 
     chosen = options.read()
-    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb)
+    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb, restorers)
 
 
 def release() -> None:
     """Gives back what was loaded; the next generation loads again."""
-    if session.cache_info().currsize:
+    if _made.cache_info().currsize:
         session().release()
 
 
 def forget() -> None:
     """Ends the session, dropped photos included; the next one follows the settings page as it is then."""
     release()
-    session.cache_clear()
+    _made.cache_clear()
 
 
 def folders() -> list[Path]:

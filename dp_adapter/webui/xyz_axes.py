@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, cast
 
 from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.settings import (
@@ -18,6 +19,7 @@ from dp_adapter.settings import (
     Flag,
     Integer,
     Kind,
+    ListOf,
     Nullable,
     Number,
     Text,
@@ -61,14 +63,14 @@ class Axis:
 
 
 def axes() -> list[Axis]:
-    """Identity first, then one axis for each field that is a number, a choice, a curve or a few words."""
+    """Identity first, then one axis for each field that is a number, a choice, a curve, words, or a list of such."""
     return [_identity(), *_of_fields()]
 
 
 def _of_fields() -> Iterator[Axis]:
     for path, info in walk_fields():
         kind = info.kind.item if isinstance(info.kind, Nullable) else info.kind
-        if path.startswith("report.") or not (type(kind) is Text or isinstance(kind, _KINDS)):
+        if path.startswith("report.") or not (type(kind) is Text or isinstance(kind, _KINDS) or _listed(kind)):
             continue
         show_one, read_one = partial(_shown, info.kind), partial(_value, info)
         if "[]" in path:
@@ -87,6 +89,11 @@ def _of_fields() -> Iterator[Axis]:
 _KINDS = (Number, Integer, Choice, Flag, CurveText)
 
 
+def _listed(kind: Kind) -> bool:
+    """Whether it is a list whose items are single words or numbers, written ``init+preview``."""
+    return isinstance(kind, ListOf) and isinstance(kind.item, Choice | Number)
+
+
 def _set(path: str, value: object) -> dict[str, object]:
     return {path: str(value) if isinstance(value, Curve) else value}
 
@@ -94,6 +101,10 @@ def _set(path: str, value: object) -> dict[str, object]:
 def _choices(kind: Kind) -> Callable[[], list[str]] | None:
     if isinstance(kind, Flag):
         return lambda: ["True", "False"]
+    if isinstance(kind, ListOf) and isinstance(kind.item, Choice):
+        items = kind.item.choices
+        some = [combination for count in range(len(items) + 1) for combination in combinations(items, count)]
+        return lambda: ["+".join(combination) or _NONE for combination in some]
     return (lambda: list(kind.choices)) if isinstance(kind, Choice) else None
 
 
@@ -101,12 +112,14 @@ def _value(info: FieldInfo, text: str) -> object:
     """A checked value of the field; numbers that may be automatic take the words for it too."""
     if isinstance(info.kind, Nullable) and text.strip().lower() in AUTOMATIC_WORDS:
         return None
+    if _listed(info.kind):
+        text = "" if text.strip().lower() == _NONE else text.replace("+", ",")
     data: Any = info.kind.parse(text)
     try:
         return info.check(info.read(data))
     except SettingsError as error:
         # The field is the axis, which is named by whoever shows this.
-        raise refusal(error.problem.removeprefix(f"{info.name}: "), error.hint, error.nearest) from None
+        raise refusal(re.sub(rf"^{info.name}(\[\d+\])?: ", "", error.problem), error.hint, error.nearest) from None
 
 
 def _all_read(read: Callable[[str], object], text: str) -> tuple[object, ...]:
@@ -117,6 +130,9 @@ def _all_read(read: Callable[[str], object], text: str) -> tuple[object, ...]:
 def _shown(kind: Kind, value: object) -> str:
     if value is None:
         return "automatic"
+    if isinstance(kind, ListOf):
+        listed = cast("tuple[Any, ...]", value)
+        return "+".join(map(kind.item.format, listed)) or _NONE
     return str(value) if isinstance(value, bool) else kind.format(value) or '""'
 
 

@@ -28,6 +28,7 @@ HEAVY = {"torch", "numpy", "PIL", "cv2", "onnxruntime", "transformers", "diffuse
         ["settings", "--schema"],
         ["settings", "--table"],
         ["models", "list"],
+        ["modes"],
     ],
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
@@ -75,6 +76,50 @@ def test_faces_refusals(portrait: Path, capsys: Capture) -> None:
     assert captured.out == "" and captured.err.startswith("dp-adapter: There is no file 'absent.png'.")
     assert main(["faces", str(portrait), "--out", str(portrait)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_regions(portrait: Path, faceless: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    assert main(["regions", str(portrait), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("512x512, 1 face(s), numbered from the left")
+    assert lines[1].startswith("  person 0: face 0 of the init picture, counted from the left; 4.")
+    assert "down 64x64" in lines[2] and "middle 8x8" in lines[2] and lines[2].endswith("%")
+    stem = portrait.stem
+    kinds = ("regions", "parts", "pyramid")
+    assert [line.removeprefix("  -> ") for line in lines[3:]] == [
+        *(str(out / f"{stem}_{kind}.png") for kind in kinds), str(out / f"{stem}_regions.json"),
+    ]  # fmt: skip
+    facts = json.loads((out / f"{stem}_regions.json").read_text())
+    (region,) = facts["regions"]
+    assert region["known"] and region["parts"]["hair"] > region["parts"]["eyes"] > 0 and len(facts["faces"]) == 1
+    assert list(region["gates"]) == [
+        "down 64x64", "down 32x32", "down 16x16", "middle 8x8", "up 16x16", "up 32x32", "up 64x64",
+    ]  # fmt: skip
+    assert main(["regions", str(portrait), "--out", str(out), "--noise", "0.3", "--base", "sdxl"]) == 0
+    noised = json.loads((out / f"{stem}_0.30_regions.json").read_text())
+    assert noised["progress"] == 0.3 and len(noised["faces"]) == 1
+    assert list(noised["regions"][0]["gates"]) == ["down 32x32", "down 16x16", "middle 16x16", "up 16x16", "up 32x32"]
+    assert all(Image.open(out / f"{stem}_0.30_{kind}.png").size[0] >= 512 for kind in kinds)
+
+
+def test_regions_follow_the_settings(portrait: Path, faceless: Path, tmp_path: Path, capsys: Capture) -> None:
+    def coverage(*given: str) -> float:
+        assert main(["regions", str(portrait), "--out", str(tmp_path), *given]) == 0
+        (region,) = json.loads((tmp_path / f"{portrait.stem}_regions.json").read_text())["regions"]
+        return region["coverage"]
+
+    file = tmp_path / "settings.json"
+    file.write_text('{"regions": [{}, {"kind": "box", "box": {"x1": 0.5}, "op": "subtract"}]}')
+    plain, halved = coverage(), coverage("--settings", str(file))
+    assert 0 < halved < plain < coverage("--set", "tracking.grow=0.3") < coverage("--set", "parts.background=1")
+    assert "a box" in capsys.readouterr().out
+    assert main(["regions", str(faceless), "--out", str(tmp_path)]) == 1
+    assert "nothing says where the face will be; 100.0% of the picture" in capsys.readouterr().out
+    assert main(["regions", str(portrait), "--set", "weigth=1", "--out", str(tmp_path)]) == 1
+    assert "Did you mean 'weight'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["regions", str(portrait), "--noise", "3"])
 
 
 def test_inspect(models: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -154,3 +199,20 @@ def test_the_shipped_networks_verify(capsys: Capture) -> None:
     shipped = Path(__file__).parents[2] / "models"
     assert main(["models", "verify", "--models-dir", str(shipped)]) == 0
     assert capsys.readouterr().out.count("ok ") >= 3
+
+
+def test_modes(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["modes", "--models-dir", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "full_body" in told and "age (needs target_age)" in told and "custom:" not in told
+    folder = tmp_path / "dp_adapter" / "modes"
+    folder.mkdir(parents=True)
+    (folder / "mine.json").write_text('{"does": "Something.", "words": [{"text": "noir", "end": 0.5}]}')
+    (folder / "bad.json").write_text('{"wrods": []}')
+    assert main(["modes", "--models-dir", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "custom:mine\n  Something.\n  Words: noir (up to 0.5)." in told and "Did you mean 'words'?" in told
+    assert main(["modes", "custom:mine", "--models-dir", str(tmp_path)]) == 0
+    assert "full_body" not in capsys.readouterr().out
+    assert main(["modes", "custom:bad", "--models-dir", str(tmp_path)]) == 1
+    assert "bad.json is not a mode" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_the_same_command_twice(generate: Generate) -> None:
 
 
 def test_off_is_bit_equal_and_on_is_not(generate: Generate) -> None:
-    on = generate("--compare")
+    on = generate("--compare", "--set", "tracking.fallback=full")
     assert [path.name for path in on.pictures] == ["00000_0.png", "00001_0_base.png"]
     base = on.pictures[1]
     assert difference(on.pictures[0], base).mean() > 0.5
@@ -159,3 +159,12 @@ def test_photos_without_a_face(generate: Generate, faceless: Path, portrait: Pat
     assert nobody_known.code == 0 and "Person 1: 1 photo(s)" in nobody_known.out
     facts = json.loads(chunks(nobody_known.pictures[0])["dp_adapter"], parse_constant=pytest.fail)
     assert facts["likeness"]["cosine"] is None, "the first person is not there to compare with"
+
+
+def test_a_mode_is_told_and_written(generate: Generate) -> None:
+    made = generate("--set", "mode=expression", "--set", "expression=sad")
+    assert made.code == 0 and "Expression: Mouth, eyes and brows" in made.out and "Words: sad expression" in made.out
+    lines = chunks(made.pictures[0])["parameters"].split("\n")
+    assert lines[0] == "a garden" and "DP-Adapter result words: " in lines[-1]
+    facts = json.loads(chunks(made.pictures[0])["dp_adapter"])
+    assert facts["explanation"]["mode"] == "expression" and facts["explanation"]["words"][0]["text"].startswith("sad")

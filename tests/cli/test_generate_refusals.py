@@ -106,7 +106,7 @@ def test_refused_with_a_picture(generate: Generate, portrait: Path, tmp_path: Pa
     assert "outside 64 to 4096" in one_line(generate, "--init", portrait, "--width", "99999992")
     assert "needs a picture to repaint" in one_line(generate, "--inpaint-mask", portrait)
     assert "There is no model 'absent'" in one_line(generate, "--adapter", "absent", photo=portrait)
-    assert "not available yet" in one_line(generate, "--set", "mode=full_body", photo=portrait)
+    assert "there is no mode 'mine'" in one_line(generate, "--set", "mode=custom:mine", photo=portrait)
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_the_work(generate: Generate, portrait: Path) -> None:

@@ -15,6 +15,7 @@ from dp_adapter.core.injection import Injection
 from dp_adapter.core.types import Row
 from dp_adapter.hosts import forge
 from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.word_maps import WordMaps
 from tests import tiny
 from tests.hosts import forge_real
 from tests.hosts.forge_unet import Unet
@@ -91,8 +92,10 @@ class Forge:
         call = {"input": given.latents, "timestep": sigma, "c": conditions, "cond_or_uncond": list(marks)}
         return wrapper(self.unet.model.apply_model, call)
 
-    def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]:
-        return forge.attach(self.unet, injection, rows)
+    def attached(
+        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+    ) -> AbstractContextManager[object]:
+        return forge.attach(self.unet, injection, rows, maps=maps)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].ldm)

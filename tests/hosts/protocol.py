@@ -15,6 +15,7 @@ from dp_adapter.core.types import Row
 from dp_adapter.hosts import diffusers as diffusers_host
 from dp_adapter.hosts import ldm as ldm_host
 from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.word_maps import WordMaps
 from tests import tiny
 from tests.hosts import forge_host, ldm_unet
 
@@ -29,7 +30,9 @@ class Host(Protocol):
         """One call of the UNet as the host makes it: [R, 4, h, w]."""
         ...
 
-    def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]: ...
+    def attached(
+        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+    ) -> AbstractContextManager[object]: ...
 
     def block(self, index: int) -> nn.Module:
         """The transformer block of a site in checkpoint order: ``attn1``, ``norm2``, ``attn2``, ``norm3``."""
@@ -48,8 +51,10 @@ class Diffusers:
     def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
         return tiny.call(self.model, given, timestep)
 
-    def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]:
-        return diffusers_host.attach(self.model, injection, rows)
+    def attached(
+        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+    ) -> AbstractContextManager[object]:
+        return diffusers_host.attach(self.model, injection, rows, maps=maps)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].diffusers)
@@ -68,8 +73,10 @@ class Ldm:
     def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
         return ldm_unet.call(self.model, given, timestep)
 
-    def attached(self, injection: Injection, rows: Sequence[Row]) -> AbstractContextManager[object]:
-        return ldm_host.attach(self.model, injection, rows)
+    def attached(
+        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+    ) -> AbstractContextManager[object]:
+        return ldm_host.attach(self.model, injection, rows, maps=maps)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].ldm)

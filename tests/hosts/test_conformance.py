@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.injection import Form, Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.track import Track
 from dp_adapter.core.types import Level, Row
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.sites import Base, site_names
@@ -558,6 +559,42 @@ def test_strict_without_a_mask_changes_nothing(small: Host) -> None:
     injection = Injection((someone(small.base),))
     strict = replace(injection, text=TextPathway(strict=True))
     torch.testing.assert_close(patched(small, strict), patched(small, injection), atol=1e-5, rtol=0)
+
+
+def test_free_parts_follow_the_twins_self_attention(small: Host) -> None:
+    """What is free outside a hard mask is what a strict region takes from the twins; the picture there is its own."""
+    inside = torch.nn.functional.max_pool2d(SOME[None], 8).bool()[0, 0].expand(2, 4, -1, -1)
+    free = Injection((someone(small.base, mask=SOME, free=1 - SOME),), powers=POWERLESS, text=TextPathway(free=True))
+    out, strict = patched(small, free), patched(small, replace(free, text=TextPathway(strict=True)))
+    assert largest((out - strict)[inside]) < 5e-6
+    assert largest((out - strict)[~inside]) > 1e-3
+    assert largest((out - patched(small, replace(free, text=TextPathway())))[inside]) > 1e-3
+
+
+def test_nothing_free_changes_nothing(small: Host) -> None:
+    """No twins are carried, so the numbers are the very same."""
+    without = patched(small, Injection((someone(small.base, mask=SOME),)))
+    for mask in (None, torch.zeros_like(SOME)):
+        injection = Injection((someone(small.base, mask=SOME, free=mask),), text=TextPathway(free=True))
+        assert torch.equal(patched(small, injection), without)
+    unasked = Injection((someone(small.base, mask=SOME, free=QUARTER),))
+    assert torch.equal(patched(small, unasked), without)
+
+
+def test_what_is_free_moves_with_the_track(small: Host) -> None:
+    def injection(**places: Any) -> Injection:
+        return Injection((someone(small.base, **places),), text=TextPathway(free=True))
+
+    track, given = Track(SOME), tiny.inputs(small.base, PAIR)
+    with small.attached(injection(track=track), PAIR):
+        before = small(given)
+        track.move(SOME, QUARTER)
+        after = small(given)
+        track.move(SOME)
+        again = small(given)
+    assert torch.equal(before, patched(small, injection(mask=SOME))) and torch.equal(before, again)
+    assert torch.equal(after, patched(small, injection(mask=SOME, free=QUARTER)))
+    assert largest(after - before) > 1e-3
 
 
 def test_text_emphasis_follows_its_formula_at_a_site(small: Host) -> None:

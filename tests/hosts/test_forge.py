@@ -176,9 +176,10 @@ def put_regional_prompts(unet: Any) -> None:
     unet.set_model_patch(join, "attn2_output_patch")
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("late", [True, False], ids=["after us", "before us"])
-def test_regional_prompts_keep_working(host: Forge, late: bool) -> None:
-    what = injection(mask=LEFT)
+def test_regional_prompts_keep_working(host: Forge, form: Form, late: bool) -> None:
+    what = injection(form, mask=LEFT)
     expected = run(host, what)
     if not late:
         put_regional_prompts(host.unet)
@@ -187,12 +188,6 @@ def test_regional_prompts_keep_working(host: Forge, late: bool) -> None:
             host.unet = host.unet.clone()
             put_regional_prompts(host.unet)
         torch.testing.assert_close(run(host, None), expected, atol=1e-5, rtol=0)
-
-
-def test_what_needs_the_attention_inside_refuses_regional_prompts(host: Forge) -> None:
-    put_regional_prompts(host.unet)
-    with pytest.raises(HostError, match=r"4 rows of 256 positions instead of 2 of 256.*splits prompts"):
-        run(host, injection("plain"))
 
 
 def test_foreign_patches_see_twins_as_rows_of_their_own(host: Forge) -> None:
@@ -241,14 +236,14 @@ def test_tiles_are_rows(host: Forge) -> None:
     torch.testing.assert_close(run(host, injection(), given=given), alone, atol=1e-5, rtol=0)
 
 
-def test_a_region_in_tiles_is_refused(host: Forge) -> None:
+def test_a_region_in_tiles_is_refused_where_nobody_says_what_they_are_cut_from(host: Forge) -> None:
     host.unet.model_options["model_function_wrapper"] = tiled
     given = tiny.inputs("sd15", PAIR, (16, 32))
     with forge.attach(host.unet, injection(), sampler_rows(1), Grid(16, 32)):
         host(given, marks=(1, 0))
     with (
         forge.attach(host.unet, injection(mask=LEFT), sampler_rows(1), Grid(16, 32)),
-        pytest.raises(HostError, match=r"in tiles.*Switch off MultiDiffusion"),
+        pytest.raises(HostError, match=r"in tiles.*whole picture instead of a region"),
     ):
         host(given, marks=(1, 0))
 

@@ -16,8 +16,12 @@ from dp_adapter.hosts.sites import Base, site_names
 
 
 def rows_of(spelled: str) -> list[Row]:
-    """``u0 c1`` -> an unconditional row of picture 0, a conditional one of picture 1."""
-    return [Row("uncond" if word[0] == "u" else "cond", int(word[1:])) for word in spelled.split()]
+    """``u0 c1`` -> an unconditional row of picture 0, a conditional one of picture 1.
+
+    ``c1b`` is picture 1 with the second of the prompts that AND joins, ``c1?`` with one that is not known.
+    """
+    parts: dict[str, int | None] = {"": 0, "a": 0, "b": 1, "c": 2, "?": None}
+    return [Row("uncond" if word[0] == "u" else "cond", int(word[1]), parts[word[2:]]) for word in spelled.split()]
 
 
 def marks(kinds: Sequence[int], batch: int) -> dict[str, Any]:
@@ -28,8 +32,8 @@ LAYOUTS = [
     ([1, 0], 1, 2, "u0 c0"),
     ([0, 1], 1, 2, "c0 u0"),
     ([1, 0], 2, 4, "u0 u1 c0 c1"),
-    ([1, 0, 0], 1, 3, "u0 c0 c0"),  # AND
-    ([1, 0, 0], 2, 6, "u0 u1 c0 c1 c0 c1"),
+    ([1, 0, 0], 1, 3, "u0 c0? c0?"),  # AND, of which nobody said how many
+    ([1, 0, 0], 2, 6, "u0 u1 c0? c1? c0? c1?"),
     ([0], 2, 2, "c0 c1"),  # split calls, cfg 1, PAG's extra call
     ([1], 1, 1, "u0"),
     ([1, 0], 1, 6, "u0 c0 u0 c0 u0 c0"),  # three tiles
@@ -44,6 +48,23 @@ def test_rows_of_the_samplers(kinds: list[int], batch: int, count: int, expected
     if not marked:
         del options["cond_mark"]
     assert forge_calls.sampler_rows(batch)(options, count) == rows_of(expected)
+
+
+AND_LAYOUTS = [
+    ([1, 0, 0], 1, 2, "u0 c0b c0a"),
+    ([1, 0, 0, 0], 2, 3, "u0 u1 c0c c1c c0b c1b c0a c1a"),
+    ([0, 0], 1, 2, "c0b c0a"),
+    ([0], 1, 2, "c0?"),  # split calls
+    ([1, 0], 1, 2, "u0 c0?"),
+]
+
+
+@pytest.mark.parametrize(("kinds", "batch", "prompts", "expected"), AND_LAYOUTS)
+def test_prompts_joined_by_and_come_from_the_last_to_the_first(
+    kinds: list[int], batch: int, prompts: int, expected: str
+) -> None:
+    rows = forge_calls.sampler_rows(batch, prompts)
+    assert rows(marks(kinds, batch), len(kinds) * batch) == rows_of(expected)
 
 
 def test_a_call_for_fewer_pictures_than_the_batch_is_read_from_its_marks() -> None:

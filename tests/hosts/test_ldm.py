@@ -165,7 +165,7 @@ def test_blocks_called_without_their_unet_are_left_alone() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_tiles(masked: bool) -> None:
-    """Without a region a tile is like a picture; where a region lies in it, nobody says."""
+    """Without a region a tile is like a picture; a region needs a tile that is a cut of the step's latents."""
     model, whole = shared(), tiny.inputs("sd15", PAIR)
     tile = tiny.inputs("sd15", PAIR, (8, 8))
     what = Injection((Identity(adapter("sd15"), tiny.tokens(), mask=SOME if masked else None),))

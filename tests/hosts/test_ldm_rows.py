@@ -90,6 +90,14 @@ def test_calls_of_any_size(chunk: int) -> None:
     assert seen == ["c0", "c0", "c1", "u0", "u1"]
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_calls_of_any_size_know_which_of_the_joined_prompts_they_have(chunk: int) -> None:
+    step = composed()
+    calls = [step.rows.of(latents(len(part)), part) for part in step.joined.split(chunk)]
+    rows = [row for known in calls if known for row in known.rows]
+    assert rows[:3] == [Row("cond", 0, 0), Row("cond", 0, 1), Row("cond", 1, 0)]
+
+
 def test_lengths_differ_and_are_not_padded() -> None:
     step = Step(CfgRows(), [text(1, 2), text(3, 2)], [text(2)] * 2, [1, 1])
     assert step.call(step.cond) == ["c0", "c1"]

@@ -21,7 +21,7 @@ from dp_adapter.errors import HostError, SettingsError
 from dp_adapter.hosts import prompts
 from dp_adapter.hosts.clip_tokenizer import RESOURCES, clip_tokenizer
 from dp_adapter.hosts.job import Pixels
-from dp_adapter.hosts.pipelines import Job, load, run
+from dp_adapter.hosts.pipelines import Job, Prompts, load, run
 from dp_adapter.hosts.samplers import SAMPLERS
 from tests.hosts import ldm_names
 
@@ -394,3 +394,41 @@ def assert_same_weights(one: Any, other: Any) -> None:
     assert first.keys() == second.keys()
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
+
+
+@pytest.mark.parametrize("which", ["pipeline", "sdxl"])
+@pytest.mark.parametrize("task", ["txt2img", "img2img", "inpaint"])
+def test_prompts_that_change_on_the_way(request: pytest.FixtureRequest, which: str, task: str) -> None:
+    """Each call of the UNet gets the prompts of its progress, for every picture and both halves."""
+    base = request.getfixturevalue(which)
+    later = (Prompts(0.3, "a dog", "blurry"), Prompts(0.6, "a cow", "ugly"))
+    job = replace(QUICK, prompt="a cat", steps=5, batch=2, strength=1.0, later=later, **inputs(task))
+    texts = [(0.0, "a cat", ""), *((one.start, one.prompt, one.negative_prompt) for one in later)]
+    known = [prompts.encode(base, prompt, negative, guided=True) for _, prompt, negative in texts]
+    seen: list[tuple[int, int]] = []
+
+    @contextmanager
+    def around(running: Any) -> Generator[None]:
+        def note(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            got = kwargs["encoder_hidden_states"]
+            wanted = 1 - float(args[1]) / 999
+            expected = max(number for number, (start, *_) in enumerate(texts) if start <= wanted or number == 0)
+            rows = [known[expected][name] for name in ("negative_prompt_embeds", "prompt_embeds")]
+            assert torch.equal(got, torch.cat([row.repeat(2, 1, 1) for row in rows]))
+            seen.append((expected, len(got)))
+
+        hook = running.unet.register_forward_pre_hook(note, with_kwargs=True)
+        yield
+        hook.remove()
+
+    run(base, job, around=around)
+    assert [number for number, _ in seen] == sorted(number for number, _ in seen)
+    assert {number for number, _ in seen} == {0, 1, 2} and {rows for _, rows in seen} == {4}
+
+
+def test_without_guidance_prompts_change_too(pipeline: Any) -> None:
+    job = replace(QUICK, guidance=1.0)
+    plain = run(pipeline, job)[0]
+    changed = run(pipeline, replace(job, later=(Prompts(0.3, "a dog", ""),)))[0]
+    same = run(pipeline, replace(job, later=(Prompts(0.3, job.prompt, ""),)))[0]
+    assert (plain == same).all() and (plain != changed).any()

@@ -18,7 +18,7 @@ import pytest
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.face import Face, choose, norm_crop
 from dp_adapter.identity.insight import ArcFace, InsightFace, pack_folder
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures import Picture, load_picture
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,32 @@ def test_close_ups_are_found(pack: InsightFace, astronaut: Picture) -> None:
     assert len(found) == 1
     moved = replace(found[0], points=found[0].points + np.array([x, y], np.float32))
     assert np.abs(moved.points - whole.points).max() < 0.1 * whole.size
+
+
+def test_ages_are_those_of_the_packs_own_network(pack: InsightFace, portrait: Path, tmp_path: Path) -> None:
+    """A network of genderage.onnx's form that finds everybody 42."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    folder = tmp_path / "models" / "aged"
+    shutil.copytree(pack_folder(pack.pack, pack._roots), folder)
+    assert (folder / "genderage.onnx").is_file() == InsightFace("aged", [tmp_path]).tells_age
+    float_type = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["data"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weight", "bias"], ["fc1"]),
+        ],
+        "genderage",
+        [helper.make_tensor_value_info("data", float_type, ["None", 3, 96, 96])],
+        [helper.make_tensor_value_info("fc1", float_type, [1, 3])],
+        [
+            numpy_helper.from_array(np.zeros((3, 3), np.float32), "weight"),
+            numpy_helper.from_array(np.array([0, 1, 0.42], np.float32), "bias"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(folder / "genderage.onnx"))
+    aged = InsightFace("aged", [tmp_path])
+    picture = load_picture(portrait)
+    assert aged.tells_age and aged.age(picture, aged.detect(picture)[0]) == 42

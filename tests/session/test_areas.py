@@ -16,6 +16,7 @@ from dp_adapter.core.regions import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Crop, Prepared, Scene, Session
+from dp_adapter.session.areas import Piece, combined, strongest
 from dp_adapter.settings import Settings
 from tests.session.conftest import SCENE, Request
 
@@ -23,12 +24,23 @@ LEFT = 96  # where the head is cut out of the portrait
 HALF = {"kind": "box", "box": {"x0": 0.5}}
 
 
+@pytest.fixture
+def request_of(request_of: Request) -> Request:
+    """Regions that stay where they are; those that move are in test_tracker.py."""
+
+    def build(*photos: Any, **fields: Any) -> Settings:
+        tracking = {"sources": ["init"], **fields.pop("tracking", {})}
+        return request_of(*photos, tracking=tracking, **fields)
+
+    return build
+
+
 def mask_of(prepared: Prepared) -> Tensor:
     (identity,) = prepared.injection.identities
-    assert identity.mask is not None
-    assert identity.mask.dtype == torch.float32 and identity.mask.ndim == 3
-    assert float(identity.mask.min()) >= 0 and float(identity.mask.max()) <= 1
-    return identity.mask
+    assert identity.region is not None
+    assert identity.region.dtype == torch.float32 and identity.region.ndim == 3
+    assert float(identity.region.min()) >= 0 and float(identity.region.max()) <= 1
+    return identity.region
 
 
 @pytest.fixture
@@ -52,7 +64,7 @@ def test_a_box(portrait_session: Session, request_of: Request) -> None:
 def test_full(portrait_session: Session, request_of: Request) -> None:
     prepared = portrait_session.prepare(request_of(regions=[{"kind": "full", "weight": 0.5}]), SCENE)
     (identity,) = prepared.injection.identities
-    assert identity.mask is None and identity.weight == pytest.approx(0.4)
+    assert identity.region is None and identity.weight == pytest.approx(0.4)
     assert prepared.explanation.persons[0].coverage == 1.0
 
 
@@ -80,6 +92,78 @@ def test_several_regions_of_one_person_are_joined_with_their_weights(
     with_full = portrait_session.prepare(request_of(regions=[{"kind": "full", "weight": 0.5}, HALF]), SCENE)
     mask = mask_of(with_full)[0]
     assert mask[:, :64].eq(0.5).all() and mask[:, 64:].eq(1).all()
+
+
+def test_what_is_subtracted_is_left_out_softly(portrait_session: Session, request_of: Request) -> None:
+    top = {"kind": "box", "box": {"y1": 0.5}, "op": "subtract"}
+
+    def made(*regions: dict[str, Any]) -> Prepared:
+        return portrait_session.prepare(request_of(regions=list(regions)), SCENE)
+
+    prepared = made(HALF, top)
+    mask = mask_of(prepared)[0]
+    assert mask[64:, 64:].eq(1).all() and mask[:64].eq(0).all() and mask[:, :64].eq(0).all()
+    assert prepared.explanation.persons[0].region == "a box, without a box"
+    assert torch.equal(mask, mask_of(made(top, HALF))[0]), "the order does not matter"
+    assert mask_of(made(HALF, top | {"weight": 0.25}))[0][:64, 64:].eq(0.75).all()
+    assert mask_of(made(HALF, top | {"weight": 2.0}))[0][:64].eq(0).all()
+    soft = mask_of(made(HALF, top | {"feather": 0.05}))[0][:, 100]
+    assert 0.4 < float(soft[63:65].mean()) < 0.6 and float(soft[0]) == 0 and float(soft[127]) == 1
+    whole = mask_of(made({"kind": "full"}, top))[0]
+    assert whole[:64].eq(0).all() and whole[64:].eq(1).all()
+    assert not made(HALF, {"kind": "full", "op": "subtract"}).injection.active
+    weighed = made(HALF | {"weight": 0.5}, top | {"weight": 0.5})
+    assert weighed.injection.identities[0].weight == pytest.approx(0.4), "what is subtracted has no say in the weight"
+    assert mask_of(weighed)[0][:64, 64:].eq(0.5).all()
+
+
+def test_without_an_added_region_the_automatic_one_is_subtracted_from(
+    portrait_session: Session, request_of: Request, with_face: Scene
+) -> None:
+    lower = {"kind": "box", "box": {"y0": 0.5}, "op": "subtract"}
+    face = face_mask(portrait_session, request_of(), with_face)
+    prepared = portrait_session.prepare(request_of(regions=[lower]), with_face)
+    mask = mask_of(prepared)[0]
+    assert torch.equal(mask[:128], face[:128]) and mask[128:].eq(0).all() and float(face[128:].sum()) > 0
+    assert prepared.explanation.persons[0].region == "face 0 of the init picture, counted from the left, without a box"
+    unknown = portrait_session.prepare(request_of(regions=[lower]), SCENE)
+    assert mask_of(unknown)[0][:64].eq(1).all() and mask_of(unknown)[0][64:].eq(0).all()
+    assert unknown.injection.schedule.start == 0.15, "a box that is left out does not say where the face is"
+
+
+def test_a_subtracted_automatic_region_leaves_the_face_out(
+    portrait_session: Session, request_of: Request, with_face: Scene
+) -> None:
+    around = [{"kind": "full"}, {"op": "subtract", "grow": 0.2}]
+    grown = face_mask(portrait_session, request_of(regions=[{"grow": 0.2}]), with_face)
+    assert torch.allclose(face_mask(portrait_session, request_of(regions=around), with_face), 1 - grown)
+    painted = replace(with_face, inpaint=np.ones((64, 64), np.float32))
+    inpainted = face_mask(portrait_session, request_of(regions=[{}, around[1]]), painted)
+    assert torch.allclose(inpainted, 1 - grown), "the inpaint mask without the face"
+    (face,) = with_face.inits
+    both = replace(with_face, inits=(face, np.ascontiguousarray(face[:, ::-1])))
+    batch = mask_of(portrait_session.prepare(request_of(regions=around), both))
+    assert batch.shape == (2, 256, 256) and torch.allclose(batch[0], 1 - grown) and not torch.equal(*batch)
+    unknown = portrait_session.prepare(request_of(regions=[HALF, around[1]]), SCENE)
+    assert mask_of(unknown)[0][:, 64:].eq(1).all(), "nothing is taken for a face that is not known"
+    assert unknown.injection.schedule.start == 0.0
+
+
+def test_pieces_join_with_a_face_that_moves() -> None:
+    """As a track joins them: one set of pieces, another face at every look."""
+    size, box = Grid(4, 4), torch.zeros(1, 4, 4)
+    box[:, :, :1] = 1
+    pieces = (Piece(automatic=True, weight=0.5), Piece(mask=box, weight=1.0), Piece(mask=box, subtracted=True))
+    faces = torch.zeros(2, 4, 4)
+    faces[0, 1], faces[1, 2] = 1, 1
+    assert strongest(pieces) == 1.0
+    joined = combined(pieces[:2], lambda _: faces, size)
+    assert joined is not None and torch.equal(joined, torch.maximum(box, faces / 2))
+    left = combined(pieces, lambda _: faces, size)
+    assert left is not None and torch.equal(left, faces / 2 * (1 - box))
+    nowhere = combined(pieces[:1], lambda _: None, size, unknown=0.0)
+    assert nowhere is not None and nowhere.eq(0).all()
+    assert combined(pieces[:1], lambda _: None, size) is None
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -163,7 +247,7 @@ def test_nothing_known(portrait_session: Session, request_of: Request, with_face
     scenes = [SCENE, replace(SCENE, inits=(load_picture(faceless),))]
     for scene, settings in (*((s, request_of()) for s in scenes), (with_face, request_of(tracking={"sources": []}))):
         prepared = portrait_session.prepare(settings, scene)
-        assert prepared.injection.identities[0].mask is None
+        assert prepared.injection.identities[0].region is None
         assert "nothing says where" in prepared.explanation.persons[0].region
 
 
@@ -174,7 +258,7 @@ def test_two_people_take_two_faces_of_the_init_picture(
     scene = Scene("sd15", 256, 128, inits=(np.concatenate([one, one[:, ::-1]], 1),))
     photos = [{"image": str(portrait)}, {"image": str(portrait), "identity": 1}]
     prepared = portrait_session.prepare(request_of(*photos), scene)
-    left, right = (identity.mask for identity in prepared.injection.identities)
+    left, right = (identity.region for identity in prepared.injection.identities)
     assert left is not None and right is not None
     assert left[..., 128:].max() == 0 and right[..., :128].max() == 0
     assert left.sum() == pytest.approx(float(right.sum()), rel=0.2)

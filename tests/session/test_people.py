@@ -148,9 +148,9 @@ def test_two_people_each_in_their_own_box(
     prepared = portrait_session.prepare(request_of(*photos, regions=boxes), SCENE)
     left, right = prepared.injection.identities
     assert (left.weight, right.weight) == (0.8, 0.4)
-    assert left.mask is not None and right.mask is not None
-    assert left.mask[..., :64].min() == 1 and left.mask[..., 64:].max() == 0
-    assert torch.equal(left.mask.flip(-1), right.mask)
+    assert left.region is not None and right.region is not None
+    assert left.region[..., :64].min() == 1 and left.region[..., 64:].max() == 0
+    assert torch.equal(left.region.flip(-1), right.region)
     assert torch.equal(right.tokens.cond, tokens(portrait_session, request_of(portrait)))
     assert torch.equal(left.tokens.cond, tokens(portrait_session, request_of(people[0])))
     lines = prepared.explanation.lines()

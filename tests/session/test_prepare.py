@@ -26,7 +26,7 @@ BOX = [{"kind": "box", "box": {"x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.75}}]
 def test_a_portrait(portrait_session: Session, request_of: Request) -> None:
     prepared = portrait_session.prepare(request_of(), SCENE)
     (identity,) = prepared.injection.identities
-    assert prepared.injection.active and identity.weight == 0.8 and identity.mask is None
+    assert prepared.injection.active and identity.weight == 0.8 and identity.placed
     assert identity.tokens.cond.shape == identity.tokens.uncond.shape == (4, identity.adapter.site(0).context)
     assert torch.isfinite(identity.tokens.cond).all()
     (person,) = prepared.explanation.persons
@@ -83,13 +83,6 @@ def test_a_face_to_look_for_must_be_there(portrait_session: Session, request_of:
         refused(SettingsError, portrait_session, own, "references[0].face.like")
     refused(IdentityError, portrait_session, request_of(face={"choice": "like", "like": "identity:Anna"}), "face.like")
     refused(PictureError, portrait_session, request_of(face={"choice": "like", "like": "absent.png"}), "face.like")
-
-
-@pytest.mark.parametrize("mode", ["full_body", "old_photo", "custom:mine"])
-def test_modes_to_come_are_refused(portrait_session: Session, request_of: Request, mode: str) -> None:
-    assert (
-        refused(SettingsError, portrait_session, request_of(mode=mode), mode, "not available yet").nearest == "portrait"
-    )
 
 
 def test_over_a_network_nothing_on_disk_is_named(models: Path, portrait: Path, request_of: Request) -> None:
@@ -174,11 +167,13 @@ def test_the_span_starts_late_where_no_region_is_known(portrait_session: Session
         assert (prepared.injection.schedule.start, prepared.injection.schedule.end) == prepared.explanation.span
         return prepared.explanation.span
 
-    assert span() == (0.15, 1.0)
+    whole = {"fallback": "full"}
+    assert span(tracking=whole) == span(tracking={"sources": []}) == (0.15, 1.0)
     assert span(regions=BOX) == span(regions=[{"kind": "full"}]) == (0.0, 1.0)
-    assert span(regions=[*BOX, {"kind": "auto"}]) == (0.15, 1.0), "one of the two is not known"
+    assert span() == (0.0, 1.0), "it acts nowhere before a face is found"
+    assert span(regions=[*BOX, {"kind": "auto"}], tracking=whole) == (0.15, 1.0), "one of the two is not known"
     assert span(span={"start": 0.4, "end": 0.9}) == span(span={"start": 0.4, "end": 0.9}, regions=BOX) == (0.4, 0.9)
-    assert span(span={"end": 0.1}) == (0.1, 0.1), "not an empty span"
+    assert span(span={"end": 0.1}, tracking=whole) == (0.1, 0.1), "not an empty span"
 
 
 def test_schedule_gate_and_text_controls_arrive(portrait_session: Session, request_of: Request) -> None:

@@ -75,6 +75,16 @@ class PanelPage:
         number.press("Enter")
         number.blur()
 
+    def drag(self, element: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Moves the pressed mouse over an element, by fractions of its size."""
+        element.scroll_into_view_if_needed()
+        area = element.bounding_box()
+        points = [(area["x"] + x * area["width"], area["y"] + y * area["height"]) for x, y in (start, end)]
+        self.page.mouse.move(*points[0])
+        self.page.mouse.down()
+        self.page.mouse.move(*points[1], steps=5)
+        self.page.mouse.up()
+
     def drop(self, photos: Sequence[Path]) -> None:
         self.page.set_input_files(f"{self.id('drop')} input[type=file]", photos)
 

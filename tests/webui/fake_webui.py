@@ -364,6 +364,7 @@ class Processing:
     is_hr_pass = False
     enable_hr = False
     sampler: Any = None
+    denoising_strength: Any = None
 
     def __init__(self, sd_model: Any, script: Any, args: list[Any], unet: Callable[..., Any], **settings: Any) -> None:
         self.sd_model, self.script, self.args, self.unet = sd_model, script, args, unet
@@ -389,28 +390,46 @@ class Processing:
     def sample(self, x: Any, cond: Any, uncond: Any) -> Any:
         import torch
 
-        self.sampler = SimpleNamespace(sampler_extra_args={"cond": cond}, sample=self._sampled)
+        self.sampler = self._new_sampler(cond)
         self._hook("process_before_every_sampling", x=x, noise=x, c=cond, uc=uncond)
         result = self.sampler.sample(x, cond, uncond)
         if self.enable_hr:
             self.is_hr_pass = True
+            self.sampler = self._new_sampler(cond)
             x = torch.nn.functional.interpolate(result, scale_factor=2)
             self._hook("process_before_every_sampling", x=x, noise=x, c=cond, uc=uncond)
             result = self.sampler.sample(x, cond, uncond)
             self.is_hr_pass = False
         return result
 
-    def _sampled(self, x: Any, cond: Any, uncond: Any) -> Any:
+    def _new_sampler(self, cond: Any) -> Any:
+        """As ``sd_samplers.create_sampler``: with a denoiser that is a module and is called once a step."""
         import torch
 
-        text = torch.stack([part.cond for parts in cond.batch for part in parts])
+        p = self
+
+        class Denoiser(torch.nn.Module):
+            def forward(self, x: Any, step: int, uncond: Any) -> Any:
+                text = torch.stack([part.cond for parts in cond.batch for part in parts])
+                rows = torch.cat([x, x])
+                denoiser = SimpleNamespace(p=p, sampler=p.sampler)
+                params = SimpleNamespace(x=rows, text_cond=text, text_uncond=uncond, denoiser=denoiser)
+                sys.modules["modules.script_callbacks"].fire("cfg_denoiser", params)  # type: ignore[attr-defined]
+                c, u = p.unet(rows, torch.cat([text, uncond]), step).chunk(2)
+                p.sampler.last_latent = p.predicted(c, step)
+                return u + 3 * (c - u)
+
+        return SimpleNamespace(
+            sampler_extra_args={"cond": cond}, sample=self._sampled, model_wrap_cfg=Denoiser(), last_latent=None
+        )
+
+    def predicted(self, denoised: Any, _step: int) -> Any:
+        """What the host keeps as the picture predicted so far; tests put another picture here."""
+        return denoised
+
+    def _sampled(self, x: Any, _cond: Any, uncond: Any) -> Any:
         for step in range(self.steps):
-            rows = torch.cat([x, x])
-            denoiser = SimpleNamespace(p=self, sampler=self.sampler)
-            params = SimpleNamespace(x=rows, text_cond=text, text_uncond=uncond, denoiser=denoiser)
-            sys.modules["modules.script_callbacks"].fire("cfg_denoiser", params)  # type: ignore[attr-defined]
-            c, u = self.unet(rows, torch.cat([text, uncond]), step).chunk(2)
-            x = 0.5 * x + 0.5 * (u + 3 * (c - u))
+            x = 0.5 * x + 0.5 * self.sampler.model_wrap_cfg(x, step, uncond)
         return x
 
     def run(self) -> list[Any]:

@@ -107,7 +107,12 @@ def test_regions_follow_the_init_picture_and_masks_come_on_request(server: Serve
     assert "mask" not in region
     (region,) = server.post("/regions", {**body, "masks": True}).json()["regions"]
     assert picture(region["mask"]).size == (640, 512)
-    box = {"settings": {"regions": [{"kind": "full"}]}, "masks": True}
+    (region,) = server.post("/regions", {**body, "parts": True}).json()["regions"]
+    assert "mask" not in region and {"face", "skin", "hair", "eyes", "mouth", "background"} <= set(region["parts"])
+    background = picture(region["parts"]["background"])
+    assert background.size == (640, 512) and background.getpixel((2, 2)) > 200
+    box = {"settings": {"regions": [{"kind": "full"}]}, "masks": True, "parts": True}
+    assert "parts" not in server.post("/regions", box).json()["regions"][0]
     assert picture(server.post("/regions", box).json()["regions"][0]["mask"]).getextrema() == (255, 255)
 
 

@@ -68,7 +68,7 @@ def test_every_request_survives_a_host(request_drawn: Any) -> None:
 def changed_settings() -> Settings:
     """A request in which no field is at its default."""
     face = {"choice": "like", "index": 2, "like": "identity:Ada L-1", "min_size": 9}
-    region = {"mask": f"photo:{OTHER}", "identity": 1, "weight": 0.5, "grow": 0.3, "feather": 0.2}
+    region = {"op": "subtract", "mask": f"photo:{OTHER}", "identity": 1, "weight": 0.5, "grow": 0.3, "feather": 0.2}
     box = {"x0": 0.1, "y0": 0.2, "x1": 0.3, "y1": 0.4}
     parts = {path.removeprefix("parts."): 0.25 for path, _ in walk_fields() if path.startswith("parts.")}
     changed = {
@@ -81,10 +81,18 @@ def changed_settings() -> Settings:
         "structure": 0.0, "lora_weight": 0.3, "span": {"start": 0.1, "end": 0.9}, "curve": "0.0@0.1, 1.5@0.3",
         "levels": {"down": 0.1, "middle": 0.2, "up": 0.3, "sites": {"3": 0.5, "12": 1e-05}},
         "gate": {"down": 0.2, "middle": 0.3, "up": 0.4}, "regions": [{"kind": "box", "box": box, **region}],
-        "tracking": {"sources": [], "moments": [0.2], "fallback": "full", "grow": 0.2, "feather": 0.2},
+        "tracking": {
+            "sources": [], "moments": [0.2], "decoder": "taesd", "words": "girl, dog", "fallback": "full", "grow": 0.2,
+            "feather": 0.2,
+        },
         "parts": parts, "mode": "custom:My mode", "target_age": 60, "reference_age": 30, "expression": "a, b: c\n\"d\"",
+        "mode_words": False, "retouch": "on", "restorer": "GFPGAN", "free_parts": True,
         "hires": {"use": "own", "weight": 0.1, "span": {"start": 0.2, "end": 0.8}},
-        "performance": {"form": "plain", "memory_mb": 64}, "report": {"enabled": True, "masks": True},
+        "face_pass": {"use": "on", "strength": 0.5, "weight": 0.5, "size": 640},
+        "performance": {"form": "plain", "memory_mb": 64},
+        "report": {
+            "enabled": True, "drift": True, "masks": True, "overlay": True, "best_of": 4, "least": 0.5, "below": "skip",
+        },
     }  # fmt: skip
     return Settings.from_dict(changed)
 

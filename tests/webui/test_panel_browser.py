@@ -176,6 +176,42 @@ def test_regions_are_added_and_shown(ui: PanelPage) -> None:
     ui.says("group_regions", "the whole picture, since nothing says where the face will be; 100% of the picture.")
 
 
+def test_boxes_are_drawn_moved_and_resized(ui: PanelPage) -> None:
+    ui.open("regions")
+    ui.click("region_draw")
+    layout = ui.page.locator(f"{ui.id('region_layout')} .dp-adapter-layout")
+    ui.drag(layout, (0.1, 0.1), (0.4, 0.6))
+    first = {"kind": "box", "box": {"x0": 0.1, "y0": 0.1, "x1": 0.4, "y1": 0.6}}
+    ui.until(lambda: ui.request().get("regions"), [first])
+    ui.drag(layout, (0.9, 0.5), (0.6, 0.2))
+    second = {"kind": "box", "box": {"x0": 0.6, "y0": 0.2, "x1": 0.9, "y1": 0.5}}
+    ui.until(lambda: ui.request()["regions"], [first, second])
+    ui.radio("regions_op", "subtract")
+    ui.until(lambda: ui.page.input_value(f"{ui.id('region')} input"), "2 · − box · person 1")
+    ui.until(lambda: layout.locator(".dp-adapter-subtracted b").all_inner_texts(), ["− 2"])
+    ui.drag(layout, (0.2, 0.2), (0.3, 0.9))  # moved, as far as the picture goes
+    first["box"] = {"x0": 0.2, "y0": 0.5, "x1": 0.5, "y1": 1.0}
+    ui.until(
+        lambda: ui.request()["regions"][0],
+        {"kind": "box", "box": {key: v for key, v in first["box"].items() if key != "y1"}},
+    )
+    ui.until(lambda: ui.page.input_value(f"{ui.id('regions_box_y0')} input[type=number]"), "0.5")
+    ui.drag(layout, (0.2, 0.5), (0.05, 0.7))  # its corner
+    ui.until(lambda: ui.request()["regions"][0]["box"], {"x0": 0.05, "y0": 0.7, "x1": 0.5})
+    ui.drag(layout, (0.75, 0.35), (0.75, 0.35))  # a click
+    ui.until(lambda: ui.page.input_value(f"{ui.id('region')} input"), "2 · − box · person 1")
+    ui.page.keyboard.down("Shift")
+    ui.drag(layout, (0.7, 0.3), (0.8, 0.4))
+    ui.page.keyboard.up("Shift")
+    ui.until(lambda: len(ui.request()["regions"]), 3)
+    ui.drag(layout, (0.02, 0.02), (0.02, 0.02))
+    ui.slide("regions_box_x1", 0.85)
+    box = layout.locator("[data-index='2']")
+    ui.until(lambda: box.get_attribute("data-box"), "[0.7, 0.3, 0.85, 0.4]")
+    assert len(ui.request()["regions"]) == 3
+    assert ui.request()["regions"][1]["op"] == "subtract"
+
+
 def test_a_mask_is_painted(ui: PanelPage) -> None:
     ui.open("regions")
     ui.click("region_add")
@@ -246,6 +282,12 @@ def test_the_init_picture_is_under_preview_and_brush(ui: PanelPage, portrait: Pa
     ui.click("region_add")
     ui.radio("regions_kind", "mask")
     ui.click("region_paint")
+    ui.click("region_draw")
+    layout = ui.page.locator(f"{ui.id('region_layout')} .dp-adapter-layout")
+    layout.wait_for()
+    shape = layout.bounding_box()
+    assert shape is not None and abs(shape["width"] - shape["height"]) < 1
+    assert "data:image/jpeg" in layout.evaluate("(element) => getComputedStyle(element).backgroundImage")
     under = ui.page.locator(f"{ui.id('group_regions')} .dp-adapter-canvas img")
     size = under.evaluate("async (img) => { await img.decode(); return [img.naturalWidth, img.naturalHeight]; }")
     assert size == [512, 512]

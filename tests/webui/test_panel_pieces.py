@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,17 @@ from PIL import Image, ImageDraw
 from dp_adapter.errors import PictureError, SettingsError
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
-from dp_adapter.webui import curve, panel_brush, panel_faces, panel_lists, panel_pictures, panel_words, preview, shared
+from dp_adapter.webui import (
+    curve,
+    panel_brush,
+    panel_faces,
+    panel_layout,
+    panel_lists,
+    panel_pictures,
+    panel_words,
+    preview,
+    shared,
+)
 from tests.webui import fake_webui
 
 
@@ -24,6 +36,14 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     with fake_webui.installed(tmp_path):
         monkeypatch.setattr(shared, "session", lambda: made)
         yield made
+
+
+def test_events_that_come_at_once_share_one_session(tmp_path: Path) -> None:
+    with fake_webui.installed(tmp_path), ThreadPoolExecutor(8) as threads:
+        shared.forget()
+        made = list(threads.map(lambda _: shared.session(), range(32)))
+        shared.forget()
+    assert len(set(map(id, made))) == 1
 
 
 # Lists.
@@ -52,6 +72,50 @@ def test_a_new_photo_and_a_new_region_are_valid() -> None:
         changed = {**region, **panel_lists.of_kind(region, kind)}
         plain = {key: value for key, value in photo.items() if key != "name"}
         assert Settings.from_dict({"references": [plain], "regions": [changed]}).regions[0].kind == kind
+
+
+# The layout.
+
+SIDES = {"x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.5}
+BOX = {"kind": "box", "box": SIDES, "identity": 1}
+
+
+def dragged(index: int, *box: float) -> panel_layout.Drag:
+    return panel_layout.read(json.dumps({"index": index, "box": box, "at": 1}))
+
+
+def test_a_drag_adds_moves_or_chooses() -> None:
+    added, chosen = panel_layout.taken([BOX], 0, dragged(-1, 0.5, 0.9, 0.123, 2.0))
+    assert chosen == 1 and added[0] == BOX
+    region = Settings.from_dict({"regions": added}).regions[1]
+    assert region.box is not None and vars(region.box) == {"x0": 0.12, "y0": 0.9, "x1": 0.5, "y1": 1.0}
+    assert region.identity == 1, "as the chosen region's"
+    moved, chosen = panel_layout.taken([{"kind": "auto"}, BOX], 0, dragged(1, 0, 0, 0.333, 0.5))
+    assert (moved[1]["box"], chosen) == ({"x0": 0, "y0": 0, "x1": 0.33, "y1": 0.5}, 1)
+    assert panel_layout.taken([BOX, BOX], 1, dragged(0, *SIDES.values())) == ([BOX, BOX], 0), "a click"
+    for index in (-1, 0, 7):
+        assert panel_layout.taken([BOX], 0, dragged(index, 0.5, 0.5, 0.5, 0.5)) == ([BOX], 0), "no area"
+    with pytest.raises(SettingsError, match="33 regions are too many"):
+        panel_layout.taken([BOX] * 32, 0, dragged(-1, 0, 0, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"index": 0}', '{"index": 0, "box": [1, 2]}', '{"index": "a", "box": "abcd"}']
+)
+def test_what_is_no_drag_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="what was drawn could not be read"):
+        panel_layout.read(text)
+
+
+def test_the_layout_shows_boxes_with_small_ones_above() -> None:
+    large = {"kind": "box", "box": {}, "op": "subtract"}
+    shown = panel_layout.drawn([BOX, {"kind": "auto"}, large], 0, "target")
+    assert re.findall(r'data-index="(\d)"', shown) == ["2", "0"]
+    assert re.findall(r"<b>([^<]*)</b>", shown) == ["− 3", "1"]
+    assert 'data-target="target"' in shown and "left:25.00%;top:25.00%;width:50.00%;height:25.00%" in shown
+    odd = [{"kind": "box", "box": {"x0": "</div>"}, "identity": "<b>"}, {"kind": "box", "box": [1]}]
+    assert "</div><" not in panel_layout.drawn(odd, 0, "t").partition("<b>")[0]
+    assert "aspect-ratio: 2.0000" in panel_layout.under(Image.new("RGB", (64, 32)), "id")
 
 
 # Words.

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
@@ -256,3 +258,105 @@ def test_a_cell_of_a_grid_does_not_leak(host: Any, person: dict[str, Any]) -> No
     cell = host.job(person, dp_adapter_overrides={"weight": 0})
     assert all(map(torch.equal, cell.run(), plain))
     assert all(map(torch.equal, host.job(person).run(), full))
+
+
+@pytest.fixture
+def sharp(portrait: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Previews show the portrait's head in full; counts how often they are made."""
+    asked: list[int] = []
+    with Image.open(portrait) as opened:
+        head = np.asarray(opened.convert("RGB").crop((96, 0, 352, 256)))
+
+    def decoder(_choice: str, _base: str) -> Callable[[Tensor], list[Any]]:
+        def decode(latents: Tensor) -> list[Any]:
+            asked.append(len(latents))
+            return [head] * len(latents)
+
+        return decode
+
+    monkeypatch.setattr("dp_adapter.webui.run.decoder", decoder)
+    return asked
+
+
+def test_the_region_follows_the_face_of_the_preview(host: Any, person: dict[str, Any], sharp: list[int]) -> None:
+    plain = host.job(steps=4, batch_size=2).run()
+    seen: list[bool] = []
+    request = {**person, "regions": [], "report": {"masks": True}}
+    p = host.job(request, steps=4, batch_size=2)
+    denoised = p.predicted
+
+    def predicted(made: Tensor, step: int) -> Tensor:
+        seen.append(bool(p.dp_adapter_run._current.injection.identities[0].region.any()))
+        return denoised(made, step)
+
+    p.predicted = predicted
+    made = p.run()
+    assert not p.reported and largest(made, plain) > 1e-3
+    # at progress 0.2, 0.5 and 0.8, a moment each
+    assert sharp == [2, 2, 2] and seen == [False, True, True, True]
+    masks = p.processed.images
+    assert len(masks) == 2 and masks[0].size == (128, 128) and 0.05 < np.asarray(masks[0]).mean() / 255 < 0.5
+    assert not p.comments and not host.unet.module._forward_hooks
+
+
+def test_a_face_that_never_comes_is_told_and_decides_nothing_early(host: Any, person: dict[str, Any]) -> None:
+    plain = host.job(steps=4).run()
+    nowhere = host.job({**person, "regions": [], "tracking": {"fallback": "none"}}, steps=4)
+    assert all(map(torch.equal, nowhere.run(), plain)) and not nowhere.reported
+    assert nowhere.comments == [
+        "DP-Adapter: The face of person 0 was not found while the picture formed; the identity acted nowhere."
+    ]
+    late = host.job({**person, "regions": []}, steps=4)
+    assert largest(late.run(), plain) > 1e-3 and "from late on" in late.comments[0]
+
+
+def test_the_hires_pass_goes_on_where_the_first_one_ended(host: Any, person: dict[str, Any], sharp: list[int]) -> None:
+    p = host.job({**person, "regions": []}, steps=4, enable_hr=True, hr_upscale_to_x=256, hr_upscale_to_y=256)
+    first: list[bool] = []
+    denoised = p.predicted
+
+    def predicted(made: Tensor, step: int) -> Tensor:
+        if p.is_hr_pass and step == 0:
+            first.append(bool(p.dp_adapter_run._current.injection.identities[0].region.any()))
+        return denoised(made, step)
+
+    p.predicted = predicted
+    p.run()
+    assert not p.reported and first == [True] and len(sharp) == 6
+
+
+def test_the_live_preview_shows_the_regions(host: Any, person: dict[str, Any]) -> None:
+    shown: list[Any] = []
+    state = SimpleNamespace(assign_current_image=shown.append)
+    grid = SimpleNamespace(image_grid=lambda images: Image.fromarray(np.hstack([np.asarray(one) for one in images])))
+    host.fake["modules.shared"].state, host.fake["modules.images"] = state, grid
+    host.fake["modules.shared"].opts.show_progress_grid = True
+    sys.modules["modules.images"] = host.fake["modules"].images = grid
+    before = state.assign_current_image
+    p = host.job({**person, "report": {"overlay": True}}, batch_size=2)
+    denoised = p.predicted
+
+    def predicted(made: Tensor, step: int) -> Tensor:
+        state.assign_current_image(Image.new("RGB", (64, 32), (90, 90, 90)))
+        return denoised(made, step)
+
+    p.predicted = predicted
+    p.run()
+    assert not p.reported and len(shown) == 2
+    # two pictures beside each other, each with its right half inside the box
+    tint = np.asarray(shown[0]).astype(int) - 90
+    inside, outside = tint[:, 18:30], tint[:, 2:14]
+    assert np.abs(inside).max() > 40 and np.abs(outside).max() <= 1 and np.abs(tint[:, 50:62]).max() > 40
+    assert state.assign_current_image == before
+
+
+def test_a_mode_puts_its_words_into_the_prompts(host: Any, person: dict[str, Any]) -> None:
+    prompts = {"all_prompts": ["a man"], "all_negative_prompts": [""]}
+    p = host.job({**person, "mode": "expression", "expression": "sad"}, **prompts)
+    p.run()
+    assert not p.reported and p.all_prompts[0].startswith("a man, sad expression, ")
+    assert p.extra_generation_params["DP-Adapter result words"].startswith("sad expression")
+    assert p.extra_generation_params["DP-Adapter mode"] == "expression"
+    off = host.job({**person, "mode": "expression", "expression": "sad", "enabled": False}, **prompts)
+    off.run()
+    assert off.all_prompts == ["a man"]

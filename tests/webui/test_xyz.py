@@ -110,6 +110,7 @@ def test_every_numeric_and_choice_field_has_an_axis() -> None:
 def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session: Session) -> None:
     samples = {"Identity": "Ada", "Model": "m.safetensors", "Mode": "portrait, inpaint", "Weight curve": "1@0.5; 0@1"}
     samples |= {"Photo person": "0", "Region person": "0", "Box left": "0.5", "Box top": "0.5", "Folding memory": "64"}
+    samples |= {"Face pass size": "512, 768", "Preview moments": "0.2, 0.2+0.5, none"}
     p = request(regions=[{"kind": "mask", "mask": "photo:0123456789abcdef", "box": {}}])
     p = Processing(
         p.settings.with_fields({"face.like": "identity:Ada", "references[0].face": {}, "tracking.grow": 0.5})
@@ -181,6 +182,8 @@ def test_numbers_that_may_be_automatic(plot: Plot) -> None:
         ("Weight", "0-1 (+0)", "makes 0 values"),
         ("Weight", "0-2 (+0.0001)", "makes 20001 values"),
         ("Blend mode", "ad", "Did you mean 'add'?"),
+        ("Region sources", "init+camera", "Region sources: 'camera' is not one of init, preview, attention"),
+        ("Preview moments", "0.5+0.2", "0.2 does not come after 0.5"),
         ("Strict text region", "maybe", "neither true nor false"),
         ("Weight curve", '"1@0.5, 1@0.2"', "does not come after"),
         ("Photo weight", "1/2/0", "3 values for 2 items"),
@@ -235,6 +238,25 @@ def test_region_axes_vary_automatic_regions_too(plot: Plot) -> None:
     two = {"references": [{"image": "identity:Ada"}, {"image": "identity:Bea", "identity": 1}]}
     (cell,) = plot.run(request(**two), Region_feather="0.1")
     assert [(region.identity, region.feather) for region in cell.regions] == [(0, 0.1), (1, 0.1)]
+
+
+def test_lists_are_written_with_plus_signs(plot: Plot) -> None:
+    cells = plot.run(request(), Region_sources="preview + init, none, attention", Preview_moments="0.1, 0.2+0.6, none")
+    sources = [("preview", "init"), (), ("attention",)]
+    moments = [(0.1,), (0.2, 0.6), ()]
+    assert [(cell.tracking.sources, cell.tracking.moments) for cell in cells] == [
+        (s, m) for s in sources for m in moments
+    ]
+    assert plot.option("Region sources").choices() == [
+        "none", "init", "preview", "attention", "init+preview", "init+attention", "preview+attention",
+        "init+preview+attention",
+    ]  # fmt: skip
+    assert plot.option("Region sources").format_value(None, plot.option("Region sources"), ()) == "Region sources: none"
+
+
+def test_parts_and_face_pass_have_axes(plot: Plot) -> None:
+    (cell,) = plot.run(request(), Mouth_weight="0.5", Automatic_region_grow="0.2", Face_pass_strength="0.3")
+    assert (cell.parts.mouth, cell.tracking.grow, cell.face_pass.strength) == (0.5, 0.2, 0.3)
 
 
 def test_reload_ui_puts_the_axes_in_place_of_the_old_ones(plot: Plot) -> None:

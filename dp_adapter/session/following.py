@@ -1,0 +1,158 @@
+"""From a request to the tracker of one generation: who is followed, from where, and into which shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dp_adapter.core.track import Track
+from dp_adapter.core.types import Grid
+from dp_adapter.errors import DPAdapterError
+from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.face import Face, Floats
+from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.session.areas import Area, Areas, Piece, combined, face_mask, fitted, handed_over, softened
+from dp_adapter.session.photos import Known, Photos
+from dp_adapter.session.scene import Scene
+from dp_adapter.session.tracker import Followed, Plan, Spot, Surroundings, Tracker
+from dp_adapter.settings import Settings, Tracking
+
+_FINEST = 512  # px of the long side of masks that move: more than any latent grid resolves
+_COARSEST = 64  # of a region from attention, which has at most 32 cells itself
+_FORMING = ("preview", "attention")
+
+
+def tracker_of(
+    settings: Settings,
+    scene: Scene,
+    areas: Areas,
+    drawn: Mapping[int, Area],
+    seen: Mapping[int, Sequence[Known]],
+    photos: Photos,
+    encoders: Encoders,
+    before: Tracker | None,
+) -> Tracker | None:
+    """The tracker of a generation, or None where all regions are known and stay.
+
+    Args:
+        drawn: each person's area as it is known before the first step.
+        seen: each person's photos.
+        before: of the first pass, whose regions the hires pass starts from.
+    """
+    forming = set(_FORMING) & set(settings.tracking.sources)
+    if scene.inpaint is not None or not forming:
+        return None
+    size = _working(Grid(scene.height, scene.width))
+    small = replace(scene, width=size.width, height=size.height)
+    pieces = {number: areas.pieces(settings, small, number) for number in drawn}
+    followed = [number for number in drawn if any(piece.automatic for piece in pieces[number])]
+    if not followed:
+        return None
+    earlier = {} if before is None else {one.number: one.track for one in before.people}
+    people = [_person(settings, n, pieces[n], drawn[n], earlier.get(n), size) for n in followed]
+    fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in followed and area.mask is not None]
+    taken = torch.stack(fixed).amax(0) if fixed else None
+    return Tracker(
+        people,
+        plan_of(settings.tracking),
+        PreviewFinder(encoders.yunet, encoders.parser),
+        Surroundings(size, taken, _Likeness(photos, [seen[number] for number in followed])),
+        None if before is None else before.places,
+    )
+
+
+def plan_of(tracking: Tracking) -> Plan:
+    """When and how it is looked."""
+    moments = tracking.moments if "preview" in tracking.sources else ()
+    forming = [source for source in tracking.sources if source in _FORMING]
+    late = max(moments, default=max(Tracking().moments)) if tracking.fallback == "late" else None
+    return Plan(moments, "attention" in forming, forming[0] == "attention", tracking.decoder, tracking.words, late)
+
+
+def following_words(area: Area, followed: Followed, tracking: Tracking) -> str:
+    """Where a followed person acts, in words."""
+    forming = " or ".join(
+        {"preview": "previews", "attention": "attention maps"}[s] for s in tracking.sources if s in _FORMING
+    )
+    if followed.known:
+        return f"{area.source if area.known else 'the region of the first pass'}, then the face that {forming} show"
+    before = {"late": "nowhere", "none": "nowhere", "full": "the whole picture"}[tracking.fallback]
+    return f"the face as soon as {forming} show it, {before} until then"
+
+
+def _person(
+    settings: Settings, number: int, pieces: Sequence[Piece], area: Area, earlier: Track | None, size: Grid
+) -> Followed:
+    """
+    Args:
+        earlier: where the person acted at the end of an earlier pass.
+    """
+    weights = settings.parts.weights()
+    full = torch.ones(1, size.height, size.width)
+
+    def shaped(parts: Mapping[str, Floats]) -> Spot:
+        mask = combined(pieces, lambda piece: face_mask(parts, weights, piece.grow, piece.feather, size), size)
+        return Spot(full if mask is None else mask, handed_over(parts, weights, size) if settings.free_parts else None)
+
+    def spread(head: Tensor) -> Spot:
+        def automatic(piece: Piece) -> Tensor:
+            # Softened while it is small: attention is read at every step, between calls of the UNet.
+            soft = softened(fitted(head, _coarse(size)), piece.grow, piece.feather)
+            return torch.nn.functional.interpolate(soft[None], (size.height, size.width), mode="bilinear")[0]
+
+        mask = combined(pieces, automatic, size)
+        return Spot(full if mask is None else mask)
+
+    known, free = area.known, area.free if settings.free_parts else None
+    if earlier is not None and earlier.mask is not None and earlier.mask.any():
+        start, free, known = earlier.mask, earlier.free, True
+    elif known:
+        start = area.mask
+    else:
+        start = combined(pieces, lambda _: None, size, 1.0 if settings.tracking.fallback == "full" else 0.0)
+    start, free = (None if m is None else torch.stack([fitted(one, size) for one in m]) for m in (start, free))
+    return Followed(number, Track(start, free), start, known, shaped, spread, free)
+
+
+def _working(size: Grid) -> Grid:
+    return _within(size, _FINEST)
+
+
+def _coarse(size: Grid) -> Grid:
+    return _within(size, _COARSEST)
+
+
+def _within(size: Grid, side: int) -> Grid:
+    """The same shape with a long side of at most ``side``."""
+    factor = min(1.0, side / max(size.height, size.width))
+    return Grid(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
+
+
+class _Likeness:
+    """Cosines of a preview's faces to the followed persons, by the shipped encoder."""
+
+    def __init__(self, photos: Photos, seen: Sequence[Sequence[Known]]) -> None:
+        self._photos = photos
+        self._seen = seen
+
+    def __call__(self, picture: Picture, faces: Sequence[Face]) -> Floats:
+        """[persons, faces]; zero rows for persons saved without that encoder."""
+        vectors = [self._photos.sface(picture, face) for face in faces]
+        return np.array([[0.0 if one is None else one @ v for v in vectors] for one in self._persons], np.float32)
+
+    @cached_property
+    def _persons(self) -> list[Floats | None]:
+        return [self._direction(known) for known in self._seen]
+
+    def _direction(self, known: Sequence[Known]) -> Floats | None:
+        try:
+            mean = np.mean([self._photos.judged(one) for one in known], axis=0)
+        except DPAdapterError:
+            return None
+        return mean / np.linalg.norm(mean)

@@ -1,0 +1,96 @@
+"""Which found face is whose: by the place it was last seen at, by likeness, else by order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dp_adapter.identity.face import Face, Floats
+
+_SIZE = 0.5  # share of a doubled size against a move by one face
+_LIKENESS = 8.0  # moves by one face that a cosine of 1 outweighs
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a face is, in fractions of the picture's longer side, so that it means the same at every size.
+
+    Attributes:
+        x, y: centre; size: square root of the box's area.
+    """
+
+    x: float
+    y: float
+    size: float
+
+    @classmethod
+    def of(cls, face: Face, shape: tuple[int, ...]) -> Place:
+        """Of a face in a picture [H, W, 3]."""
+        side = max(shape[:2])
+        x, y = (face.centre / side).tolist()
+        return cls(float(x), float(y), float(face.size / side))
+
+    def far_from(self, other: Place) -> float:
+        """0 for the same place; 1 for a move by one face or a fourfold size."""
+        mean = max((self.size + other.size) / 2, 1e-6)
+        moved = float(np.hypot(self.x - other.x, self.y - other.y)) / mean
+        return moved + _SIZE * abs(float(np.log2(max(self.size, 1e-6) / max(other.size, 1e-6))))
+
+
+def match(
+    places: Sequence[Place],
+    persons: Sequence[int],
+    last: Mapping[int, Place],
+    likeness: Floats | None = None,
+) -> dict[int, int]:
+    """Index of the face of each person, for those who have one.
+
+    A person seen before gets the nearest face; likeness, where it is known, outweighs moves of several faces. Those
+    never seen share what is left: the largest faces, in the persons' order from left to right.
+
+    Args:
+        places: of the found faces.
+        persons: all persons that are followed, in order.
+        last: where a person's face was seen last.
+        likeness: [persons, faces] cosines, or None.
+    """
+    if not places:
+        return {}
+    seen = [person for person in persons if person in last]
+    costs = np.array([[place.far_from(last[person]) for place in places] for person in seen]).reshape(-1, len(places))
+    if likeness is not None and seen:
+        costs = costs - _LIKENESS * likeness[[persons.index(person) for person in seen]]
+    found = {seen[row]: face for row, face in assigned(costs).items()}
+    new = [person for person in persons if person not in last]
+    free = [face for face in range(len(places)) if face not in found.values()]
+    largest = sorted(free, key=lambda face: -places[face].size)[: len(new)]
+    if likeness is not None and len(new) > 1 and largest:
+        rows = [persons.index(person) for person in new]
+        return found | {new[row]: free[face] for row, face in assigned(-likeness[np.ix_(rows, free)]).items()}
+    return found | dict(zip(new, sorted(largest, key=lambda face: places[face].x), strict=False))
+
+
+def assigned(costs: Floats) -> dict[int, int]:
+    """The assignment of rows to columns with the least sum of costs [rows, columns]; min(rows, columns) pairs.
+
+    By recursion over the rows with the taken columns as a set of bits; at most 8 rows and 16 columns are meant.
+    """
+    rows, columns = costs.shape
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for row in range(rows):
+        following: dict[int, tuple[float, tuple[int, ...]]] = {}
+        skips = rows > columns
+        for taken, (cost, chosen) in best.items():
+            options = [(taken | 1 << c, cost + float(costs[row, c]), c) for c in range(columns) if not taken >> c & 1]
+            if skips:
+                options.append((taken, cost, -1))
+            for key, total, column in options:
+                if key not in following or total < following[key][0]:
+                    following[key] = (total, (*chosen, column))
+        best = following
+    pairs = min(rows, columns)
+    full = [option for option in best.values() if sum(column >= 0 for column in option[1]) == pairs]
+    _, chosen = min(full, default=(0.0, ()))
+    return {row: column for row, column in enumerate(chosen) if column >= 0}

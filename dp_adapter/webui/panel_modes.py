@@ -1,0 +1,69 @@
+"""The modes in the panel: what the chosen one does, told before generating, and the fields that it asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dp_adapter.edits import Mode, Modes, before
+from dp_adapter.errors import SettingsError
+from dp_adapter.settings import Choice, Settings, field_at
+from dp_adapter.webui import compat
+from dp_adapter.webui.panel_handlers import Speaking, Updates
+from dp_adapter.webui.panel_widgets import Widgets
+from dp_adapter.webui.panel_words import status
+from dp_adapter.webui.values import field_value
+
+FIELDS = ("target_age", "reference_age", "expression", "retouch", "restorer")
+_READ = ("mode", *FIELDS, "mode_words", "weight", "span.start")
+
+
+def asks_for(mode: Mode) -> set[str]:
+    """Which of ``FIELDS`` a mode reads."""
+    ways = {"reference_age": mode.far_parts is not None, "retouch": mode.retouch, "restorer": mode.restore}
+    return {*mode.needs, *(path for path, read in ways.items() if read)}
+
+
+def wire(widgets: Widgets, said: Any, enabled: Any, speaking: Speaking) -> None:
+    """Shows what the mode does whenever something changes that it says, and lists the user's own modes."""
+    read = [widgets.by_path[path] for path in _READ]
+    owned = {path: widgets.by_path[path] for path in FIELDS}
+
+    def show(*values: Any) -> Updates:
+        given: dict[str, Any] = dict(zip(_READ, values, strict=True))
+        name = str(given["mode"] or "portrait")
+        try:
+            mode = _modes().of(name) if name != "portrait" else None
+        except SettingsError as error:
+            return {said: status(str(error), "error")}
+        wanted: set[str] = asks_for(mode) if mode else set()
+        shown: Updates = {component: gr.update(visible=path in wanted) for path, component in owned.items()}
+        return {**shown, said: status(_told(given, mode) if mode else "")}
+
+    def listed(on: bool) -> Updates:
+        return {widgets.by_path["mode"]: gr.update(choices=_names())} if on else {}
+
+    for path in ("mode", "target_age", "reference_age", "expression", "mode_words", "span.start"):
+        speaking.on(widgets.by_path[path].change, show, read, [*owned.values(), said], keeps=True)
+    speaking.on(enabled.change, listed, [enabled], [widgets.by_path["mode"]], keeps=True)
+
+
+def _names() -> list[str]:
+    kind = field_at("mode").kind
+    assert isinstance(kind, Choice)
+    return [*kind.choices, *_modes().own()]
+
+
+def _modes() -> Modes:
+    """As the session's, which need not be made for them."""
+    return Modes([compat.models_folder()])
+
+
+def _told(given: dict[str, Any], mode: Mode) -> list[str]:
+    """What the mode does with these values; in general where they are not complete yet."""
+    changes = {path: field_value(field_at(path), value) for path, value in given.items()}
+    try:
+        return list(before(Settings().with_fields(changes), mode))
+    except SettingsError:
+        return [f"{mode.title}: {mode.does}" if mode.does else mode.title]

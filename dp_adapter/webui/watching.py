@@ -1,0 +1,56 @@
+"""Regions over time in a WebUI: the sampler's denoiser tells when it was called and what it predicts."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dp_adapter.session.tracker import Tracker
+    from dp_adapter.session.watch import Decode
+    from dp_adapter.webui.attaching import Pass
+
+
+class Watching(AbstractContextManager["Watching"]):
+    """One pass: while it lasts, the tracker follows the pictures that the job's sampler makes.
+
+    Args:
+        p: the WebUI's processing object, its sampler made.
+        inside: the adapter in the UNet, which knows how far the sampling is and listens to the person words.
+    """
+
+    def __init__(
+        self,
+        p: Any,
+        tracker: Tracker,
+        decode: Decode,
+        inside: Pass,
+    ) -> None:
+        from dp_adapter.session.watch import Watch
+
+        self._watch = Watch(tracker, decode, _calls(p), inside.maps, inside.words.head)
+        self._stack = ExitStack()
+        self._stack.enter_context(self._watch)
+        sampler = p.sampler
+        denoiser = sampler.model_wrap_cfg
+
+        def before(_module: Any, _args: Any) -> None:
+            self._watch.before_call()
+
+        def after(_module: Any, _args: Any, _output: Any) -> None:
+            # What the host itself shows as the live preview, the same for samplers of sigmas and of timesteps.
+            self._watch.after_call(sampler.last_latent, inside.progress)
+
+        self._stack.callback(denoiser.register_forward_pre_hook(before).remove)
+        self._stack.callback(denoiser.register_forward_hook(after).remove)
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _calls(p: Any) -> int:
+    """About how many calls of the denoiser this pass takes."""
+    hires = getattr(p, "is_hr_pass", False)
+    steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if hires else p.steps
+    partly = hires or bool(getattr(p, "init_images", None))
+    return int(steps * min(float(p.denoising_strength), 1.0)) if partly and p.denoising_strength is not None else steps

@@ -1,0 +1,57 @@
+"""Person words in the tokens of CLIP's own tokenizer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dp_adapter.hosts import person_words, prompts
+from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    return SimpleNamespace(tokenizer=clip_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "positions", "head"),
+    [
+        ("a photo of a man", (5,), False),
+        ("A Man, a WOMAN; men-folk", (2, 5, 7), False),
+        ("a mantle on a womanizer", (), False),
+        ("1girl, solo", (2,), False),
+        ("a portrait of a lady", (2, 5), True),
+        ("the head of a girl with a face", (2, 8), True),
+        ("two headshots", (2, 3), True),  # of two tokens
+        ("tree, " * 40 + "a man", (77 + 7,), False),
+        ("", (), False),
+    ],
+)
+def test_positions(pipeline: Any, prompt: str, positions: tuple[int, ...], head: bool) -> None:
+    found = prompts.person_words(pipeline, prompt, batch=2)
+    assert found.tokens == [[positions], [positions]]
+    assert found.head(1) == head
+    assert found.prompts == 1
+
+
+def test_positions_are_those_of_what_is_encoded(pipeline: Any) -> None:
+    """The tokens that the pipeline encodes have the word there."""
+    prompt = "a long story, " * 20 + "of a woman"
+    tokenizer = pipeline.tokenizer
+    (found,) = prompts.person_words(pipeline, prompt, batch=1).tokens[0]
+    rows = prompts._rows(tokenizer, prompt, 2)
+    assert [row[0] for row in rows] == [tokenizer.bos_token_id] * 2
+    assert [one for row in rows for one in row][found[0]] == tokenizer.convert_tokens_to_ids("woman</w>")
+
+
+def test_the_users_own_words(pipeline: Any) -> None:
+    assert prompts.person_words(pipeline, "a man and an old knight", 1, "old knight, elf").tokens == [[(5, 6)]]
+    assert prompts.person_words(pipeline, "a man and an old knight", 1, " , ").tokens == [[(2,)]]
+
+
+def test_every_default_word_is_found(pipeline: Any) -> None:
+    for word in person_words.DEFAULT:
+        assert prompts.person_words(pipeline, f"the {word}.", 1).tokens[0][0], word
