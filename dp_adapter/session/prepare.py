@@ -31,7 +31,6 @@ _UNKNOWN_START = 0.15  # without a known region the layout is left to the text f
 # By group, fields that wait for regions over time, finer parts and reports.
 _NOT_YET: dict[str, tuple[str, ...]] = {
     "tracking": ("moments", "fallback"),
-    "parts": ("ears", "glasses"),
     "report": ("enabled",),
 }
 
