@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dp_adapter import edits
 from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines, previews, prompts
-from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
-from dp_adapter.hosts.predicted import told as told_calls
-from dp_adapter.hosts.word_maps import WordMaps
+from dp_adapter.hosts import pipelines
+from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
-from dp_adapter.session import Explanation, Prepared, Scene, Session
-from dp_adapter.session.watch import Decode, Watch
+from dp_adapter.sampling import Progress, sample, worded
+from dp_adapter.session import Explanation, Prepared, Scene, Session, face_pass, places, report
+from dp_adapter.session.judge import Judge, Verdict, find
+from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
-
-JUDGE = "sface"
-Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +24,26 @@ class Result:
     """One finished picture.
 
     Attributes:
-        likeness: cosine of its largest face to the first person's photos by ``JUDGE``; 0 when no face is found,
-            None when there was nobody to compare with.
+        seed: that makes it; not the asked-for one where another candidate was kept.
+        verdict: what the judge found; None where nobody was asked for.
+        facts: what was measured, as short texts by name.
+        words: the same in one sentence.
+        left_out: whether it is less like the photos than was asked for.
     """
 
     picture: Picture
     seed: int
-    likeness: float | None
+    verdict: Verdict | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    words: str = ""
+    left_out: bool = False
+
+    @property
+    def likeness(self) -> float | None:
+        """Cosine of the first person; 0 when they are not found, None when there was nobody to compare with."""
+        if self.verdict is None or 0 not in self.verdict.likeness:
+            return None
+        return self.verdict.likeness[0] or 0.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class Generation:
 
     results: tuple[Result, ...]
     explanation: Explanation
+
+    @property
+    def kept(self) -> tuple[Result, ...]:
+        """Those that are not left out."""
+        return tuple(result for result in self.results if not result.left_out)
 
 
 def scene_of(pipeline: Pipeline, job: Job) -> Scene:
@@ -58,14 +70,14 @@ def generate(
     pipeline: Pipeline,
     settings: Settings,
     job: Job,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     told: Callable[[Explanation], None] | None = None,
 ) -> Generation:
-    """Makes the pictures of a job.
+    """Makes the pictures of a job, with the further pictures that the report needs.
 
     Args:
+        progress: called with steps done and steps in all, anew for each run of the sampler.
         told: called with the explanation before sampling.
-        progress: called with steps done and steps in all.
 
     Raises:
         DPAdapterError: in words, before sampling.
@@ -73,76 +85,108 @@ def generate(
     prepared = session.prepare(settings, scene_of(pipeline, job))
     if told:
         told(prepared.explanation)
-    target = reference_vector(session, settings) if prepared.explanation.active else None
-    decode = None
-    if prepared.tracker is not None:
-        decode = previews.decoder(pipeline, settings.tracking.decoder, session.roots)
-    pictures = sample(pipeline, prepared, worded(job, prepared), progress, decode)
+    work = _Work(session, pipeline, settings, prepared, progress)
+    pictures = sample(pipeline, prepared, job, progress, session.roots)
+    single = replace(job, batch=1)
     results = [
-        Result(picture, job.seed + number, None if target is None else likeness(session, picture, target))
-        for number, picture in enumerate(pictures)
+        work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
     ]
     late = () if prepared.tracker is None else prepared.tracker.notes()
     return Generation(tuple(results), replace(prepared.explanation, notes=(*prepared.explanation.notes, *late)))
 
 
-def sample(
-    pipeline: Pipeline,
-    prepared: Prepared,
-    job: Job,
-    progress: Callable[[int, int], None] | None = None,
-    decode: Decode | None = None,
-) -> list[Picture]:
-    """Runs the sampler with the injection attached; the pipeline is as before afterwards.
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A finished picture, where the persons acted in it, and what was done to it after sampling."""
 
-    Args:
-        decode: makes the previews in which regions are followed; without it they stay where they start.
+    picture: Picture
+    regions: Mapping[int, Mask | None]
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class _Work:
+    """Finishes the pictures of one job.
+
+    Raises:
+        DPAdapterError: there are no photos to compare with.
     """
-    return pipelines.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
+    def __init__(
+        self, session: Session, pipeline: Pipeline, settings: Settings, prepared: Prepared, progress: Progress | None
+    ) -> None:
+        self._session = session
+        self._pipeline = pipeline
+        self._settings = settings
+        self._prepared = prepared
+        self._progress = progress
+        told = prepared.explanation
+        self._wanted = settings.enabled and report.judged(settings.report)
+        encoders = [name for person in told.persons for name in person.encoders]
+        judged = told.active or self._wanted or (settings.enabled and face_pass.wanted(settings))
+        self._judge = Judge(session, settings, encoders) if judged else None
 
-def worded(job: Job, prepared: Prepared) -> Job:
-    """The job with the mode's words in its prompts."""
-    if prepared.edit is None or not prepared.edit.words:
-        return job
-    first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
-    more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
-    return replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
+    def result(self, job: Job, picture: Picture, number: int) -> Result:
+        """A picture as it is handed back.
 
+        Args:
+            job: makes this one picture alone.
+            picture: as it was sampled.
+            number: of the picture in its batch.
+        """
+        made = self._with_faces(job, picture, number, self._prepared)
+        judge, asked = self._judge, self._settings.report
+        if judge is None:
+            return Result(made.picture, job.seed, facts=made.facts)
+        first = report.Candidate(0, judge.see(made.picture), made)
+        if not self._wanted:
+            return Result(made.picture, job.seed, first.verdict, made.facts)
 
-def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[[Any], AbstractContextManager[object]]:
-    @contextmanager
-    def around(running: Any) -> Generator[None]:
-        train_timesteps = running.scheduler.config.num_train_timesteps
-        rows = host.pipeline_rows(running)
-        maps: WordMaps | None = None
-        with ExitStack() as stack:
-            if prepared.tracker is not None and decode is not None and prepared.injection.active:
-                calls = int(job.steps * (1.0 if job.init is None else job.strength))
-                words = prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
-                maps = WordMaps(words.tokens)
-                watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
-                stack.enter_context(told_calls(running, watch.before_call, watch.after_call))
-            attach = host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps, maps=maps)
-            stack.enter_context(attach)
-            yield
+        def another(place: int) -> report.Candidate[_Made]:
+            candidate = self._candidate(replace(job, seed=report.candidate_seed(job.seed, place)))
+            return report.Candidate(place, judge.see(candidate.picture), candidate)
 
-    return around
+        kept, candidates = report.best(first, asked, another)
+        job = replace(job, seed=report.candidate_seed(job.seed, kept.number))
+        moved = None
+        if asked.drift:
+            (plain,) = pipelines.run(self._pipeline, worded(job, self._prepared), self._progress)
+            region = places.union(kept.made.regions, (job.width, job.height))
+            moved = report.drift(kept.made.picture, plain, region)
+        return Result(
+            kept.made.picture,
+            job.seed,
+            kept.verdict,
+            {**kept.made.facts, **report.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
+            report.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
+            asked.below == "skip" and report.too_little(asked, kept.verdict),
+        )
 
+    def _candidate(self, job: Job) -> _Made:
+        prepared = self._session.prepare(self._settings, scene_of(self._pipeline, job))
+        (picture,) = sample(self._pipeline, prepared, job, self._progress, self._session.roots)
+        return self._with_faces(job, picture, 0, prepared)
 
-def reference_vector(session: Session, settings: Settings, identity: int = 0) -> Vector | None:
-    """Mean direction [128] of one person's photos by the judge; None when its own detector finds no face in any."""
-    seen, _ = session.photos.look(settings.replace(no_face="continue"), identity, session.encoders.yunet)
-    if not seen:
-        return None
-    mean = np.mean([session.photos.judged(one) for one in seen], axis=0)
-    return mean / np.linalg.norm(mean)
-
-
-def likeness(session: Session, picture: Picture, target: Vector) -> float:
-    """Cosine of a picture's largest face to a reference vector by the judge; 0 when no face is found."""
-    faces = session.photos.faces(picture, session.encoders.yunet)
-    if not faces:
-        return 0.0
-    largest = max(faces, key=lambda face: face.size)
-    return round(float(session.photos.sface(picture, largest) @ target), 4)
+    def _with_faces(self, job: Job, picture: Picture, number: int, prepared: Prepared) -> _Made:
+        """The picture after the face pass."""
+        settings = self._settings
+        regions = places.regions_of(prepared, number)
+        if not (self._judge and regions and face_pass.wanted(settings)):
+            return _Made(picture, regions)
+        faces = find(self._session.encoders, picture)
+        theirs = self._judge.whose(picture, faces, regions) if faces else {}
+        for person, face in sorted(theirs.items(), key=lambda one: -one[1].size):
+            part = face_pass.square(face, job.width, job.height, settings.face_pass.size)
+            over = replace(
+                job,
+                width=part.work,
+                height=part.work,
+                init=face_pass.enlarged(picture, part),
+                mask=None,
+                strength=settings.face_pass.strength,
+                steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
+            )
+            ready = self._session.prepare(face_pass.request(settings, person), scene_of(self._pipeline, over))
+            (made,) = sample(self._pipeline, ready, over, self._progress, self._session.roots)
+            picture = face_pass.pasted(picture, made, part, face)
+        done = f"{len(theirs)} of {len(theirs)}" if faces else "no face"
+        return _Made(picture, regions, {"face pass": done})

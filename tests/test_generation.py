@@ -15,7 +15,7 @@ from dp_adapter.errors import FaceError, HostError
 from dp_adapter.hosts import pipelines
 from dp_adapter.hosts.pipelines import Job
 from dp_adapter.identity.pictures import load_picture
-from dp_adapter.session import Session
+from dp_adapter.session import Session, judge
 from dp_adapter.settings import Settings
 from tests import tiny
 
@@ -104,10 +104,10 @@ def test_likeness_is_one_for_the_photo_itself_and_zero_without_a_face(
     models: Path, settings: Settings, portrait: Path, faceless: Path
 ) -> None:
     session = Session([models], True)
-    target = generation.reference_vector(session, settings)
+    target = judge.reference_vector(session, settings)
     assert target is not None and target.shape == (128,) and np.linalg.norm(target) == pytest.approx(1, abs=1e-5)
-    assert generation.likeness(session, load_picture(portrait), target) == pytest.approx(1, abs=1e-3)
-    assert generation.likeness(session, load_picture(faceless), target) == 0
+    assert judge.likeness(session, load_picture(portrait), target) == pytest.approx(1, abs=1e-3)
+    assert judge.likeness(session, load_picture(faceless), target) == 0
 
 
 def test_the_scene_is_the_jobs(pipeline: pipelines.Pipeline) -> None:

@@ -88,10 +88,15 @@ def run(args: argparse.Namespace) -> int:
         generation = generate(session, pipeline, request, job, bar, told=_say)
         seconds = time.perf_counter() - started
         paths = write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix)
-        for path, result in zip(paths, generation.results, strict=True):
+        for path, result in zip(paths, generation.kept, strict=True):
             print(f"-> {path}")
-            if result.likeness is not None:
+            if result.words:
+                print(f"   {result.words}")
+            elif result.likeness is not None:
                 print(f"   likeness {result.likeness:.2f}" if result.likeness else "   no face was found in it")
+        for result in generation.results:
+            if result.left_out:
+                print(f"Left out, being below the least likeness: seed {result.seed}, {result.words}")
     return 0
 
 

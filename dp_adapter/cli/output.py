@@ -9,10 +9,13 @@ from typing import Any, cast
 
 from dp_adapter import __version__
 from dp_adapter.edits import mode_parameters
-from dp_adapter.generation import JUDGE, Generation
+from dp_adapter.generation import Generation, Result
 from dp_adapter.hosts.pipelines import Job
 from dp_adapter.session import Explanation
+from dp_adapter.session.judge import JUDGE
+from dp_adapter.session.report import describing
 from dp_adapter.settings import Settings, infotext_name
+from dp_adapter.settings.outcome import RESULT
 
 
 def write(
@@ -27,14 +30,14 @@ def write(
     """Writes ``<number>_<seed><suffix>.png`` and ``.json`` for every picture; never overwrites.
 
     Returns:
-        Paths of the pictures.
+        Paths of the pictures, but for those that are left out.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
-    for result in generation.results:
+    for result in generation.kept:
         made = _job(job, base, result.seed)
         facts = {
             "dp_adapter": __version__,
@@ -42,10 +45,11 @@ def write(
             "settings": shared_settings(settings),
             "explanation": generation.explanation.to_dict(),
             "likeness": {"judge": JUDGE, "cosine": result.likeness},
+            "report": dict(result.facts),
             "seconds": round(seconds / len(generation.results), 2),
         }
         info = PngInfo()
-        info.add_itxt("parameters", infotext(made, settings, generation.explanation))
+        info.add_itxt("parameters", infotext(made, settings, generation.explanation, result))
         info.add_itxt("dp_adapter", json.dumps(facts))
         path = _free(folder, f"{result.seed}{suffix}")
         Image.fromarray(result.picture).save(path, pnginfo=info)
@@ -69,7 +73,7 @@ def shared_settings(settings: Settings) -> dict[str, Any]:
     return facts
 
 
-def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation) -> str:
+def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, result: Result) -> str:
     """The prompt and parameters in the form that WebUIs show; of the settings, the changed fields of plain values."""
     lines = [job["prompt"]]
     if job["negative_prompt"]:
@@ -85,7 +89,8 @@ def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation) 
     if settings.enabled:
         parameters |= {"DP-Adapter": __version__, "DP-Adapter model": explanation.model}
         parameters |= {infotext_name("weight"): settings.weight}
-        parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(settings))}
+        parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(describing(settings)))}
+        parameters |= {RESULT + name: value for name, value in result.facts.items()}
         parameters |= mode_parameters(explanation.mode_lines, explanation.words)
     return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in parameters.items())])
 

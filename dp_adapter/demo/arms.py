@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from dp_adapter.core.regions import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import FaceError
-from dp_adapter.generation import likeness, reference_vector, sample, scene_of
+from dp_adapter.generation import sample, scene_of
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.hosts.sites import site_names
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Explanation, Session
+from dp_adapter.session.judge import likeness, reference_vector
 from dp_adapter.settings import Region, Settings
 
 Values = NDArray[np.float32]

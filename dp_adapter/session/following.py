@@ -72,7 +72,7 @@ def plan_of(tracking: Tracking) -> Plan:
     moments = tracking.moments if "preview" in tracking.sources else ()
     forming = [source for source in tracking.sources if source in _FORMING]
     late = max(moments, default=max(Tracking().moments)) if tracking.fallback == "late" else None
-    return Plan(moments, "attention" in forming, forming[0] == "attention", tracking.words, late)
+    return Plan(moments, "attention" in forming, forming[0] == "attention", tracking.decoder, tracking.words, late)
 
 
 def following_words(area: Area, followed: Followed, tracking: Tracking) -> str:

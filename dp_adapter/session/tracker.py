@@ -74,6 +74,7 @@ class Plan:
         moments: progress at which the preview is searched, rising; none without previews.
         attention: whether attention maps are read; ``attention_first``: whether they decide where previews have an
             answer, too.
+        decoder: what makes the previews, see ``Tracking.decoder``.
         words: the user's person words, with commas between; empty for the usual ones.
         late: progress from which on a person without any answer acts in the whole picture; None for never.
     """
@@ -81,6 +82,7 @@ class Plan:
     moments: tuple[float, ...]
     attention: bool = False
     attention_first: bool = False
+    decoder: str = "auto"
     words: str = ""
     late: float | None = None
 

@@ -10,6 +10,8 @@ from dp_adapter.settings.pieces import FRACTION, WEIGHT
 from dp_adapter.settings.records import Record, setting
 
 MAX_CANDIDATES = 16
+RESULT = "DP-Adapter result "
+"""Begins the infotext keys of what was measured, not asked for: they are never read back."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 ENTRY = Path(__file__).parents[2] / "scripts" / "dp_adapter.py"
 WebUI = Literal["a1111", "forge", "neo", "reforge", "classic"]
@@ -63,6 +63,31 @@ def alternative_unet() -> str:
 
     current = sd_unet.current_unet
     return "" if current is None else str(getattr(getattr(current, "option", None), "label", type(current).__name__))
+
+
+def merge_tokens_again(p: Any) -> None:
+    """A1111 takes token merging out of the model when a job ends, also when that job ran inside another."""
+    if not is_forge():
+        from modules import sd_models
+
+        sd_models.apply_token_merging(p.sd_model, p.get_token_merging_ratio())
+
+
+def adetailer_runs(p: Any) -> bool:
+    """Whether ADetailer (Bing-su/adetailer) makes the faces of this job anew."""
+    if getattr(p, "_ad_disabled", False):
+        return False
+    for script in p.scripts.alwayson_scripts:
+        if script.title() == "ADetailer":
+            args = p.script_args[script.args_from : script.args_to]
+            tabs = [cast("Mapping[str, Any]", arg) for arg in args if isinstance(arg, Mapping)]
+            on = args[0] if args and isinstance(args[0], bool) else True
+            return on and any(map(_detects, tabs))
+    return False
+
+
+def _detects(tab: Mapping[str, Any]) -> bool:
+    return tab.get("ad_model", "None") != "None" and tab.get("ad_tab_enable", True) is not False
 
 
 def on(event: str, callback: Callable[..., Any]) -> None:

@@ -25,11 +25,11 @@ from dp_adapter.settings import (
     infotext_name,
     walk_fields,
 )
+from dp_adapter.settings.outcome import RESULT
 from dp_adapter.settings.records import fields_of
 from dp_adapter.webui.infotext_values import decoded, encoded
 
 KEY = "DP-Adapter"
-RESULT = "DP-Adapter result "  # what was measured, not asked for: parameters that begin so are never read back
 _ALWAYS = ("weight",)  # what every reader of a picture's parameters looks for
 
 

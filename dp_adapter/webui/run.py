@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hosts.person_words import Found
+from dp_adapter.session.report import describing
 from dp_adapter.settings import Settings
-from dp_adapter.webui import compat, infotext, infotext_photos, options, prompt_words, scenes, shared, words, xyz
+from dp_adapter.webui import (
+    compat,
+    infotext,
+    infotext_photos,
+    nested,
+    options,
+    prompt_words,
+    scenes,
+    shared,
+    words,
+    xyz,
+)
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.decoding import decoder
+from dp_adapter.webui.outcome import Outcome
 from dp_adapter.webui.overlay import Overlay
 from dp_adapter.webui.stop import DPAdapterStop
 from dp_adapter.webui.watching import Watching
@@ -38,6 +51,8 @@ def settings_for(p: Any, args: Sequence[object]) -> Settings:
     settings = xyz.settings_of(p, args)
     if not settings.enabled:
         return settings
+    if nested.is_inner(p):
+        return infotext_photos.kept(nested.as_inner(p, settings), shared.session().photos.keep)
     always = options.read()
     if always.report or always.masks:
         report = settings.report
@@ -64,6 +79,7 @@ class Run:
         self._watching: Watching | None = None
         self._overlay: Overlay | None = None
         self._told: set[str] = set()
+        self._acted: list[Tensor] = []  # regions [S, h, w] in which an identity acted at the end of each batch
         base = shared.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
@@ -71,8 +87,13 @@ class Run:
         self._decode = decoder(settings.tracking.decoder, base)
         self._check_hires(base)
         self._check_refiner()
-        p.extra_generation_params.update(infotext.parameters(settings, {}))
+        self.outcome = Outcome(p, settings, self._last_acting)
+        p.extra_generation_params.update(infotext.parameters(describing(settings), {}))
         words.add(p, self._first.edit)
+
+    def is_of(self, p: Any) -> bool:
+        """False for a copy of the job, on which ADetailer has scripts end and begin while the job goes on."""
+        return p is self._p
 
     def before_batch(self) -> None:
         """Between preparation and sampling of a batch.
@@ -146,19 +167,20 @@ class Run:
         if self._pass is not None:
             self._pass.__exit__()
             self._pass = None
+        self.outcome.close()
 
     def hand_back(self, processed: Any) -> None:
-        """Adds what was asked for to the job's pictures: the regions of its last pass, white where an identity acts."""
+        """Adds what was asked for to the job's pictures: the regions at their end, white where an identity acts."""
         import numpy as np
         from PIL import Image
 
+        self.outcome.hand_back(processed)
         if not self._settings.report.masks:
             return
-        found = [one.region for one in self._current.injection.identities if one.region is not None]
         size = processed.images[0].size if processed.images else (self._p.width, self._p.height)
         pictures = [
             Image.fromarray(np.uint8(mask.numpy() * 255 + 0.5)).resize(size, Image.Resampling.BILINEAR)
-            for masks in found
+            for masks in self._acted
             for mask in masks
         ]
         processed.images += pictures
@@ -182,6 +204,10 @@ class Run:
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
         return shared.session().prepare(settings, scene, before)
 
+    def _last_acting(self) -> Prepared:
+        """What the last pass in which an identity acted was made with."""
+        return self._current if self._current.injection.identities else self._first
+
     def _wrap_sample(self) -> None:
         """What is attached inside ``p.sample`` comes out when it ends: in full, interrupted or by an exception."""
         p = self._p
@@ -199,6 +225,7 @@ class Run:
             except DPAdapterError as error:  # a call of the UNet that cannot be adapted
                 raise DPAdapterStop(str(error)) from error
             finally:
+                self._acted += [mask for mask in self._regions_now().values() if mask is not None]
                 self.close()
 
         p.sample = sample

@@ -78,9 +78,18 @@ class DPAdapterScript(scripts.Script):
                 x = kwargs["x"]
                 run.before_pass(Grid(*x.shape[-2:]), len(x))
 
+    def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
+        if run := _run_of(p):
+            run.outcome.before_overlay(pp)
+
+    def postprocess_image_after_composite(self, p: Any, pp: Any, *args: Any) -> None:
+        if run := _run_of(p):
+            run.outcome.finished(pp)
+
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         if run := _run_of(p):
-            run.hand_back(processed)
+            if run.is_of(p):
+                run.hand_back(processed)
             _end(p)
 
 
@@ -97,7 +106,7 @@ def _run_of(p: Any) -> Run | None:
 def _end(p: Any) -> None:
     """Forgets the job that this processing object did before: Loopback and others use one several times."""
     run: Run | None = p.__dict__.pop(_RUN, None)
-    if run is not None:
+    if run is not None and run.is_of(p):
         run.close()
 
 

@@ -41,6 +41,20 @@ def stopping(p: Any) -> Generator[None]:
         )
 
 
+@contextmanager
+def surviving(p: Any, what: str) -> Generator[None]:
+    """Around work on a finished picture: what is raised is told below it, and the picture stays."""
+    try:
+        yield
+    except (DPAdapterError, DPAdapterStop) as error:
+        p.comment(f"DP-Adapter: {what}: {error}")
+    except Exception as error:
+        from modules import errors
+
+        errors.report(f"DP-Adapter: {what}", exc_info=True)
+        p.comment(f"DP-Adapter: {what} ({type(error).__name__}: {error}); the console says more.")
+
+
 def stop(p: Any, words: str) -> None:
     """Makes this job raise the words at its next step: its preparation, its sampling, or the pass about to start."""
     warn(words)

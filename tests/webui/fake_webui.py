@@ -448,7 +448,7 @@ class Processing:
             uncond = torch.randn(self.batch_size, 7, width, generator=generator)
             self._hook("process_batch", batch_number=number)
             made.append(self.sample(x, parts, uncond))
-        processed = SimpleNamespace(images=[], infotexts=[], info="info")
+        processed = SimpleNamespace(images=[], infotexts=[], info="info", index_of_first_image=0)
         self._hook("postprocess", processed)
         self.processed = processed
         return made

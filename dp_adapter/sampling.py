@@ -1,0 +1,73 @@
+"""One run of a diffusers sampler with what the session prepared: words, identity, and regions that follow faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dp_adapter import edits
+from dp_adapter.core.types import Grid
+from dp_adapter.hosts import diffusers as host
+from dp_adapter.hosts import pipelines, previews, prompts
+from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
+from dp_adapter.hosts.predicted import told
+from dp_adapter.hosts.word_maps import WordMaps
+from dp_adapter.identity.pictures import Picture
+from dp_adapter.session import Prepared
+from dp_adapter.session.watch import Decode, Watch
+
+Progress = Callable[[int, int], None]
+
+
+def sample(
+    pipeline: Pipeline,
+    prepared: Prepared,
+    job: Job,
+    progress: Progress | None = None,
+    roots: Sequence[Path] = (),
+) -> list[Picture]:
+    """Runs the sampler with the injection attached; the pipeline is as before afterwards.
+
+    Args:
+        roots: model folders, in which the decoder of previews is looked for.
+
+    Raises:
+        DPAdapterError: the decoder that was asked for is not here, or the adapter does not fit.
+    """
+    decode = None
+    if prepared.tracker is not None and prepared.injection.active:
+        decode = previews.decoder(pipeline, prepared.tracker.plan.decoder, roots)
+    job = worded(job, prepared)
+    return pipelines.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
+
+
+def worded(job: Job, prepared: Prepared) -> Job:
+    """The job with the mode's words in its prompts."""
+    if prepared.edit is None or not prepared.edit.words:
+        return job
+    first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+    more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
+    return replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
+
+
+def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[[Any], AbstractContextManager[object]]:
+    @contextmanager
+    def around(running: Any) -> Generator[None]:
+        train_timesteps = running.scheduler.config.num_train_timesteps
+        rows = host.pipeline_rows(running)
+        maps: WordMaps | None = None
+        with ExitStack() as stack:
+            if prepared.tracker is not None and decode is not None:
+                calls = int(job.steps * (1.0 if job.init is None else job.strength))
+                words = prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
+                maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
+                watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
+                stack.enter_context(told(running, watch.before_call, watch.after_call))
+            attach = host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps, maps=maps)
+            stack.enter_context(attach)
+            yield
+
+    return around

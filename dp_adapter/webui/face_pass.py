@@ -1,0 +1,56 @@
+"""The face pass through the host's own img2img, as ADetailer does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.session import face_pass as plan
+from dp_adapter.webui import compat, nested, shared
+
+if TYPE_CHECKING:
+    from dp_adapter.session.judge import Judge
+    from dp_adapter.session.scene import Mask
+    from dp_adapter.settings import Settings
+
+
+def wanted(p: Any, settings: Settings) -> bool:
+    """Whether this job's faces are to be made anew; ``auto`` leaves them to ADetailer where that runs."""
+    return plan.wanted(settings) and (settings.face_pass.use == "on" or not compat.adetailer_runs(p))
+
+
+def over(p: Any, pp: Any, settings: Settings, judge: Judge, regions: Mapping[int, Mask | None]) -> str:
+    """Makes the persons' faces of a picture anew, largest first.
+
+    Args:
+        pp: holds the picture, and takes the new one.
+        regions: of the persons that acted.
+
+    Returns:
+        What was done, in words.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from dp_adapter.session.judge import find
+
+    picture = np.asarray(pp.image.convert("RGB"), np.uint8)
+    faces = find(shared.session().encoders, picture)
+    if not faces or not regions:
+        p.comment("DP-Adapter: the face pass found no face in the picture.")
+        return "no face"
+    theirs = judge.whose(picture, faces, regions)
+    done = 0
+    for person, face in sorted(theirs.items(), key=lambda one: -one[1].size):
+        if nested.stopped():
+            break
+        part = plan.square(face, picture.shape[1], picture.shape[0], settings.face_pass.size)
+        start = Image.fromarray(plan.enlarged(picture, part))
+        p2 = nested.over_face(p, start, settings.face_pass.strength, plan.request(settings, person))
+        made = nested.run(p, p2, f"face {done + 1} of {len(theirs)}")
+        if made is None:
+            break
+        picture = plan.pasted(picture, np.asarray(made.convert("RGB"), np.uint8), part, face)
+        pp.image = Image.fromarray(picture)
+        done += 1
+    return f"{done} of {len(theirs)}"
