@@ -51,7 +51,8 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "backend": ("hosts.forge", "webui.compat"),
     "ldm_patched": ("hosts.forge", "webui.compat"),
     "diffusers": (
-        "hosts.diffusers", "hosts.pipelines", "hosts.previews", "hosts.samplers", "hosts.single_file", "training", "demo",
+        "hosts.diffusers", "hosts.pipelines", "hosts.previews", "hosts.samplers", "hosts.single_file", "training",
+        "demo",
     ),
     "transformers": ("identity", "hosts.pipelines", "hosts.clip_tokenizer", "demo"),
     "insightface": ("identity",),

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -342,10 +342,14 @@ def test_the_hires_pass_goes_on_where_the_first_one_ended(host: Any, person: dic
 def test_the_live_preview_shows_the_regions(host: Any, person: dict[str, Any]) -> None:
     shown: list[Any] = []
     state = SimpleNamespace(assign_current_image=shown.append)
-    grid = SimpleNamespace(image_grid=lambda images: Image.fromarray(np.hstack([np.asarray(one) for one in images])))
-    host.fake["modules.shared"].state, host.fake["modules.images"] = state, grid
+    def image_grid(images: list[Image.Image]) -> Image.Image:
+        return Image.fromarray(np.hstack([np.asarray(one) for one in images]))
+
+    images: Any = ModuleType("modules.images")
+    images.image_grid = image_grid
+    host.fake["modules.shared"].state = state
     host.fake["modules.shared"].opts.show_progress_grid = True
-    sys.modules["modules.images"] = host.fake["modules"].images = grid
+    sys.modules["modules.images"] = host.fake["modules"].images = images
     before = state.assign_current_image
     p = host.job({**person, "report": {"overlay": True}}, batch_size=2)
     denoised = p.predicted

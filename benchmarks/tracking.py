@@ -1,0 +1,129 @@
+"""What following a face costs, as a share of a whole generation of the same run.
+
+    python benchmarks/tracking.py [--size 512] [--steps 20] [--repeats 3]
+
+A real-size SD1.5 UNet with random weights and a guidance batch of two gives the price of a step; a look takes a real
+portrait in a scene of that size through everything a look does. Two shares are printed. "all work" is CPU time of every
+thread, wherever it runs. "the sampler's own" is what the sampler's thread spends itself, decoding and moving masks; the
+rest runs beside the next call of the UNet. CPU time is taken, so that other programs on the machine do not count.
+TAESD has random weights, which take as long as trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.unet_step import ROWS, build
+from dp_adapter.core.track import Track
+from dp_adapter.core.types import Grid
+from dp_adapter.hosts.decoding import linear, pictures
+from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.session.areas import face_mask
+from dp_adapter.session.tracker import Followed, Plan, Spot, Surroundings, Tracker
+from dp_adapter.settings import Parts, Tracking
+
+FACE = 0.35  # of the picture's height
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    latents = torch.randn(1, 4, given.size // 8, given.size // 8)
+    generation = given.steps * _step_seconds(given.size, given.repeats)
+    moments = len(Tracking().moments)
+    portrait = _scene(given.size)
+    print(f"{given.steps} steps at {given.size} px: {generation:.1f} s of CPU time, {moments} looks")
+    print(f"{'decoder':10} {'decode':>9} {'look':>9} {'move':>9} {'all work':>9} {'own':>8}")
+    for name, decode in _decoders().items():
+        tracker = _tracker(given.size)
+        shown = portrait if name == "taesd" else np.ascontiguousarray(portrait[::8, ::8])
+        decoding = _seconds(lambda decode=decode: decode(latents), given.repeats)
+        looking = _seconds(lambda tracker=tracker, shown=shown: tracker.look([shown], 0.3), given.repeats)
+        look = tracker.look([shown], 0.3)
+        moving = _seconds(lambda tracker=tracker, look=look: tracker.apply(look), given.repeats)
+        everything = moments * (decoding + looking + moving) / generation
+        own = moments * (decoding + moving) / generation
+        print(
+            f"{name:10} {decoding:8.3f}s {looking:8.3f}s {moving:8.3f}s {everything:8.2%} {own:7.2%}"
+            f"{'' if look.spots[0] else '   (no face found)'}"
+        )
+
+
+def _step_seconds(size: int, repeats: int) -> float:
+    unet, _ = build("sd15", torch.float32)
+    sample, context = torch.randn(len(ROWS), 4, size // 8, size // 8), torch.randn(len(ROWS), 77, 768)
+
+    @torch.no_grad()
+    def step() -> None:
+        unet(sample, torch.tensor(500), encoder_hidden_states=context)
+
+    return _seconds(step, repeats)
+
+
+def _decoders() -> dict[str, Callable[[torch.Tensor], object]]:
+    import diffusers
+
+    taesd = cast(Any, diffusers).AutoencoderTiny().eval()
+
+    @torch.no_grad()
+    def full(latents: torch.Tensor) -> object:
+        return pictures(taesd.decode(latents).sample)
+
+    return {"taesd": full, "linear": lambda latents: pictures(linear(latents, "sd15"))}
+
+
+def _tracker(size: int) -> Tracker:
+    encoders = Encoders([])
+    grid = Grid(min(size, 512), min(size, 512))
+    start = torch.zeros(1, grid.height, grid.width)
+    defaults, weights = Tracking(), Parts().weights()
+    person = Followed(
+        0,
+        Track(start),
+        start,
+        False,
+        lambda parts: Spot(face_mask(parts, weights, defaults.grow, defaults.feather, grid)),
+        lambda head: Spot(head[None]),
+    )
+    finder = PreviewFinder(encoders.yunet, encoders.parser)
+    return Tracker([person], Plan(defaults.moments), finder, Surroundings(grid))
+
+
+def _scene(size: int) -> NDArray[np.uint8]:
+    """A portrait whose face has ``FACE`` of the height, on grey."""
+    import cv2
+    from skimage import data
+
+    head = np.asarray(data.astronaut(), np.uint8)[:300, 80:380]
+    side = round(FACE * size * 300 / 130)  # the face is some 130 px high there
+    scene = np.full((size, size, 3), 110, np.uint8)
+    small = cv2.resize(head, (side, side), interpolation=cv2.INTER_AREA)[:size, :size]
+    top, left = (size - small.shape[0]) // 2, (size - small.shape[1]) // 2
+    scene[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return scene
+
+
+def _seconds(run: Callable[[], object], repeats: int) -> float:
+    """CPU seconds of the cheapest run; the first one loads."""
+    run()
+    taken: list[float] = []
+    for _ in range(repeats):
+        started = time.process_time()
+        run()
+        taken.append(time.process_time() - started)
+    return min(taken)
+
+
+if __name__ == "__main__":
+    main()
