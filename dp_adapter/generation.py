@@ -122,7 +122,7 @@ class _Work:
         told = prepared.explanation
         self._wanted = settings.enabled and report.judged(settings.report)
         encoders = [name for person in told.persons for name in person.encoders]
-        judged = told.active or self._wanted or (settings.enabled and face_pass.wanted(settings))
+        judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
         self._judge = Judge(session, settings, encoders) if judged else None
 
     def result(self, job: Job, picture: Picture, number: int) -> Result:
@@ -170,7 +170,7 @@ class _Work:
         """The picture after the face pass."""
         settings = self._settings
         regions = places.regions_of(prepared, number)
-        if not (self._judge and regions and face_pass.wanted(settings)):
+        if not (self._judge and regions and face_pass.wanted(settings, prepared.edit)):
             return _Made(picture, regions)
         faces = find(self._session.encoders, picture)
         theirs = self._judge.whose(picture, faces, regions) if faces else {}
@@ -185,7 +185,9 @@ class _Work:
                 strength=settings.face_pass.strength,
                 steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
             )
-            ready = self._session.prepare(face_pass.request(settings, person), scene_of(self._pipeline, over))
+            ready = self._session.prepare(
+                face_pass.request(settings, prepared.edit, person), scene_of(self._pipeline, over)
+            )
             (made,) = sample(self._pipeline, ready, over, self._progress, self._session.roots)
             picture = face_pass.pasted(picture, made, part, face)
         done = f"{len(theirs)} of {len(theirs)}" if faces else "no face"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dp_adapter.edits import Edit
 from dp_adapter.identity.face import Face
 from dp_adapter.session.scene import Mask, Picture
 from dp_adapter.settings import Curve, FacePass, Hires, Region, Report, Settings, Span
@@ -14,16 +15,22 @@ _AROUND = 2.2  # side of the square in sides of the face's box
 _OVAL = (0.72, 0.80)  # radii of what is pasted whole, in sides of the box; hair and chin lie inside
 _FADE = 1.3  # radius at which nothing is pasted, in radii of the oval
 _EDGE = 0.08  # width of the fade at the square's own edges
-_MODES = ("full_body",)  # what wants a face pass by itself
 
 
-def wanted(settings: Settings) -> bool:
-    """Whether faces are to be made anew; ``auto`` also asks the host whether something else does it already."""
-    return settings.face_pass.use == "on" or (settings.face_pass.use == "auto" and settings.mode in _MODES)
+def wanted(settings: Settings, edit: Edit | None) -> bool:
+    """Whether faces are to be made anew; ``auto`` also asks the host whether something else does it already.
+
+    Args:
+        edit: the mode at work; None where the adapter is off.
+    """
+    return edit is not None and (settings.face_pass.use == "on" or edit.face_pass)
 
 
-def request(settings: Settings, person: int) -> Settings:
-    """The request of the pass over one person's face, which fills the picture."""
+def request(settings: Settings, edit: Edit | None, person: int) -> Settings:
+    """The request of the pass over one person's face, which fills the picture.
+
+    A mode that wants the pass is about the whole picture, and has no say in it.
+    """
     theirs = tuple(replace(one, identity=0) for one in settings.references if one.identity == person)
     return settings.replace(
         references=theirs,
@@ -31,8 +38,7 @@ def request(settings: Settings, person: int) -> Settings:
         weight=settings.face_pass.weight,
         span=Span(start=0.0),
         curve=Curve(),
-        mode="portrait" if settings.mode in _MODES else settings.mode,
-        mode_words=False,
+        mode="portrait" if edit is not None and edit.face_pass else settings.mode,
         strict_text_region=False,
         hires=Hires(),
         face_pass=FacePass(use="off"),

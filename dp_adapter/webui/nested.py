@@ -101,8 +101,13 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings) -> Any:
     return _inner(p2)
 
 
-def over_face(p: Any, picture: Image, strength: float, settings: Settings) -> Any:
-    """A job that makes a square picture anew by img2img, with our script alone."""
+def over_face(p: Any, picture: Image, strength: float, settings: Settings, prompts: tuple[str, str]) -> Any:
+    """A job that makes a square picture anew by img2img, with our script alone.
+
+    Args:
+        settings: of our part in it.
+        prompts: prompt and negative prompt.
+    """
     from modules import processing
 
     number = place(p)
@@ -113,8 +118,8 @@ def over_face(p: Any, picture: Image, strength: float, settings: Settings) -> An
         init_images=[picture],
         resize_mode=0,
         denoising_strength=strength,
-        prompt=p.all_prompts[number],
-        negative_prompt=p.all_negative_prompts[number],
+        prompt=prompts[0],
+        negative_prompt=prompts[1],
         styles=[],
         seed=p.all_seeds[number],
         subseed=p.all_subseeds[number],

@@ -56,19 +56,20 @@ class Outcome:
         self._samples: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
         self._judged = report.judged(settings.report)
         self._judge: Judge | None = None
-        self._before: Any = None
+        self._before = copy.copy(p)
         if self._judged:
-            self._before = copy.copy(p)
             for person in self._the_judge().unknown:
                 p.comment(f"DP-Adapter: no photo of person {person + 1} shows a face that can be compared.")
 
     def before_overlay(self, pp: Any) -> None:
         """A picture as it was sampled; what was painted over by an inpainting mask comes later."""
         self._save_again()
-        if face_pass.wanted(self._p, self._settings) and not nested.cut_short():
+        edit = self._prepared().edit
+        if face_pass.wanted(self._p, self._settings, edit) and not nested.cut_short():
             with surviving(self._p, "the face pass failed, the picture is as it was before"):
                 regions = places.regions_of(self._prepared(), self._p.batch_index)
-                told = face_pass.over(self._p, pp, self._settings, self._the_judge(), regions)
+                work = face_pass.Work(self._settings, edit, self._before)
+                told = face_pass.over(self._p, pp, work, self._the_judge(), regions)
                 self._measured.add(nested.place(self._p), {"face pass": told})
 
     def finished(self, pp: Any) -> None:

@@ -57,7 +57,7 @@ def test_the_best_of_three(generate: Generate, shown: tuple[Shown, list[Job]], p
     told = facts(made.pictures[0])
     assert told["report"]["candidate"] == "2 of 3" and float(told["report"]["likeness"]) > 0.9
     assert told["report"]["judge"] == "SFace, which also guided the picture"
-    assert told["report"]["drift outside"] == "nothing is outside", "no region is known in txt2img without a box"
+    assert told["report"]["drift outside"] == "0.000000", "the same picture was put in place of both"
     assert told["settings"]["report"]["best_of"] == 3 and told["job"]["seed"] == 7 + STRIDE
     assert "DP-Adapter result candidate: 2 of 3" in told["parameters"]
     assert "best of" not in told["parameters"] and "candidate 2 of 3" in made.out

@@ -43,7 +43,7 @@ def tiled_diffusion(webui: WebUI, kind: str = "txt2img", **values: Any) -> dict[
 
 
 def multidiffusion(webui: WebUI, **values: Any) -> dict[str, Any]:
-    tiles = {"Tile_Width": 128, "Tile_Height": 128, "Tile_Overlap": 32}
+    tiles: dict[str, Any] = {"Tile_Width": 128, "Tile_Height": 128, "Tile_Overlap": 32}
     return script(webui, "MultiDiffusion Integrated", **tiles, **values)
 
 
@@ -65,7 +65,7 @@ def change(one: Picture, other: Picture, left: float, right: float) -> float:
 @pytest.mark.parametrize("size", [1, 2], ids=["one", "two pictures"])
 def test_a_region_in_tiles(webui: WebUI, person: dict[str, Any], method: str, batch: int, size: int) -> None:
     """With a strict text region the picture changes there, and hardly anywhere else."""
-    tiles = {**SIZE, **in_tiles(webui, method, batch), "batch_size": size}
+    tiles: dict[str, Any] = {**SIZE, **in_tiles(webui, method, batch), "batch_size": size}
     plain = webui.make(**tiles).pictures[-1]
     made = webui.make({**person, **STRICT, "regions": [LEFT]}, **tiles).pictures[-1]
     inside, outside = change(plain, made, 0, 0.25), change(plain, made, 0.5, 1)
@@ -74,7 +74,7 @@ def test_a_region_in_tiles(webui: WebUI, person: dict[str, Any], method: str, ba
 
 
 def test_a_region_of_all_tiles_is_the_whole_picture(webui: WebUI, person: dict[str, Any]) -> None:
-    tiles = {**SIZE, **in_tiles(webui, "MultiDiffusion", 2)}
+    tiles: dict[str, Any] = {**SIZE, **in_tiles(webui, "MultiDiffusion", 2)}
     whole, box = webui.one(person, **tiles), webui.one({**person, "regions": [ALL]}, **tiles)
     assert largest(whole, box) <= ROUNDING
     assert largest(whole, webui.one(**tiles)) > VISIBLE
@@ -101,7 +101,13 @@ def test_prompts_of_regions_in_tiled_diffusion(webui: WebUI, person: dict[str, A
 
 def test_noise_inversion_of_tiled_diffusion(webui: WebUI, person: dict[str, Any], portrait: Any) -> None:
     on = tiled_diffusion(webui, "img2img", Enable_Noise_Inversion=True, Inversion_steps=2, Scale_Factor=1.0)
-    request = {**SIZE, **on, "sampler_name": "Euler", "init_images": [encoded(portrait)], "denoising_strength": 0.5}
+    request: dict[str, Any] = {
+        **SIZE,
+        **on,
+        "sampler_name": "Euler",
+        "init_images": [encoded(portrait)],
+        "denoising_strength": 0.5,
+    }
     plain, made = (webui.one(who, "img2img", **request) for who in (None, {**person, "regions": [LEFT]}))
     assert largest(plain, made) > VISIBLE
 
@@ -122,7 +128,7 @@ REGIONAL = "a person in a garden BREAK a red hat, a wall"
 
 @pytest.mark.parametrize("negative", ["bad", "bad BREAK worse"], ids=["undivided", "divided alike"])
 def test_regional_prompter_by_attention(webui: WebUI, person: dict[str, Any], negative: str) -> None:
-    request = {**SIZE, **regional_prompter(webui), "prompt": REGIONAL, "negative_prompt": negative}
+    request: dict[str, Any] = {**SIZE, **regional_prompter(webui), "prompt": REGIONAL, "negative_prompt": negative}
     plain = webui.one(**request)
     asked = {**person, "regions": [LEFT]}
     folded, inner = (webui.one({**asked, "performance": {"form": f}}, **request) for f in ("folded", "plain"))
@@ -135,7 +141,12 @@ def test_regional_prompter_by_attention(webui: WebUI, person: dict[str, Any], ne
 
 
 def test_regional_prompter_by_latents(webui: WebUI, person: dict[str, Any]) -> None:
-    request = {**SIZE, **regional_prompter(webui, Generation_Mode="Latent"), "prompt": REGIONAL, "batch_size": 2}
+    request: dict[str, Any] = {
+        **SIZE,
+        **regional_prompter(webui, Generation_Mode="Latent"),
+        "prompt": REGIONAL,
+        "batch_size": 2,
+    }
     asked = {**person, **STRICT, "regions": [LEFT]}
     plain = webui.make(**request)
     answer = webui.answer(asked, **request)
@@ -150,7 +161,7 @@ def test_regional_prompter_by_latents(webui: WebUI, person: dict[str, Any]) -> N
 
 def test_forge_couple(webui: WebUI, person: dict[str, Any]) -> None:
     on = script(webui, "Forge Couple")
-    request = {**SIZE, **on, "prompt": "a person in a garden\na red hat, a wall", "batch_size": 2}
+    request: dict[str, Any] = {**SIZE, **on, "prompt": "a person in a garden\na red hat, a wall", "batch_size": 2}
     asked = {**person, "regions": [LEFT]}
     plain = webui.make(**request).pictures[-1]
     for more in ({}, STRICT):
@@ -164,6 +175,6 @@ def test_forge_couple(webui: WebUI, person: dict[str, Any]) -> None:
 
 def test_latent_couple(webui: WebUI, person: dict[str, Any]) -> None:
     on = script(webui, "Latent Couple extension", Divisions="1:1,1:2", Positions="0:0,0:1")
-    request = {**SIZE, **on, "prompt": "a person in a garden AND a red hat"}
+    request: dict[str, Any] = {**SIZE, **on, "prompt": "a person in a garden AND a red hat"}
     plain, made = webui.one(**request), webui.one({**person, **STRICT, "regions": [LEFT]}, **request)
     assert change(plain, made, 0, 0.25) > 20 * change(plain, made, 0.5, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dp_adapter.edits import TABLE, Edit, Facts, resolve
 from dp_adapter.identity.face import Face
 from dp_adapter.session import face_pass
 from dp_adapter.settings import Settings
@@ -12,16 +13,19 @@ from dp_adapter.settings import Settings
 PHOTOS = [{"image": "a.png"}, {"image": "b.png", "identity": 1, "weight": 0.5}]
 
 
+def edit(settings: Settings) -> Edit:
+    return resolve(settings, TABLE[settings.mode], Facts())
+
+
 def face(x0: float, y0: float, x1: float, y1: float) -> Face:
     return Face(np.array([x0, y0, x1, y1], np.float32), np.zeros((5, 2), np.float32), 0.9)
 
 
 def test_who_wants_one() -> None:
-    assert [face_pass.wanted(Settings.from_dict({"face_pass": {"use": use}})) for use in ("auto", "on", "off")] == [
-        False, True, False,
-    ]  # fmt: skip
-    assert face_pass.wanted(Settings(mode="full_body"))
-    assert not face_pass.wanted(Settings.from_dict({"mode": "full_body", "face_pass": {"use": "off"}}))
+    for mode, expected in (("portrait", (False, True, False)), ("full_body", (True, True, False))):
+        asked = [Settings.from_dict({"mode": mode, "face_pass": {"use": use}}) for use in ("auto", "on", "off")]
+        assert tuple(face_pass.wanted(one, edit(one)) for one in asked) == expected
+    assert not face_pass.wanted(Settings.from_dict({"face_pass": {"use": "on"}}), None), "the adapter is off"
 
 
 def test_the_request_of_one_face() -> None:
@@ -29,18 +33,18 @@ def test_the_request_of_one_face() -> None:
         {
             "references": PHOTOS, "weight": 0.3, "mode": "full_body", "span": {"end": 0.4}, "curve": "0@0, 1@1",
             "regions": [{"kind": "box", "identity": 1, "box": {"x0": 0.5}}], "hires": {"use": "off"},
-            "report": {"best_of": 4}, "face_pass": {"use": "on", "weight": 0.9}, "blend": "add", "lora_weight": 0.7,
+            "report": {"best_of": 4}, "face_pass": {"weight": 0.9}, "blend": "add", "lora_weight": 0.7,
         }
     )  # fmt: skip
-    theirs = face_pass.request(asked, 1)
+    theirs = face_pass.request(asked, edit(asked), 1)
     assert theirs == Settings.from_dict(
         {
             "references": [{"image": "b.png", "weight": 0.5}], "weight": 0.9, "regions": [{"kind": "full"}],
-            "span": {"start": 0}, "mode_words": False, "face_pass": {"use": "off"}, "blend": "add", "lora_weight": 0.7,
+            "span": {"start": 0}, "face_pass": {"use": "off"}, "blend": "add", "lora_weight": 0.7,
         }
     )  # fmt: skip
-    age = Settings.from_dict({"references": PHOTOS, "mode": "age", "target_age": 60})
-    assert face_pass.request(age, 0).mode == "age", "what a mode does to the face stays"
+    age = Settings.from_dict({"references": PHOTOS, "mode": "age", "target_age": 60, "reference_age": 30})
+    assert face_pass.request(age, edit(age), 0).mode == "age", "what a mode does to the face stays"
 
 
 @pytest.mark.parametrize(

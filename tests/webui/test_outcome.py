@@ -17,7 +17,9 @@ from PIL import Image, ImageFilter
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
+from dp_adapter.edits import TABLE, Facts, resolve
 from dp_adapter.session.report import STRIDE
+from dp_adapter.settings import Settings
 from dp_adapter.weights import own
 from tests import tiny
 from tests.hosts import ldm_unet
@@ -334,9 +336,11 @@ def test_the_face_pass(host: Any, person: dict[str, Any], faces: dict[str, Pictu
     assert 0 < np.abs(change).mean() < 0.5, "it came back lighter by 20, which is no reason for another colour"
 
 
-def test_no_face_pass_where_adetailer_does_it(host: Any, person: dict[str, Any], faces: dict[str, Picture]) -> None:
-    from dp_adapter.settings import Settings
+def test_no_face_pass_where_adetailer_does_it(host: Any) -> None:
     from dp_adapter.webui import face_pass
+
+    def wanted(settings: Settings) -> bool:
+        return face_pass.wanted(host.job(), settings, resolve(settings, TABLE[settings.mode], Facts()))
 
     class ADetailer(fake_webui.Script):
         args_from, args_to = 3, 5
@@ -345,17 +349,31 @@ def test_no_face_pass_where_adetailer_does_it(host: Any, person: dict[str, Any],
         def title(self) -> str:
             return "ADetailer"
 
-    assert face_pass.wanted(host.job(), Settings(mode="full_body")) and not face_pass.wanted(host.job(), Settings())
+    full_body = Settings(mode="full_body")
+    assert wanted(full_body) and not wanted(Settings())
     host.others.append(ADetailer())
-    assert not face_pass.wanted(host.job(), Settings(mode="full_body"))
-    assert face_pass.wanted(host.job(), Settings.from_dict(FACES)), "asked for by name"
-    for idle in (
-        (False, {"ad_model": "x"}),
-        (True, {"ad_model": "None"}),
-        (True, {"ad_model": "x", "ad_tab_enable": False}),
-    ):
+    assert not wanted(full_body) and wanted(Settings.from_dict(FACES)), "asked for by name"
+    off = {"ad_model": "x", "ad_tab_enable": False}
+    for idle in ((False, {"ad_model": "x"}), (True, {"ad_model": "None"}), (True, off)):
         ADetailer.args = idle
-        assert face_pass.wanted(host.job(), Settings(mode="full_body"))
+        assert wanted(full_body)
+
+
+def test_a_modes_words_about_the_whole_picture_stay_out_of_the_pass(
+    host: Any, person: dict[str, Any], faces: dict[str, Picture]
+) -> None:
+    p = host.job({**person, "mode": "full_body"}, picture_of=by_seed(faces, s7="same"))
+    p.run()
+    inner, _ = host.done
+    assert "full body" in p.all_prompts[0] and inner.prompt == "a person"
+    assert inner.script_args[1]["mode"] == "portrait" and results(p)["face pass"] == ["1 of 1"]
+    aged = host.job(
+        {**person, **FACES, "mode": "age", "target_age": 70, "reference_age": 40},
+        picture_of=by_seed(faces, s7="same"),
+    )
+    aged.run()
+    inner = host.done[2]
+    assert inner.prompt == aged.all_prompts[0] != "a person" and inner.all_prompts == [inner.prompt], "not twice"
 
 
 def test_nothing_of_it_inside_adetailers_pass(host: Any, person: dict[str, Any], faces: dict[str, Picture]) -> None:
