@@ -61,13 +61,15 @@ def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:
         return {part.model: model, **_said(part, speaking, plain, variant, _nothing(listed))}
 
     def first(on: bool, chosen: str | None, variant: str) -> Updates:
-        return read(chosen, variant) if on else {}
+        """Takes nothing back that was said about a photo meanwhile."""
+        updates = read(chosen, variant) if on else {}
+        return {one: update for one, update in updates.items() if one is not speaking.line or update}
 
     def choose(chosen: str | None, variant: str) -> Updates:
         return _said(part, speaking, (chosen or "").partition(MISFIT)[0], variant)
 
     speaking.on(part.refresh.click, read, [part.model, part.variant], outputs)
-    speaking.on(enabled.change, first, [enabled, part.model, part.variant], outputs)
+    speaking.on(enabled.change, first, [enabled, part.model, part.variant], outputs, keeps=True)
     speaking.on(part.model.input, choose, [part.model, part.variant], [part.variant])
 
 

@@ -139,8 +139,9 @@ def wire(part: Regions, speaking: Speaking) -> None:
     def dragged(text: str, selected: int, sent: str) -> Updates:
         items = panel_lists.read(text)
         new, index = panel_layout.taken(items, selected, panel_layout.read(sent))
-        closed = {} if index == selected else {part.canvas: ""}
-        return {**_drawn(part, new, index), part.text: panel_lists.written(new), **closed}
+        if new != items:
+            return {part.text: panel_lists.written(new), part.selected: index, part.canvas: ""}
+        return {} if index == selected else {**_drawn(part, items, index), part.canvas: ""}
 
     speaking.on(part.text.change, draw, editing.state, drawn, keeps=True)
     speaking.on(part.chosen.input, choose, [part.chosen, part.text], [*drawn, part.canvas])

@@ -114,6 +114,7 @@ def test_regions_follow_the_settings(portrait: Path, faceless: Path, tmp_path: P
     plain, halved = coverage(), coverage("--settings", str(file))
     assert 0 < halved < plain < coverage("--set", "tracking.grow=0.3") < coverage("--set", "parts.background=1")
     assert "a box" in capsys.readouterr().out
+    assert coverage("--set", "mode=expression", "--set", "expression=laughing") < plain, "as the mode has the parts"
     assert main(["regions", str(faceless), "--out", str(tmp_path)]) == 1
     assert "nothing says where the face will be; 100.0% of the picture" in capsys.readouterr().out
     assert main(["regions", str(portrait), "--set", "weigth=1", "--out", str(tmp_path)]) == 1

@@ -41,7 +41,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
 def test_events_that_come_at_once_share_one_session(tmp_path: Path) -> None:
     with fake_webui.installed(tmp_path), ThreadPoolExecutor(8) as threads:
         shared.forget()
-        made = list(threads.map(lambda _: shared.session(), range(32)))
+        made = [pending.result() for pending in [threads.submit(shared.session) for _ in range(32)]]
         shared.forget()
     assert len(set(map(id, made))) == 1
 
