@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_adapter import edits
+from dp_adapter.core.types import Grid
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import pipelines, previews, prompts
 from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
@@ -62,7 +63,7 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
             if prepared.tracker is not None and decode is not None:
                 calls = int(job.steps * (1.0 if job.init is None else job.strength))
                 words = prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
-                maps = WordMaps(words.tokens)
+                maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
                 watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
                 stack.enter_context(told(running, watch.before_call, watch.after_call))
             attach = host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps, maps=maps)

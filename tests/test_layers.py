@@ -17,7 +17,7 @@ NAME = PACKAGE.name
 # The table of docs/architecture.md: what a unit may import besides itself, ``errors`` and the package's version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "edits", "session",
-    "generation", "training", "evaluation",
+    "sampling", "generation", "training", "evaluation",
 }  # fmt: skip
 MAY_IMPORT: Mapping[str, set[str]] = {
     "": set(),
@@ -32,7 +32,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "hosts": {"core"},
     "edits": {"settings"},
     "session": {"core", "settings", "edits", "identity", "weights", "catalog", "cache"},
-    "generation": {"core", "settings", "edits", "identity", "session", "hosts"},
+    "sampling": {"core", "edits", "identity", "session", "hosts"},
+    "generation": {"core", "settings", "edits", "identity", "session", "hosts", "sampling"},
     "training": {"core", "weights", "identity", "hosts"},
     "evaluation": {"identity", "settings"},
     "webui": {"session", "settings", "hosts", "edits", "core"},

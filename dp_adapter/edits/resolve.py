@@ -76,6 +76,11 @@ def before(settings: Settings, mode: Mode) -> tuple[str, ...]:
     return _edit(settings, mode, inpaint=True).lines
 
 
+def filled(settings: Settings, mode: Mode) -> Settings:
+    """The request with the mode's values, as far as they are known before a photo was looked at."""
+    return _edit(settings, mode, inpaint=True).settings
+
+
 def _edit(settings: Settings, mode: Mode, inpaint: bool) -> Edit:
     words = _words(settings, mode) if settings.mode_words else ()
     changed = replace(

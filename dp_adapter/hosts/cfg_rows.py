@@ -142,7 +142,11 @@ def _step(conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: 
         )
     pictures = latents[-len(uncond) :]
     samples = _pictures_of(latents[: len(cond)], pictures, {row: sample for row, (sample, _) in picture.items()})
-    rows = [Row("cond", sample, picture[row][1]) for row, sample in enumerate(samples)]
+    told = [picture[row] for row in range(len(cond))]  # a row of another picture may be of another part, too
+    rows = [
+        Row("cond", sample, part if sample == number else None)
+        for sample, (number, part) in zip(samples, told, strict=True)
+    ]
     rows += [Row("uncond", index % len(uncond)) for index in range(rest)]
     texts = [*cond, *(uncond[index % len(uncond)] for index in range(rest))]
     return _Step(tuple(rows), tuple(texts), pictures)

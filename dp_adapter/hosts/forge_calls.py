@@ -37,8 +37,8 @@ def sampler_rows(batch: int, prompts: int = 1) -> Callable[[Options, int], list[
         if mark is None or count % len(mark):
             raise HostError(
                 f"The UNet was called with {count} rows for {batch} pictures with {len(kinds)} prompts each",
-                "Another extension calls the model with parts of the batch (Regional Prompter's latent mode with LoRA, "
-                "for instance); switch off what samples in tiles or parts.",
+                "Another extension calls the model with parts of the batch (Regional Prompter's latent mode, for "
+                "instance); switch off what samples in tiles or parts.",
             )
         chunk = len(mark) // len(kinds)
         marks = cast("list[float]", mark.repeat(count // len(mark)).tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -37,7 +37,8 @@ def require_whole(step: Step, hidden_states: Tensor) -> None:
         raise HostError(
             f"Inside the attention there are {len(hidden_states)} rows instead of {len(step.rows)}",
             "Another extension splits the rows by prompt and negative prompt (Regional Prompter in attention mode) and "
-            "would take our text-only rows for one of them: switch it, or the strict text region, off.",
+            "would take our text-only rows for one of them: switch it off, or the strict text region and what frees "
+            "parts of the face.",
         )
 
 

@@ -9,8 +9,9 @@ from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.clip import ClipVision
 from dp_adapter.identity.detect import Detector, YuNet
 from dp_adapter.identity.embed import Encoder, SFace
+from dp_adapter.identity.facexlib_parse import find_parser
 from dp_adapter.identity.insight import DEFAULT_ROOT, ArcFace, InsightFace
-from dp_adapter.identity.parse import Parser
+from dp_adapter.identity.parse import FaceParser
 
 CLIP_FOLDERS = ("clip_vision", "CLIP", "image_encoder")
 INSIGHTFACE_FOLDERS = ("insightface", "dp_adapter/insightface")
@@ -31,10 +32,17 @@ class Encoders:
         """Lets every network go; the next use loads it again."""
         self.yunet: Detector = YuNet()
         self.sface: Encoder = SFace()
-        self.parser = Parser()
+        self._parser: FaceParser | None = None
         self._packs: dict[str, InsightFace] = {}
         self._arcface: dict[tuple[str, bool], ArcFace] = {}
         self._clip: dict[Path, ClipVision] = {}
+
+    @property
+    def parser(self) -> FaceParser:
+        """facexlib's where its package and weights are there, else the shipped one; chosen at first use."""
+        if self._parser is None:
+            self._parser = find_parser(self._roots)
+        return self._parser
 
     def pack(self, name: str) -> InsightFace:
         """An insightface pack: ``buffalo_l``, ``antelopev2``; nothing is loaded yet."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.features import FACE, NECK, feature_masks, frame, oval_mask
+from dp_adapter.identity.features import FACE, NECK, ear_mask, feature_masks, frame, glasses_mask, oval_mask
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.shipped import CPU, SELFIE, open_network, shipped
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-PARTS = ("face", "skin", "hair", "clothes", "background", "neck", "eyes", "brows", "nose", "mouth")
+PARTS = (
+    "face", "skin", "hair", "clothes", "background", "neck", "ears", "glasses", "eyes", "brows", "nose", "mouth",
+)  # fmt: skip
 BACKGROUND, HAIR, BODY_SKIN, FACE_SKIN, CLOTHES, OTHERS = range(6)
 INPUT = 256
 CROP = 2.75  # side of the crop in sizes of the face: head and shoulders, as in the network's training pictures
@@ -25,6 +27,19 @@ SEAM = 0.25  # width of the blend from the crop to the rest, in sides of the cro
 UNSEEN = 0.25
 CONTRAST = 3.0  # the network's logits stay within about 3, so a plain softmax is nowhere 0 and nowhere 1
 FLOOR = 0.05
+
+
+class FaceParser(Protocol):
+    """Anything that parses a person into parts."""
+
+    @property
+    def name(self) -> str:
+        """Short name, part of cache keys."""
+        ...
+
+    def parse(self, picture: Picture, face: Face) -> dict[str, Floats]:
+        """Masks [H, W] in 0..1 of an RGB picture [H, W, 3] by name, see `PARTS`."""
+        ...
 
 
 class Parser:
@@ -47,7 +62,8 @@ class Parser:
     def parse(self, picture: Picture, face: Face) -> dict[str, Floats]:
         """Masks [H, W] in 0..1 by name, see `PARTS`.
 
-        ``face`` is this person's alone (skin, features, glasses); skin, hair, clothes and background are everybody's.
+        ``face`` is this person's alone (skin, features, glasses; not the ears); skin, hair, clothes and background are
+        everybody's. ``glasses`` are frames that the network sees, and what they enclose; rimless ones it does not see.
         A face that the network does not take for skin (a drawing, a blurred preview) gets the oval of its points.
 
         Raises:
@@ -68,6 +84,8 @@ class Parser:
             "clothes": stuff[..., CLOTHES],
             "background": stuff[..., BACKGROUND],
             "neck": stuff[..., BODY_SKIN] * oval_mask(at, NECK),
+            "ears": skin * ear_mask(at),
+            "glasses": glasses_mask(at, stuff[..., OTHERS]),
             **feature_masks(at),
         }
 

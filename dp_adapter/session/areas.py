@@ -16,7 +16,7 @@ from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Crop, Mask, Picture, Scene
 from dp_adapter.settings import Region, Settings
 
-_FEATURES = ("brows", "eyes", "nose", "mouth")
+_FEATURES = ("brows", "eyes", "glasses", "nose", "mouth")
 _AROUND = ("hair", "neck", "clothes", "background")
 
 
@@ -208,20 +208,23 @@ def face_mask(
 
 
 def skin_and_around(parts: Mapping[str, Mask], weights: Mapping[str, float]) -> Mask:
-    """The face's skin, and hair, neck, clothes and background where they have a weight: [h, w] of the parts' masks."""
+    """The face's skin and ears, and hair, neck, clothes and background where they have a weight: [h, w]."""
     mask = parts["face"] * weights["face"] * weights["skin"]
-    for name in _AROUND:
-        mask = np.maximum(mask, parts[name] * weights[name] * (1 - parts["face"]))
+    around = {name: weights[name] for name in _AROUND} | {"ears": weights["face"] * weights["ears"]}
+    for name, weight in around.items():
+        mask = np.maximum(mask, parts[name] * weight * (1 - parts["face"]))
     return mask.astype(np.float32)
 
 
 def with_features(mask: Tensor, parts: Mapping[str, Mask], weights: Mapping[str, float]) -> Tensor:
-    """The region [1, h, w] with brows, eyes, nose and mouth at the face's weight times their own.
+    """The region [1, h, w] with brows, eyes, glasses, nose, mouth and ears at the face's weight times their own.
 
-    They are set after growing, which would close a feature that was handed back to the text.
+    They are set after growing, which would close a feature that was handed back to the text; where two overlap, as eyes
+    and glasses do, the lower weight counts.
     """
-    for name in _FEATURES:
-        inside = fitted(torch.as_tensor(np.minimum(parts[name], parts["face"])), Grid(*mask.shape[-2:]))
+    inner = {name: np.minimum(parts[name], parts["face"]) for name in _FEATURES} | {"ears": parts["ears"]}
+    for name in sorted(inner, key=lambda part: -weights[part]):
+        inside = fitted(torch.as_tensor(inner[name]), Grid(*mask.shape[-2:]))
         mask = mask * (1 - inside) + inside * weights["face"] * weights[name]
     return mask
 

@@ -32,10 +32,6 @@ from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Checkpoint, TokenOp
 from dp_adapter.weights.library import Library
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
-# By group, fields that wait for regions over time and finer parts.
-_NOT_YET: dict[str, tuple[str, ...]] = {
-    "parts": ("ears", "glasses"),
-}
 
 
 @dataclass(frozen=True)
@@ -270,7 +266,7 @@ def _joined(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *_why_idle(injection), *_nothing_free(settings, areas, tracker), *_without_effect(settings)),
+            notes=(*notes, *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,
@@ -296,15 +292,6 @@ def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracke
     if not settings.free_parts or tracker is not None or any(area.free is not None for area in areas.values()):
         return ()
     return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
-
-
-def _without_effect(settings: Settings) -> tuple[str, ...]:
-    """Changed settings that nothing reads yet, so that nobody waits for what they do."""
-    changed = settings.to_dict(changed_only=True)
-    named = [
-        f"{group}.{field}" for group, fields in _NOT_YET.items() for field in changed.get(group, {}) if field in fields
-    ]
-    return (f"Without effect for now: {', '.join(named)}.",) if named else ()
 
 
 def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:

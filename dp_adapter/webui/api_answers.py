@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.edits import Modes, described
+from dp_adapter.edits import Modes, described, filled
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.settings import Settings
 from dp_adapter.webui.infotext_photos import IDENTITY, PHOTO
@@ -154,7 +154,8 @@ def regions(
     from dp_adapter.session import Scene
     from dp_adapter.session.areas import Areas
 
-    request = Settings.from_dict(settings)
+    asked = Settings.from_dict(settings)
+    request = filled(asked, session.modes.of(asked.mode))
     inits = (session.photos.read(init, "init"),) if init else ()
     scene = Scene(base, width, height, inits)
     areas = Areas(session.photos, session.encoders)

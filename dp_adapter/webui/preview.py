@@ -56,10 +56,12 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     """
     import numpy as np
 
+    from dp_adapter.edits import filled
     from dp_adapter.session import Scene
     from dp_adapter.session.areas import Areas
 
     session = shared.session()
+    settings = filled(settings, session.modes.of(settings.mode))
     picture = np.asarray(under, np.uint8)
     mask = None
     if inpaint is not None:

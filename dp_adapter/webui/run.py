@@ -75,6 +75,7 @@ class Run:
         self._p = p
         self._settings = settings
         self._pass: Pass | None = None
+        self._began = False  # whether the host said that it samples
         self._watching: Watching | None = None
         self._overlay: Overlay | None = None
         self._told: set[str] = set()
@@ -120,6 +121,7 @@ class Run:
             batch: how many pictures are sampled together.
         """
         self.close()
+        self._began = True
         p = self._p
         self._current = self._first
         if getattr(p, "is_hr_pass", False):
@@ -135,9 +137,21 @@ class Run:
                 self._watching = Watching(p, self._current.tracker, self._decode, inside)
 
     def before_step(self, params: Any) -> None:
-        """A1111's denoiser is about to call the UNet."""
+        """The denoiser is about to call the UNet."""
+        if not self._began:
+            self._begin_late(params)
         if self._pass is not None and (note := self._pass.before_step(params)):
             self._comment(note)
+
+    def _begin_late(self, params: Any) -> None:
+        """An extension samples by itself and does not tell scripts before it does (DemoFusion)."""
+        from dp_adapter.core.types import Grid
+
+        try:
+            pictures = params.denoiser.sampler.sampler_extra_args["cond"].batch
+            self.before_pass(Grid(*params.x.shape[-2:]), len(pictures))
+        except DPAdapterError as error:  # the host hides what its hooks raise
+            self._comment(f"this picture has no identity: {error}")
 
     def close(self) -> None:
         """Takes the adapter out of the UNet, wherever the job stopped."""
@@ -205,6 +219,7 @@ class Run:
                 del p.sample
             else:
                 p.sample = own
+            self._began = False
             try:
                 return inner(*args, **kwargs)
             except DPAdapterError as error:  # a call of the UNet that cannot be adapted

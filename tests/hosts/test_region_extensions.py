@@ -203,10 +203,10 @@ def test_rows_that_are_sorted_by_region_keep_their_pictures() -> None:
         if not hook_first:
             rows.announce(conds_list, x, cond, torch.stack([negative, negative]))
         seen = [rows.of(x[i : i + 2], text.expand(2, -1, -1)) for i, text in ((0, a), (2, b), (4, negative))]
-        assert [known.rows for known in seen if known] == [
-            (Row("cond", 0), Row("cond", 1)),
-            (Row("cond", 0), Row("cond", 1)),
-            (Row("uncond", 0), Row("uncond", 1)),
+        assert [[(row.kind, row.sample) for row in known.rows] for known in seen if known] == [
+            [("cond", 0), ("cond", 1)],
+            [("cond", 0), ("cond", 1)],
+            [("uncond", 0), ("uncond", 1)],
         ]
 
 
@@ -381,7 +381,7 @@ def _with_value(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return with_value
 
 
-def test_latent_mode_with_lora_in_forge_is_refused(couple: Forge) -> None:
+def test_latent_mode_in_forge_is_refused(couple: Forge) -> None:
     """It calls ``apply_model`` once for each of the rows, each time with the marks of them all (latent.py:236-250)."""
 
     def apart(model_function: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:

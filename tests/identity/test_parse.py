@@ -26,7 +26,7 @@ def test_parts_of_a_portrait(astronaut: Picture, yunet: YuNet, parser: Parser) -
     assert tuple(parts) == PARTS
     for name, mask in parts.items():
         assert mask.shape == (512, 512) and mask.dtype == np.float32, name
-        assert mask.min() == 0 and mask.max() > 0.9 and mask.max() <= 1, name
+        assert mask.min() == 0 and mask.max() <= 1 and (mask.max() > 0.9) == (name != "glasses"), name
     for name, points in CENTRES.items():
         for x, y in face.points[points].round().astype(int).tolist():
             assert parts[name][y, x] > 0.5 and parts["face"][y, x] > 0.9, name
@@ -86,3 +86,31 @@ def test_half_precision_agrees_with_the_original(portraits: list[Picture]) -> No
     for number in range(6):
         shared, either = ((a == number) & (b == number)).sum(), ((a == number) | (b == number)).sum()
         assert shared >= 0.99 * either, number
+
+
+def test_glasses_are_their_frames_and_what_these_enclose(
+    portraits: list[Picture], yunet: YuNet, parser: Parser
+) -> None:
+    for number, wears in ((14, True), (24, True), (30, True), (0, False), (9, False), (18, False)):
+        face = yunet.detect(portraits[number])[0]
+        parts = parser.parse(portraits[number], face)
+        if not wears:
+            assert not parts["glasses"].any(), number
+            continue
+        for x, y in face.points[:2].round().astype(int).tolist():
+            assert parts["glasses"][y, x] == 1, number
+        assert 0.02 < parts["glasses"].sum() / face.size**2 < 0.3
+        assert (parts["glasses"] * (1 - parts["face"])).sum() < 0.25 * parts["glasses"].sum()
+
+
+def test_ears_lie_beside_the_face(portraits: list[Picture], yunet: YuNet, parser: Parser) -> None:
+    for number in (10, 11):  # both ears bare
+        face = yunet.detect(portraits[number])[0]
+        ears = parser.parse(portraits[number], face)["ears"]
+        assert 0.01 < ears.sum() / face.size**2 < 0.15
+        across = np.arange(ears.shape[1])[None] - face.points[2, 0]
+        for side in (across < 0, across > 0):
+            assert ears[np.broadcast_to(side, ears.shape)].sum() > 0.15 * ears.sum(), number
+        rows, columns = np.nonzero(ears > 0.5)
+        assert np.abs(columns - face.points[2, 0]).min() > 0.7 * np.ptp(face.points[:2, 0])
+        assert face.points[:2, 1].min() - 0.4 * face.size < rows.min() and rows.max() < face.points[3:, 1].max()

@@ -52,7 +52,7 @@ class WebUI:
             "width": self.size, "height": self.size, "sampler_name": "Euler a", **self.defaults, **request,
         }  # fmt: skip
         if adapter is not None:
-            body.setdefault("alwayson_scripts", {})["DP-Adapter"] = {"args": [adapter]}
+            body["alwayson_scripts"] = {**body.get("alwayson_scripts", {}), "DP-Adapter": {"args": [adapter]}}
         return self.post(f"/sdapi/v1/{kind}", body)
 
     def make(self, adapter: Any = None, kind: str = "txt2img", **request: Any) -> Made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from dp_adapter.core.regions import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Crop, Prepared, Scene, Session
-from dp_adapter.session.areas import Piece, combined, strongest
+from dp_adapter.session.areas import Piece, combined, skin_and_around, strongest, with_features
 from dp_adapter.settings import Settings
+from dp_adapter.settings.pieces import Parts
 from tests.session.conftest import SCENE, Request
 
 LEFT = 96  # where the head is cut out of the portrait
@@ -220,6 +221,33 @@ def test_a_part_handed_back_to_the_text_stays_black(
         assert fine is not None and before is not None and float((before - fine).max()) > 0.5
     half = face_mask(portrait_session, request_of(parts={"mouth": 0.5}), with_face)
     assert float(half.sum()) == pytest.approx(float((whole + handed_back["mouth"]).sum()) / 2, rel=1e-3)
+
+
+def test_every_part_has_its_weight() -> None:
+    """Made-up masks, a row each: what a weight of one half changes, and where parts overlap."""
+    names = [info.name for info in fields(Parts)]
+    parts = {name: np.zeros((16, 16), np.float32) for name in names}
+    inner = ("skin", "brows", "eyes", "glasses", "nose", "mouth")
+    for row, name in enumerate(names):
+        parts[name][row] = 1
+    for name in inner:
+        parts["face"] = np.maximum(parts["face"], parts[name])
+    parts["face"][names.index("face")] = 0
+    plain = Parts().weights()
+
+    def region(weights: dict[str, float]) -> torch.Tensor:
+        return with_features(torch.as_tensor(skin_and_around(parts, weights))[None], parts, weights)[0]
+
+    whole = region(plain)
+    for row, name in enumerate(names[1:], 1):
+        changed = region(plain | {name: 0.5})
+        rows = {int(r) for r in torch.nonzero((changed - whole).abs().sum(1))}
+        assert rows == {row}, name
+        assert changed[row].unique().item() == 0.5, name
+    assert region(plain | {"face": 0.0}).sum() == 0
+    parts["eyes"][names.index("glasses")] = 1
+    for part in ("eyes", "glasses"):
+        assert region(plain | {part: 0.0})[names.index("glasses")].sum() == 0, "the lower weight counts"
 
 
 def test_parts_around_the_face(portrait_session: Session, request_of: Request, with_face: Scene) -> None:

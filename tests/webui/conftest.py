@@ -35,6 +35,8 @@ def panel_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.write(folder / "two-plus.safetensors", tiny.family_tensors("faceid-plus"), "safetensors")
     tiny.write(folder / "a-sdxl.bin", tiny.family_tensors("faceid", "sdxl"), "zip")
     (folder / "broken.safetensors").write_bytes(b"nothing")
+    (folder / "modes").mkdir()
+    (folder / "modes" / "noir.json").write_text('{"title": "Noir", "does": "It is dark.", "needs": ["target_age"]}')
     return root
 
 

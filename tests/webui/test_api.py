@@ -111,6 +111,9 @@ def test_regions_follow_the_init_picture_and_masks_come_on_request(server: Serve
     assert "mask" not in region and {"face", "skin", "hair", "eyes", "mouth", "background"} <= set(region["parts"])
     background = picture(region["parts"]["background"])
     assert background.size == (640, 512) and background.getpixel((2, 2)) > 200
+    settings = {"references": [{"image": photo}], "mode": "expression", "expression": "sad"}
+    sad = {**body, "settings": settings}
+    assert server.post("/regions", sad).json()["regions"][0]["coverage"] < region["coverage"], "its parts count less"
     box = {"settings": {"regions": [{"kind": "full"}]}, "masks": True, "parts": True}
     assert "parts" not in server.post("/regions", box).json()["regions"][0]
     assert picture(server.post("/regions", box).json()["regions"][0]["mask"]).getextrema() == (255, 255)
@@ -225,7 +228,7 @@ def test_the_routes_are_described_in_the_hosts_docs(server: Server) -> None:
     described = server.client.get("/openapi.json").json()
     ours = {path: methods for path, methods in described["paths"].items() if path.startswith(V1)}
     assert {path.removeprefix(V1).split("/")[1] for path in ours} == {
-        "version", "schema", "models", "identities", "faces", "regions", "embed",
+        "version", "schema", "models", "modes", "identities", "faces", "regions", "embed",
     }  # fmt: skip
     for methods in ours.values():
         assert all(one["description"] and one["tags"] == ["DP-Adapter"] for one in methods.values())

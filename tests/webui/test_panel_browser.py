@@ -128,6 +128,25 @@ def test_widgets_make_the_request(ui: PanelPage) -> None:
     }
 
 
+def test_a_mode_says_what_it_does_and_asks_for_its_fields(ui: PanelPage) -> None:
+    ui.choose("mode", "full_body")
+    ui.says("mode_does", "Headshot to full body: Only the face")
+    ui.says("mode_does", "Words: full body")
+    ui.type("span_start", "0.1")
+    ui.says("mode_does", "The identity starts at 0.1 (as you set it).")
+    ui.choose("mode", "age")
+    ui.type("target_age", "70")
+    ui.says("mode_does", "Words: 70 years old, elderly")
+    ui.choose("mode", "expression")
+    ui.choose("expression", "laughing")
+    ui.says("mode_does", "Words: laughing, open mouth")
+    assert not ui.page.locator(ui.id("target_age")).is_visible()
+    ui.choose("mode", "custom:noir")
+    ui.says("mode_does", "Noir: It is dark.")
+    ui.page.locator(ui.id("target_age")).wait_for()
+    assert ui.request()["mode"] == "custom:noir"
+
+
 def test_a_curve_that_cannot_be_read_says_why_while_it_is_typed(ui: PanelPage) -> None:
     ui.open("schedule")
     ui.type("curve", "1@")

@@ -238,6 +238,20 @@ def test_the_refiner_is_followed(host: Any, person: dict[str, Any]) -> None:
     assert largest(*results) < 1e-4
 
 
+def test_sampling_that_does_not_tell_scripts_has_the_identity_too(host: Any, person: dict[str, Any]) -> None:
+    """DemoFusion's ``p.sample`` calls samplers by itself (scripts/tileglobal.py:276-330 at 22798f6)."""
+    expected = host.job(person).run()
+    p = host.job(person)
+
+    def sample(x: Any, cond: Any, uncond: Any) -> Any:
+        p.sampler = p._new_sampler(cond)
+        return p.sampler.sample(x, cond, uncond)
+
+    p.sample = sample
+    assert all(map(torch.equal, p.run(), expected))
+    assert not p.comments
+
+
 def test_masks_come_back_on_request_only(host: Any, person: dict[str, Any]) -> None:
     p = host.job({**person, "report": {"masks": True}})
     p.run()
