@@ -127,6 +127,12 @@ def test_the_attention_of_the_prompt_is_read(webui: WebUI, person: dict[str, Any
 
 
 def test_the_hires_pass_follows_too(webui: WebUI, person: dict[str, Any]) -> None:
-    hires: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6, "steps": 4}
+    hires: dict[str, Any] = {
+        "enable_hr": True,
+        "hr_scale": 1.5,
+        "hr_upscaler": "Latent",
+        "denoising_strength": 0.6,
+        "steps": 4,
+    }
     on, off = (webui.one(one, **hires) for one in (automatic(person, fallback="late"), None))
     assert largest(on, off) > 0

@@ -342,6 +342,7 @@ def test_the_hires_pass_goes_on_where_the_first_one_ended(host: Any, person: dic
 def test_the_live_preview_shows_the_regions(host: Any, person: dict[str, Any]) -> None:
     shown: list[Any] = []
     state = SimpleNamespace(assign_current_image=shown.append)
+
     def image_grid(images: list[Image.Image]) -> Image.Image:
         return Image.fromarray(np.hstack([np.asarray(one) for one in images]))
 
