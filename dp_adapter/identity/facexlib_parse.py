@@ -126,7 +126,7 @@ class FacexlibParser:
         own["face"] = own["face"] * oval_mask(at, OWN)
         rest = self._around.parse(picture, face)
         for name in ("skin", "hair", "clothes", "background"):
-            own[name] = inside * own[name] + (1 - inside) * rest[name]
+            own[name] = np.asarray(inside * own[name] + (1 - inside) * rest[name], np.float32)
         return {name: own[name] for name in rest}
 
     def _head(self, crop: Picture) -> dict[str, Floats]:
@@ -137,7 +137,7 @@ class FacexlibParser:
         mean, deviation = np.array(layout.mean, np.float32), np.array(layout.deviation, np.float32)
         values = (crop.astype(np.float32) / 255 - mean) / deviation
         with torch.no_grad():
-            logits = self._network(torch.from_numpy(np.moveaxis(values, -1, 0).copy())[None])[0]  # [1, 19, 512, 512]
+            logits = self._network(torch.as_tensor(np.moveaxis(values, -1, 0).copy())[None])[0]  # [1, 19, 512, 512]
         shares = torch.softmax(logits.float(), 1)[0].numpy()
         sums = {part: shares[_channels(layout, names)].sum(0) for part, names in CLASSES_OF.items()}
         return {part: np.asarray(share, np.float32).clip(0, 1) for part, share in sums.items()}

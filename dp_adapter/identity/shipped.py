@@ -15,6 +15,7 @@ MODELS = Path(__file__).parents[2] / "models"
 YUNET = "face_detection_yunet_2023mar.onnx"
 SFACE = "face_recognition_sface_2021dec_int8bq.onnx"
 SELFIE = "selfie_multiclass_256x256_fp16.onnx"
+PREVIEW = "preview_faces.onnx"
 CPU = ("CPUExecutionProvider",)
 
 
