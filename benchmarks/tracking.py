@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.unet_step import ROWS, build
 from dp_adapter.core.track import Track
 from dp_adapter.core.types import Grid
-from dp_adapter.hosts.decoding import linear, pictures
+from dp_adapter.hosts.decoding import linear, pictures, shrunk
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.preview import PreviewFinder
 from dp_adapter.session.areas import face_mask
@@ -78,7 +78,7 @@ def _decoders() -> dict[str, Callable[[torch.Tensor], object]]:
 
     @torch.no_grad()
     def full(latents: torch.Tensor) -> object:
-        return pictures(taesd.decode(latents).sample)
+        return pictures(taesd.decode(shrunk(latents)).sample)
 
     return {"taesd": full, "linear": lambda latents: pictures(linear(latents, "sd15"))}
 

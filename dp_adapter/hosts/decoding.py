@@ -28,13 +28,14 @@ def linear(latents: Tensor, base: Base) -> Tensor:
 
 
 def shrunk(latents: Tensor) -> Tensor:
-    """Latents [S, c, h, w] of large pictures with a long side of at most ``LARGEST`` cells, by area."""
+    """Latents [S, c, h, w] with a long side of at most ``LARGEST`` cells, by area, in the order that decoders like."""
     height, width = latents.shape[-2:]
     factor = LARGEST / max(height, width)
-    if factor >= 1:
-        return latents
-    size = max(1, round(height * factor)), max(1, round(width * factor))
-    return torch.nn.functional.interpolate(latents, size, mode="area")
+    if factor < 1:
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        latents = torch.nn.functional.interpolate(latents, size, mode="area")
+    # A CPU decodes TAESD in two thirds of the time so; convolutions hand the order on.
+    return latents.contiguous(memory_format=torch.channels_last)
 
 
 def pictures(decoded: Tensor) -> list[Pixels]:

@@ -81,7 +81,7 @@ def test_the_age_in_the_photo_is_estimated_else_asked(session: Session, request_
 def test_parts_left_to_the_text_are_free_on_request(
     portrait_session: Session, request_of: Request, portrait: Path
 ) -> None:
-    fields = {"mode": "expression", "expression": "sad"}
+    fields: dict[str, Any] = {"mode": "expression", "expression": "sad", "tracking": {"sources": ["init"]}}
     scene = Scene("sd15", 128, 128, (load_picture(portrait),))
     bound = portrait_session.prepare(request_of(**fields), scene).injection
     (identity,) = bound.identities

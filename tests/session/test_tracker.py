@@ -238,6 +238,18 @@ def test_parts_handed_to_the_text_move_with_the_face(
     assert lost.max() > 0.9 and rows.min() > 150, "below the eyes"
 
 
+def test_free_parts_move_with_the_face(portrait_session: Session, request_of: Request, heads: list[Picture]) -> None:
+    prepared = portrait_session.prepare(request_of(parts={"mouth": 0.0}, free_parts=True), SCENE)
+    (identity,) = prepared.injection.identities
+    tracker = tracker_of(prepared)
+    assert identity.freed is None and not any("free" in note for note in prepared.explanation.notes)
+    for x, expected in ((0, "left"), (160, "right")):
+        seen(tracker, made((heads[0], x, 100)), progress=0.3 if x == 0 else 0.6)
+        assert side(identity.freed) == expected and identity.freed is not None and identity.freed.max() > 0.9
+    tracker.restart()
+    assert identity.freed is None
+
+
 @pytest.mark.parametrize(
     ("fields", "scene"),
     [
