@@ -18,7 +18,7 @@ RGB_FACTORS: dict[Base, Sequence[Sequence[float]]] = {
     "sd15": ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473)),
     "sdxl": ((0.3448, 0.4168, 0.4395), (-0.1953, -0.029, 0.025), (0.1074, 0.0886, -0.0163), (-0.373, -0.2499, -0.2088)),
 }  # fmt: skip
-LARGEST = 128  # cells of a latent's long side beyond which a preview is made from fewer: 1024 px show any face
+LARGEST = 64  # cells of a latent's long side beyond which a preview is made from fewer: 512 px show any face
 
 
 def linear(latents: Tensor, base: Base) -> Tensor:
