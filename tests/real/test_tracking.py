@@ -133,6 +133,7 @@ def test_the_hires_pass_follows_too(webui: WebUI, person: dict[str, Any]) -> Non
         "hr_upscaler": "Latent",
         "denoising_strength": 0.6,
         "steps": 4,
+        "hr_additional_modules": ["Use same choices"],  # Forge fails without
     }
     on, off = (webui.one(one, **hires) for one in (automatic(person, fallback="late"), None))
     assert largest(on, off) > 0
