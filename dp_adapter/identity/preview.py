@@ -32,7 +32,7 @@ CANDIDATES = 2  # how many of these there are at most: each costs four runs of t
 CERTAIN = 0.8  # the detector's score from which its points are taken and it is believed alone
 SAME = 0.35  # IoU of two boxes of one face
 OWN = Oval(FACE.x, FACE.y, FACE.across * 1.15, FACE.down * 1.15)  # keeps a neighbour's face out
-VAGUE, SHARP = 0.75, 0.9  # agreement of parser and network up to which both count alike, from which the parser alone
+VAGUE, SHARP = 0.75, 0.9  # agreement of parser and network up to which their fit decides, from which the parser counts
 UNSEEN = 0.97  # agreement with the oval from which the parser's mask is the oval
 
 
@@ -163,12 +163,13 @@ def _share_of_network(parsed: Floats, seen: Floats, oval: Floats) -> float:
     """How far the network's outline of a face counts beside the parser's, 0..1; masks [H, W].
 
     Where the parser has seen no skin and given the oval, the network's counts for more, the better it fits the oval.
-    Where it has, both count alike, but the parser's alone as they agree, or as the network's does not look like a face.
+    Where it has, the parser's alone counts as they agree, and else the one that fits the oval better. The numbers were
+    chosen on 455 spoiled faces in scenes other than the benchmark's.
     """
-    fit = _agreement(seen, oval)
-    if _agreement(parsed, oval) > UNSEEN:
-        return _ramp(fit, 0.3, 0.8) * 0.8
-    return 0.5 * _ramp(fit, 0.4, 0.7) * (1 - _ramp(_agreement(parsed, seen), VAGUE, SHARP))
+    fit, parsed_fit = _agreement(seen, oval), _agreement(parsed, oval)
+    if parsed_fit > UNSEEN:
+        return 0.8 * _ramp(fit, 0.3, 0.8)
+    return _ramp(fit - parsed_fit, -0.1, 0.2) * (1 - _ramp(_agreement(parsed, seen), VAGUE, SHARP))
 
 
 def _ramp(value: float, low: float, high: float) -> float:
