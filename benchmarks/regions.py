@@ -99,7 +99,7 @@ class Benchmark:
         self.empty: dict[tuple[str, int], list[int]] = defaultdict(list[int])
 
     def scene(self, kind: str, moment: int, spoiled: Picture, truth: Sequence[tuple[Face, Floats]]) -> None:
-        faces = self.finder.faces(spoiled)
+        faces = self.finder.detect(spoiled)
         used: set[int] = set()
         for reference, region in truth:
             place = max(range(len(faces)), key=lambda i: iou(faces[i].box, reference.box), default=None)
@@ -108,7 +108,7 @@ class Benchmark:
             tally.found.append(hit)
             if place is not None and hit:
                 used.add(place)
-                tally.overlap.append(overlap(self.finder.parts(spoiled, faces[place])["face"], region))
+                tally.overlap.append(overlap(self.finder.parse(spoiled, faces[place])["face"], region))
         self.false[kind, moment].append(len(faces) - len(used))
 
     def table(self) -> str:
@@ -170,7 +170,7 @@ def main() -> None:
         print(f"scene {number + 1} of {count}", file=sys.stderr, flush=True)
     for empty in backgrounds(random, count // 4, 512):
         for kind, moment, spoiled in _spoiled(random, empty, args):
-            bench.empty[kind, moment].append(len(bench.finder.faces(_sized(spoiled, args.side))))
+            bench.empty[kind, moment].append(len(bench.finder.detect(_sized(spoiled, args.side))))
     print(bench.table())
 
 

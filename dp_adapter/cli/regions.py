@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dp_adapter.core.types import Level
     from dp_adapter.hosts.sites import Base
     from dp_adapter.identity.pictures import Picture
+    from dp_adapter.identity.preview import PreviewFinder
     from dp_adapter.session import Session
     from dp_adapter.session.areas import Area
     from dp_adapter.settings import Settings
@@ -78,13 +79,16 @@ def _show(path: Path, settings: Settings, session: Session, args: argparse.Names
 
     picture = _fitted(load_picture(path), _NATIVE[args.base])
     name = path.stem
+    finder = None
     if args.noise is not None:
         from dp_adapter.identity.forming import formed
+        from dp_adapter.identity.preview import PreviewFinder
 
         picture = formed(picture, args.noise)
         name += f"_{args.noise:.2f}"
-    faces = session.photos.faces(picture, session.encoders.yunet)
-    people = _people(picture, settings, session, len(faces), args.base)
+        finder = PreviewFinder(session.encoders.yunet, session.encoders.parser)
+    faces = session.photos.faces(picture, finder or session.encoders.yunet)
+    people = _people(picture, settings, session, len(faces), args.base, finder)
     seen = "" if args.noise is None else f" at progress {args.noise:g}"
     print(f"{path.name}: {picture.shape[1]}x{picture.shape[0]}{seen}, {len(faces)} face(s), numbered from the left")
     for person in people:
@@ -108,7 +112,9 @@ def _fitted(picture: Picture, native: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS), np.uint8)
 
 
-def _people(picture: Picture, settings: Settings, session: Session, faces: int, base: Base) -> list[_Person]:
+def _people(
+    picture: Picture, settings: Settings, session: Session, faces: int, base: Base, finder: PreviewFinder | None
+) -> list[_Person]:
     """The request's persons; where it names none, everybody whose face is there."""
     import numpy as np
 
@@ -119,7 +125,7 @@ def _people(picture: Picture, settings: Settings, session: Session, faces: int, 
 
     height, width = picture.shape[:2]
     scene = Scene(base, width, height, (picture,))
-    areas = Areas(session.photos, session.encoders)
+    areas = Areas(session.photos, session.encoders, finder)
     named = sorted({item.identity for item in settings.references or settings.regions})
     numbers = named or list(range(max(1, faces)))
     found = [areas.of(settings, scene, number) for number in numbers]

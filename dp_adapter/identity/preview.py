@@ -37,7 +37,7 @@ UNSEEN = 0.97  # agreement with the oval from which the parser's mask is the ova
 
 
 class PreviewFinder:
-    """Finds faces, and parses them, in pictures of any stage of a run.
+    """Finds faces, and parses them, in pictures of any stage of a run: a `Detector` and a `FaceParser`.
 
     Args:
         detector: finds faces in sharp pictures.
@@ -45,12 +45,14 @@ class PreviewFinder:
         network: finds faces in unsharp ones; the shipped one when None.
     """
 
+    name = "preview"
+
     def __init__(self, detector: Detector, parser: FaceParser, network: PreviewNetwork | None = None) -> None:
         self._detector = detector
         self._parser = parser
         self._network = network or PreviewNetwork()
 
-    def faces(self, picture: Picture) -> list[Face]:
+    def detect(self, picture: Picture) -> list[Face]:
         """Faces of a picture [H, W, 3], best score first, in px of the picture; empty when there are none.
 
         Raises:
@@ -75,11 +77,11 @@ class PreviewFinder:
                 kept += [] if near is None else [_joined(near, face)]
         return sorted(kept, key=lambda face: -face.score)
 
-    def parts(self, picture: Picture, face: Face) -> dict[str, Floats]:
+    def parse(self, picture: Picture, face: Face) -> dict[str, Floats]:
         """Masks [H, W] of a face's parts by name, as `Parser.parse` gives them.
 
         Raises:
-            CatalogError, MissingDependencyError: as `faces`.
+            CatalogError, MissingDependencyError: as `detect`.
             FaceError: the face's points coincide.
         """
         parts = self._parser.parse(picture, face)

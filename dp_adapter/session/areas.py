@@ -12,6 +12,7 @@ from torch import Tensor
 from dp_adapter.core.regions import box_mask, grow_and_feather
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.preview import PreviewFinder
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Crop, Mask, Picture, Scene
 from dp_adapter.settings import Region, Settings
@@ -100,11 +101,16 @@ def combined(
 
 
 class Areas:
-    """Makes masks for one session."""
+    """Makes masks for one session.
 
-    def __init__(self, photos: Photos, encoders: Encoders) -> None:
+    Args:
+        finder: finds and parses the faces of init pictures in place of the usual two, as in a forming picture.
+    """
+
+    def __init__(self, photos: Photos, encoders: Encoders, finder: PreviewFinder | None = None) -> None:
         self._photos = photos
         self._encoders = encoders
+        self._finder = finder
 
     def of(self, settings: Settings, scene: Scene, identity: int) -> Area:
         """The area of one person; for each init picture where it depends on them."""
@@ -190,13 +196,13 @@ class Areas:
         if not scene.inits or "init" not in settings.tracking.sources:
             return None
         init = scene.inits[0]
-        faces = self._photos.faces(init, self._encoders.yunet)
+        faces = self._photos.faces(init, self._finder or self._encoders.yunet)
         if identity >= len(faces):
             return None
         # One person is the main one of the picture; several are counted from the left.
         main = max(range(len(faces)), key=lambda i: faces[i].size)
         place = main if settings.identities == 1 else identity
-        return place, self._encoders.parser.parse(init, faces[place])
+        return place, (self._finder or self._encoders.parser).parse(init, faces[place])
 
 
 def face_mask(

@@ -238,7 +238,7 @@ class Tracker:
         return not self.plan.attention_first and all(one.known or one.number in spots for one in self.people)
 
     def _look_at(self, picture: Picture, number: int, progress: float) -> tuple[Places, Spots]:
-        faces = [face for face in self._finder.faces(picture) if not self._is_taken(face, picture)]
+        faces = [face for face in self._finder.detect(picture) if not self._is_taken(face, picture)]
         places = [Place.of(face, picture.shape) for face in faces]
         likeness = None
         if self._around.likeness is not None and progress >= _TELLS and len(faces) > 1:
@@ -246,7 +246,7 @@ class Tracker:
         persons = [person.number for person in self.people]
         found = match(places, persons, self._state.places.get(number, {}), likeness)
         shapes = {
-            one.number: one.shaped(self._finder.parts(picture, faces[found[one.number]]))
+            one.number: one.shaped(self._finder.parse(picture, faces[found[one.number]]))
             for one in self.people
             if one.number in found
         }

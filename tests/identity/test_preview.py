@@ -61,9 +61,9 @@ def spoil(picture: Picture, kind: str, seed: int = 0) -> Picture:
 def test_a_sharp_picture_is_left_to_detector_and_parser(
     finder: PreviewFinder, astronaut: Picture, clean: tuple[Face, Floats]
 ) -> None:
-    (face,) = finder.faces(astronaut)
+    (face,) = finder.detect(astronaut)
     assert np.array_equal(face.box, clean[0].box) and np.array_equal(face.points, clean[0].points)
-    parts = finder.parts(astronaut, face)
+    parts = finder.parse(astronaut, face)
     assert tuple(parts) == PARTS
     assert all(mask.shape == (512, 512) and mask.dtype == np.float32 for mask in parts.values())
     assert overlap(parts["face"], clean[1]) > 0.95
@@ -74,9 +74,9 @@ def test_a_spoiled_picture_has_the_same_face(
     finder: PreviewFinder, astronaut: Picture, clean: tuple[Face, Floats], kind: str
 ) -> None:
     picture = spoil(astronaut, kind)
-    face = finder.faces(picture)[0]
+    face = finder.detect(picture)[0]
     assert iou(face.box, clean[0].box) > 0.5
-    mask = finder.parts(picture, face)["face"]
+    mask = finder.parse(picture, face)["face"]
     assert 0 <= mask.min() <= mask.max() <= 1 and overlap(mask, clean[1]) > 0.6
 
 
@@ -85,18 +85,18 @@ def test_small_previews(finder: PreviewFinder, astronaut: Picture, clean: tuple[
     import cv2
 
     small = np.asarray(cv2.resize(spoil(astronaut, "cells"), (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    face = finder.faces(small)[0]
+    face = finder.detect(small)[0]
     assert iou(face.box * np.float32(512 / side), clean[0].box) > 0.5
-    mask = finder.parts(small, face)["face"]
+    mask = finder.parse(small, face)["face"]
     assert mask.shape == (side, side)
     assert overlap(np.asarray(cv2.resize(mask, (512, 512)), np.float32), clean[1]) > 0.6
 
 
 def test_a_wide_preview(finder: PreviewFinder, astronaut: Picture, clean: tuple[Face, Floats]) -> None:
     wide = np.concatenate([np.full((512, 300, 3), 90, np.uint8), spoil(astronaut, "cells")], 1)
-    face = finder.faces(wide)[0]
+    face = finder.detect(wide)[0]
     assert iou(face.box - np.array([300, 0, 300, 0], np.float32), clean[0].box) > 0.5
-    mask = finder.parts(wide, face)["face"]
+    mask = finder.parse(wide, face)["face"]
     assert mask.shape == (512, 812) and overlap(mask[:, 300:], clean[1]) > 0.6
 
 
@@ -105,21 +105,21 @@ def test_no_face_where_there_is_none(finder: PreviewFinder, kind: str) -> None:
     random = np.random.default_rng(4)
     pictures = [np.full((512, 512, 3), 0.5, np.float32), scenes.background(random, 512), scenes.background(random, 512)]
     for picture in pictures:
-        assert finder.faces(spoil(scenes.to_picture(picture), kind)) == []
+        assert finder.detect(spoil(scenes.to_picture(picture), kind)) == []
 
 
 def test_the_same_picture_gives_the_same_answer(finder: PreviewFinder, astronaut: Picture) -> None:
     picture = spoil(astronaut, "blocks")
     again = PreviewFinder(YuNet(), Parser())
-    for a, b in zip(finder.faces(picture), again.faces(picture), strict=True):
+    for a, b in zip(finder.detect(picture), again.detect(picture), strict=True):
         assert np.array_equal(a.box, b.box) and np.array_equal(a.points, b.points) and a.score == b.score
-        one, two = finder.parts(picture, a), again.parts(picture, b)
+        one, two = finder.parse(picture, a), again.parse(picture, b)
         assert all(np.array_equal(one[name], two[name]) for name in PARTS)
 
 
 def test_whom_is_believed(astronaut: Picture, clean: tuple[Face, Floats]) -> None:
     def found(picture: Picture, *faces: Face) -> list[Face]:
-        return PreviewFinder(Says(*faces), Parser()).faces(picture)
+        return PreviewFinder(Says(*faces), Parser()).detect(picture)
 
     face, _ = clean
     vague, sure = Face(face.box, face.points, 0.65), Face(face.box, face.points, 0.9)
@@ -137,8 +137,8 @@ def test_two_people_have_two_regions(finder: PreviewFinder, portraits: list[Pict
 
     pair = np.hstack([cv2.resize(portrait, (256, 320)) for portrait in portraits[1:6:4]]).astype(np.uint8)
     spoiled = spoil(np.ascontiguousarray(np.pad(pair, ((96, 96), (0, 0), (0, 0)), mode="edge")), "wiener")
-    left, right = sorted(finder.faces(spoiled), key=lambda face: float(face.centre[0]))
-    masks = [finder.parts(spoiled, face)["face"] for face in (left, right)]
+    left, right = sorted(finder.detect(spoiled), key=lambda face: float(face.centre[0]))
+    masks = [finder.parse(spoiled, face)["face"] for face in (left, right)]
     assert masks[0][:, 256:].sum() < 0.02 * masks[0].sum() and masks[1][:, :256].sum() < 0.02 * masks[1].sum()
     assert min(mask.max() for mask in masks) > 0.9
 
@@ -146,7 +146,7 @@ def test_two_people_have_two_regions(finder: PreviewFinder, portraits: list[Pict
 def test_a_face_without_size_is_said(finder: PreviewFinder, clean: tuple[Face, Floats]) -> None:
     points = clean[0].points
     with pytest.raises(FaceError, match="too small to be parsed"):
-        finder.parts(np.zeros((64, 64, 3), np.uint8), Face(np.array([9, 9, 9, 9], np.float32), points, 1.0))
+        finder.parse(np.zeros((64, 64, 3), np.uint8), Face(np.array([9, 9, 9, 9], np.float32), points, 1.0))
 
 
 def test_the_network_gives_faces_in_px_of_the_picture(astronaut: Picture, clean: tuple[Face, Floats]) -> None:
