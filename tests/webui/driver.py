@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,14 @@ class PanelPage:
         self.page.click(self.id(item))
 
     def choose(self, item: str, value: str) -> None:
-        """An entry of a dropdown."""
+        """An entry of a dropdown, opened anew where a list from the server came in between."""
+        from playwright.sync_api import TimeoutError
+
+        for _ in range(4):
+            with suppress(TimeoutError):
+                self.options(item).get_by_text(value, exact=False).first.click(timeout=5000)
+                return
+            self.page.locator(f"{self.id(item)} input").blur()
         self.options(item).get_by_text(value, exact=False).first.click()
 
     def options(self, item: str) -> Any:
