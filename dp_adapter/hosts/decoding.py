@@ -18,7 +18,7 @@ RGB_FACTORS: dict[Base, Sequence[Sequence[float]]] = {
     "sd15": ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473)),
     "sdxl": ((0.3448, 0.4168, 0.4395), (-0.1953, -0.029, 0.025), (0.1074, 0.0886, -0.0163), (-0.373, -0.2499, -0.2088)),
 }  # fmt: skip
-LARGEST = 64  # cells of a latent's long side beyond which a preview is made from fewer: 512 px show any face
+LARGEST = 48  # cells of a latent's long side that a costly decoder gets: 384 px show any face, in half the time of 512
 
 
 def linear(latents: Tensor, base: Base) -> Tensor:
@@ -28,7 +28,10 @@ def linear(latents: Tensor, base: Base) -> Tensor:
 
 
 def shrunk(latents: Tensor) -> Tensor:
-    """Latents [S, c, h, w] with a long side of at most ``LARGEST`` cells, by area, in the order that decoders like."""
+    """Latents [S, c, h, w] with a long side of at most ``LARGEST`` cells, by area, in the order that decoders like.
+
+    A decoder makes a smaller picture of them, a little softer; for finding faces that is all the same.
+    """
     height, width = latents.shape[-2:]
     factor = LARGEST / max(height, width)
     if factor < 1:

@@ -50,7 +50,7 @@ def decoder(pipeline: Any, choice: str, roots: Sequence[Path]) -> Callable[[Tens
             return tiny.decode(shrunk(latents).to(tiny.device).float()).sample
 
         return lambda latents: _decoded(quick, latents)
-    return lambda latents: pictures(linear(shrunk(latents), base))
+    return lambda latents: pictures(linear(latents, base))
 
 
 def load_taesd(path: Path) -> Any:

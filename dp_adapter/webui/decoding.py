@@ -43,8 +43,10 @@ def decoder(choice: str, base: Base) -> Decode:
     wanted = choice if choice != "auto" else next((name for name in ("taesd", "approx") if name in here), "")
     if wanted == "full" or wanted in here:
         decode = _host_decoder(_INDEX[wanted])
+        if wanted == "approx":  # small already: two pixels for each cell
+            return lambda latents: pictures(decode(latents))
         return lambda latents: pictures(decode(shrunk(latents)))
-    return lambda latents: pictures(linear(shrunk(latents), base))
+    return lambda latents: pictures(linear(latents, base))
 
 
 def _host_decoder(index: int) -> Callable[[Tensor], Tensor]:
