@@ -35,7 +35,7 @@ class _Seen:
         rows: the call's rows, each with the number of its mask as sample.
         masks: per identity [S, H, W], or [V, h, w] by view; None for the whole picture.
         freed: likewise, what each identity leaves free; None for nothing.
-        anywhere: whether a mask has a place in them at all.
+        anywhere: whether a mask has a place in them at all; frees: whether anything is left free there.
     """
 
     views: tuple[tuple[int, Window], ...] | None
@@ -43,6 +43,7 @@ class _Seen:
     masks: list[Tensor | None]
     freed: list[Tensor | None]
     anywhere: bool
+    frees: bool
 
 
 class RegionCache:
@@ -82,7 +83,7 @@ class RegionCache:
                     "Give one mask for all pictures, or one for each.",
                 )
         seen = self._seen(step)
-        self._frees = any(mask is not None and bool((mask > 0).any()) for mask in seen.freed)
+        self._frees = seen.frees
         return seen.anywhere
 
     def gains(self, step: Step, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
@@ -164,7 +165,8 @@ class RegionCache:
                     for several in (masks, freed)
                 )
             anywhere = any(mask is None or bool((mask > 0).any()) for mask in masks)
-            self._views[key] = _Seen(views, rows, masks, freed, anywhere)
+            frees = any(mask is not None and bool((mask > 0).any()) for mask in freed)
+            self._views[key] = _Seen(views, rows, masks, freed, anywhere, frees)
         return self._views[key]
 
 

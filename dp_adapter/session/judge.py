@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Face
 from dp_adapter.identity.pictures import Picture
+from dp_adapter.session.matching import assign
 from dp_adapter.session.prepare import Session
 from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
@@ -108,42 +109,13 @@ def reference_vector(session: Session, settings: Settings, identity: int = 0) ->
     seen, _ = session.photos.look(settings.replace(no_face="continue"), identity, session.encoders.yunet)
     if not seen:
         return None
-    mean = np.mean([session.photos.judged(one) for one in seen], axis=0)
-    return mean / np.linalg.norm(mean)
+    return session.photos.direction(seen)
 
 
 def likeness(session: Session, picture: Picture, target: Vector) -> float:
     """Cosine of a picture's largest face to a reference vector by the judge; 0 when no face is found."""
     faces = find(session.encoders, picture)
     return round(float(session.photos.sface(picture, faces[0]) @ target), 4) if faces else 0.0
-
-
-def assign(scores: Vector) -> tuple[int | None, ...]:
-    """A face of its own for each person, for as many as there are faces, with the largest sum of scores.
-
-    Args:
-        scores: [P, F].
-
-    Returns:
-        P columns.
-    """
-    persons, faces = scores.shape
-    nobody: tuple[int | None, ...] = (None,) * persons
-    # The best way to serve each set of persons with the faces so far, as (how many, sum, columns).
-    best: dict[int, tuple[int, float, tuple[int | None, ...]]] = {0: (0, 0.0, nobody)}
-    for face in range(faces):
-        served = dict(best)
-        for done, (many, total, columns) in best.items():
-            for person in range(persons):
-                more = done | 1 << person
-                if more == done:
-                    continue
-                columns_now = (*columns[:person], face, *columns[person + 1 :])
-                candidate = (many + 1, total + float(scores[person, face]), columns_now)
-                if more not in served or candidate[:2] > served[more][:2]:
-                    served[more] = candidate
-        best = served
-    return max(best.values(), key=lambda way: way[:2])[2]
 
 
 def _inside(region: Mask | None, face: Face, shape: tuple[int, ...]) -> float:

@@ -73,24 +73,33 @@ def match(
 
 
 def assigned(costs: Floats) -> dict[int, int]:
-    """The assignment of rows to columns with the least sum of costs [rows, columns]; min(rows, columns) pairs.
+    """The assignment of rows to columns with the least sum of costs [rows, columns]; min(rows, columns) pairs."""
+    return {row: column for row, column in enumerate(assign(-costs)) if column is not None}
 
-    By recursion over the rows with the taken columns as a set of bits; at most 8 rows and 16 columns are meant.
+
+def assign(scores: Floats) -> tuple[int | None, ...]:
+    """A face of its own for each person, for as many as there are faces, with the largest sum of scores.
+
+    Args:
+        scores: [P, F].
+
+    Returns:
+        P columns.
     """
-    rows, columns = costs.shape
-    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
-    for row in range(rows):
-        following: dict[int, tuple[float, tuple[int, ...]]] = {}
-        skips = rows > columns
-        for taken, (cost, chosen) in best.items():
-            options = [(taken | 1 << c, cost + float(costs[row, c]), c) for c in range(columns) if not taken >> c & 1]
-            if skips:
-                options.append((taken, cost, -1))
-            for key, total, column in options:
-                if key not in following or total < following[key][0]:
-                    following[key] = (total, (*chosen, column))
-        best = following
-    pairs = min(rows, columns)
-    full = [option for option in best.values() if sum(column >= 0 for column in option[1]) == pairs]
-    _, chosen = min(full, default=(0.0, ()))
-    return {row: column for row, column in enumerate(chosen) if column >= 0}
+    persons, faces = scores.shape
+    nobody: tuple[int | None, ...] = (None,) * persons
+    # The best way to serve each set of persons with the faces so far, as (how many, sum, columns).
+    best: dict[int, tuple[int, float, tuple[int | None, ...]]] = {0: (0, 0.0, nobody)}
+    for face in range(faces):
+        served = dict(best)
+        for done, (many, total, columns) in best.items():
+            for person in range(persons):
+                more = done | 1 << person
+                if more == done:
+                    continue
+                columns_now = (*columns[:person], face, *columns[person + 1 :])
+                candidate = (many + 1, total + float(scores[person, face]), columns_now)
+                if more not in served or candidate[:2] > served[more][:2]:
+                    served[more] = candidate
+        best = served
+    return max(best.values(), key=lambda way: way[:2])[2]

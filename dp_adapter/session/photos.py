@@ -216,6 +216,15 @@ class Photos:
             return one.face(self._encoders.sface.name)
         return self.sface(one.picture, one.face)
 
+    def direction(self, seen: Sequence[Known]) -> Floats:
+        """The mean direction [128] of a person's photos by the shipped encoder.
+
+        Raises:
+            SettingsError: a saved identity lacks its vectors.
+        """
+        mean = np.mean([self.judged(one) for one in seen], axis=0)
+        return mean / np.linalg.norm(mean)
+
     def sface(self, picture: Picture, face: Face) -> Floats:
         """The shipped encoder's vector [128], for comparing faces."""
         return self._encoders.sface.embed(picture, face)
