@@ -11,6 +11,7 @@ from torch import Tensor
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.text_side import TextIdentity
 from dp_adapter.core.track import Track
 from dp_adapter.core.types import BlendMode, Level, Tokens
 from dp_adapter.errors import HostError
@@ -31,6 +32,7 @@ class Identity:
         track: a region that moves while the picture forms, in place of ``mask`` and ``free``.
         free: parts of the face that are left to the text [S, H, W]: 1 where they follow the text-only twin's
             self-attention entirely, if ``TextPathway.free`` says so (FreeCure, arXiv 2411.15277).
+        text: what it changes in the text's context; None for nothing.
         zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
     """
 
@@ -42,6 +44,7 @@ class Identity:
     zero_tokens: int = 0
     track: Track | None = None
     free: Tensor | None = None
+    text: TextIdentity | None = None
 
     def __post_init__(self) -> None:
         """Raises HostError where tokens or blend mode are not those of the adapter."""

@@ -125,11 +125,23 @@ class Features:
         image_embeds: CLIP image embedding [n, c].
         clip_hidden: CLIP's last but one hidden state [n, L, c].
         clip_hidden_uncond: the same of an all-zero pixel tensor, [1, L, c].
+        clip_person: the last but one hidden state of the person cut out of the photo, [n, L, c].
+        clip_parts: the same of the parts of the face, [n, P, L, c].
+        eva_pooled: EVA02-CLIP's image embedding as it comes, [n, c].
+        eva_hidden: its hidden states after five of its blocks, [n, 5, L, c].
         face_patches: TransFace patch features [n, L, c].
+        pixels: the photo as a vision tower inside the checkpoint takes it, [n, 3, s, s].
+        w_plus: latents of StyleGAN2 [n, 18, 512].
     """
 
     faceid: Tensor | None = None
     image_embeds: Tensor | None = None
     clip_hidden: Tensor | None = None
     clip_hidden_uncond: Tensor | None = None
+    clip_person: Tensor | None = None
+    clip_parts: Tensor | None = None
+    eva_pooled: Tensor | None = None
+    eva_hidden: Tensor | None = None
     face_patches: Tensor | None = None
+    pixels: Tensor | None = None
+    w_plus: Tensor | None = None

@@ -18,8 +18,8 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Floats, similarity, template
 from dp_adapter.identity.quality import quality
 from dp_adapter.identity.saved import SavedIdentity, SavedPhoto, View
-from dp_adapter.session.features import aligned
 from dp_adapter.session.photos import Photos, Seen, used
+from dp_adapter.session.reading import aligned
 from dp_adapter.session.remembered import IDENTITY
 from dp_adapter.settings import Settings
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from dp_adapter.cache import Cache
-from dp_adapter.core.injection import FOLDABLE, Form, Identity, Injection, TextPathway
+from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.types import BlendMode
 from dp_adapter.edits import Edit, Modes
 from dp_adapter.errors import FaceError, SettingsError
 from dp_adapter.identity.encoders import Encoders
@@ -22,13 +20,16 @@ from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
 from dp_adapter.session.following import following_words, tracker_of
+from dp_adapter.session.forms import form_of, require_foldable
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Scene
 from dp_adapter.session.tracker import Tracker
+from dp_adapter.session.variants import variant_of
+from dp_adapter.session.ways import way_of
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
-from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint, TokenOptions
 from dp_adapter.weights.library import Library
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
@@ -124,7 +125,7 @@ class Session:
                 f"{BASE_NAMES[scene.base]}",
                 "Choose an adapter for this base, or another checkpoint.",
             )
-        variant = self._variant(settings, checkpoint)
+        variant = variant_of(settings, checkpoint, self.library)
         people, notes = self._people(settings, checkpoint, variant)
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
@@ -163,44 +164,6 @@ class Session:
                 raise FaceError(f"All photos of person {number} have weight 0", "Raise one, or remove the person.")
         return people, tuple(notes)
 
-    def _variant(self, settings: Settings, checkpoint: Checkpoint) -> str:
-        """Which of the families that share these keys the file belongs to: told, remembered, or asked for."""
-        possible = checkpoint.variants
-        if not possible and settings.variant == "auto":
-            return checkpoint.family
-        if not possible:
-            problem = f"{checkpoint.path.name} is {checkpoint.title} by its keys, which leave no choice of a variant"
-            raise SettingsError("variant", problem, "Use 'auto'.", "auto")
-        if settings.variant in possible:
-            self.library.remember(checkpoint.path, settings.variant)
-            return settings.variant
-        if settings.variant != "auto":
-            raise SettingsError(
-                "variant",
-                f"{checkpoint.path.name} is not '{settings.variant}'; by its keys it is {' or '.join(possible)}",
-                f"Use '{possible[0]}'.",
-                possible[0],
-            )
-        if len(possible) == 1:
-            return possible[0]
-        known = self.library.variant(checkpoint.path)
-        if known in possible:
-            return known
-        guess = _guess(checkpoint.path.stem, possible)
-        raise SettingsError(
-            "variant",
-            f"the content of {checkpoint.path.name} cannot tell whether it is {' or '.join(possible)}",
-            f"Say which (its name suggests '{guess}'); the answer is remembered for this file.",
-            guess,
-        )
-
-
-def _guess(stem: str, possible: Sequence[str]) -> str:
-    """The offered default, by the file's name; never applied without being confirmed."""
-    plain = "".join(c for c in stem.lower() if c.isalnum())
-    fitting = [name for name in possible if name.replace("-", "") in plain]
-    return max(fitting, key=len) if fitting else possible[0]
-
 
 def _off(notes: Sequence[str]) -> Prepared:
     return Prepared(Injection(()), Explanation(active=False, notes=tuple(notes)))
@@ -216,7 +179,7 @@ def _joined(
     notes: Sequence[str],
 ) -> Prepared:
     settings = edit.settings
-    mode = _blend(settings, checkpoint)
+    way = way_of(settings, checkpoint)
     options = TokenOptions(variant != "faceid-plus", 1.0 if settings.structure is None else settings.structure)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
@@ -224,11 +187,13 @@ def _joined(
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
+        on_text = checkpoint.on_text(person.features, options)
+        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text)
         followed = tracks.get(number)
         if followed is None:
-            identities.append(Identity(checkpoint.adapter, tokens, weight, area.mask, mode, free=area.free))
+            identities.append(replace(one, mask=area.mask, free=area.free))
         else:
-            identities.append(Identity(checkpoint.adapter, tokens, weight, None, mode, track=followed.track))
+            identities.append(replace(one, track=followed.track))
         told.append(
             PersonExplanation(
                 number,
@@ -250,9 +215,9 @@ def _joined(
         {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
         TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
         tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
-        _form(settings, mode, identities),
+        form_of(settings, way.mode, identities),
     )
-    _require_foldable(settings, injection)
+    require_foldable(settings, injection)
     return Prepared(
         injection,
         Explanation(
@@ -260,7 +225,7 @@ def _joined(
             model=checkpoint.path.name,
             family=variant,
             base=checkpoint.base,
-            blend=mode,
+            blend=way.mode,
             form="folded" if injection.folded else "plain",
             weight=settings.weight,
             span=(schedule.start, schedule.end),
@@ -294,20 +259,6 @@ def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracke
     return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
 
 
-def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:
-    if settings.blend == "auto":
-        return checkpoint.mode
-    if (settings.blend == "gated") != (checkpoint.mode == "gated"):
-        raise SettingsError(
-            "blend",
-            f"'{settings.blend}' does not go with {checkpoint.title} weights, which were trained for "
-            f"'{checkpoint.mode}'",
-            "Use 'auto'.",
-            "auto",
-        )
-    return cast(BlendMode, settings.blend)
-
-
 def _schedule(settings: Settings, known: bool) -> Schedule:
     automatic = 0.0 if known else _UNKNOWN_START
     start = automatic if settings.span.start is None else settings.span.start
@@ -318,32 +269,3 @@ def _schedule(settings: Settings, known: bool) -> Schedule:
         {"down": settings.levels.down, "middle": settings.levels.middle, "up": settings.levels.up},
         dict(settings.levels.sites),
     )
-
-
-def _form(settings: Settings, mode: BlendMode, identities: Sequence[Identity]) -> Form:
-    """Folded weights take 2 C heads T numbers per site and kind of row; beyond the limit the plain form is taken."""
-    form = cast(Form, settings.performance.form)
-    if form != "auto" or mode not in FOLDABLE:
-        return form
-    numbers = sum(folded_numbers(identity) for identity in identities)
-    return "plain" if numbers * 4 > settings.performance.memory_mb * 2**20 else "auto"
-
-
-def folded_numbers(identity: Identity) -> int:
-    """Numbers that the folded form keeps for one identity, cond and uncond, over all sites."""
-    sites = [identity.adapter.site(index) for index in range(len(identity.adapter.sites))]
-    sdxl = len(sites) == SITES["sdxl"]
-    widths = [site.width for site in sites]
-    # SD1.5 has 8 heads everywhere, SDXL heads of 64 channels.
-    return sum(2 * 2 * width * (width // 64 if sdxl else 8) * len(identity.tokens.cond) for width in widths)
-
-
-def _require_foldable(settings: Settings, injection: Injection) -> None:
-    if settings.performance.form == "folded" and not injection.folded:
-        raise SettingsError(
-            "performance.form",
-            f"'folded' is not possible with blend '{injection.identities[0].mode}', text emphasis or trained text "
-            "weights",
-            "Use 'auto'.",
-            "auto",
-        )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+Encode = Callable[[Sequence[str]], Tensor]
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.float32]
 
@@ -32,6 +35,8 @@ class Scene:
         inits: RGB pictures [h, w, 3] that img2img or inpaint starts from, of any size: none, one for all pictures of
             the batch, or one for each.
         inpaint: mask [h, w] in 0..1 of what is painted anew.
+        encode: texts of one chunk -> the base model's context of each, [n, L, D], as its UNet gets it; None where a
+            host cannot encode by itself.
         crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
             edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
     """
@@ -42,3 +47,4 @@ class Scene:
     inits: tuple[Picture, ...] = ()
     inpaint: Mask | None = None
     crop: Crop = Crop()
+    encode: Encode | None = None

@@ -14,6 +14,7 @@ from dp_adapter.settings.containers import ListOf, Nullable, SiteFactors
 from dp_adapter.settings.curve import Curve, CurveText
 from dp_adapter.settings.kinds import Choice, Flag, Integer, Kind, Number, Picture, Text
 from dp_adapter.settings.outcome import FacePass, Report
+from dp_adapter.settings.pathways import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
 from dp_adapter.settings.pieces import (
     Box,
     FaceChoice,
@@ -59,6 +60,7 @@ __all__ = [
     "VERSION",
     "Box",
     "Choice",
+    "Companion",
     "Curve",
     "CurveText",
     "FaceChoice",
@@ -67,6 +69,7 @@ __all__ = [
     "Flag",
     "Gate",
     "Hires",
+    "IdentityNet",
     "Integer",
     "Kind",
     "Levels",
@@ -79,13 +82,16 @@ __all__ = [
     "Record",
     "RecordOf",
     "Reference",
+    "ReferenceAttention",
     "Region",
     "Report",
     "Settings",
     "SiteFactors",
     "Span",
     "Text",
+    "TextSide",
     "Tracking",
+    "WPlus",
     "field_at",
     "infotext_name",
     "json_schema",

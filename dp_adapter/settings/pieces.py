@@ -58,6 +58,13 @@ class Reference(Record):
     identity: int = setting(
         0, Integer(0, MAX_IDENTITIES - 1), "Photo person", "Which person this photo shows, counted from 0."
     )
+    words: str = setting(
+        "",
+        Text(100),
+        "Photo words",
+        "Words of the prompt that mean this person, such as 'woman in red'; empty: woman, man, person and the like, in "
+        "the prompt's order.",
+    )
     face: FaceChoice | None = setting(
         None,
         Nullable(RecordOf(FaceChoice, prefix="Photo")),
@@ -299,13 +306,14 @@ class Performance(Record):
 
     form: str = setting(
         "auto",
-        Choice(("auto", "folded", "plain")),
+        Choice(("auto", "folded", "half", "plain")),
         "Attention form",
-        "folded computes identity attention with weights folded once, plain without; auto folds where it can.",
+        "folded computes identity attention with weights folded once, half folds only the values, plain nothing; auto "
+        "takes the first of them that the model allows and the memory holds.",
     )
     memory_mb: int = setting(
         1024,
         Integer(16, 65536, step=16),
         "Folding memory",
-        "Most memory in MB that folded weights may take; beyond it auto takes the plain form.",
+        "Most memory in MB that folded weights may take; beyond it auto takes the next form.",
     )

@@ -16,6 +16,7 @@ from dp_adapter.settings.curve import Curve, CurveText
 from dp_adapter.settings.kinds import Choice, Flag, Integer, Text
 from dp_adapter.settings.outcome import FacePass, Report
 from dp_adapter.settings.paths import plain, plant
+from dp_adapter.settings.pathways import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
 from dp_adapter.settings.pieces import (
     WEIGHT,
     FaceChoice,
@@ -107,6 +108,32 @@ class Settings(Record):
         automatic=1.0,
     )
     lora_weight: float = setting(1.0, WEIGHT, "LoRA weight", "Strength of the LoRA inside the model's file.")
+    pulid_method: str = setting(
+        "auto",
+        Choice(("auto", "fidelity", "style", "neutral")),
+        "PuLID method",
+        "With PuLID models and an automatic blend mode: fidelity keeps the face, style keeps the prompt's style, "
+        "neutral is plain addition; auto is fidelity.",
+    )
+    sharing: str = setting(
+        "auto",
+        Choice(("auto", "regions", "words")),
+        "Several persons",
+        "How several persons share the picture: regions gives each one their own, words divides by the attention of "
+        "their words without regions (MIP-Adapter); auto is words for MIP-Adapter and regions for all others.",
+    )
+    text_side: TextSide = setting(TextSide(), RecordOf(TextSide), "Text side", "Identities that act through a word.")
+    reference_attention: ReferenceAttention = setting(
+        ReferenceAttention(),
+        RecordOf(ReferenceAttention),
+        "Reference attention",
+        "Self-attention to the photo itself.",
+    )
+    identity_net: IdentityNet = setting(
+        IdentityNet(), RecordOf(IdentityNet), "IdentityNet settings", "InstantID's ControlNet."
+    )
+    w_plus: WPlus = setting(WPlus(), RecordOf(WPlus), "StyleGAN", "Moves in StyleGAN's latent space.")
+    companion: Companion = setting(Companion(), RecordOf(Companion), "Companion", "A file beside the model.")
     span: Span = setting(Span(), RecordOf(Span), "Span", "When the identity acts.")
     curve: Curve = setting(
         Curve(),

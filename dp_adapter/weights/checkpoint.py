@@ -12,11 +12,26 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, LowRank
-from dp_adapter.core.types import Features, Tokens
+from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.types import BlendMode, Features, Tokens
 from dp_adapter.errors import WeightsError
 
 Base = Literal["sd15", "sdxl"]
-Encoder = Literal["arcface", "arcface-raw", "sface", "clip-embeds", "clip-hidden", "transface"]
+Encoder = Literal[
+    "arcface",
+    "arcface-raw",
+    "sface",
+    "clip-embeds",
+    "clip-hidden",
+    "clip-person",
+    "clip-parsed",
+    "clip-parts",
+    "eva",
+    "transface",
+    "pixels",
+    "w-plus",
+]
+"""What photos are encoded with; ``clip-parsed`` is CLIP's hidden state of the face without its background."""
 SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
 BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDXL"})
 
@@ -35,6 +50,7 @@ class TokenOptions:
 
 
 Recipe = Callable[[Adapter, Features, TokenOptions], Tokens]
+Fusion = Callable[[Adapter, Features, TokenOptions], TextIdentity]
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,9 @@ class Checkpoint:
         features_width: width of the encoder outputs it takes, by encoder.
         variants: names that share these keys; more than one means that the user must say which it is.
         combine: how several photos are joined when the user does not say.
+        mode: how its identity is blended when the user does not say.
+        pack: of insightface, whose networks it was trained on where it takes ArcFace.
+        fusion: makes what acts on the text side, for families that act there.
         metadata: facts written into the file (own format).
     """
 
@@ -63,8 +82,17 @@ class Checkpoint:
     lora: tuple[LowRank, ...] = ()
     variants: tuple[str, ...] = ()
     combine: Literal["average", "concatenate"] = "average"
-    mode: Literal["add", "gated"] = "add"
+    mode: BlendMode = "add"
+    pack: str = "buffalo_l"
+    fusion: Fusion | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:
+        """What one person changes in the text's context; None for families that leave it alone. Raises as `tokens`."""
+        if self.fusion is None:
+            return None
+        with torch.no_grad():
+            return self.fusion(self.adapter, features, options or TokenOptions())
 
     @property
     def context(self) -> int:

@@ -15,7 +15,7 @@ from dp_adapter.errors import DPAdapterError, FaceError, IdentityError, PictureE
 from dp_adapter.hosts.sites import site_names
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.prepare import folded_numbers
+from dp_adapter.session.forms import folded_numbers
 from dp_adapter.settings import Settings
 from tests import tiny
 from tests.session.conftest import SCENE, Request
@@ -131,7 +131,7 @@ def test_blend_and_form_must_go_with_the_weights(portrait_session: Session, requ
 def test_gated_weights_take_no_other_blend(session: Session, models: Path, request_of: Request) -> None:
     """And TransFace, which they need, is said to be missing."""
     tiny.write(models / "dp_adapter" / "fact.safetensors", tiny.fact_tensors(), "safetensors")
-    refused(WeightsError, session, request_of(model="fact"), "TransFace", "not supported yet")
+    refused(WeightsError, session, request_of(model="fact"), "transface", "not supported yet")
 
 
 @pytest.mark.parametrize(

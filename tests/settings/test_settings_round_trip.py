@@ -101,6 +101,7 @@ def agree_settings(chosen: dict[str, Any]) -> dict[str, Any]:
 
 AGREE: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Span": agree_span,
+    "ReferenceAttention": lambda chosen: {**chosen, **agree_span({"start": 0.0, **chosen})},
     "Box": agree_box,
     "FaceChoice": lambda chosen: {"like": "a.png", **chosen},
     "Reference": lambda chosen: {"image": "a.png", **chosen},

@@ -1,0 +1,216 @@
+"""What each encoder sees in the photos of a person: a table of readers, one for every encoder that a checkpoint names.
+
+A photo of a saved identity brings its vectors along; only photos that are here are encoded, and kept by content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dp_adapter.cache import Cache
+from dp_adapter.errors import WeightsError
+from dp_adapter.identity.clip import ClipFeatures, ClipVision
+from dp_adapter.identity.embed import Encoder as FaceEncoder
+from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.face import norm_crop
+from dp_adapter.identity.pictures import Picture, digest
+from dp_adapter.session.photos import Known, Seen
+from dp_adapter.session.remembered import Remembered
+from dp_adapter.weights.checkpoint import Checkpoint, Encoder
+
+Part = Literal["embeds", "hidden"]
+Crop = Literal["face", "photo"]
+_CROP = 224  # what CLIP takes, and what the face variants were trained on
+_WHOLE_PICTURE = {"ip-adapter", "plus", "composition"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of a reader.
+
+    Attributes:
+        need: the encoder, as the checkpoint names it.
+        variant: which of the families that share the checkpoint's keys it is.
+    """
+
+    need: Encoder
+    seen: Sequence[Known]
+    checkpoint: Checkpoint
+    variant: str
+
+    @property
+    def width(self) -> int:
+        """Of the vectors that the checkpoint takes from this encoder."""
+        return self.checkpoint.features_width[self.need]
+
+    @property
+    def pack(self) -> str:
+        """The insightface pack whose networks the checkpoint was trained on."""
+        return pack_of(self.checkpoint, self.variant)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What one encoder saw in every photo.
+
+    Attributes:
+        name: of the encoder.
+        fields: by field of ``Features`` one tensor [1, ...] per photo.
+        constants: by field what is the same for all photos.
+        versions: of the encoder's file; more than one where saved vectors come from another.
+    """
+
+    name: str
+    fields: Mapping[str, list[Tensor]]
+    versions: tuple[str, ...] = ()
+    constants: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def doubts(self) -> list[str]:
+        if len(self.versions) < 2:
+            return []
+        return [
+            f"The vectors of {self.name} come from different files of it. If these are different networks, save the "
+            "identity again."
+        ]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The encoders, and what they saw already: tensors by content and encoder."""
+
+    encoders: Encoders
+    kept: Cache[Tensor]
+
+
+def read_faces(reading: Reading, ask: Ask) -> Values:
+    """``faceid`` [1, e] of a face encoder: ArcFace as the checkpoint wants it, or SFace."""
+    encoder: FaceEncoder = reading.encoders.sface
+    if ask.need != "sface":
+        encoder = reading.encoders.arcface(ask.pack, normed=ask.need == "arcface")
+    kind = encoder.name.removesuffix("/normed").removesuffix("/raw")
+    vectors = [
+        torch.as_tensor(one.face(encoder.name))[None]
+        if isinstance(one, Remembered)
+        else _embedded(reading, encoder, one)
+        for one in ask.seen
+    ]
+    return Values(encoder.name, {"faceid": vectors}, versions(ask.seen, kind, lambda: encoder.version))
+
+
+def read_clip_embeds(reading: Reading, ask: Ask) -> Values:
+    """``image_embeds`` [1, c] of the tower that has this projection width."""
+    name, vectors, seen_versions, _ = read_clip(reading, ask, _crop_of(ask), "embeds")
+    return Values(name, {"image_embeds": vectors}, seen_versions)
+
+
+def read_clip_hidden(reading: Reading, ask: Ask) -> Values:
+    """``clip_hidden`` [1, L, c] of the tower that has this width, and of a black picture."""
+    name, vectors, seen_versions, zeros = read_clip(reading, ask, _crop_of(ask), "hidden")
+    assert zeros is not None
+    return Values(name, {"clip_hidden": vectors}, seen_versions, {"clip_hidden_uncond": zeros})
+
+
+READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
+    "arcface": read_faces,
+    "arcface-raw": read_faces,
+    "sface": read_faces,
+    "clip-embeds": read_clip_embeds,
+    "clip-hidden": read_clip_hidden,
+}
+
+
+def read(reading: Reading, ask: Ask) -> Values:
+    """Asks the reader of an encoder.
+
+    Raises:
+        CatalogError, MissingDependencyError: the encoder is not here.
+        SettingsError: a saved identity lacks its vectors.
+        WeightsError: there is no reader for it.
+    """
+    reader = READERS.get(ask.need)
+    if reader is None:
+        raise WeightsError(f"{ask.checkpoint.title} needs the encoder '{ask.need}', which is not supported yet")
+    return reader(reading, ask)
+
+
+def pack_of(checkpoint: Checkpoint, variant: str) -> str:
+    """InstantID shares its keys with a FaceID checkpoint, but was trained on another pack."""
+    return "antelopev2" if variant == "instantid" else checkpoint.pack
+
+
+def aligned(one: Seen) -> Picture:
+    """The chosen face as CLIP's face variants take it."""
+    return norm_crop(one.picture, one.face.points, _CROP)
+
+
+def _whole(one: Seen) -> Picture:
+    return one.picture
+
+
+_CROPS: Mapping[str, Callable[[Seen], Picture]] = {"face": aligned, "photo": _whole}
+
+
+def read_clip(
+    reading: Reading, ask: Ask, crop: str, part: Part, make: Callable[[Seen], Picture] | None = None
+) -> tuple[str, list[Tensor], tuple[str, ...], Tensor | None]:
+    """``part`` of CLIP's features of a crop of every photo; the tower is only asked where a photo is here.
+
+    Args:
+        crop: its name, under which saved identities keep the vectors; make: cuts it out of a photo.
+
+    Returns:
+        The tower's name, a tensor [1, ...] per photo, versions, and ``hidden`` of a black picture [1, L, c].
+    """
+    cut = make or _CROPS[crop]
+    tower = None
+    if any(isinstance(one, Seen) for one in ask.seen):
+        tower = reading.encoders.clip(**{"projection" if part == "embeds" else "hidden": ask.width})
+    name, kind, zeros = ("", "", None) if tower is None else (tower.name, tower.kind, _zeros(reading, tower, part))
+    vectors: list[Tensor] = []
+    for one in ask.seen:
+        if isinstance(one, Remembered):
+            kind, vector = one.clip(crop, part, ask.width)
+            name = name or kind
+            zeros = torch.as_tensor(one.zeros[kind])[None] if zeros is None else zeros
+            vectors.append(torch.as_tensor(vector)[None])
+        else:
+            assert tower is not None
+            vectors.append(_clip(reading, tower, cut(one), part))
+    return name, vectors, versions(ask.seen, kind, lambda: tower.version if tower else ""), zeros
+
+
+def versions(seen: Sequence[Known], kind: str, live: Callable[[], str]) -> tuple[str, ...]:
+    """Versions of the encoder that the vectors come from; looked up only where there can be more than one."""
+    saved = {one.versions.get(kind, "") for one in seen if isinstance(one, Remembered)}
+    mixed = saved and any(isinstance(one, Seen) for one in seen)
+    return tuple(sorted(saved | ({live()} if mixed else set())))
+
+
+def _crop_of(ask: Ask) -> Crop:
+    """The aligned face, or the whole photo for the variants that were trained on whole pictures."""
+    return "photo" if ask.variant in _WHOLE_PICTURE or ask.checkpoint.family in _WHOLE_PICTURE else "face"
+
+
+def _embedded(reading: Reading, encoder: FaceEncoder, one: Seen) -> Tensor:
+    key = (one.digest, one.treated, one.face.box.tobytes(), encoder.name)
+    return reading.kept.get(key, lambda: torch.as_tensor(encoder.embed(one.picture, one.face)).float()[None])
+
+
+def _clip(reading: Reading, tower: ClipVision, crop: Picture, part: Part) -> Tensor:
+    key = (digest(crop), tower.name, part)
+    return reading.kept.get(key, lambda: _part(tower.encode(crop), part).cpu().float())
+
+
+def _zeros(reading: Reading, tower: ClipVision, part: Part) -> Tensor | None:
+    if part == "embeds":
+        return None
+    return reading.kept.get(("zeros", tower.name), lambda: tower.zeros().hidden.cpu().float())
+
+
+def _part(features: ClipFeatures, part: Part) -> Tensor:
+    return features.image_embeds if part == "embeds" else features.hidden
