@@ -109,7 +109,8 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
     common = [widgets.by_path[path] for path in FACE_PATHS]
     editing = Editing(speaking, part.text, part.selected)
     drawn = [
-        part.gallery, part.editor, part.weight, part.person, part.words, part.said, part.faces, part.any_face, part.selected,
+        part.gallery, part.editor, part.weight, part.person, part.words, part.said, part.faces, part.any_face,
+        part.selected,
     ]  # fmt: skip
 
     def draw(text: str, selected: int, *face: Any) -> Updates:
