@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,19 +20,17 @@ def without(p: Any, prepared: Prepared) -> tuple[Prepared, str]:
     Args:
         p: the job, with its prompts made.
     """
-    lora = prepared.injection.lora
-    if not lora:
+    if not prepared.injection.lora:
         return prepared, ""
-    from dp_adapter.weights.faceid_lora import is_same
+    from dp_adapter.session.twice import without_lora_of
 
     prompts = [text for name in ("all_prompts", "all_hr_prompts") for text in getattr(p, name, None) or ()]
     for name in dict.fromkeys(tag.strip() for text in prompts for tag in _TAG.findall(text)):
         path = _file(name)
-        if path is not None and is_same(path, [entry for entry, _ in lora]):
-            injection = replace(prepared.injection, lora=())
-            explanation = replace(prepared.explanation, lora=0.0)
+        changed = None if path is None else without_lora_of(prepared, path)
+        if changed is not None:
             note = f"the LoRA '{name}' of the prompt is the one inside the model's file, which stays out for it."
-            return replace(prepared, injection=injection, explanation=explanation), note
+            return changed, note
     return prepared, ""
 
 
