@@ -16,6 +16,7 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
+from dp_adapter.session import identity_net
 from dp_adapter.session.areas import Area, Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
@@ -43,6 +44,7 @@ class Prepared:
 
     Attributes:
         tracker: moves regions while the picture forms; None where all of them stay.
+        net: InstantID's IdentityNet, for hosts that have a ControlNet; None for none.
         edit: the mode at work, whose words go into the prompts; None where the adapter is off.
     """
 
@@ -50,6 +52,7 @@ class Prepared:
     explanation: Explanation
     tracker: Tracker | None = None
     edit: Edit | None = None
+    net: identity_net.Net | None = None
 
 
 class Session:
@@ -138,7 +141,8 @@ class Session:
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
         prepared = _joined(edit, checkpoint, variant, people, areas, tracker, notes)
-        return replace(prepared, injection=replace(prepared.injection, companion=companion))
+        net = self._net(settings, scene, variant, people, prepared.injection) if prepared.injection.active else None
+        return replace(prepared, injection=replace(prepared.injection, companion=companion), net=net)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -172,6 +176,19 @@ class Session:
                 "Choose a ResAdapter for this base, or none.",
             )
         return found.companion, asked.weight
+
+    def _net(
+        self, settings: Settings, scene: Scene, variant: str, people: Mapping[int, Person], injection: Injection
+    ) -> identity_net.Net | None:
+        """The IdentityNet of an InstantID generation."""
+        path = identity_net.find(settings.identity_net, self.library) if variant == identity_net.VARIANT else None
+        if path is None:
+            return None
+        persons: list[identity_net.NetPerson] = []
+        for (number, person), identity in zip(people.items(), injection.identities, strict=True):
+            init = self._areas.points(settings, scene, number)
+            persons.append(identity_net.person(identity.tokens, person.seen, init, identity.mask, scene))
+        return identity_net.Net(path, settings.identity_net.weight, settings.identity_net.end, tuple(persons))
 
     def _people(
         self, settings: Settings, checkpoint: Checkpoint, variant: str
