@@ -29,7 +29,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("first_stage_model.", "it looks like a VAE."),
     ("decoder.up", "it looks like a VAE."),
     ("vision_model.", "it looks like a CLIP vision encoder. Put it into the clip_vision folder."),
-    ("local_fac_prj.", "it looks like an older FaceChain-FACT adapter, which is not supported."),
+    ("local_fac_prj.", "it looks like an FaceChain-FACT adapter whose projection is unknown."),
     ("photos.0.", "it looks like a saved identity. Put it into models/dp_adapter/identities."),
     ("patch_embed.proj.", "it looks like a vision encoder, for example TransFace, without an adapter."),
     ("ip_adapter.", "it looks like a relative of IP-Adapter whose image projection is unknown."),

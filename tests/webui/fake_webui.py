@@ -156,6 +156,7 @@ def host_modules(models: Path) -> dict[str, types.ModuleType]:
             state=SimpleNamespace(interrupted=False, skipped=False, job=""),
             sd_model=None,
         ),
+        _module("modules.devices", get_device_for=lambda task: "cpu"),
         _module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         _module("modules.sd_unet", current_unet=None),
         _module("modules.infotext_utils", quote=quote, PasteField=PasteField),
