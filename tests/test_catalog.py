@@ -41,7 +41,8 @@ def test_every_row_is_complete_and_safe() -> None:
     assert len({model.path_in(Path()) for model in models}) == len(models)
     for model in models:
         if model.sha256 and not model.shipped:
-            assert re.search(r"/resolve/[0-9a-f]{40}/", model.url), f"{model.id} is not pinned to a commit"
+            pinned = r"/resolve/[0-9a-f]{40}/|//github.com/[\w./-]+/releases/download/v[\d.]+/"
+            assert re.search(pinned, model.url), f"{model.id} is not pinned to a commit or a release"
             assert re.match(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} \S+", model.source), model.id
         assert ("research" in model.note) or not re.search("FaceID|InsightFace|InstantID", model.title), model.id
 

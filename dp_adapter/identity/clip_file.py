@@ -1,8 +1,8 @@
 """Files of CLIP's vision tower: .safetensors and torch's, in transformers' naming or OpenCLIP's.
 
-sd-webui-controlnet keeps ``clip_h.pth``, ``clip_g.pth`` and ``clip_vitl.pth``: transformers' pytorch_model.bin under other
-names (Mikubill/sd-webui-controlnet@56cec5b2 ``annotator/clipvision/__init__.py``). Forge keeps .safetensors in either
-naming (lllyasviel/stable-diffusion-webui-forge@dfdcbab6 ``backend/patcher/clipvision.py``).
+sd-webui-controlnet keeps ``clip_h.pth``, ``clip_g.pth`` and ``clip_vitl.pth``: transformers' pytorch_model.bin renamed
+(Mikubill/sd-webui-controlnet@56cec5b2 ``annotator/clipvision/__init__.py``). Forge keeps .safetensors in either naming
+(lllyasviel/stable-diffusion-webui-forge@dfdcbab6 ``backend/patcher/clipvision.py``).
 """
 
 from __future__ import annotations
