@@ -10,6 +10,7 @@ import pytest
 
 from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.encoders import Encoders
+from tests import tiny
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -146,7 +147,12 @@ def test_release_loads_again(root: Path) -> None:
     encoders = Encoders([root])
     before, parser, yunet = encoders.clip(hidden=32), encoders.parser, encoders.yunet
     expected = before.encode(CROP).hidden
+    (root / "transface").mkdir()
+    tiny.write(root / "transface" / "ms1mv2_model_TransFace_S.pt", tiny.transface_tensors(), "zip")
+    transface = encoders.transface()
+    assert encoders.transface() is transface, "loaded once"
     encoders.release()
+    assert encoders.transface() is not transface
     after = encoders.clip(hidden=32)
     assert after is not before and encoders.parser is not parser and encoders.yunet is not yunet
     assert torch.equal(after.encode(CROP).hidden, expected)
