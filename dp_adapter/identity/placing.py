@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from dp_adapter.errors import WeightsError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -64,7 +66,10 @@ class Resident:
         return self._network is not None
 
     def run(self, pixels: Tensor, look: Callable[[nn.Module, Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """What ``look`` gets of the network for pixels [n, 3, s, s], in float32 on the CPU. Raises as ``build``."""
+        """What ``look`` gets of the network for pixels [n, 3, s, s], in float32 on the CPU.
+
+        Raises as ``build``, and WeightsError where the numbers are not finite in full precision.
+        """
         import torch
 
         with self._lock:
@@ -82,10 +87,13 @@ class Resident:
 
         if self._half:
             values = self._once(pixels, look, torch.float16)
-            if all(bool(torch.isfinite(value).all()) for value in values):
+            if _finite(values):
                 return values
             self._change("runs in full precision: in half precision its numbers are not finite")
-        return self._once(pixels, look, torch.float32)
+        values = self._once(pixels, look, torch.float32)
+        if not _finite(values):
+            raise WeightsError(f"What {self._name} gives is not finite", "Its file is damaged: get it again.")
+        return values
 
     def _once(
         self, pixels: Tensor, look: Callable[[nn.Module, Tensor], tuple[Tensor, ...]], dtype: torch.dtype
@@ -102,6 +110,10 @@ class Resident:
         self._placement.notes.append(f"{self._name} {what}.")
         self._network = None
         self._half = False
+
+
+def _finite(values: tuple[Tensor, ...]) -> bool:
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 @contextmanager

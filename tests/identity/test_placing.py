@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dp_adapter.errors import WeightsError
 from dp_adapter.identity.placing import Placement, Resident
 from dp_adapter.identity.shipped import CPU, providers_for
 
@@ -55,9 +56,11 @@ def test_half_precision_is_kept_while_its_numbers_are_finite() -> None:
     assert seen[1:] == [torch.float16, torch.float32, torch.float32] and not placement.told(), "said once"
 
 
-def test_a_damaged_network_is_not_hidden_by_the_second_try() -> None:
-    resident = Resident("tower", lambda: network(float("nan")), Placement(), half=True)
-    assert resident.run(ONES, look)[0].isnan().all()
+@pytest.mark.parametrize("half", [True, False])
+def test_a_damaged_network_is_said(half: bool) -> None:
+    resident = Resident("tower", lambda: network(float("nan")), Placement(), half=half)
+    with pytest.raises(WeightsError, match=r"What tower gives is not finite\. Its file is damaged"):
+        resident.run(ONES, look)
 
 
 def test_a_full_cpu_is_an_error() -> None:
