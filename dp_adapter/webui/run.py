@@ -14,6 +14,7 @@ from dp_adapter.webui import (
     compat,
     infotext,
     infotext_photos,
+    lora_twice,
     nested,
     options,
     prompt_words,
@@ -202,7 +203,10 @@ class Run:
         return {number: one.region for number, one in enumerate(self._current.injection.identities)}
 
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
-        return shared.session().prepare(settings, scene, before)
+        prepared, note = lora_twice.without(self._p, shared.session().prepare(settings, scene, before))
+        if note:
+            self._comment(note)
+        return prepared
 
     def _last_acting(self) -> Prepared:
         """What the last pass in which an identity acted was made with."""
