@@ -24,6 +24,7 @@ Base = Literal["sd15", "sdxl", "any"]
 
 KINDS: tuple[Kind, ...] = ("adapter", "lora", "controlnet", "clip_vision", "face")
 BASES: tuple[Base, ...] = ("sd15", "sdxl", "any")
+PACKS = "insightface/models"  # a folder of each pack's name lies there
 # Letters first and last: no '..', no absolute path, no drive letter, no backslash, no trailing dot (Windows drops it).
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
@@ -126,6 +127,15 @@ def find(query: str) -> ModelFile:
     raise CatalogError(f"no model '{query}' in the catalogue", hint)
 
 
+def find_all(query: str) -> tuple[ModelFile, ...]:
+    """The model with this id or file name, or all files of an insightface pack by the pack's name.
+
+    Raises as `find`.
+    """
+    pack = tuple(m for m in load() if m.family == query.strip().casefold() and m.folder == f"{PACKS}/{m.family}")
+    return pack or (find(query),)
+
+
 def locate(model: ModelFile, roots: Sequence[Path]) -> Path | None:
     """The file in the first of ``roots`` that has it, unchecked; None if none has.
 
@@ -139,6 +149,17 @@ def locate(model: ModelFile, roots: Sequence[Path]) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+def missing(model: ModelFile, roots: Sequence[Path]) -> CatalogError:
+    """The error that a file is needed and in none of the model folders: what it is, and the ways to get it."""
+    folder = (roots[0] if roots else Path("models")) / model.folder
+    command = f"dp-adapter models get {model.id}"
+    way = f"Get it with '{command}'" if model.sha256 else f"Download it ('{command}' says where)"
+    return CatalogError(
+        f"{model.title} is needed and was not found",
+        f"{way}, or put {model.filename} into {folder}. Its licence: {model.licence}.",
+    )
 
 
 def verify(model: ModelFile, path: Path, progress: Progress | None = None) -> None:
@@ -187,8 +208,8 @@ def fetch(
     target = model.path_in(root)
     if model.sha256 is None or model.size is None:
         raise CatalogError(
-            f"no checksum is known for {model.filename}",
-            f"Download it yourself from {model.page} and put it in {target.parent}",
+            f"no checksum is known for {model.filename}, so it is not downloaded",
+            f"Download it yourself from {model.url} (see {model.page}) and put it into {target.parent}",
         )
     if (found := locate(model, [root])) is not None:
         verify(model, found)

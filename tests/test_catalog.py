@@ -41,7 +41,8 @@ def test_every_row_is_complete_and_safe() -> None:
     assert len({model.path_in(Path()) for model in models}) == len(models)
     for model in models:
         if model.sha256 and not model.shipped:
-            assert re.search(r"/resolve/[0-9a-f]{40}/", model.url), f"{model.id} is not pinned to a commit"
+            pinned = r"/resolve/[0-9a-f]{40}/|//github.com/[\w./-]+/releases/download/v[\d.]+/"
+            assert re.search(pinned, model.url), f"{model.id} is not pinned to a commit or a release"
             assert re.match(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} \S+", model.source), model.id
         assert ("research" in model.note) or not re.search("FaceID|InsightFace|InstantID", model.title), model.id
 
@@ -104,6 +105,24 @@ def test_find_by_id_and_name_and_the_nearest() -> None:
         catalog.find("genderage.onnx")
     with pytest.raises(CatalogError, match="models list"):
         catalog.find("zzzzzzzz")
+
+
+def test_a_pack_by_its_name() -> None:
+    assert [model.filename for model in catalog.find_all("antelopev2")] == [
+        "scrfd_10g_bnkps.onnx", "glintr100.onnx", "1k3d68.onnx", "2d106det.onnx", "genderage.onnx",
+    ]  # fmt: skip
+    assert catalog.find_all("faceid_sd15") == (catalog.find("faceid_sd15"),)
+    with pytest.raises(CatalogError, match=r"models list|Nearest"):
+        catalog.find_all("facexlib")
+
+
+def test_a_missing_file_says_all_there_is_to_say(tmp_path: Path) -> None:
+    known, by_hand = (str(catalog.missing(catalog.find(name), [tmp_path])) for name in ("clip-vit-l", "transface-s"))
+    assert "OpenAI CLIP ViT-L-14 is needed and was not found. Get it with 'dp-adapter models get clip-vit-l'" in known
+    assert f"or put clip-vit-large-patch14.safetensors into {tmp_path / 'clip_vision'}. Its licence: MIT" in known
+    assert "Download it ('dp-adapter models get transface-s' says where), or put ms1mv2" in by_hand
+    with pytest.raises(CatalogError, match=r"Download it yourself from https://www\.modelscope\.cn/.*TransFace_S\.pt"):
+        catalog.fetch(catalog.find("transface-s"), tmp_path)
 
 
 def test_locate_prefers_its_folder_then_the_root_then_one_level(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "download": set(),
     "catalog": {"download"},
     "weights": {"core", "catalog"},
-    "identity": {"catalog"},
+    "identity": {"catalog", "weights"},
     "hosts": {"core"},
     "edits": {"settings"},
     "session": {"core", "settings", "edits", "identity", "weights", "catalog", "cache"},

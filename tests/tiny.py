@@ -229,9 +229,55 @@ def lora_layers(base: Base, rank: int = 2) -> dict[str, Tensor]:
 
 def fact_tensors(seed: int = 6) -> dict[str, Tensor]:
     """A FaceChain-FACT file, flat."""
+    return _fact(_resampler_shapes(FACE, 64, 16), seed)
+
+
+def first_fact_tensors(patches: int, tokens: int = 5, seed: int = 6) -> dict[str, Tensor]:
+    """A file of FaceChain-FACT's first version, flat."""
     shapes: dict[str, Sequence[int]] = {
-        f"local_fac_prj.{key}": shape for key, shape in _resampler_shapes(FACE, 64, 16).items()
+        "net.weight": (tokens, patches),
+        "net.bias": (tokens,),
+        "feature.0.weight": (CONTEXT, FACE),
+        **{f"feature.1.{name}": (tokens,) for name in ("weight", "bias", "running_mean", "running_var")},
+        "feature.1.num_batches_tracked": (),
     }
+    tensors = _fact(shapes, seed)
+    tensors["local_fac_prj.feature.1.running_var"].abs_().add_(0.5)
+    return tensors
+
+
+def transface_tensors(width: int = FACE, depth: int = 2, patch: int = 28, seed: int = 7) -> dict[str, Tensor]:
+    """A TransFace file: the network and, behind it, what is only used for recognition and training."""
+    patches = (112 // patch) ** 2
+    shapes: dict[str, Sequence[int]] = {
+        "pos_embed": (1, patches, width),
+        "mask_token": (1, 1, width),
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "feature.0.weight": (width, width * patches),
+        "senet.0.weight": (patches, width * patches),
+    }
+    for block in range(depth):
+        own: dict[str, Sequence[int]] = {
+            **{f"norm{i}.{name}": (width,) for i in (1, 2) for name in ("weight", "bias")},
+            "attn.qkv.weight": (3 * width, width),
+            "attn.proj.weight": (width, width),
+            "attn.proj.bias": (width,),
+            "mlp.fc1.weight": (4 * width, width),
+            "mlp.fc1.bias": (4 * width,),
+            "mlp.fc2.weight": (width, 4 * width),
+            "mlp.fc2.bias": (width,),
+        }
+        shapes |= {f"blocks.{block}.{key}": shape for key, shape in own.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _filled(shapes)
+
+
+def _fact(projection: Mapping[str, Sequence[int]], seed: int) -> dict[str, Tensor]:
+    shapes: dict[str, Sequence[int]] = {f"local_fac_prj.{key}": shape for key, shape in projection.items()}
     for site in site_names("sd15"):
         width = width_of("sd15", site.index)
         own: dict[str, Sequence[int]] = {

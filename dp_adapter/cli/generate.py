@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     pipeline = pipelines.load(args.base, args.device, args.dtype)
     job = job_from(args, xl=hasattr(pipeline, "text_encoder_2"))
-    session = Session([models_root(args.models_dir)], paths_allowed=True)
+    session = Session([models_root(args.models_dir)], paths_allowed=True, device=str(pipeline.device))
     arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
     for suffix, request in arms.items():
         started = time.perf_counter()

@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument("--base", choices=catalog.BASES, help="only files for this base model (and those for any)")
     listing.add_argument("--kind", choices=catalog.KINDS)
     get = actions.add_parser("get", parents=[common], help="download a file, or resume its download")
-    get.add_argument("ids", nargs="+", metavar="ID", help="id or file name as in 'list'")
+    get.add_argument("ids", nargs="+", metavar="ID", help="id or file name as in 'list', or an insightface pack's name")
     get.add_argument("--to", type=Path, dest="models_dir", metavar="DIR", help="the same as --models-dir")
     get.add_argument("--yes", action="store_true", help="do not ask")
     check = actions.add_parser("verify", parents=[common], help="compare size and SHA-256 with the catalogue")
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "list":
         return _list(root, args.base, args.kind)
     if args.action == "get":
-        return max(_get(catalog.find(name), root, yes=args.yes) for name in args.ids)
+        models = [model for name in args.ids for model in catalog.find_all(name)]
+        return max(_get(model, root, yes=args.yes) for model in models)
     if args.action == "verify":
         return _verify(root, args.what)
     return _where(root)

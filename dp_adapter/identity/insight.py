@@ -166,10 +166,13 @@ class ArcFace:
 def pack_folder(pack: str, roots: Sequence[Path]) -> Path:
     """The folder with the pack's .onnx files, one level deeper where the archive was unpacked into a second folder.
 
+    Each root is searched for ``models/<pack>``, where insightface looks, and for ``<pack>``.
+
     Raises:
         CatalogError: in none of the roots.
     """
-    folders = [root.expanduser().resolve() / "models" / pack for root in roots]
+    places = [root.expanduser().resolve() for root in roots]
+    folders = [folder for place in places for folder in (place / "models" / pack, place / pack)]
     for folder in folders:
         for candidate in (folder, folder / pack):
             if any(candidate.glob("*.onnx")):
@@ -177,7 +180,7 @@ def pack_folder(pack: str, roots: Sequence[Path]) -> Path:
     present = [folder for folder in folders if folder.is_dir()]
     raise CatalogError(
         f"The insightface pack '{pack}' "
-        + (f"has no .onnx file in {present[0]}" if present else f"is in none of: {', '.join(map(str, folders))}"),
-        f"Download {pack}.zip from insightface's releases, accept its licence (non-commercial research), "
-        f"and unpack it so that {folders[0]} holds the .onnx files.",
+        + (f"has no .onnx file in {present[0]}" if present else f"is in none of: {', '.join(map(str, places))}"),
+        f"Get it with 'dp-adapter models get {pack}', or unpack {pack}.zip of insightface's releases so that "
+        f"{folders[0]} holds the .onnx files. Its licence: non-commercial research only.",
     )

@@ -19,7 +19,8 @@ class View:
         faces: how many faces the photo has; ``chosen`` counts from the left.
         box: x1, y1, x2, y2 in px of the photo.
         vectors: by name. ``sface`` [128]; ``arcface/PACK/raw`` [512]; of a CLIP tower and CROP ``face`` (aligned) or
-            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W].
+            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W]; ``transface/SIZES/patches``
+            [L, c] of the head.
     """
 
     faces: int
@@ -41,6 +42,13 @@ class View:
             tower, _, what = name.partition(f"/{crop}/")
             if what == part and vector.shape[-1] == width:
                 return tower, vector
+        return None
+
+    def patches(self, width: int) -> tuple[str, Floats] | None:
+        """Name of a TransFace and its patch features, of this width."""
+        for name, vector in sorted(self.vectors.items()):
+            if name.startswith("transface/") and vector.shape[-1] == width:
+                return name.rpartition("/")[0], vector
         return None
 
 

@@ -39,6 +39,18 @@ def shipped(name: str) -> Path:
     return path
 
 
+def providers_for(device: str) -> tuple[str, ...]:
+    """onnxruntime's providers for a device: the GPU's where this onnxruntime has them, else the CPU's alone."""
+    if not device.startswith("cuda"):
+        return CPU
+    try:
+        import onnxruntime
+    except ImportError:
+        return CPU  # said by whoever needs it
+    gpu = "CUDAExecutionProvider"
+    return (gpu, *CPU) if gpu in onnxruntime.get_available_providers() else CPU
+
+
 def open_network(path: Path, providers: Sequence[str] = CPU) -> InferenceSession:
     """A quiet onnxruntime session on a file; `providers` in order of preference.
 

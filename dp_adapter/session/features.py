@@ -76,6 +76,7 @@ class FeatureReader:
                 agreements = [round(float(x), 3) for x in alike]
             names.append(values.name)
             notes += values.doubts()
+        notes += self._encoders.placement.told()
         photos = tuple(one.described(alike) for one, alike in zip(seen, agreements, strict=True))
         notes += [
             f"Photo {photo.digest} looks like somebody else: its likeness to the other photos is {photo.agreement:.2f}."

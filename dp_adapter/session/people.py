@@ -11,6 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError, WeightsError
+from dp_adapter.identity import transface
 from dp_adapter.identity.clip import ClipFeatures
 from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.embed import Encoder
@@ -70,6 +71,8 @@ def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders) 
     if drafts:
         versions |= _faces(drafts, detectors)
         versions |= _towers(drafts, encoders, zeros, notes)
+        versions |= _patches(drafts, encoders, notes)
+    notes += encoders.placement.told()
     kept = _common([draft.photo() for draft in drafts] + copied)
     kinds = {_kind(vector) for view in kept[0].views.values() for vector in view.vectors}
     notes += [f"{kind} is left out: not all photos have its vectors." for kind in sorted(set(versions) - kinds)]
@@ -153,6 +156,23 @@ def _towers(drafts: Sequence[_Draft], encoders: Encoders, zeros: dict[str, Float
                     draft.vectors[name] |= _named(f"{tower.kind}/photo", tower.encode(look.picture))
         versions[tower.kind] = tower.version
     return versions
+
+
+def _patches(drafts: Sequence[_Draft], encoders: Encoders, notes: list[str]) -> dict[str, str]:
+    """Runs TransFace where its file is here, on the faces that its checkpoints take; returns its version."""
+    if encoders.folders.find(transface.CATALOGUE) is None:
+        return {}
+    try:
+        network = encoders.transface()
+        for draft in drafts:
+            look = draft.looks[encoders.yunet.name]
+            parts = encoders.parser.parse(look.picture, look.face)
+            patches = network.encode(look.picture, look.face, parts)[0].numpy()
+            draft.vectors[encoders.yunet.name][f"{network.kind}/patches"] = patches
+        return {network.kind: network.version}
+    except _ABSENT as error:
+        notes.append(f"TransFace is left out: {error.problem}.")
+        return {}
 
 
 def _named(prefix: str, features: ClipFeatures) -> dict[str, Floats]:

@@ -65,6 +65,8 @@ class Session:
         checkpoints: how many stay loaded.
         photos_mb: memory for dropped photos, in MB.
         restorers: the host's face restorers.
+        encoder_folders: folders in which other extensions keep encoders.
+        device: where encoders run, as torch names it.
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class Session:
         checkpoints: int = 2,
         photos_mb: int = 256,
         restorers: Restorers = no_restorers,
+        encoder_folders: Sequence[Path] = (),
+        device: str = "cpu",
     ) -> None:
         self.roots = tuple(roots)
-        self.encoders = Encoders(roots)
+        self.encoders = Encoders(roots, encoder_folders, device)
         self.library = Library(roots, paths_allowed, folders)
         self.shelf = Shelf(photos_mb * 2**20)
         self.identities = Identities(roots)

@@ -19,6 +19,7 @@ from dp_adapter.identity.embed import Encoder as FaceEncoder
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import norm_crop
 from dp_adapter.identity.pictures import Picture, digest
+from dp_adapter.identity.transface import TransFace
 from dp_adapter.session.photos import Known, Seen
 from dp_adapter.session.remembered import Remembered
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder
@@ -115,12 +116,30 @@ def read_clip_hidden(reading: Reading, ask: Ask) -> Values:
     return Values(name, {"clip_hidden": vectors}, seen_versions, {"clip_hidden_uncond": zeros})
 
 
+def read_transface(reading: Reading, ask: Ask) -> Values:
+    """``face_patches`` [1, L, c] of TransFace; it and the parser are only asked where a photo is here."""
+    here = any(isinstance(one, Seen) for one in ask.seen)
+    network = reading.encoders.transface() if here else None
+    name = kind = "" if network is None else network.kind
+    vectors: list[Tensor] = []
+    for one in ask.seen:
+        if isinstance(one, Remembered):
+            kind, vector = one.patches(ask.width)
+            name = name or kind
+            vectors.append(torch.as_tensor(vector)[None])
+        else:
+            assert network is not None
+            vectors.append(_patches(reading, network, one))
+    return Values(name, {"face_patches": vectors}, versions(ask.seen, kind, lambda: network.version if network else ""))
+
+
 READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "arcface": read_faces,
     "arcface-raw": read_faces,
     "sface": read_faces,
     "clip-embeds": read_clip_embeds,
     "clip-hidden": read_clip_hidden,
+    "transface": read_transface,
 }
 
 
@@ -199,6 +218,12 @@ def _crop_of(ask: Ask) -> Crop:
 def _embedded(reading: Reading, encoder: FaceEncoder, one: Seen) -> Tensor:
     key = (one.digest, one.treated, one.face.box.tobytes(), encoder.name)
     return reading.kept.get(key, lambda: torch.as_tensor(encoder.embed(one.picture, one.face)).float()[None])
+
+
+def _patches(reading: Reading, network: TransFace, one: Seen) -> Tensor:
+    parser = reading.encoders.parser
+    key = (one.digest, one.treated, one.face.box.tobytes(), network.name, parser.name)
+    return reading.kept.get(key, lambda: network.encode(one.picture, one.face, parser.parse(one.picture, one.face)))
 
 
 def _clip(reading: Reading, tower: ClipVision, crop: Picture, part: Part) -> Tensor:

@@ -68,6 +68,18 @@ class Remembered:
             raise self._lacking(f"a CLIP vision encoder with {which}", f"{hint}, {_AGAIN}.")
         return found
 
+    def patches(self, width: int) -> tuple[str, Floats]:
+        """Name of a TransFace and its patch features [L, width].
+
+        Raises:
+            SettingsError: the identity was saved without it.
+        """
+        found = self.view.patches(width)
+        if found is None:
+            hint = "Get its file ('dp-adapter models get transface-s' says where)"
+            raise self._lacking("TransFace", f"{hint}, {_AGAIN}.")
+        return found
+
     def _lacking(self, encoder: str, hint: str) -> SettingsError:
         return lacking(self.field, self.identity, self.versions, encoder, hint)
 

@@ -77,6 +77,17 @@ def diffusion_model(model: Any) -> Any:
     return unet_patcher(model).model.diffusion_model if is_forge() else model.model.diffusion_model
 
 
+def encoder_device() -> str:
+    """Where the host wants encoders to run; the CPU where it was started for little memory."""
+    if is_forge():
+        backend = importlib.util.find_spec("backend")
+        name = "backend.memory_management" if backend else "ldm_patched.modules.model_management"
+        return str(importlib.import_module(name).text_encoder_device())
+    from modules import devices, shared
+
+    return "cpu" if getattr(shared.cmd_opts, "lowvram", False) else str(devices.get_device_for("controlnet"))
+
+
 def alternative_unet() -> str:
     """Label of the replacement UNet (TensorRT and the like) that runs instead of the model's; empty for none."""
     if is_forge():

@@ -28,10 +28,20 @@ def session() -> Session:
 @cache
 def _made() -> Session:
     from dp_adapter.session import Session
+    from dp_adapter.webui.encoder_folders import encoder_folders
     from dp_adapter.webui.restorers import restorers
 
     chosen = options.read()
-    return Session([compat.models_folder()], False, folders(), chosen.checkpoints, chosen.photos_mb, restorers)
+    return Session(
+        [compat.models_folder()],
+        False,
+        folders(),
+        chosen.checkpoints,
+        chosen.photos_mb,
+        restorers,
+        encoder_folders(),
+        compat.encoder_device(),
+    )
 
 
 def release() -> None:

@@ -42,9 +42,7 @@ _SIGNS: tuple[tuple[str, Known], ...] = (
     ("visual.blocks.", Known("an EVA-CLIP encoder, as PuLID takes it", "Put it into the clip_vision folder.")),
     (
         "local_fac_prj.",
-        Known(
-            "an older FaceChain-FACT adapter (196 tokens)", "It is not supported: take facechain-fact's present one."
-        ),
+        Known("a FaceChain-FACT adapter whose projection is unknown", "Take one of the published files."),
     ),
     ("photos.0.", Known("a saved identity", "Put it into models/dp_adapter/identities.")),
     (

@@ -36,6 +36,7 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter-full-face", "IP-Adapter Full-Face", ip_adapter.is_full, ip_adapter.read_full),
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
     Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
+    Format("facechain-fact-first", "FaceChain-FACT (first version)", fact.recognise_first, fact.read_first),
 )
 
 

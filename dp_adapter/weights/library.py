@@ -8,11 +8,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from dp_adapter import catalog
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.files import SUFFIXES, file_digest
 
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid")
 ANSWERS = "variants.json"
+_ENCODERS = ("clip_vision", "face")  # kinds of the catalogue
 _IDENTITIES = "identities"  # saved identities are .safetensors files too
 
 
@@ -31,7 +33,11 @@ class Library:
         self._folders = (*(root / name for root in roots for name in FOLDERS), *folders)
 
     def files(self) -> dict[str, Path]:
-        """Every candidate by name without folder; the first folder wins. Files are not opened."""
+        """Every candidate by name without folder; the first folder wins. Files are not opened.
+
+        Known encoders that lie beside adapters are none.
+        """
+        encoders = {model.filename for model in catalog.load() if model.kind in _ENCODERS}
         found: dict[str, Path] = {}
         for folder in self._folders:
             if not folder.is_dir():
@@ -39,7 +45,7 @@ class Library:
             for path in sorted(folder.rglob("*")):
                 if _IDENTITIES in path.relative_to(folder).parts[:-1]:
                     continue
-                if path.suffix.lower() in SUFFIXES and path.is_file():
+                if path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file():
                     found.setdefault(path.name, path)
         return found
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.identity.clip import ClipVision, preprocess, read_shape, weight_files
+from dp_adapter.identity.clip import ClipVision, preprocess
+from dp_adapter.identity.clip_file import read_shape, weight_files
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -137,7 +138,7 @@ def test_other_files_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no CLIP vision tower in"):
         weight_files(tmp_path)
     save_file({"visual.conv1.weight": torch.ones(2)}, str(tmp_path / "openclip.safetensors"))
-    with pytest.raises(WeightsError, match="transformers' naming: it lacks vision_model"):
+    with pytest.raises(WeightsError, match="naming of transformers or OpenCLIP: it lacks vision_model"):
         ClipVision(tmp_path / "openclip.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(WeightsError, match="damaged"):

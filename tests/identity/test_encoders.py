@@ -10,6 +10,7 @@ import pytest
 
 from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.encoders import Encoders
+from tests import tiny
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -70,11 +71,88 @@ def test_several_roots(root: Path, tmp_path: Path) -> None:
     assert encoders.clip(hidden=64).shape.projection_dim == 16
 
 
+def test_folders_of_other_extensions(root: Path, tmp_path: Path) -> None:
+    """ControlNet's clip_vision/*.pth, and what Forge keeps loose; the model folders come first."""
+    from safetensors.torch import load_file, save_file
+
+    downloads, preprocessors = tmp_path / "downloads", tmp_path / "ControlNetPreprocessor"
+    third = load_file(str(save_tower(tmp_path / "third", 64, 16) / "model.safetensors"))
+    (downloads / "clip_vision").mkdir(parents=True)
+    torch.save(third, downloads / "clip_vision" / "clip_h.pth")
+    fourth = load_file(str(save_tower(tmp_path / "fourth", 72, 12) / "model.safetensors"))
+    preprocessors.mkdir()
+    save_file(fourth, str(preprocessors / "CLIP-ViT-bigG.safetensors"))
+    (preprocessors / "annotator.pth").write_bytes(b"never opened")
+    save_file({"x": torch.ones(1)}, str(preprocessors / "other.safetensors"))
+    save_tower(downloads / "clip_vision" / "again", 32, 24, seed=1)
+    encoders = Encoders([root], [tmp_path / "absent", downloads, preprocessors])
+    assert encoders.clip(hidden=64).name == "clip/64x2x16/clip_h"
+    assert encoders.clip(hidden=72).name == "clip/72x2x12/CLIP-ViT-bigG"
+    assert encoders.clip(hidden=32).name == "clip/32x2x24/first"
+    assert [tower.kind for tower in encoders.towers()] == [
+        "clip/32x2x24",
+        "clip/40x2x20",
+        "clip/64x2x16",
+        "clip/72x2x12",
+    ]
+    assert not any(tower.loaded for tower in encoders.towers())
+
+
+PUBLISHED = {  # width, mlp, layers, patch, positions, projection
+    "clip_g.safetensors": (1664, 8192, 48, 14, 257, 1280),
+    "clip_h.safetensors": (1280, 5120, 32, 14, 257, 1024),
+    "clip_vitl.safetensors": (1024, 4096, 24, 14, 257, 768),
+}
+STRANGERS = {
+    "a_vit_g.safetensors": (1408, 6144, 40, 14, 257, 1024),
+    "a_vitl_336.safetensors": (1024, 4096, 24, 14, 577, 768),
+    "a_dfn_378.safetensors": (1280, 5120, 32, 14, 730, 1024),
+}
+
+
+def test_published_towers_are_told_apart_from_those_of_one_equal_width(tmp_path: Path) -> None:
+    from tests.identity.test_clip import header_only
+
+    folder = tmp_path / "clip_vision"
+    folder.mkdir()
+    for name, sizes in STRANGERS.items():
+        header_only(folder / name, sizes)
+    for widths, id_ in (
+        ({"projection": 1024}, "clip-vit-h"),
+        ({"hidden": 1280}, "clip-vit-h"),
+        ({"hidden": 1024}, "clip-vit-l"),
+        ({"projection": 1280}, "clip-vit-bigg"),
+    ):
+        with pytest.raises(CatalogError, match=rf"seen: .*models get {id_}.*into .*clip_vision.*licence"):
+            Encoders([tmp_path]).clip(**widths)
+    for name, sizes in PUBLISHED.items():
+        header_only(folder / name, sizes)
+    encoders = Encoders([tmp_path])
+    for name, (hidden, *_, projection) in PUBLISHED.items():
+        assert encoders.clip(hidden=hidden) is encoders.clip(projection=projection)
+        assert encoders.clip(hidden=hidden).name.endswith(name.removesuffix(".safetensors"))
+    assert len(list(encoders.towers())) == 3, "no identity is saved as strangers see it"
+
+
+def test_a_file_is_looked_into_again_when_it_changes(root: Path) -> None:
+    encoders = Encoders([root])
+    with pytest.raises(CatalogError, match=r"no towers or damaged: broken\.safetensors, empty"):
+        encoders.clip(hidden=64)
+    mended = save_tower(root / "mended", 64, 16) / "model.safetensors"
+    mended.replace(root / "clip_vision" / "broken.safetensors")
+    assert encoders.clip(hidden=64).shape.projection_dim == 16
+
+
 def test_release_loads_again(root: Path) -> None:
     encoders = Encoders([root])
     before, parser, yunet = encoders.clip(hidden=32), encoders.parser, encoders.yunet
     expected = before.encode(CROP).hidden
+    (root / "transface").mkdir()
+    tiny.write(root / "transface" / "ms1mv2_model_TransFace_S.pt", tiny.transface_tensors(), "zip")
+    transface = encoders.transface()
+    assert encoders.transface() is transface, "loaded once"
     encoders.release()
+    assert encoders.transface() is not transface
     after = encoders.clip(hidden=32)
     assert after is not before and encoders.parser is not parser and encoders.yunet is not yunet
     assert torch.equal(after.encode(CROP).hidden, expected)
@@ -83,7 +161,7 @@ def test_release_loads_again(root: Path) -> None:
 def test_a_tower_cut_short_is_said(root: Path) -> None:
     path = root / "clip_vision" / "second.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match=r"second\.safetensors is damaged"):
+    with pytest.raises(WeightsError, match=r"second\.safetensors is truncated or damaged"):
         Encoders([root]).clip(hidden=40).encode(CROP)
 
 

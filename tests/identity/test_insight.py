@@ -17,6 +17,7 @@ import pytest
 
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.face import Face, choose, norm_crop
+from dp_adapter.identity.folders import Folders
 from dp_adapter.identity.insight import ArcFace, InsightFace, pack_folder
 from dp_adapter.identity.pictures import Picture, load_picture
 
@@ -37,7 +38,9 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> InsightFace:
 
 
 def test_a_missing_pack_is_named_and_not_fetched(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match=r"'antelopev2' is in none of: .*Download antelopev2\.zip"):
+    with pytest.raises(
+        CatalogError, match=r"'antelopev2' is in none of: .*models get antelopev2'.*antelopev2\.zip .*licence"
+    ):
         pack_folder("antelopev2", [tmp_path])
     (tmp_path / "models" / "antelopev2").mkdir(parents=True)
     with pytest.raises(CatalogError, match=r"has no \.onnx file in"):
@@ -117,3 +120,13 @@ def test_ages_are_those_of_the_packs_own_network(pack: InsightFace, portrait: Pa
     aged = InsightFace("aged", [tmp_path])
     picture = load_picture(portrait)
     assert aged.tells_age and aged.age(picture, aged.detect(picture)[0]) == 42
+
+
+@pytest.mark.parametrize("place", ["models/antelopev2", "antelopev2", "models/antelopev2/antelopev2"])
+def test_a_pack_is_found_as_others_keep_it(tmp_path: Path, place: str) -> None:
+    """The last as insightface's own archive unpacks; a folder of another extension is searched like a models folder."""
+    folder = tmp_path / "downloads" / "insightface" / place
+    folder.mkdir(parents=True)
+    (folder / "glintr100.onnx").touch()
+    folders = Folders([tmp_path / "models"], [tmp_path / "downloads"])
+    assert pack_folder("antelopev2", folders.insightface()) == folder.resolve()

@@ -14,6 +14,7 @@ from dp_adapter.identity.clip import ClipVision
 from dp_adapter.identity.detect import YuNet
 from dp_adapter.identity.face import norm_crop
 from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.transface import TransFace
 from dp_adapter.session import Prepared, Scene, Session
 from tests import tiny
 from tests.identity.test_encoders import save_tower
@@ -121,6 +122,35 @@ def test_several_photos_of_clip_families(root: Path, request_of: Request, portra
         for how in ("auto", "average", "best", "concatenate")
     }
     assert sizes == {"auto": 4, "average": 4, "best": 4, "concatenate": 8}
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_fact(root: Path, request_of: Request, portrait: Path, first: bool) -> None:
+    patches = 16
+    tensors = tiny.first_fact_tensors(patches) if first else tiny.fact_tensors()
+    tiny.write(root / "dp_adapter" / "adapter.ckpt", tensors, "zip")
+    session = Session([root], True)
+    with pytest.raises(
+        CatalogError,
+        match=r"TransFace-S face encoder is needed and was not found\. .*'dp-adapter models get transface-s'.* put "
+        r"ms1mv2_model_TransFace_S\.pt into .*/models/.*Its licence: Apache-2\.0",
+    ):
+        session.prepare(request_of(), SCENE)
+    file = tiny.write(root / "dp_adapter" / "ms1mv2_model_TransFace_S.pt", tiny.transface_tensors(), "zip")
+    made = session.prepare(request_of(), SCENE)  # the encoder beside the adapters is no second adapter
+    (identity,) = made.injection.identities
+    assert made.explanation.blend == "gated" and made.explanation.persons[0].encoders == (
+        f"transface/{tiny.FACE}x2x16",
+    )
+    picture = load_picture(portrait)
+    face = YuNet().detect(picture)[0]
+    seen = TransFace(file).encode(picture, face, session.encoders.parser.parse(picture, face))
+    net = identity.adapter.projection
+    torch.testing.assert_close(identity.tokens.cond, net(seen)[0], atol=1e-5, rtol=1e-4)
+    blank = seen if first else torch.zeros_like(seen)
+    torch.testing.assert_close(identity.tokens.uncond, net(blank)[0], atol=1e-5, rtol=1e-4)
+    two = session.prepare(request_of(portrait, portrait), SCENE).injection.identities[0].tokens.cond
+    assert len(two) == 2 * len(identity.tokens.cond), "photo by photo"
 
 
 @pytest.mark.parametrize("variant", ["faceid-plus", "faceid-plusv2"])

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from dp_adapter.errors import DPAdapterError, FaceError, IdentityError, PictureError, SettingsError, WeightsError
+from dp_adapter.errors import (
+    CatalogError,
+    DPAdapterError,
+    FaceError,
+    IdentityError,
+    PictureError,
+    SettingsError,
+    WeightsError,
+)
 from dp_adapter.hosts.sites import site_names
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Prepared, Scene, Session
@@ -130,9 +138,13 @@ def test_blend_and_form_must_go_with_the_weights(portrait_session: Session, requ
 
 
 def test_gated_weights_take_no_other_blend(session: Session, models: Path, request_of: Request) -> None:
-    """And TransFace, which they need, is said to be missing."""
     tiny.write(models / "dp_adapter" / "fact.safetensors", tiny.fact_tensors(), "safetensors")
-    refused(WeightsError, session, request_of(model="fact"), "transface", "not supported yet")
+    refused(CatalogError, session, request_of(model="fact"), "TransFace-S face encoder is needed and was not found")
+    (models / "transface").mkdir()
+    tiny.write(models / "transface" / "ms1mv2_model_TransFace_S.pt", tiny.transface_tensors(), "zip")
+    error = refused(SettingsError, session, request_of(model="fact", blend="add"), "blend", "'add'")
+    assert error.nearest == "auto"
+    assert session.prepare(request_of(model="fact"), SCENE).explanation.blend == "gated"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dp_adapter.errors import DPAdapterError, FaceError, IdentityError, PictureError, SettingsError
-from dp_adapter.identity.encoders import INSIGHTFACE_FOLDERS
+from dp_adapter.identity.folders import INSIGHTFACE_FOLDERS
 from dp_adapter.identity.pictures import digest, load_picture
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.session import Prepared, Scene, Session
@@ -359,6 +359,30 @@ def test_arcface_families_without_photo_and_pack(
         assert same(made, expected), (family, fields)
         photos = [prepared.explanation.persons[0].photos for prepared in (made, expected)]
         assert [photo.box for photo in photos[0]] == [photo.box for photo in photos[1]]
+
+
+def test_fact_without_photo_and_encoder(
+    session: Session, models: Path, request_of: Request, people: list[Path]
+) -> None:
+    tiny.write(models / "dp_adapter" / "fact.ckpt", tiny.fact_tensors(), "zip")
+    before = session.save_identity("Berta", request_of(people[0]))
+    assert not any("transface" in kind for kind in before.encoders), "nothing is said of encoders that nobody has"
+    assert not any("TransFace" in note for note in before.notes)
+    with pytest.raises(SettingsError, match=r"no vectors of TransFace, which this model takes; it has .*transface-s"):
+        session.prepare(request_of("identity:Berta", model="fact"), SCENE)
+    file = models / "transface" / "ms1mv2_model_TransFace_S.pt"
+    file.parent.mkdir()
+    tiny.write(file, tiny.transface_tensors(), "zip")
+    saved = session.save_identity("Anna", request_of(*people[:2]))
+    kind = f"transface/{tiny.FACE}x2x16"
+    assert saved.photos[0].views["yunet"].vectors[f"{kind}/patches"].shape == (16, tiny.FACE)
+    expected = session.prepare(request_of(*people[:2], model="fact"), SCENE)
+    file.unlink()
+    made = Session([models], False).prepare(request_of("identity:Anna", model="fact"), SCENE)
+    assert same(made, expected) and made.explanation.persons[0].encoders == (kind,)
+    file.write_bytes(b"no weights")
+    notes = Session([models], True).save_identity("Carla", request_of(people[0])).notes
+    assert any(note.startswith("TransFace is left out: ms1mv2_model_TransFace_S.pt is ") for note in notes)
 
 
 def test_a_missing_arcface_is_named(root: Path, wide: None, request_of: Request, people: list[Path]) -> None:

@@ -138,6 +138,10 @@ class _LazyComponents(types.ModuleType):
         return vars(self)[name]
 
 
+def _device_for(_task: str) -> str:
+    return "cpu"
+
+
 def host_modules(models: Path) -> dict[str, types.ModuleType]:
     """Fresh ``modules.*`` whose model folder is ``models``."""
     callbacks = Callbacks()
@@ -156,6 +160,7 @@ def host_modules(models: Path) -> dict[str, types.ModuleType]:
             state=SimpleNamespace(interrupted=False, skipped=False, job=""),
             sd_model=None,
         ),
+        _module("modules.devices", get_device_for=_device_for),
         _module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         _module("modules.sd_unet", current_unet=None),
         _module("modules.infotext_utils", quote=quote, PasteField=PasteField),

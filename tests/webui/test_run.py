@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,6 +157,29 @@ def test_an_error_ends_the_job_in_words(host: Any, person: dict[str, Any], chang
     assert words in host.warned[0]
     assert "init" not in vars(p) and "sample" not in vars(p)
     assert all(map(torch.equal, host.job().run(), plain))
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        (
+            "facechain-fact",
+            "TransFace-S face encoder is needed and was not found. Download it ('dp-adapter models get ",
+        ),
+        ("ip-adapter-full-face", "No CLIP vision encoder with hidden width 40 was found; seen: none. Get it with 'dp-"),
+        ("faceid", "insightface"),
+    ],
+)
+def test_a_missing_encoder_ends_the_job_in_words(host: Any, person: dict[str, Any], family: str, words: str) -> None:
+    folder = Path(host.fake["modules.paths"].models_path) / "dp_adapter"
+    tensors = tiny.fact_tensors() if family == "facechain-fact" else tiny.family_tensors(family)
+    tiny.write(folder / f"{family}.safetensors", tensors, "safetensors")
+    calls: list[int] = []
+    host.unet.before_call = calls.append
+    with pytest.raises(Exception, match=re.escape(words)) as stopped:
+        host.job({**person, "model": family}).run()
+    assert vars(stopped.value)["status_code"] == 422 and words in vars(stopped.value)["detail"]
+    assert not calls and words in host.warned[0]
 
 
 def test_an_unexpected_error_is_no_silent_picture(

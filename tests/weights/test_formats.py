@@ -90,6 +90,27 @@ def test_fact(tmp_path: Path) -> None:
     assert widths == [tiny.width_of("sd15", i) for i in range(16)]
 
 
+def test_the_first_fact(tmp_path: Path) -> None:
+    """Eval mode of its batch normalisation counts, and both rows get the same tokens."""
+    path = tiny.write(tmp_path / "x.ckpt", tiny.first_fact_tensors(patches=16), "zip")
+    checkpoint = formats.read(path)
+    assert (checkpoint.family, checkpoint.mode, checkpoint.tokens_per_photo) == ("facechain-fact-first", "gated", 5)
+    patches = torch.randn(2, 16, tiny.FACE)
+    tokens = checkpoint.tokens(Features(face_patches=patches))
+    assert tokens.cond.shape == (10, tiny.CONTEXT) and torch.equal(tokens.cond, tokens.uncond)
+    state = {key: value.float() for key, value in tiny.first_fact_tensors(patches=16).items()}
+    w, b, f = (state[f"local_fac_prj.{key}"] for key in ("net.weight", "net.bias", "feature.0.weight"))
+    mean, var, gain, bias = (
+        state[f"local_fac_prj.feature.1.{key}"][None, :, None]
+        for key in ("running_mean", "running_var", "weight", "bias")
+    )
+    mixed = (torch.einsum("tl,nlc->ntc", w, patches) + b[None, :, None]) @ f.T
+    expected = (mixed - mean) / (var + 1e-5).sqrt() * gain + bias
+    torch.testing.assert_close(tokens.cond, expected.flatten(0, 1), atol=1e-4, rtol=1e-4)
+    with pytest.raises(WeightsError, match="with 16 patches of a face, but the encoder gives 144"):
+        checkpoint.tokens(Features(face_patches=torch.zeros(1, 144, tiny.FACE)))
+
+
 def test_a_lora_inside_a_file_is_read_whole(tmp_path: Path) -> None:
     checkpoint = formats.read(tiny.write(tmp_path / "x.bin", nested(tensors_of("faceid")), "zip"))
     assert {(entry.layer, entry.linear) for entry in checkpoint.lora} == {
@@ -344,6 +365,7 @@ SUPPORTED: Mapping[str, tuple[str, str, int, dict[str, int], int]] = {
     "ip-adapter-faceid-portrait_sdxl_unnorm": ("faceid-sequence", "sdxl", 16, {"arcface-raw": 512}, 0),
     "instantid_ip-adapter": ("faceid-sequence", "sdxl", 16, {"arcface-raw": 512}, 0),
     "facechain_fact_adapter": ("facechain-fact", "sd15", 16, {"transface": 512}, 0),
+    "facechain_fact_adapter_v0": ("facechain-fact-first", "sd15", 196, {"transface": 512}, 0),
 }
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 
@@ -363,7 +385,7 @@ def test_published_layouts(name: str) -> None:
     assert checkpoint.context == {"sd15": 768, "sdxl": 2048}[base]
     for site in site_names(checkpoint.base):
         module = checkpoint.adapter.site(site.index)
-        linear = module.get_submodule("linear" if family == "facechain-fact" else "to_k")
+        linear = module.get_submodule("linear" if family.startswith("facechain-fact") else "to_k")
         assert isinstance(linear, nn.Linear)
         assert linear.out_features == WIDTHS[base][site.halvings], site
 
@@ -382,7 +404,6 @@ UNSUPPORTED = {
     "pulid_v1.1": "PuLID",
     "storymaker_mask": "StoryMaker",
     "wplus_adapter": "W\\+ adapter",
-    "facechain_fact_adapter_v0": "older FaceChain-FACT",
     "facechain_transface_s": "TransFace",
 }
 
