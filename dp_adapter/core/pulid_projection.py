@@ -18,7 +18,7 @@ SCALES = 5  # hidden states, each with a mapping of its own
 
 
 class IdEncoder(nn.Module):
-    """PuLID v1: each photo by itself, [n, e] and [n, S, L, c] -> [n, T, D]; T = 5 of the face and one a hidden state."""
+    """PuLID v1, each photo by itself: [n, e] and [n, S, L, c] -> [n, T, D]; T is 5 and one a hidden state."""
 
     def __init__(self, state: State) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.clip import ClipVision
 from dp_adapter.identity.detect import Detector, YuNet
 from dp_adapter.identity.embed import Encoder, SFace
+from dp_adapter.identity.eva import EvaVision, candidates
 from dp_adapter.identity.facexlib_parse import find_parser
 from dp_adapter.identity.insight import DEFAULT_ROOT, ArcFace, InsightFace
 from dp_adapter.identity.parse import FaceParser
@@ -36,6 +37,7 @@ class Encoders:
         self._packs: dict[str, InsightFace] = {}
         self._arcface: dict[tuple[str, bool], ArcFace] = {}
         self._clip: dict[Path, ClipVision] = {}
+        self._eva: dict[Path, EvaVision] = {}
 
     @property
     def parser(self) -> FaceParser:
@@ -92,6 +94,42 @@ class Encoders:
             if tower.kind not in kinds:
                 kinds.add(tower.kind)
                 kept = self._clip.get(path)
+                yield kept if kept is not None and kept.loaded else tower
+
+    def eva(self, width: int) -> EvaVision:
+        """The EVA02-CLIP image tower whose hidden states have this width.
+
+        Raises:
+            CatalogError: none of the towers in the model folders fits; says which were seen.
+        """
+        seen: list[str] = []
+        for path in candidates(self._roots):
+            try:
+                tower = self._eva.get(path) or EvaVision(path)
+            except WeightsError as error:
+                if "eva" in path.name.lower():  # other models live in these folders too
+                    seen.append(error.problem)
+                continue
+            self._eva[path] = tower
+            if tower.shape.width == width:
+                return tower
+            seen.append(f"{path.name} (hidden {tower.shape.width})")
+        raise CatalogError(
+            f"No EVA02-CLIP image encoder with hidden width {width} was found; seen: {', '.join(seen) or 'none'}",
+            "Get it with 'dp-adapter models get eva02-clip-l-336' and put it into models/clip_vision.",
+        )
+
+    def eva_towers(self) -> Iterator[EvaVision]:
+        """One EVA02-CLIP image tower of each shape, as `towers` gives CLIP's."""
+        kinds: set[str] = set()
+        for path in candidates(self._roots):
+            try:
+                tower = EvaVision(path)
+            except WeightsError:
+                continue
+            if tower.kind not in kinds:
+                kinds.add(tower.kind)
+                kept = self._eva.get(path)
                 yield kept if kept is not None and kept.loaded else tower
 
     def _clip_files(self) -> list[Path]:

@@ -19,7 +19,8 @@ class View:
         faces: how many faces the photo has; ``chosen`` counts from the left.
         box: x1, y1, x2, y2 in px of the photo.
         vectors: by name. ``sface`` [128]; ``arcface/PACK/raw`` [512]; of a CLIP tower and CROP ``face`` (aligned) or
-            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W].
+            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W]; of an EVA02-CLIP tower
+            ``TOWER/face/pooled`` [P] and ``TOWER/face/hidden`` [5, L, W], of the grey face.
     """
 
     faces: int
@@ -39,8 +40,17 @@ class View:
         """Name of a tower and its ``embeds`` or ``hidden`` of this crop, of this width."""
         for name, vector in sorted(self.vectors.items()):
             tower, _, what = name.partition(f"/{crop}/")
-            if what == part and vector.shape[-1] == width:
+            if tower.startswith("clip/") and what == part and vector.shape[-1] == width:
                 return tower, vector
+        return None
+
+    def eva(self, width: int) -> tuple[str, Floats, Floats] | None:
+        """Name of an EVA02-CLIP tower of this hidden width, its image embedding and its hidden states."""
+        for name, vector in sorted(self.vectors.items()):
+            tower, _, what = name.partition("/face/")
+            pooled = self.vectors.get(f"{tower}/face/pooled")
+            if tower.startswith("eva/") and what == "hidden" and vector.shape[-1] == width and pooled is not None:
+                return tower, pooled, vector
         return None
 
 

@@ -20,12 +20,14 @@ from dp_adapter.identity.quality import quality
 from dp_adapter.identity.saved import SavedIdentity, SavedPhoto, View
 from dp_adapter.session.photos import Photos, Seen, used
 from dp_adapter.session.reading import aligned
+from dp_adapter.session.reading_eva import encoded, outlines
 from dp_adapter.session.remembered import IDENTITY
 from dp_adapter.settings import Settings
 
 PERSON = 0
 _PACKS = ("buffalo_l", "antelopev2")
-_WITHOUT_CLIP = ("insightface/antelopev2",)  # no checkpoint takes both, and these features are the most of a file
+_PULID = "insightface/antelopev2"
+_WITHOUT_CLIP = (_PULID,)  # no checkpoint takes both, and these features are the most of a file
 _THUMBNAIL = 192
 _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 px; that is tight
 _ABSENT = (CatalogError, MissingDependencyError, WeightsError)
@@ -70,6 +72,7 @@ def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders) 
     if drafts:
         versions |= _faces(drafts, detectors)
         versions |= _towers(drafts, encoders, zeros, notes)
+        versions |= _eva_towers(drafts, encoders, notes)
     kept = _common([draft.photo() for draft in drafts] + copied)
     kinds = {_kind(vector) for view in kept[0].views.values() for vector in view.vectors}
     notes += [f"{kind} is left out: not all photos have its vectors." for kind in sorted(set(versions) - kinds)]
@@ -152,6 +155,28 @@ def _towers(drafts: Sequence[_Draft], encoders: Encoders, zeros: dict[str, Float
                 if name == encoders.yunet.name:  # checkpoints for whole pictures look for no face of their own
                     draft.vectors[name] |= _named(f"{tower.kind}/photo", tower.encode(look.picture))
         versions[tower.kind] = tower.version
+    return versions
+
+
+def _eva_towers(drafts: Sequence[_Draft], encoders: Encoders, notes: list[str]) -> dict[str, str]:
+    """Runs the EVA02-CLIP towers on the faces that antelopev2 framed, which PuLID takes; returns their versions."""
+    if any(_PULID not in draft.looks for draft in drafts):
+        return {}
+    versions: dict[str, str] = {}
+    for tower in encoders.eva_towers():
+        try:
+            for draft in drafts:
+                seen = encoded(encoders, tower, draft.looks[_PULID])
+                prefix = f"{tower.kind}/face"
+                draft.vectors[_PULID] |= {
+                    f"{prefix}/pooled": seen.pooled[0].numpy(),
+                    f"{prefix}/hidden": seen.hidden[0].numpy(),
+                }
+        except _ABSENT as error:
+            notes.append(f"{tower.kind} is left out: {error.problem}.")
+            continue
+        versions[tower.kind] = tower.version
+        notes += outlines(encoders)
     return versions
 
 

@@ -10,6 +10,7 @@ import re
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.pulid_projection import IdEncoder, IdFormer
@@ -98,8 +99,8 @@ def _tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tok
     if features.faceid is None or features.eva_pooled is None:
         missing = "raw ArcFace embeddings" if features.faceid is None else "EVA02-CLIP's image embeddings"
         raise WeightsError(f"This checkpoint needs {missing}, and none was computed")
-    pooled = features.eva_pooled.float()
-    face = torch.cat([features.faceid.float(), pooled / pooled.norm(dim=-1, keepdim=True)], -1)  # [n, e]
+    pooled = functional.normalize(features.eva_pooled.float(), dim=-1)
+    face = torch.cat([features.faceid.float(), pooled], -1)  # [n, e]
     face = given(face, "raw ArcFace embeddings with EVA02-CLIP's image embeddings", net.face_width)
     hidden = given(features.eva_hidden, "EVA02-CLIP's hidden states", net.hidden_width)
     if isinstance(net, IdFormer):
