@@ -95,7 +95,12 @@ def eva_tensors(seed: int = 8, width: int = EVA, depth: int = DEPTH) -> dict[str
             "mlp.w3.weight": (width, EVA_INNER),
             "mlp.w3.bias": (width,),
         }
-        for norm, size in (("norm1", width), ("norm2", width), ("attn.inner_attn_ln", width), ("mlp.ffn_ln", EVA_INNER)):
+        for norm, size in (
+            ("norm1", width),
+            ("norm2", width),
+            ("attn.inner_attn_ln", width),
+            ("mlp.ffn_ln", EVA_INNER),
+        ):
             own |= {f"{norm}.weight": (size,), f"{norm}.bias": (size,)}
         shapes |= {f"blocks.{block}.{key}": shape for key, shape in own.items()}
     visual = _filled({f"visual.{key}": shape for key, shape in shapes.items()}, seed)
