@@ -28,6 +28,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("string_to_param", "it looks like a textual inversion embedding. Use it through the prompt."),
     ("first_stage_model.", "it looks like a VAE."),
     ("decoder.up", "it looks like a VAE."),
+    ("visual.blocks.", "it looks like EVA-CLIP. Put it into the clip_vision folder."),
     ("vision_model.", "it looks like a CLIP vision encoder. Put it into the clip_vision folder."),
     ("local_fac_prj.", "it looks like an older FaceChain-FACT adapter, which is not supported."),
     ("photos.0.", "it looks like a saved identity. Put it into models/dp_adapter/identities."),

@@ -11,7 +11,7 @@ from pathlib import Path
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.files import SUFFIXES, file_digest
 
-FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid")
+FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid", "pulid")
 ANSWERS = "variants.json"
 _IDENTITIES = "identities"  # saved identities are .safetensors files too
 

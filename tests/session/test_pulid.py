@@ -22,8 +22,11 @@ from dp_adapter.session.ways import Way, way_of
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from tests import tiny, tiny_pulid
+from tests.identity.test_facexlib_parse import facexlib, save
 from tests.session.conftest import Request
 from tests.session.test_saved import small_pack
+
+__all__ = ["facexlib"]  # a fixture
 
 SDXL = Scene("sdxl", 128, 128)
 NAME = "EVA02_CLIP_L_336_psz14_s6B.pt"
@@ -76,6 +79,15 @@ def test_its_tokens_come_from_the_photo(
     nothing = net(torch.zeros_like(both), torch.zeros_like(seen.hidden)).reshape(-1, tiny.CONTEXT)
     torch.testing.assert_close(uncond, nothing, atol=1e-5, rtol=1e-4)
     assert list(made.explanation.notes) == [OUTLINES]
+
+
+def test_facexlibs_outlines_need_no_note(root: Path, facexlib: Path, request_of: Request) -> None:
+    put(root)
+    shipped = Session([root], True).prepare(request_of(), SDXL)
+    save(root / "facexlib" / "parsing_bisenet.pth")
+    made = Session([root], True).prepare(request_of(), SDXL)
+    assert not made.explanation.notes
+    assert not torch.allclose(tokens(made)[0], tokens(shipped)[0], atol=1e-3), "the outlines are others"
 
 
 def test_several_photos(root: Path, request_of: Request, people: list[Path]) -> None:

@@ -285,6 +285,7 @@ FOREIGN: Mapping[str, tuple[tuple[str, ...], str]] = {
     "VAE (diffusers)": (("decoder.up_blocks.0.resnets.0.conv1.weight",), "VAE"),
     "embedding": (("string_to_param.*",), "textual inversion"),
     "CLIP vision": (("vision_model.encoder.layers.0.mlp.fc1.weight",), "CLIP vision encoder"),
+    "EVA-CLIP": (("visual.blocks.0.attn.q_proj.weight", "text.x"), "EVA-CLIP"),
     "PuLID for FLUX": (("pulid_ca.0.to_q.weight", "pulid_encoder.latents"), "PuLID for FLUX"),
     "half of PuLID": (("id_adapter_attn_layers.1.id_to_k.weight",), "PuLID without its encoder"),
     "unknown relative": (("image_proj.strange", "ip_adapter.1.to_k_ip.weight"), "relative of IP-Adapter"),
