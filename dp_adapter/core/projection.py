@@ -104,7 +104,7 @@ class Perceiver(nn.Module):
         self.proj_out = nn.Linear(width, out)
         self.norm_out = nn.LayerNorm(out)
         self.layers = nn.ModuleList(
-            nn.ModuleList([PerceiverAttention(width, inner), _feed_forward(width, hidden)]) for _ in range(depth)
+            nn.ModuleList([PerceiverAttention(width, inner), feed_forward(width, hidden)]) for _ in range(depth)
         )
 
     def refine(self, features: Tensor, latents: Tensor) -> Tensor:
@@ -116,7 +116,8 @@ class Perceiver(nn.Module):
         return self.norm_out(self.proj_out(latents))
 
 
-def _feed_forward(width: int, hidden: int) -> nn.Sequential:
+def feed_forward(width: int, hidden: int) -> nn.Sequential:
+    """What follows each attention of a perceiver: [..., width] -> [..., width]."""
     return nn.Sequential(
         nn.LayerNorm(width), nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False)
     )

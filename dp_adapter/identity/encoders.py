@@ -12,6 +12,7 @@ from dp_adapter.identity.clip import ClipVision
 from dp_adapter.identity.clip_file import ClipShape
 from dp_adapter.identity.detect import Detector, YuNet
 from dp_adapter.identity.embed import Encoder, SFace
+from dp_adapter.identity.eva import EvaVision, candidates
 from dp_adapter.identity.facexlib_parse import find_parser
 from dp_adapter.identity.folders import Folders
 from dp_adapter.identity.insight import ArcFace, InsightFace
@@ -55,6 +56,7 @@ class Encoders:
         self._clip: dict[_File, ClipVision] = {}
         self._no_clip: set[_File] = set()
         self._transface: TransFace | None = None
+        self._eva: dict[Path, EvaVision] = {}
 
     @property
     def parser(self) -> FaceParser:
@@ -115,6 +117,42 @@ class Encoders:
                 continue
             kinds.add(tower.kind)
             yield tower if tower.loaded else ClipVision(path, self.placement)
+
+    def eva(self, width: int) -> EvaVision:
+        """The EVA02-CLIP image tower whose hidden states have this width.
+
+        Raises:
+            CatalogError: none of the towers in the model folders fits; says which were seen.
+        """
+        seen: list[str] = []
+        for path in candidates(self.folders.all):
+            try:
+                tower = self._eva.get(path) or EvaVision(path, self.placement)
+            except WeightsError as error:
+                if "eva" in path.name.lower():  # other models live in these folders too
+                    seen.append(error.problem)
+                continue
+            self._eva[path] = tower
+            if tower.shape.width == width:
+                return tower
+            seen.append(f"{path.name} (hidden {tower.shape.width})")
+        raise CatalogError(
+            f"No EVA02-CLIP image encoder with hidden width {width} was found; seen: {', '.join(seen) or 'none'}",
+            "Get it with 'dp-adapter models get eva02-clip-l-336' and put it into models/clip_vision.",
+        )
+
+    def eva_towers(self) -> Iterator[EvaVision]:
+        """One EVA02-CLIP image tower of each shape, as `towers` gives CLIP's."""
+        kinds: set[str] = set()
+        for path in candidates(self.folders.all):
+            try:
+                tower = EvaVision(path, self.placement)
+            except WeightsError:
+                continue
+            if tower.kind not in kinds:
+                kinds.add(tower.kind)
+                kept = self._eva.get(path)
+                yield kept if kept is not None and kept.loaded else tower
 
     def _tower(self, path: Path) -> ClipVision | None:
         """The tower in a file, looked into once while the file stays unchanged; None where there is none in it."""

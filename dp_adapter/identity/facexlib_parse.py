@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.face import Face, Floats, similarity
@@ -129,8 +130,22 @@ class FacexlibParser:
             own[name] = np.asarray(inside * own[name] + (1 - inside) * rest[name], np.float32)
         return {name: own[name] for name in rest}
 
+    def most_likely(self, crop: Picture, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Where the likeliest class of an aligned crop [512, 512, 3] is one of these, [512, 512].
+
+        Raises:
+            CatalogError: as `parse`.
+        """
+        return np.isin(self._shares(crop).argmax(0), _channels(self._layout, names))
+
     def _head(self, crop: Picture) -> dict[str, Floats]:
         """Masks [512, 512] by part of the aligned crop [512, 512, 3]."""
+        shares = self._shares(crop)
+        sums = {part: shares[_channels(self._layout, names)].sum(0) for part, names in CLASSES_OF.items()}
+        return {part: np.asarray(share, np.float32).clip(0, 1) for part, share in sums.items()}
+
+    def _shares(self, crop: Picture) -> Floats:
+        """Shares [19, 512, 512] of the network's classes."""
         import torch
 
         layout = self._layout
@@ -138,9 +153,7 @@ class FacexlibParser:
         values = (crop.astype(np.float32) / 255 - mean) / deviation
         with torch.no_grad():
             logits = self._network(torch.as_tensor(np.moveaxis(values, -1, 0).copy())[None])[0]  # [1, 19, 512, 512]
-        shares = torch.softmax(logits.float(), 1)[0].numpy()
-        sums = {part: shares[_channels(layout, names)].sum(0) for part, names in CLASSES_OF.items()}
-        return {part: np.asarray(share, np.float32).clip(0, 1) for part, share in sums.items()}
+        return torch.softmax(logits.float(), 1)[0].numpy()
 
     @cached_property
     def _network(self) -> nn.Module:

@@ -20,7 +20,8 @@ class View:
         box: x1, y1, x2, y2 in px of the photo.
         vectors: by name. ``sface`` [128]; ``arcface/PACK/raw`` [512]; of a CLIP tower and CROP ``face`` (aligned) or
             ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W]; ``transface/SIZES/patches``
-            [L, c] of the head.
+            [L, c] of the head; of an EVA02-CLIP tower
+            ``TOWER/face/pooled`` [P] and ``TOWER/face/hidden`` [5, L, W], of the grey face.
     """
 
     faces: int
@@ -40,7 +41,7 @@ class View:
         """Name of a tower and its ``embeds`` or ``hidden`` of this crop, of this width."""
         for name, vector in sorted(self.vectors.items()):
             tower, _, what = name.partition(f"/{crop}/")
-            if what == part and vector.shape[-1] == width:
+            if tower.startswith("clip/") and what == part and vector.shape[-1] == width:
                 return tower, vector
         return None
 
@@ -49,6 +50,15 @@ class View:
         for name, vector in sorted(self.vectors.items()):
             if name.startswith("transface/") and vector.shape[-1] == width:
                 return name.rpartition("/")[0], vector
+        return None
+
+    def eva(self, width: int) -> tuple[str, Floats, Floats] | None:
+        """Name of an EVA02-CLIP tower of this hidden width, its image embedding and its hidden states."""
+        for name, vector in sorted(self.vectors.items()):
+            tower, _, what = name.partition("/face/")
+            pooled = self.vectors.get(f"{tower}/face/pooled")
+            if tower.startswith("eva/") and what == "hidden" and vector.shape[-1] == width and pooled is not None:
+                return tower, pooled, vector
         return None
 
 

@@ -47,7 +47,7 @@ class FeatureReader:
         self._reading = Reading(encoders, Cache(limit))
 
     def forget(self) -> None:
-        self._reading.kept.clear()
+        self._reading.forget()
 
     def detector(self, checkpoint: Checkpoint, variant: str) -> Detector:
         """ArcFace checkpoints were trained on insightface's own points; all others take the shipped detector."""

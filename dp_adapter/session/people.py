@@ -21,12 +21,14 @@ from dp_adapter.identity.quality import quality
 from dp_adapter.identity.saved import SavedIdentity, SavedPhoto, View
 from dp_adapter.session.photos import Photos, Seen, used
 from dp_adapter.session.reading import aligned
+from dp_adapter.session.reading_eva import encoded, outlines
 from dp_adapter.session.remembered import IDENTITY
 from dp_adapter.settings import Settings
 
 PERSON = 0
 _PACKS = ("buffalo_l", "antelopev2")
-_WITHOUT_CLIP = ("insightface/antelopev2",)  # no checkpoint takes both, and these features are the most of a file
+_PULID = "insightface/antelopev2"
+_WITHOUT_CLIP = (_PULID,)  # no checkpoint takes both, and these features are the most of a file
 _THUMBNAIL = 192
 _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 px; that is tight
 _ABSENT = (CatalogError, MissingDependencyError, WeightsError)
@@ -72,6 +74,7 @@ def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders) 
         versions |= _faces(drafts, detectors)
         versions |= _towers(drafts, encoders, zeros, notes)
         versions |= _patches(drafts, encoders, notes)
+        versions |= _eva_towers(drafts, encoders, notes)
     notes += encoders.placement.told()
     kept = _common([draft.photo() for draft in drafts] + copied)
     kinds = {_kind(vector) for view in kept[0].views.values() for vector in view.vectors}
@@ -173,6 +176,28 @@ def _patches(drafts: Sequence[_Draft], encoders: Encoders, notes: list[str]) -> 
     except _ABSENT as error:
         notes.append(f"TransFace is left out: {error.problem}.")
         return {}
+
+
+def _eva_towers(drafts: Sequence[_Draft], encoders: Encoders, notes: list[str]) -> dict[str, str]:
+    """Runs the EVA02-CLIP towers on the faces that antelopev2 framed, which PuLID takes; returns their versions."""
+    if any(_PULID not in draft.looks for draft in drafts):
+        return {}
+    versions: dict[str, str] = {}
+    for tower in encoders.eva_towers():
+        try:
+            for draft in drafts:
+                seen = encoded(encoders, tower, draft.looks[_PULID])
+                prefix = f"{tower.kind}/face"
+                draft.vectors[_PULID] |= {
+                    f"{prefix}/pooled": seen.pooled[0].numpy(),
+                    f"{prefix}/hidden": seen.hidden[0].numpy(),
+                }
+        except _ABSENT as error:
+            notes.append(f"{tower.kind} is left out: {error.problem}.")
+            continue
+        versions[tower.kind] = tower.version
+        notes += outlines(encoders)
+    return versions
 
 
 def _named(prefix: str, features: ClipFeatures) -> dict[str, Floats]:

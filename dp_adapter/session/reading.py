@@ -20,6 +20,7 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import norm_crop
 from dp_adapter.identity.pictures import Picture, digest
 from dp_adapter.identity.transface import TransFace
+from dp_adapter.session import reading_eva
 from dp_adapter.session.photos import Known, Seen
 from dp_adapter.session.remembered import Remembered
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder
@@ -64,28 +65,36 @@ class Values:
         fields: by field of ``Features`` one tensor [1, ...] per photo.
         constants: by field what is the same for all photos.
         versions: of the encoder's file; more than one where saved vectors come from another.
+        notes: in words, what a user should know of how it saw them.
     """
 
     name: str
     fields: Mapping[str, list[Tensor]]
     versions: tuple[str, ...] = ()
     constants: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    notes: tuple[str, ...] = ()
 
     def doubts(self) -> list[str]:
         if len(self.versions) < 2:
-            return []
+            return [*self.notes]
         return [
+            *self.notes,
             f"The vectors of {self.name} come from different files of it. If these are different networks, save the "
-            "identity again."
+            "identity again.",
         ]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The encoders, and what they saw already: tensors by content and encoder."""
+    """The encoders, and what they saw already: tensors by content and encoder; ``large`` are some 12 MB each."""
 
     encoders: Encoders
     kept: Cache[Tensor]
+    large: Cache[Tensor] = field(default_factory=lambda: Cache[Tensor](32))
+
+    def forget(self) -> None:
+        self.kept.clear()
+        self.large.clear()
 
 
 def read_faces(reading: Reading, ask: Ask) -> Values:
@@ -133,6 +142,27 @@ def read_transface(reading: Reading, ask: Ask) -> Values:
     return Values(name, {"face_patches": vectors}, versions(ask.seen, kind, lambda: network.version if network else ""))
 
 
+def read_eva(reading: Reading, ask: Ask) -> Values:
+    """``eva_pooled`` [1, c] and ``eva_hidden`` [1, 5, L, w] of the tower whose hidden states have this width."""
+    tower = reading.encoders.eva(ask.width) if any(isinstance(one, Seen) for one in ask.seen) else None
+    name, kind = ("", "") if tower is None else (tower.name, tower.kind)
+    pooled: list[Tensor] = []
+    hidden: list[Tensor] = []
+    for one in ask.seen:
+        if isinstance(one, Remembered):
+            kind, *saved = one.eva(ask.width)
+            name = name or kind
+            whole, states = (torch.as_tensor(vector)[None] for vector in saved)
+        else:
+            assert tower is not None
+            whole, states = reading_eva.kept(reading.kept, reading.large, reading.encoders, tower, one)
+        pooled.append(whole)
+        hidden.append(states)
+    notes = () if tower is None else reading_eva.outlines(reading.encoders)
+    of = versions(ask.seen, kind, lambda: tower.version if tower else "")
+    return Values(name, {"eva_pooled": pooled, "eva_hidden": hidden}, of, notes=notes)
+
+
 READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "arcface": read_faces,
     "arcface-raw": read_faces,
@@ -140,6 +170,7 @@ READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "clip-embeds": read_clip_embeds,
     "clip-hidden": read_clip_hidden,
     "transface": read_transface,
+    "eva": read_eva,
 }
 
 

@@ -80,6 +80,18 @@ class Remembered:
             raise self._lacking("TransFace", f"{hint}, {_AGAIN}.")
         return found
 
+    def eva(self, width: int) -> tuple[str, Floats, Floats]:
+        """Name of an EVA02-CLIP tower, and its image embedding [c] and hidden states [5, L, w] of the face.
+
+        Raises:
+            SettingsError: the identity was saved without such a tower.
+        """
+        found = self.view.eva(width)
+        if found is None:
+            hint = "Put that encoder into models/clip_vision ('dp-adapter models get eva02-clip-l-336')"
+            raise self._lacking(f"EVA02-CLIP with hidden width {width}", f"{hint}, {_AGAIN}.")
+        return found
+
     def _lacking(self, encoder: str, hint: str) -> SettingsError:
         return lacking(self.field, self.identity, self.versions, encoder, hint)
 

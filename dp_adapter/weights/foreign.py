@@ -30,6 +30,8 @@ _SIGNS: tuple[tuple[str, Known], ...] = (
             "FastComposer, which is a base model of its own", "It is not supported: it replaces the whole checkpoint."
         ),
     ),
+    ("pulid_ca.", Known("PuLID for FLUX", "Take pulid_v1.1.safetensors, which is for SDXL.")),
+    ("id_adapter_attn_layers.", Known("PuLID without its encoder", "Download it again.")),
     ("lora_unet_", _LORA),
     ("lora_te", _LORA),
     ("control_model.", _CONTROLNET),

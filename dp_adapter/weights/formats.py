@@ -1,7 +1,7 @@
 """The table of checkpoint families: recognised by keys, read with sizes from shapes.
 
 Layouts: docs/formats.md. Sources: tencent-ailab/IP-Adapter@62e4af9, instantX-research/InstantID@2145b67,
-modelscope/facechain@7bc7119; each reader is held to their outputs by ``tests/golden``.
+modelscope/facechain@7bc7119, ToTheBeginning/PuLID@1aa2fc7; each reader is held to their outputs by ``tests/golden``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import fact, foreign, ip_adapter, own
+from dp_adapter.weights import fact, foreign, ip_adapter, own, pulid
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 
@@ -37,6 +37,7 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
     Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
     Format("facechain-fact-first", "FaceChain-FACT (first version)", fact.recognise_first, fact.read_first),
+    Format(pulid.FAMILY, "PuLID", pulid.recognise, pulid.read),
 )
 
 

@@ -12,7 +12,7 @@ from dp_adapter import catalog
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.files import SUFFIXES, file_digest
 
-FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid")
+FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid", "pulid")
 ANSWERS = "variants.json"
 _ENCODERS = ("clip_vision", "face")  # kinds of the catalogue
 _IDENTITIES = "identities"  # saved identities are .safetensors files too

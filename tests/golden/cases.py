@@ -29,6 +29,7 @@ FAMILIES = {
     "faceid-portrait-unnorm": "faceid-sequence",
     "instantid": "faceid-sequence",
     "facechain-fact": "facechain-fact",
+    "pulid": "pulid",
 }
 
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dp_adapter.core.injection import Form, Identity, Injection
-from dp_adapter.core.types import Features, Row, Tokens
+from dp_adapter.core.injection import FOLDABLE, Form, Identity, Injection
+from dp_adapter.core.types import BlendMode, Features, Row, Tokens
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import ldm as ldm_host
 from dp_adapter.weights import formats
@@ -35,6 +35,7 @@ if not CASES:
 
 
 HOSTS: Mapping[str, ModuleType] = {"diffusers": host, "ldm": ldm_host}
+ORTHO: Mapping[str, BlendMode] = {"off": "add", "v1": "orthogonal", "v2": "orthogonal_v2"}  # PuLID's switch
 
 
 @lru_cache(maxsize=4)
@@ -67,12 +68,18 @@ def features(case: Case, inputs: dict[str, str]) -> Features:
         tensors["faceid"] = tensors.pop("face_embedding").reshape(
             1, -1, case.inputs[inputs["face_embedding"]].shape[-1]
         )
+    if "arcface" in tensors:
+        tensors["faceid"] = tensors.pop("arcface")
+    if "eva_hidden" in tensors:
+        tensors["eva_hidden"] = tensors["eva_hidden"].transpose(0, 1)  # [5, n, L, c] -> [n, 5, L, c]
     return Features(
         faceid=tensors.get("faceid"),
         image_embeds=tensors.get("clip"),
         clip_hidden=tensors.get("clip_hidden"),
         clip_hidden_uncond=tensors.get("clip_hidden_uncond"),
         face_patches=tensors.get("transface_local"),
+        eva_pooled=tensors.get("eva_pooled"),
+        eva_hidden=tensors.get("eva_hidden"),
     )
 
 
@@ -100,9 +107,8 @@ def identities_of(case: Case, run: dict[str, Any], checkpoint: Checkpoint) -> tu
             of["uncond"] = "cond"
         tokens = tokens_of(case, checkpoint, next(iter(names)).rsplit("/", 1)[0])
         both = {"cond": tokens.cond, "uncond": tokens.uncond}
-        return (
-            Identity(checkpoint.adapter, Tokens(both[of["cond"]], both[of["uncond"]]), scale, mode=checkpoint.mode),
-        )
+        tokens = Tokens(both[of["cond"]], both[of["uncond"]])
+        return (Identity(checkpoint.adapter, tokens, scale, mode=mode_of(run, checkpoint), zero_tokens=zeros_of(run)),)
     ids = case.inputs[run["ids"]]
     if run["masks"] is None:
         return (Identity(checkpoint.adapter, checkpoint.tokens(Features(faceid=ids)), scale),)
@@ -112,6 +118,22 @@ def identities_of(case: Case, run: dict[str, Any], checkpoint: Checkpoint) -> tu
         Identity(checkpoint.adapter, checkpoint.tokens(Features(faceid=one[None])), weight, mask[None])
         for one, mask, weight in zip(ids, masks, scales, strict=True)
     )
+
+
+def mode_of(run: dict[str, Any], checkpoint: Checkpoint) -> BlendMode:
+    """What the run says (PuLID's switches), or the checkpoint."""
+    return ORTHO[run["ortho"]] if "ortho" in run else checkpoint.mode
+
+
+def zeros_of(run: dict[str, Any]) -> int:
+    return run.get("num_zero", 0)
+
+
+def skip_form(form: Form, injection: Injection) -> None:
+    """What blends with the text's result, or acts before it, has no folded form."""
+    mode = injection.identities[0].mode
+    if form == "folded" and mode not in FOLDABLE:
+        pytest.skip(f"'{mode}' has no folded form")
 
 
 def rows_of(run: dict[str, Any]) -> list[Row]:
@@ -155,11 +177,9 @@ def test_unet_output(case: Case, run: dict[str, Any], name: str, form: Form) -> 
         case.assert_close(run_unet(name, case, run, Injection(())), expected, "unet")
         return
     checkpoint = load(case)
-    identities = identities_of(case, run, checkpoint)
-    if form == "folded" and checkpoint.mode == "gated":
-        pytest.skip("gated self-attention has no folded form")
     lora = tuple((entry, run["lora"]) for entry in checkpoint.lora)
-    injection = Injection(identities, lora=lora, form=form)
+    injection = Injection(identities_of(case, run, checkpoint), lora=lora, form=form)
+    skip_form(form, injection)
     assert injection.folded == (form == "folded")
     actual = run_unet(name, case, run, injection)
     if run["out"].startswith(("mask/sq", "mask/odd")):

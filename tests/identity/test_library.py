@@ -108,6 +108,21 @@ def test_vectors_by_what_a_checkpoint_takes() -> None:
     assert yunet.clip("face", "hidden", 24) is None and yunet.clip("photo", "hidden", 40) is None
 
 
+def test_eva_clips_hidden_states_are_kept_in_half_precision(library: Identities) -> None:
+    name, pooled = "eva/32x21x24/face/", numbers(24)
+    for values in (numbers(5, 10, 32), 1e6 * numbers(5, 10, 32)):  # the latter is more than half precision holds
+        one = photo("a")
+        view = replace(one.views["yunet"], vectors={name + "pooled": pooled, name + "hidden": values})
+        made = replace(someone(digests="a"), photos=(replace(one, views={**one.views, "yunet": view}),))
+        library.save(made, replace=True)
+        back = library.load("Anna").photos[0].views["yunet"].eva(32)
+        assert back is not None and back[0] == "eva/32x21x24" and np.array_equal(back[1], pooled)
+        assert back[2].dtype == np.float32 and np.allclose(back[2], values, rtol=1e-3, atol=1e-3)
+        library.save(replace(library.load("Anna"), name="Copy"), replace=True)
+        copy = library.load("Copy").photos[0].views["yunet"].eva(32)
+        assert copy is not None and np.array_equal(copy[2], back[2]), "nothing more is lost when it is saved again"
+
+
 def test_the_digest_is_the_contents(library: Identities) -> None:
     made = someone()
     first = library.save(made)

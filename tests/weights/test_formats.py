@@ -306,10 +306,9 @@ FOREIGN: Mapping[str, tuple[tuple[str, ...], str]] = {
     "VAE (diffusers)": (("decoder.up_blocks.0.resnets.0.conv1.weight",), "VAE"),
     "embedding": (("string_to_param.*",), "textual inversion"),
     "CLIP vision": (("vision_model.encoder.layers.0.mlp.fc1.weight",), "CLIP vision encoder"),
-    "PuLID repack": (
-        ("image_proj.mapping_patch_0.0.weight", "ip_adapter.1.to_k_ip.weight", "ip_adapter.1.to_v_ip.weight"),
-        "PuLID",
-    ),
+    "EVA-CLIP": (("visual.blocks.0.attn.q_proj.weight", "text.x"), "EVA-CLIP"),
+    "PuLID for FLUX": (("pulid_ca.0.to_q.weight", "pulid_encoder.latents"), "PuLID for FLUX"),
+    "half of PuLID": (("id_adapter_attn_layers.1.id_to_k.weight",), "PuLID without its encoder"),
     "unknown relative": (("image_proj.strange", "ip_adapter.1.to_k_ip.weight"), "relative of IP-Adapter"),
     "nothing known": (("b.weight", "a.weight"), r"keys are unknown \(the first are a.weight, b.weight\)"),
 }
@@ -366,6 +365,8 @@ SUPPORTED: Mapping[str, tuple[str, str, int, dict[str, int], int]] = {
     "instantid_ip-adapter": ("faceid-sequence", "sdxl", 16, {"arcface-raw": 512}, 0),
     "facechain_fact_adapter": ("facechain-fact", "sd15", 16, {"transface": 512}, 0),
     "facechain_fact_adapter_v0": ("facechain-fact-first", "sd15", 196, {"transface": 512}, 0),
+    "pulid_v1": ("pulid", "sdxl", 10, {"arcface-raw": 512, "eva": 1024}, 0),
+    "pulid_v1.1": ("pulid", "sdxl", 32, {"arcface-raw": 512, "eva": 1024}, 0),
 }
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 
@@ -400,8 +401,6 @@ UNSUPPORTED = {
     "mip_model_sdxl_plus": "MIP-Adapter",
     "photomaker_v1_id_encoder": "PhotoMaker",
     "photomaker_v2_id_encoder": "PhotoMaker",
-    "pulid_v1": "PuLID",
-    "pulid_v1.1": "PuLID",
     "storymaker_mask": "StoryMaker",
     "wplus_adapter": "W\\+ adapter",
     "facechain_transface_s": "TransFace",
