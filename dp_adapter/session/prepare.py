@@ -10,6 +10,7 @@ from dp_adapter.cache import Cache
 from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.text_side import Spoken
 from dp_adapter.edits import Edit, Modes
 from dp_adapter.errors import FaceError, SettingsError
 from dp_adapter.identity.encoders import Encoders
@@ -25,7 +26,8 @@ from dp_adapter.session.following import following_words, tracker_of
 from dp_adapter.session.forms import form_of, require_foldable
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
-from dp_adapter.session.scene import Scene
+from dp_adapter.session.scene import Encode, Scene
+from dp_adapter.session.speaking import in_words, spoken_of, text_side
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
 from dp_adapter.session.ways import way_of
@@ -46,6 +48,7 @@ class Prepared:
         tracker: moves regions while the picture forms; None where all of them stay.
         net: InstantID's IdentityNet, for hosts that have a ControlNet; None for none.
         edit: the mode at work, whose words go into the prompts; None where the adapter is off.
+        spoken: the persons who act through a word, and how prompts have to speak of them.
     """
 
     injection: Injection
@@ -53,6 +56,7 @@ class Prepared:
     tracker: Tracker | None = None
     edit: Edit | None = None
     net: identity_net.Net | None = None
+    spoken: tuple[Spoken, ...] = ()
 
 
 class Session:
@@ -144,7 +148,7 @@ class Session:
         areas = {number: self._areas.of(settings, scene, number) for number in people}
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        prepared = _joined(edit, checkpoint, variant, people, areas, tracker, notes)
+        prepared = _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.encode)
         net = self._net(settings, scene, variant, people, prepared.injection) if prepared.injection.active else None
         return replace(prepared, injection=replace(prepared.injection, companion=companion), net=net)
 
@@ -224,18 +228,20 @@ def _joined(
     areas: dict[int, Area],
     tracker: Tracker | None,
     notes: Sequence[str],
+    encode: Encode | None,
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
-    options = TokenOptions(variant != "faceid-plus", 1.0 if settings.structure is None else settings.structure)
+    structure = 1.0 if settings.structure is None else settings.structure
+    options = TokenOptions(variant != "faceid-plus", structure, encode)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
-        on_text = checkpoint.on_text(person.features, options)
-        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text)
+        on_text = text_side(settings, checkpoint.on_text(person.features, options), area.weight)
+        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
         followed = tracks.get(number)
         if followed is None:
             identities.append(replace(one, mask=area.mask, free=area.free))
@@ -250,6 +256,7 @@ def _joined(
                 len(tokens.cond),
                 area.source if followed is None else following_words(area, followed, settings.tracking),
                 round(area.coverage if followed is None else followed.coverage, 4),
+                in_words(settings, number, on_text),
             )
         )
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
@@ -285,6 +292,7 @@ def _joined(
         ),
         tracker,
         edit,
+        tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
     )
 
 

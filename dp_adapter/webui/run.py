@@ -93,6 +93,7 @@ class Run:
         self.outcome = Outcome(p, settings, self._last_acting)
         p.extra_generation_params.update(infotext.parameters(describing(settings), {}))
         words.add(p, self._first.edit)
+        words.speak(p, self._first.spoken)
 
     def is_of(self, p: Any) -> bool:
         """False for a copy of the job, on which ADetailer has scripts end and begin while the job goes on."""
@@ -135,7 +136,9 @@ class Run:
         if self._current.injection.active:
             if self._current.net is not None and compat.is_forge():
                 self._control = Control(p, self._current.net)
-            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words())
+            people = self._current.spoken
+            spoken = prompt_words.spoken(p, people) if people else None
+            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words(), spoken)
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:

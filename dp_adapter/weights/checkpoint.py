@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +33,8 @@ Encoder = Literal[
 ]
 """What photos are encoded with; ``clip-parsed`` is CLIP's hidden state of the face without its background."""
 SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
+CONTEXT: Mapping[Base, int] = MappingProxyType({"sd15": 768, "sdxl": 2048})
+"""Width D of the text encoders' context."""
 BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDXL"})
 
 
@@ -43,10 +45,12 @@ class TokenOptions:
     Attributes:
         shortcut: FaceID-Plus v2 (True) or v1 (False).
         structure: weight of the CLIP part in v2.
+        encode: the host's text encoders, texts -> contexts [n, 77, D] in float32; None where the host cannot.
     """
 
     shortcut: bool = True
     structure: float = 1.0
+    encode: Callable[[Sequence[str]], Tensor] | None = None
 
 
 Recipe = Callable[[Adapter, Features, TokenOptions], Tokens]
@@ -97,7 +101,7 @@ class Checkpoint:
     @property
     def context(self) -> int:
         """Width D of its identity tokens, which is the text encoder's."""
-        return self.adapter.site(0).context
+        return self.adapter.site(0).context if self.adapter.sites else CONTEXT[self.base]
 
     def tokens(self, features: Features, options: TokenOptions | None = None) -> Tokens:
         """Identity tokens of one person, photos concatenated: cond and uncond [n * T, D] in float32.
