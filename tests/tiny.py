@@ -186,7 +186,8 @@ def box(x0: float, y0: float, x1: float, y1: float, size: tuple[int, int] = (16,
 def family_tensors(family: str, base: Base = "sd15", tokens: int = 4, seed: int = 5) -> Nested:
     """A whole checkpoint of the family, in the nesting of its public container.
 
-    Families: ip-adapter, ip-adapter-plus, ip-adapter-full-face, faceid, faceid-plus, faceid-portrait, faceid-sequence.
+    Families: ip-adapter, ip-adapter-plus, ip-adapter-full-face, faceid, faceid-plus, faceid-portrait, faceid-sequence,
+    mip-adapter, mip-adapter-plus.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -198,8 +199,13 @@ def family_tensors(family: str, base: Base = "sd15", tokens: int = 4, seed: int 
             "faceid-plus": _face_shapes(tokens) | _perceiver_shapes("perceiver_resampler.", CLIP, CONTEXT, CONTEXT),
             "faceid-portrait": _face_shapes(16),
             "faceid-sequence": _resampler_shapes(512, 64, 16),
+            "mip-adapter": _image_shapes(tokens),
+            "mip-adapter-plus": _resampler_shapes(CLIP, 64, tokens),
         }
         layers = key_values(base)
+        if family.startswith("mip-"):
+            shapes = {f"{2 * i + 1}.text_to_weight.weight": (1, width_of(base, i)) for i in range(SITES[base])}
+            layers = {**layers, **_filled(shapes)}
         if family in {"faceid", "faceid-plus"}:
             layers = {**lora_layers(base), **layers}
         return {"image_proj": _filled(projections[family]), "ip_adapter": layers}

@@ -6,6 +6,7 @@ Shapes: R rows, N positions, C hidden channels, I inner channels, L text tokens,
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -20,6 +21,7 @@ from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import FlatPlacement, Placement
+from dp_adapter.core.sharing import SharedSite, text_weight
 from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
 from dp_adapter.errors import HostError
 
@@ -92,7 +94,11 @@ class RegionCache:
         key = (seen.views, step.latent, halvings, level, trained)
         if key not in self._gains:
             powers = _NO_POWERS if trained else self._injection.powers
-            self._gains[key] = regions.gains(seen.masks, step.latent, halvings, level, powers)
+            if self._injection.by_words:  # which divides the positions itself
+                each = [regions.gains([mask], step.latent, halvings, level, powers) for mask in seen.masks]
+                self._gains[key] = [gain for (gain,) in each]
+            else:
+                self._gains[key] = regions.gains(seen.masks, step.latent, halvings, level, powers)
         return self._gains[key]
 
     @property
@@ -126,10 +132,13 @@ class RegionCache:
 
     def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
         """The gates of all identities together for each row, [R, N]; None where that is 1 everywhere."""
-        gains = [gain for gain in self.gains(step, halvings, level) if gain is not None]
-        if not gains:
+        gains = self.gains(step, halvings, level)
+        present = [gain for gain in gains if gain is not None]
+        if len(present) < len(gains) or not present:
             return None
-        return _by_row(regions.summed(gains), self._seen(step).rows)
+        # Shares by words depend on the site; all of them together are what the regions leave.
+        joined = functools.reduce(torch.maximum, present) if self._injection.by_words else regions.summed(present)
+        return _by_row(joined, self._seen(step).rows)
 
     def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
         """Per identity, where it acts in each row."""
@@ -198,11 +207,14 @@ class Captured:
 class SitePathways:
     """Both pathways of one generation at one site. Caches keys, values and folds; holds no state of a step."""
 
-    def __init__(self, injection: Injection, site: Site, cache: RegionCache, to_q: Linear, to_out: Linear) -> None:
+    def __init__(
+        self, injection: Injection, site: Site, cache: RegionCache, to_q: Linear, to_out: Linear, to_k: Linear
+    ) -> None:
         self.injection = injection
         self.site = site
         self._cache = cache
         self._to_q, self._to_out = to_q, to_out
+        self._words = SharedSite([identity.entity for identity in injection.identities], to_k, site.heads)
         self._keys_values: dict[tuple[int, RowKind], tuple[Tensor, Tensor]] = {}
         self._folds: dict[tuple[int, RowKind], Folded] = {}
         self._modules: dict[str, nn.Module] = {}
@@ -253,7 +265,7 @@ class SitePathways:
             if not any(here):
                 rows.append(z)
                 continue
-            added, gate = self._identity_pathway(row, here, strengths, captured)
+            added, gate = self._identity_pathway(row, step.rows[row].kind, here, strengths, captured)
             rows.append(self._join(step, row, z, added, gate, captured) if two_pathways else z + added)
         return torch.stack(rows)
 
@@ -272,15 +284,22 @@ class SitePathways:
         return total
 
     def _identity_pathway(
-        self, row: int, here: Sequence[Sequence[Placement]], strengths: Sequence[float], captured: Captured
+        self,
+        row: int,
+        kind: RowKind,
+        here: Sequence[Sequence[Placement]],
+        strengths: Sequence[float],
+        captured: Captured,
     ) -> tuple[Tensor, Tensor]:
         """Sum over identities of G_k s_k B_k [N, I], and the summed gate [N, 1], in one row."""
         q, z = captured.q[row], captured.z[row]
         added, gate = torch.zeros_like(z), torch.zeros_like(z[:, :1])
+        shares = self._words.shares(q, kind, captured.context) if self.injection.by_words else None
         for number, (placements, strength) in enumerate(zip(here, strengths, strict=True)):
             for placement in placements:
                 positions = slice(None) if placement.positions is None else placement.positions
                 gain = torch.ones_like(gate[positions]) if placement.gain is None else placement.gain
+                gain = gain if shares is None else gain * shares[number][positions]
                 gate[positions] += gain
                 if strength == 0:
                     continue
@@ -288,7 +307,15 @@ class SitePathways:
                 text = TextAttention(z[positions], captured.k[row], captured.v[row])
                 mode = self.injection.identities[number].mode
                 added[positions] += strength * gain * identity_term(mode, q[positions], k, v, text, self.site.heads)
-        return added, gate
+        return self._wanted(added, z), gate
+
+    def _wanted(self, added: Tensor, z: Tensor) -> Tensor:
+        """The identities' sum [N, I] as the text's features [N, I] ask for it, where the checkpoint can tell."""
+        weights = self.injection.identities[0].adapter.site(self.site.index)
+        assert isinstance(weights, SiteAdapter)
+        if weights.text_to_weight is None:
+            return added
+        return added * text_weight(z, weights.text_to_weight.weight.to(z.device)).to(z)
 
     def _join(self, step: Step, row: int, z: Tensor, added: Tensor, gate: Tensor, captured: Captured) -> Tensor:
         """FFB: joins the identity pathway F_v and the text pathway F_t in one row, all [N, I]; gate [N, 1]."""

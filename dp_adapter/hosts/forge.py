@@ -122,8 +122,8 @@ class _Attachment:
         apply_lora(stack, self._injection.lora, self._linear, merge=False)
         for name, site in zip(self._names, self._sites, strict=True):
             attn2 = self._unet.get_submodule(name.ldm + ".attn2")
-            to_q, to_out = attn2.get_submodule("to_q"), attn2.get_submodule("to_out.0")
-            pathways = SitePathways(self._injection, site, self._cache, to_q, to_out)
+            to_q, to_out, to_k = (attn2.get_submodule(path) for path in ("to_q", "to_out.0", "to_k"))
+            pathways = SitePathways(self._injection, site, self._cache, to_q, to_out, to_k)
             self._pathways[place_in(name.ldm)] = pathways
             if not self._injection.gated and not self._injection.folded:
                 self._register_plain(stack, attn2, pathways)

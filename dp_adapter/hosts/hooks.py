@@ -108,8 +108,8 @@ class Attachment:
     def _fresh_pathways(self) -> list[SitePathways]:
         pathways: list[SitePathways] = []
         for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
-            to_q, to_out = block.get_submodule("attn2.to_q"), block.get_submodule("attn2.to_out.0")
-            pathways.append(SitePathways(self._injection, site, self._cache, to_q, to_out))
+            to_q, to_out, to_k = (block.get_submodule(f"attn2.{name}") for name in ("to_q", "to_out.0", "to_k"))
+            pathways.append(SitePathways(self._injection, site, self._cache, to_q, to_out, to_k))
         return pathways
 
     def _linear(self, entry: LowRank) -> nn.Module:

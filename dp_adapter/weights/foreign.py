@@ -14,7 +14,6 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("id_adapter_attn_layers.", "it looks like PuLID, which is not supported yet."),
     ("ip_adapter.0.to_q_wplus", "it looks like W+ adapter, which is not supported yet."),
     ("wplus_adapter.", "it looks like W+ adapter, which is not supported yet."),
-    ("text_to_weight.", "it looks like MIP-Adapter, which is not supported yet."),
     ("mapping_patch_0.", "it looks like PuLID, which is not supported yet."),
     ("adapter_modules.", "it looks like MasterWeaver or ConsistentID, which are not supported yet."),
     ("image_proj_model.", "it looks like StoryMaker, which is not supported yet."),
