@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
 from dp_adapter.core.projection import FaceProjection
+from dp_adapter.core.sharing import Entity
 from dp_adapter.core.types import Row, Tokens
 from dp_adapter.hosts.sites import Base, site_names
 
@@ -138,11 +139,27 @@ def tokens(count: int = 4, seed: int = 2) -> Tokens:
     return Tokens(cond, uncond)
 
 
-def adapter(base: Base, seed: int = 3, *, text: bool = False, blending: bool = False, trained: bool = True) -> Adapter:
+def entity(count: int = 2, seed: int = 7) -> Entity:
+    """Words of ``count`` tokens in a text of their own; the empty text is the same for everybody."""
+    cond = torch.randn(TEXT_TOKENS, CONTEXT, generator=torch.Generator().manual_seed(seed))
+    uncond = torch.randn(TEXT_TOKENS, CONTEXT, generator=torch.Generator().manual_seed(6))
+    return Entity(cond, uncond, count)
+
+
+def adapter(
+    base: Base,
+    seed: int = 3,
+    *,
+    text: bool = False,
+    blending: bool = False,
+    trained: bool = True,
+    wanted: bool = False,
+) -> Adapter:
     """A face adapter with random K and V.
 
     Args:
         text, blending: with TCA, with FFB.
+        wanted: with MIP-Adapter's layers.
         trained: TCA and FFB hold random numbers; False leaves them as they are initialised.
     """
     with torch.random.fork_rng():
@@ -152,7 +169,10 @@ def adapter(base: Base, seed: int = 3, *, text: bool = False, blending: bool = F
             width = width_of(base, index)
             tca = TextConsistency(CONTEXT, width, rank=3) if text else None
             ffb = FeatureBlending(width, rank=3) if blending else None
-            sites.append(SiteAdapter(CONTEXT, width, tca, ffb))
+            mip = nn.Linear(width, 1, bias=False) if wanted else None
+            sites.append(SiteAdapter(CONTEXT, width, tca, ffb, mip))
+            if mip is not None:
+                nn.init.normal_(mip.weight)
             for module in (tca, ffb) if trained else ():
                 for parameter in module.parameters() if module else ():
                     nn.init.normal_(parameter, std=0.3)
