@@ -23,7 +23,7 @@ from dp_adapter.session.following import following_words, tracker_of
 from dp_adapter.session.forms import form_of, require_foldable
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
-from dp_adapter.session.scene import Scene
+from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
 from dp_adapter.session.ways import way_of
@@ -132,7 +132,7 @@ class Session:
         areas = {number: self._areas.of(settings, scene, number) for number in people}
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        return _joined(edit, checkpoint, variant, people, areas, tracker, notes)
+        return _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.encode)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -177,10 +177,12 @@ def _joined(
     areas: dict[int, Area],
     tracker: Tracker | None,
     notes: Sequence[str],
+    encode: Encode | None,
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
-    options = TokenOptions(variant != "faceid-plus", 1.0 if settings.structure is None else settings.structure)
+    structure = 1.0 if settings.structure is None else settings.structure
+    options = TokenOptions(variant != "faceid-plus", structure, encode)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
