@@ -15,6 +15,7 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
+from dp_adapter.session import sharing
 from dp_adapter.session.areas import Area, Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
@@ -129,10 +130,15 @@ class Session:
         people, notes = self._people(settings, checkpoint, variant)
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
+        by_words: dict[int, sharing.Shared] = {}
+        if sharing.sharing_of(settings, checkpoint, len(people)) == "words":
+            settings, placed = sharing.everywhere(settings, scene, tuple(people))
+            by_words = sharing.shared(settings, scene, placed, tuple(people))
         areas = {number: self._areas.of(settings, scene, number) for number in people}
+        areas = sharing.delayed(areas, by_words, checkpoint)
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        return _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.encode)
+        return _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.encode, by_words)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -178,6 +184,7 @@ def _joined(
     tracker: Tracker | None,
     notes: Sequence[str],
     encode: Encode | None,
+    by_words: Mapping[int, sharing.Shared],
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
@@ -190,12 +197,15 @@ def _joined(
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
         on_text = checkpoint.on_text(person.features, options)
+        mine = by_words.get(number)
         one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text)
+        one = replace(one, entity=None if mine is None else mine.entity)
         followed = tracks.get(number)
         if followed is None:
             identities.append(replace(one, mask=area.mask, free=area.free))
         else:
             identities.append(replace(one, track=followed.track))
+        region = area.source if followed is None else following_words(area, followed, settings.tracking)
         told.append(
             PersonExplanation(
                 number,
@@ -203,7 +213,7 @@ def _joined(
                 person.combine,
                 person.encoders,
                 len(tokens.cond),
-                area.source if followed is None else following_words(area, followed, settings.tracking),
+                region if mine is None else mine.told(region),
                 round(area.coverage if followed is None else followed.coverage, 4),
             )
         )
@@ -218,6 +228,7 @@ def _joined(
         TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
         tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
         form_of(settings, way.mode, identities),
+        "words" if by_words else "regions",
     )
     require_foldable(settings, injection)
     return Prepared(
@@ -233,7 +244,7 @@ def _joined(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
+            notes=(*notes, *sharing.doubts(by_words), *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,

@@ -74,4 +74,4 @@ def _averaged(recipe: Recipe, count: int) -> Recipe:
 
 
 def _mean(tokens: Tensor, count: int) -> Tensor:
-    return tokens.unflatten(0, (-1, count)).mean(0)
+    return tokens.reshape(-1, count, tokens.shape[-1]).mean(0)
