@@ -86,7 +86,7 @@ class Session:
 
     def release(self) -> None:
         """Gives all memory back but the shelf's, whose photos are nowhere else; the next generation loads again."""
-        for holder in (self.photos, self._features, self._editing):
+        for holder in (self.photos, self._features, self._areas, self._editing):
             holder.forget()
         self._checkpoints.clear()
         self.encoders.release()
