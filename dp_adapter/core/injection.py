@@ -36,6 +36,7 @@ class Identity:
         text: what it changes in the text's context; None for nothing.
         zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
         entity: the person's words, by which several share the picture; None where they do not.
+        person: number of the person in the request, by which their words are asked for.
     """
 
     adapter: Adapter
@@ -48,9 +49,17 @@ class Identity:
     free: Tensor | None = None
     text: TextIdentity | None = None
     entity: Entity | None = None
+    person: int = 0
 
     def __post_init__(self) -> None:
         """Raises HostError where tokens or blend mode are not those of the adapter."""
+        if self.text is not None and self.mode == "gated":
+            raise HostError(
+                "FaceChain-FACT adapters act before the text attention, so no identity acts through a word beside them",
+                "Use another family, or leave the identity that acts through the words out.",
+            )
+        if not self.adapter.sites:  # it acts on the text side only
+            return
         site = self.adapter.site(0)
         if (width := self.tokens.cond.shape[-1]) != site.context:
             raise HostError(f"The identity tokens are {width} wide, the adapter takes {site.context}")
@@ -59,6 +68,11 @@ class Identity:
                 f"The blend mode '{self.mode}' does not work with this adapter",
                 "FaceChain-FACT adapters take 'gated', all others any mode but that.",
             )
+
+    @property
+    def on_text(self) -> TextIdentity | None:
+        """What it changes in the text's context; None where that is nothing."""
+        return None if self.text is None or self.text.weight == 0 else self.text
 
     @property
     def region(self) -> Tensor | None:
@@ -78,7 +92,8 @@ class Identity:
     @property
     def visible(self) -> bool:
         """Whether the identity changes anything at all, now or later."""
-        return self.weight != 0 and (self.track is not None or self.mask is None or bool((self.mask > 0).any()))
+        acts = self.on_text is not None or (self.weight != 0 and len(self.adapter.sites) > 0)
+        return acts and (self.track is not None or self.mask is None or bool((self.mask > 0).any()))
 
 
 @dataclass(frozen=True)
@@ -154,8 +169,9 @@ class Injection:
             for identity in self.identities
             for site in map(identity.adapter.site, range(len(identity.adapter.sites)))
         )
-        of_text = trained or self.by_words or self.text.emphasis > 0
-        return not of_text and self.form != "plain" and all(i.mode in FOLDABLE for i in self.identities)
+        on_text = any(identity.on_text is not None for identity in self.identities)
+        possible = not trained and not on_text and not self.by_words and not self.text.emphasis
+        return possible and self.form != "plain" and all(i.mode in FOLDABLE for i in self.identities)
 
     @property
     def gated(self) -> bool:

@@ -12,7 +12,7 @@ Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]
 
 _FACE = ("face", "faces", "head", "heads")
 _PICTURE = ("portrait", "portraits", "headshot", "headshots", "selfie", "selfies")  # a face fills it
-_PERSON = (
+PERSON = (
     "man", "men", "woman", "women", "person", "persons", "people", "girl", "girls", "boy", "boys", "lady", "ladies",
     "gentleman", "gentlemen", "guy", "guys", "child", "children", "kid", "kids", "baby", "babies", "teenager",
     "teenagers",
@@ -21,7 +21,7 @@ _SINGLE = frozenset(
     {"man", "woman", "person", "girl", "boy", "lady", "gentleman", "guy", "child", "kid", "baby", "teenager"}
 )
 _NETWORKS = re.compile("<[^>]*>")  # the WebUIs' <lora:NAME:1>
-DEFAULT = _FACE + _PICTURE + _PERSON
+DEFAULT = _FACE + _PICTURE + PERSON
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from dp_adapter.cache import Cache
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.text_side import Spoken
 from dp_adapter.edits import Edit, Modes
 from dp_adapter.errors import FaceError, SettingsError
 from dp_adapter.identity.encoders import Encoders
@@ -25,6 +26,7 @@ from dp_adapter.session.forms import form_of, require_foldable
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Encode, Scene
+from dp_adapter.session.speaking import in_words, spoken_of, text_side
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
 from dp_adapter.session.ways import way_of
@@ -43,12 +45,14 @@ class Prepared:
     Attributes:
         tracker: moves regions while the picture forms; None where all of them stay.
         edit: the mode at work, whose words go into the prompts; None where the adapter is off.
+        spoken: the persons who act through a word, and how prompts have to speak of them.
     """
 
     injection: Injection
     explanation: Explanation
     tracker: Tracker | None = None
     edit: Edit | None = None
+    spoken: tuple[Spoken, ...] = ()
 
 
 class Session:
@@ -196,9 +200,9 @@ def _joined(
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
-        on_text = checkpoint.on_text(person.features, options)
+        on_text = text_side(settings, checkpoint.on_text(person.features, options), area.weight)
+        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
         mine = by_words.get(number)
-        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text)
         one = replace(one, entity=None if mine is None else mine.entity)
         followed = tracks.get(number)
         if followed is None:
@@ -215,6 +219,7 @@ def _joined(
                 len(tokens.cond),
                 region if mine is None else mine.told(region),
                 round(area.coverage if followed is None else followed.coverage, 4),
+                in_words(settings, number, on_text),
             )
         )
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
@@ -251,6 +256,7 @@ def _joined(
         ),
         tracker,
         edit,
+        tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dp_adapter.core.sharing import Entity, Sharing
 from dp_adapter.errors import SettingsError
+from dp_adapter.session import speaking
 from dp_adapter.session.areas import Area
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.settings import Region, Settings
@@ -98,12 +99,12 @@ def shared(settings: Settings, scene: Scene, placed: frozenset[int], persons: Se
 
 
 def words_of(settings: Settings, scene: Scene, persons: Sequence[int]) -> dict[int, str]:
-    """Each person's words: those of their photos, else the next person word of the prompt that is nobody's yet.
+    """Each person's words: the first of those of their photos, else the next person word of the prompt that is nobody's yet.
 
     Raises:
         SettingsError: the prompt has too few.
     """
-    told = {person: _told(settings, person) for person in persons}
+    told = {person: speaking.words_of(settings, person).split(",")[0].strip() for person in persons}
     given = [word for words in told.values() for word in words.lower().split()]
     free = list(scene.words)
     for word in given:
@@ -149,11 +150,6 @@ def _field(settings: Settings, person: int) -> str:
     """Where the words of a person go."""
     number = next(n for n, one in enumerate(settings.references) if one.identity == person)
     return f"references[{number}].words"
-
-
-def _told(settings: Settings, person: int) -> str:
-    """The words given with the person's photos."""
-    return next((one.words.strip() for one in settings.references if one.identity == person and one.words.strip()), "")
 
 
 def _read(encode: Encode, words: str) -> Entity:

@@ -34,6 +34,8 @@ Encoder = Literal[
 ]
 """What photos are encoded with; ``clip-parsed`` is CLIP's hidden state of the face without its background."""
 SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
+CONTEXT: Mapping[Base, int] = MappingProxyType({"sd15": 768, "sdxl": 2048})
+"""Width D of the text encoders' context."""
 BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDXL"})
 
 
@@ -102,7 +104,7 @@ class Checkpoint:
     @property
     def context(self) -> int:
         """Width D of its identity tokens, which is the text encoder's."""
-        return self.adapter.site(0).context
+        return self.adapter.site(0).context if self.adapter.sites else CONTEXT[self.base]
 
     def tokens(self, features: Features, options: TokenOptions | None = None) -> Tokens:
         """Identity tokens of one person, photos concatenated: cond and uncond [n * T, D] in float32.
