@@ -99,7 +99,7 @@ def shared(settings: Settings, scene: Scene, placed: frozenset[int], persons: Se
 
 
 def words_of(settings: Settings, scene: Scene, persons: Sequence[int]) -> dict[int, str]:
-    """Each person's words: the first of those of their photos, else the next person word of the prompt that is nobody's yet.
+    """Each person's words: the first that came with their photos, else the prompt's next person word that is nobody's.
 
     Raises:
         SettingsError: the prompt has too few.
