@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines, prompts
+from dp_adapter.hosts import person_words, pipelines, prompts
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.sampling import Progress, sample, worded
@@ -65,7 +65,8 @@ def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     inpaint = None if job.mask is None else np.asarray(job.mask / 255, np.float32)
     inits = () if job.init is None else (job.init,)
     encode = partial(prompts.contexts, pipeline)
-    return Scene(host.base_of(pipeline.unet), job.width, job.height, inits, inpaint, encode=encode)
+    words = person_words.single_persons(job.prompt)
+    return Scene(host.base_of(pipeline.unet), job.width, job.height, inits, inpaint, encode=encode, words=words)
 
 
 def generate(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
 from dp_adapter.core.projection import FaceProjection
+from dp_adapter.core.sharing import Entity
 from dp_adapter.core.types import Row, Tokens
 from dp_adapter.hosts.sites import Base, site_names
 
@@ -138,11 +139,27 @@ def tokens(count: int = 4, seed: int = 2) -> Tokens:
     return Tokens(cond, uncond)
 
 
-def adapter(base: Base, seed: int = 3, *, text: bool = False, blending: bool = False, trained: bool = True) -> Adapter:
+def entity(count: int = 2, seed: int = 7) -> Entity:
+    """Words of ``count`` tokens in a text of their own; the empty text is the same for everybody."""
+    cond = torch.randn(TEXT_TOKENS, CONTEXT, generator=torch.Generator().manual_seed(seed))
+    uncond = torch.randn(TEXT_TOKENS, CONTEXT, generator=torch.Generator().manual_seed(6))
+    return Entity(cond, uncond, count)
+
+
+def adapter(
+    base: Base,
+    seed: int = 3,
+    *,
+    text: bool = False,
+    blending: bool = False,
+    trained: bool = True,
+    wanted: bool = False,
+) -> Adapter:
     """A face adapter with random K and V.
 
     Args:
         text, blending: with TCA, with FFB.
+        wanted: with MIP-Adapter's layers.
         trained: TCA and FFB hold random numbers; False leaves them as they are initialised.
     """
     with torch.random.fork_rng():
@@ -152,7 +169,10 @@ def adapter(base: Base, seed: int = 3, *, text: bool = False, blending: bool = F
             width = width_of(base, index)
             tca = TextConsistency(CONTEXT, width, rank=3) if text else None
             ffb = FeatureBlending(width, rank=3) if blending else None
-            sites.append(SiteAdapter(CONTEXT, width, tca, ffb))
+            mip = nn.Linear(width, 1, bias=False) if wanted else None
+            sites.append(SiteAdapter(CONTEXT, width, tca, ffb, mip))
+            if mip is not None:
+                nn.init.normal_(mip.weight)
             for module in (tca, ffb) if trained else ():
                 for parameter in module.parameters() if module else ():
                     nn.init.normal_(parameter, std=0.3)
@@ -186,7 +206,8 @@ def box(x0: float, y0: float, x1: float, y1: float, size: tuple[int, int] = (16,
 def family_tensors(family: str, base: Base = "sd15", tokens: int = 4, seed: int = 5) -> Nested:
     """A whole checkpoint of the family, in the nesting of its public container.
 
-    Families: ip-adapter, ip-adapter-plus, ip-adapter-full-face, faceid, faceid-plus, faceid-portrait, faceid-sequence.
+    Families: ip-adapter, ip-adapter-plus, ip-adapter-full-face, faceid, faceid-plus, faceid-portrait, faceid-sequence,
+    mip-adapter, mip-adapter-plus.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -198,8 +219,13 @@ def family_tensors(family: str, base: Base = "sd15", tokens: int = 4, seed: int 
             "faceid-plus": _face_shapes(tokens) | _perceiver_shapes("perceiver_resampler.", CLIP, CONTEXT, CONTEXT),
             "faceid-portrait": _face_shapes(16),
             "faceid-sequence": _resampler_shapes(512, 64, 16),
+            "mip-adapter": _image_shapes(tokens),
+            "mip-adapter-plus": _resampler_shapes(CLIP, 64, tokens),
         }
         layers = key_values(base)
+        if family.startswith("mip-"):
+            shapes = {f"{2 * i + 1}.text_to_weight.weight": (1, width_of(base, i)) for i in range(SITES[base])}
+            layers = {**layers, **_filled(shapes)}
         if family in {"faceid", "faceid-plus"}:
             layers = {**lora_layers(base), **layers}
         return {"image_proj": _filled(projections[family]), "ip_adapter": layers}

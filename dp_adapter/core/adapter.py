@@ -19,6 +19,8 @@ class SiteAdapter(nn.Module):
         to_k, to_v: the identity's projections, [I, D] each.
         text: trained TCA, or None.
         blending: trained FFB, or None.
+        text_to_weight: what says from the text's features how much a position takes of the identities [1, I]
+            (MIP-Adapter), or None.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class SiteAdapter(nn.Module):
         width: int,
         text: TextConsistency | None = None,
         blending: FeatureBlending | None = None,
+        text_to_weight: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.to_k = nn.Linear(context, width, bias=False)
@@ -34,6 +37,12 @@ class SiteAdapter(nn.Module):
         self.context, self.width = context, width
         self.text = text
         self.blending = blending
+        self.text_to_weight = text_to_weight
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing but keys and values, so that the identity's term needs nothing of the text's."""
+        return self.text is None and self.blending is None and self.text_to_weight is None
 
 
 class GatedSiteAdapter(nn.Module):

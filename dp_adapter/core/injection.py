@@ -12,6 +12,7 @@ from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank
 from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.core.schedule import Schedule
+from dp_adapter.core.sharing import Entity, Sharing
 from dp_adapter.core.text_side import TextIdentity
 from dp_adapter.core.track import Track
 from dp_adapter.core.types import BlendMode, Level, Tokens
@@ -35,6 +36,7 @@ class Identity:
             self-attention entirely, if ``TextPathway.free`` says so (FreeCure, arXiv 2411.15277).
         text: what it changes in the text's context; None for nothing.
         zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
+        entity: the person's words, by which several share the picture; None where they do not.
         person: number of the person in the request, by which their words are asked for.
     """
 
@@ -47,6 +49,7 @@ class Identity:
     track: Track | None = None
     free: Tensor | None = None
     text: TextIdentity | None = None
+    entity: Entity | None = None
     person: int = 0
 
     def __post_init__(self) -> None:
@@ -119,6 +122,8 @@ class Injection:
         lora: low-rank weights that came with a checkpoint, with their strength.
         companion: fits the base model to another size while an identity acts, with its strength.
         form: ``folded`` and ``plain`` compute the same; ``auto`` folds wherever the blend mode allows.
+        sharing: how several identities share a position: where ``regions`` overlap, each gets its part of them; by
+            ``words``, its part of their words' attention, times its region.
     """
 
     identities: tuple[Identity, ...]
@@ -128,14 +133,22 @@ class Injection:
     lora: tuple[tuple[LowRank, float], ...] = ()
     form: Form = "auto"
     companion: tuple[SizeCompanion, float] | None = None
+    sharing: Sharing = "regions"
 
     def __post_init__(self) -> None:
-        """Raises HostError where families that act at different places are mixed."""
+        """Raises HostError where families that act at different places are mixed, or words to share by are missing."""
         if len({identity.mode == "gated" for identity in self.identities}) > 1:
             raise HostError(
                 "FaceChain-FACT adapters cannot act beside adapters of other families",
                 "Use one family for all identities.",
             )
+        if self.by_words and self.gated:
+            raise HostError(
+                "FaceChain-FACT adapters act before the text attention, so persons cannot share by its words",
+                "Give each person a region.",
+            )
+        if self.by_words and any(identity.entity is None for identity in self.identities):
+            raise HostError("Persons share by words, but not all of them have some", "Give the words of each person.")
 
     @property
     def active(self) -> bool:
@@ -147,15 +160,20 @@ class Injection:
         return replace(self, identities=tuple(identity for identity in self.identities if identity.visible))
 
     @property
+    def by_words(self) -> bool:
+        """Whether several identities share by their words; one alone has nobody to share with."""
+        return self.sharing == "words" and len(self.identities) > 1
+
+    @property
     def folded(self) -> bool:
         """Whether the folded form can be, and is, used."""
         trained = any(
-            not isinstance(site, GatedSiteAdapter) and (site.text is not None or site.blending is not None)
+            not isinstance(site, GatedSiteAdapter) and not site.bare
             for identity in self.identities
             for site in map(identity.adapter.site, range(len(identity.adapter.sites)))
         )
         on_text = any(identity.on_text is not None for identity in self.identities)
-        possible = not trained and not on_text and not self.text.emphasis
+        possible = not trained and not on_text and not self.by_words and not self.text.emphasis
         return possible and self.form != "plain" and all(i.mode in FOLDABLE for i in self.identities)
 
     @property

@@ -6,6 +6,7 @@ Shapes: R rows, N positions, C hidden channels, I inner channels, L text tokens,
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -20,6 +21,7 @@ from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import FlatPlacement, Placement
+from dp_adapter.core.sharing import SharedSite, text_weight
 from dp_adapter.core.site_text import SiteText
 from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
 from dp_adapter.errors import HostError
@@ -93,7 +95,11 @@ class RegionCache:
         key = (seen.views, step.latent, halvings, level, trained)
         if key not in self._gains:
             powers = _NO_POWERS if trained else self._injection.powers
-            self._gains[key] = regions.gains(seen.masks, step.latent, halvings, level, powers)
+            if self._injection.by_words:  # which divides the positions itself
+                each = [regions.gains([mask], step.latent, halvings, level, powers) for mask in seen.masks]
+                self._gains[key] = [gain for (gain,) in each]
+            else:
+                self._gains[key] = regions.gains(seen.masks, step.latent, halvings, level, powers)
         return self._gains[key]
 
     @property
@@ -127,10 +133,13 @@ class RegionCache:
 
     def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
         """The gates of all identities together for each row, [R, N]; None where that is 1 everywhere."""
-        gains = [gain for gain in self.gains(step, halvings, level) if gain is not None]
-        if not gains:
+        gains = self.gains(step, halvings, level)
+        present = [gain for gain in gains if gain is not None]
+        if len(present) < len(gains) or not present:
             return None
-        return _by_row(regions.summed(gains), self._seen(step).rows)
+        # Shares by words depend on the site; all of them together are what the regions leave.
+        joined = functools.reduce(torch.maximum, present) if self._injection.by_words else regions.summed(present)
+        return _by_row(joined, self._seen(step).rows)
 
     def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
         """Per identity, where it acts in each row."""
@@ -206,12 +215,14 @@ class SitePathways:
         cache: RegionCache,
         to_q: Linear,
         to_out: Linear,
+        to_k: Linear,
         text: SiteText | None = None,
     ) -> None:
         self.injection = injection
         self.site = site
         self._cache = cache
         self._to_q, self._to_out = to_q, to_out
+        self._words = SharedSite([identity.entity for identity in injection.identities], to_k, site.heads)
         self._text = text
         self._keys_values: dict[tuple[int, RowKind], tuple[Tensor, Tensor]] = {}
         self._folds: dict[tuple[int, RowKind], Folded] = {}
@@ -300,11 +311,14 @@ class SitePathways:
         """Sum over identities of G_k (s_k B_k + s'_k (Z'_t - Z_t)) [N, I], and the summed gate [N, 1], in one row."""
         q, z = captured.q[row], captured.z[row]
         added, gate = torch.zeros_like(z), torch.zeros_like(z[:, :1])
+        words = self._words.shares(q, step.rows[row].kind, captured.context) if self.injection.by_words else None
+        wanted = self._wanted(z)
         for number, (identity, placements) in enumerate(zip(self.injection.identities, here, strict=True)):
             strength, on_text = self.strength(identity, step), self.text_strength(identity, step)
             for placement in placements:
                 positions = slice(None) if placement.positions is None else placement.positions
                 gain = torch.ones_like(gate[positions]) if placement.gain is None else placement.gain
+                gain = gain if words is None else gain * words[number][positions]
                 gate[positions] += gain
                 if self._text is not None and on_text and placement.kind == "cond":
                     term = self._text.term(number, step.rows[row], captured, row, positions)
@@ -314,8 +328,16 @@ class SitePathways:
                 k, v = self._key_value(number, placement.kind, z)
                 text = TextAttention(z[positions], captured.k[row], captured.v[row])
                 term = identity_term(identity.mode, q[positions], k, v, text, self.site.heads)
+                term = term if wanted is None else term * wanted[positions]
                 added[positions] += strength * gain * term
         return added, gate
+
+    def _wanted(self, z: Tensor) -> Tensor | None:
+        """How much each position takes of the identities [N, 1], where a checkpoint tells by the text's z [N, I]."""
+        weights = self._two_pathways()
+        if weights is None or weights.text_to_weight is None:
+            return None
+        return text_weight(z, weights.text_to_weight.weight.to(z.device)).to(z)
 
     def _join(self, step: Step, row: int, z: Tensor, added: Tensor, gate: Tensor, captured: Captured) -> Tensor:
         """FFB: joins the identity pathway F_v and the text pathway F_t in one row, all [N, I]; gate [N, 1]."""

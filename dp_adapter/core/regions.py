@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dp_adapter.core.types import Grid, Level, Row, RowKind, Window
 
+ROUNDING = 1 + 2**-20  # more than rounding can add to the sum of eight gates
 GATE_POWERS: Mapping[Level, float] = MappingProxyType({"down": 1.0, "middle": 2.0, "up": 0.75})
 
 
@@ -112,7 +113,8 @@ def gains(
     ]
     device = next((mask.device for mask in masks if mask is not None), shared[0].device)
     shared = [gain.to(device) for gain in shared]
-    overlap = summed(shared).clamp(min=1.0)
+    total = summed(shared)
+    overlap = torch.where(total > 1, total * ROUNDING, torch.ones_like(total))
     return [gain / overlap for gain in shared]
 
 

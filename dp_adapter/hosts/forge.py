@@ -135,11 +135,11 @@ class _Attachment:
         apply_companion(stack, self._injection.companion, self._unet, ldm_place(self._unet))
         for name, site in zip(self._names, self._sites, strict=True):
             attn2 = self._unet.get_submodule(name.ldm + ".attn2")
-            to_q, to_out = attn2.get_submodule("to_q"), attn2.get_submodule("to_out.0")
+            to_q, to_out, to_k = (attn2.get_submodule(path) for path in ("to_q", "to_out.0", "to_k"))
             text = None
             if self._side is not None:
-                text = SiteText(self._side, site.heads, attn2.get_submodule("to_k"), attn2.get_submodule("to_v"))
-            pathways = SitePathways(self._injection, site, self._cache, to_q, to_out, text)
+                text = SiteText(self._side, site.heads, to_k, attn2.get_submodule("to_v"))
+            pathways = SitePathways(self._injection, site, self._cache, to_q, to_out, to_k, text)
             self._pathways[place_in(name.ldm)] = pathways
             if not self._injection.gated and not self._injection.folded:
                 self._register_plain(stack, attn2, pathways)

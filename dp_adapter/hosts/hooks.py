@@ -124,12 +124,11 @@ class Attachment:
     def _fresh_pathways(self) -> list[SitePathways]:
         pathways: list[SitePathways] = []
         for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
-            to_q, to_out = block.get_submodule("attn2.to_q"), block.get_submodule("attn2.to_out.0")
+            to_q, to_out, to_k = (block.get_submodule(f"attn2.{name}") for name in ("to_q", "to_out.0", "to_k"))
             text = None
             if self._side is not None:
-                to_k, to_v = block.get_submodule("attn2.to_k"), block.get_submodule("attn2.to_v")
-                text = SiteText(self._side, site.heads, to_k, to_v)
-            pathways.append(SitePathways(self._injection, site, self._cache, to_q, to_out, text))
+                text = SiteText(self._side, site.heads, to_k, block.get_submodule("attn2.to_v"))
+            pathways.append(SitePathways(self._injection, site, self._cache, to_q, to_out, to_k, text))
         return pathways
 
     def _linear(self, entry: LowRank) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ PERSON = (
     "gentleman", "gentlemen", "guy", "guys", "child", "children", "kid", "kids", "baby", "babies", "teenager",
     "teenagers",
 )  # fmt: skip
+_SINGLE = frozenset(
+    {"man", "woman", "person", "girl", "boy", "lady", "gentleman", "guy", "child", "kid", "baby", "teenager"}
+)
+_NETWORKS = re.compile("<[^>]*>")  # the WebUIs' <lora:NAME:1>
 DEFAULT = _FACE + _PICTURE + PERSON
 
 
@@ -56,6 +61,11 @@ class Found:
         """Whether a picture's words mean a head; False is a body."""
         speaking = [text for text in self.texts[picture] if text.positions]
         return bool(speaking) and all(text.head for text in speaking)
+
+
+def single_persons(prompt: str) -> tuple[str, ...]:
+    """The words for a single person in a prompt, in its order; "two women" are nobody's."""
+    return tuple(word for word in re.findall("[a-z]+", _NETWORKS.sub(" ", prompt.lower())) if word in _SINGLE)
 
 
 def in_text(chunks: Sequence[Sequence[int]], tokenize: Tokenize, words: str = "") -> InText:

@@ -14,8 +14,10 @@ from dp_adapter.core.types import Grid
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Floats
 from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.session.matching import Place
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Crop, Mask, Picture, Scene
+from dp_adapter.session.whose import Faces, InitFaces, looking
 from dp_adapter.settings import Region, Settings
 
 _FEATURES = ("brows", "eyes", "glasses", "nose", "mouth")
@@ -101,6 +103,23 @@ def combined(
     return area
 
 
+@dataclass(frozen=True)
+class _Automatic:
+    """An automatic region as it is known before the first step.
+
+    Attributes:
+        mask: [1, h, w]; None where it is the whole picture.
+        source: where it comes from, in words.
+        known: whether something says where the face is.
+        free: what of the face is left to the text [1, h, w], or None.
+    """
+
+    mask: Tensor | None
+    source: str
+    known: bool = False
+    free: Tensor | None = None
+
+
 class Areas:
     """Makes masks for one session.
 
@@ -112,6 +131,11 @@ class Areas:
         self._photos = photos
         self._encoders = encoders
         self._finder = finder
+        self._init_faces = InitFaces(photos, encoders, finder)
+
+    def forget(self) -> None:
+        """Lets go what was seen in init pictures."""
+        self._init_faces.forget()
 
     def of(self, settings: Settings, scene: Scene, identity: int) -> Area:
         """The area of one person; for each init picture where it depends on them."""
@@ -152,39 +176,39 @@ class Areas:
 
     def _single(self, pieces: Sequence[Piece], settings: Settings, scene: Scene, identity: int) -> Area:
         """The area in a picture of which at most one init picture is known."""
-        masks: dict[int, Tensor | None] = {}
-        told: list[tuple[Piece, str]] = []
-        free: Tensor | None = None
-        for piece in pieces:
-            source = piece.source
-            if piece.automatic:
-                masks[id(piece)], source, freed = self._automatic(piece, settings, scene, identity)
-                free = free if piece.subtracted else freed
-            told.append((piece, source))
-        mask = combined(pieces, lambda piece: masks[id(piece)], Grid(scene.height, scene.width))
-        unknown = any(piece.automatic and not piece.subtracted and masks[id(piece)] is None for piece in pieces)
-        return Area(mask, strongest(pieces), _told(told), not unknown, free)
+        found = {id(piece): self._automatic(piece, settings, scene, identity) for piece in pieces if piece.automatic}
+        told = [(piece, found[id(piece)].source if piece.automatic else piece.source) for piece in pieces]
+        added = [found[id(piece)] for piece in pieces if piece.automatic and not piece.subtracted]
+        mask = combined(pieces, lambda piece: found[id(piece)].mask, Grid(scene.height, scene.width))
+        free = added[-1].free if added else None
+        return Area(mask, strongest(pieces), _told(told), all(one.known for one in added), free)
 
-    def _automatic(
-        self, piece: Piece, settings: Settings, scene: Scene, identity: int
-    ) -> tuple[Tensor | None, str, Tensor | None]:
-        """The mask [1, h, w] of an automatic region, where it comes from, and what of the face is left to the text.
-
-        The masks are None where nothing is known.
-        """
+    def _automatic(self, piece: Piece, settings: Settings, scene: Scene, identity: int) -> _Automatic:
         size = Grid(scene.height, scene.width)
         if scene.inpaint is not None and not piece.subtracted:  # what is subtracted is the face itself
-            return fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask", None
+            return _Automatic(fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask", True)
         found = self._found(settings, scene, identity)
         if found is not None:
-            place, parts = found
+            source, parts = found
             weights = settings.parts.weights()
             mask = face_mask(parts, weights, piece.grow, piece.feather, size)
-            words = f"face {place} of the init picture, counted from the left"
-            return mask, words, handed_over(parts, weights, size)
+            return _Automatic(mask, source, True, handed_over(parts, weights, size))
         if piece.subtracted:
-            return None, "a face that is not known yet", None
-        return None, "the whole picture, since nothing says where the face will be", None
+            return _Automatic(None, "a face that is not known yet")
+        others = self._others(settings, scene, identity)
+        nobody_knows = "since nothing says where the face will be"
+        if others is None:
+            return _Automatic(None, f"the whole picture, {nobody_knows}")
+        return _Automatic(1 - others, f"what the other persons leave of the picture, {nobody_knows}")
+
+    def _others(self, settings: Settings, scene: Scene, identity: int) -> Tensor | None:
+        """Where other persons are known to be, all together [1, h, w]; None where nothing is known of them."""
+        found = self._faces(settings, scene)
+        unknown = {n for n in looking(settings) if found is None or n not in found.whose}
+        known = [n for n in range(settings.identities) if n != identity and n not in unknown]
+        masks = [self._single(self.pieces(settings, scene, n), settings, scene, n).mask for n in known]
+        there = [mask for mask in masks if mask is not None]
+        return torch.stack(there).amax(0) if there else None
 
     def parts(self, settings: Settings, scene: Scene, identity: int) -> dict[str, Tensor]:
         """What an automatic region of the person is made of, [h, w] by name; nothing where no face is known."""
@@ -194,26 +218,36 @@ class Areas:
 
     def points(self, settings: Settings, scene: Scene, identity: int) -> Floats | None:
         """The five points [5, 2] of the person's face in the init picture, in px of the scene; None where none is."""
-        found = self._found(settings, scene, identity)
-        if found is None:
+        found = self._faces(settings, scene)
+        if found is None or identity not in found.whose:
             return None
         init = scene.inits[0]
-        face = self._photos.faces(init, self._finder or self._encoders.yunet)[found[0]]
         size = np.array([scene.width / init.shape[1], scene.height / init.shape[0]], np.float32)
-        return (face.points * size).astype(np.float32)
+        return (found.faces[found.whose[identity]].points * size).astype(np.float32)
 
-    def _found(self, settings: Settings, scene: Scene, identity: int) -> tuple[int, Mapping[str, Mask]] | None:
-        """The person's face in the init picture: its place from the left, and its parts."""
+    def places(self, settings: Settings, scene: Scene) -> tuple[Mapping[int, Place], ...]:
+        """Where the persons' faces are in each init picture."""
+        one_each = [(init, self._faces(settings, replace(scene, inits=(init,)))) for init in scene.inits]
+        return tuple({} if faces is None else faces.places(init) for init, faces in one_each)
+
+    def _found(self, settings: Settings, scene: Scene, identity: int) -> tuple[str, Mapping[str, Mask]] | None:
+        """The person's face in the init picture: which it is, in words, and its parts."""
+        found = self._faces(settings, scene)
+        if found is None or identity not in found.whose:
+            return None
+        face = found.faces[found.whose[identity]]
+        return found.told(identity), (self._finder or self._encoders.parser).parse(scene.inits[0], face)
+
+    def _faces(self, settings: Settings, scene: Scene) -> Faces | None:
+        """Whose the faces of the first init picture are; None where nobody is looked for in one."""
         if not scene.inits or "init" not in settings.tracking.sources:
             return None
-        init = scene.inits[0]
-        faces = self._photos.faces(init, self._finder or self._encoders.yunet)
-        if identity >= len(faces):
-            return None
-        # One person is the main one of the picture; several are counted from the left.
-        main = max(range(len(faces)), key=lambda i: faces[i].size)
-        place = main if settings.identities == 1 else identity
-        return place, (self._finder or self._encoders.parser).parse(init, faces[place])
+
+        def drawn(person: int) -> Tensor | None:
+            mask = combined(self.pieces(settings, scene, person), lambda _: None, Grid(scene.height, scene.width))
+            return None if mask is None else mask[0]
+
+        return self._init_faces.of(settings, scene.inits[0], drawn)
 
 
 def face_mask(

@@ -62,7 +62,9 @@ def tracker_of(
         people,
         plan_of(settings.tracking),
         PreviewFinder(encoders.yunet, encoders.parser),
-        Surroundings(size, taken, _Likeness(photos, [seen[number] for number in followed])),
+        Surroundings(
+            size, taken, areas.places(settings, scene), _Likeness(photos, [seen[number] for number in followed])
+        ),
         None if before is None else before.places,
     )
 

@@ -11,6 +11,8 @@ from dp_adapter.identity.face import Face, Floats
 
 _SIZE = 0.5  # share of a doubled size against a move by one face
 _LIKENESS = 8.0  # moves by one face that a cosine of 1 outweighs
+_SAME = 0.363  # cosine of SFace from which on two faces are one person's (opencv_zoo's threshold, from LFW)
+_SURE = 0.1  # by which likeness must speak against the order from left to right
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,34 @@ def match(
         rows = [persons.index(person) for person in new]
         return found | {new[row]: free[face] for row, face in assigned(-likeness[np.ix_(rows, free)]).items()}
     return found | dict(zip(new, sorted(largest, key=lambda face: places[face].x), strict=False))
+
+
+def recognised(
+    places: Sequence[Place], persons: Sequence[int], likeness: Floats | None
+) -> tuple[dict[int, int], frozenset[int]]:
+    """Index of each person's face in a picture that is there already, for those who have one, and who was recognised.
+
+    Where faces are like the photos, each person gets their own; where none is, or all are alike, the largest faces
+    count, in the persons' order from left to right. A person without a face that is like them gets what is left.
+
+    Args:
+        places: of the found faces.
+        persons: who look for a face, in order.
+        likeness: [persons, faces] cosines by SFace, or None.
+    """
+    in_order = match(places, persons, {})
+    if likeness is None or not places or not persons:
+        return in_order, frozenset()
+    alike = np.where(likeness >= _SAME, likeness, 0).astype(np.float32)
+    rows = {person: row for row, person in enumerate(persons)}
+    ordered = sum(float(alike[rows[person], face]) for person, face in in_order.items())
+    best = {persons[row]: face for row, face in assigned(-alike).items() if alike[row, face] > 0}
+    if sum(float(alike[rows[person], face]) for person, face in best.items()) < ordered + _SURE:
+        return in_order, frozenset()
+    others = [person for person in persons if person not in best]
+    free = [face for face in range(len(places)) if face not in best.values()]
+    left = match([places[face] for face in free], others, {})
+    return best | {person: free[face] for person, face in left.items()}, frozenset(best)
 
 
 def assigned(costs: Floats) -> dict[int, int]:

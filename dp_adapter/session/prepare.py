@@ -17,7 +17,7 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
-from dp_adapter.session import identity_net
+from dp_adapter.session import identity_net, sharing
 from dp_adapter.session.areas import Area, Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
@@ -99,7 +99,7 @@ class Session:
 
     def release(self) -> None:
         """Gives all memory back but the shelf's, whose photos are nowhere else; the next generation loads again."""
-        for holder in (self.photos, self._features, self._editing):
+        for holder in (self.photos, self._features, self._areas, self._editing):
             holder.forget()
         self._checkpoints.clear()
         self._companions.clear()
@@ -145,10 +145,15 @@ class Session:
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
         companion = self._companion(settings, scene)
+        by_words: dict[int, sharing.Shared] = {}
+        if sharing.sharing_of(settings, checkpoint, len(people)) == "words":
+            settings, placed = sharing.everywhere(settings, scene, tuple(people))
+            by_words = sharing.shared(settings, scene, placed, tuple(people))
         areas = {number: self._areas.of(settings, scene, number) for number in people}
+        areas = sharing.delayed(areas, by_words, checkpoint)
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        prepared = _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.encode)
+        prepared = _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.encode, by_words)
         net = self._net(settings, scene, variant, people, prepared.injection) if prepared.injection.active else None
         return replace(prepared, injection=replace(prepared.injection, companion=companion), net=net)
 
@@ -229,6 +234,7 @@ def _joined(
     tracker: Tracker | None,
     notes: Sequence[str],
     encode: Encode | None,
+    by_words: Mapping[int, sharing.Shared],
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
@@ -242,11 +248,14 @@ def _joined(
         weight = settings.weight * area.weight
         on_text = text_side(settings, checkpoint.on_text(person.features, options), area.weight)
         one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
+        mine = by_words.get(number)
+        one = replace(one, entity=None if mine is None else mine.entity)
         followed = tracks.get(number)
         if followed is None:
             identities.append(replace(one, mask=area.mask, free=area.free))
         else:
             identities.append(replace(one, track=followed.track))
+        region = area.source if followed is None else following_words(area, followed, settings.tracking)
         told.append(
             PersonExplanation(
                 number,
@@ -254,7 +263,7 @@ def _joined(
                 person.combine,
                 person.encoders,
                 len(tokens.cond),
-                area.source if followed is None else following_words(area, followed, settings.tracking),
+                region if mine is None else mine.told(region),
                 round(area.coverage if followed is None else followed.coverage, 4),
                 in_words(settings, number, on_text),
             )
@@ -270,6 +279,7 @@ def _joined(
         TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
         tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
         form_of(settings, way.mode, identities),
+        sharing="words" if by_words else "regions",
     )
     require_foldable(settings, injection)
     return Prepared(
@@ -285,14 +295,14 @@ def _joined(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
+            notes=(*notes, *sharing.doubts(by_words), *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,
         ),
         tracker,
         edit,
-        tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
+        spoken=tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
     )
 
 

@@ -28,7 +28,7 @@ from dp_adapter.weights.checkpoint import Checkpoint, Encoder
 Part = Literal["embeds", "hidden"]
 Crop = Literal["face", "photo"]
 _CROP = 224  # what CLIP takes, and what the face variants were trained on
-_WHOLE_PICTURE = {"ip-adapter", "plus", "composition"}
+_WHOLE_PICTURE = {"ip-adapter", "plus", "composition", "mip-adapter", "mip-adapter-plus"}
 
 
 @dataclass(frozen=True)

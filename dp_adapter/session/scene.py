@@ -37,6 +37,7 @@ class Scene:
         inpaint: mask [h, w] in 0..1 of what is painted anew.
         encode: texts of one chunk -> the base model's context of each, [n, L, D], as its UNet gets it; None where a
             host cannot encode by itself.
+        words: the prompt's words for single persons, in its order.
         crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
             edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
     """
@@ -48,3 +49,4 @@ class Scene:
     inpaint: Mask | None = None
     crop: Crop = Crop()
     encode: Encode | None = None
+    words: tuple[str, ...] = ()

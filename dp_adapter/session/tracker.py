@@ -16,6 +16,7 @@ from dp_adapter.identity.face import Face, Floats
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.preview import PreviewFinder
 from dp_adapter.session.matching import Place, match
+from dp_adapter.session.whose import inside
 
 _WORKING = 384  # px of the long side to which smaller previews are enlarged, so that masks get a smooth outline
 _TELLS = 0.5  # progress from which on a face shows whose it is
@@ -102,6 +103,7 @@ class Surroundings:
     Attributes:
         size: of the picture to be made, in px.
         taken: [h, w], drawn regions of persons who are not followed: faces in there are theirs. Or None.
+        init: where the init pictures show the persons' faces, one for all pictures or one for each; empty without any.
         likeness: [persons, faces] cosines of a picture's faces to the persons; None where nobody can be told apart.
         heads: an attention map [h', w'], a number of people, whether the words mean heads -> a mask [h', w'] for each
             head, from left to right.
@@ -109,6 +111,7 @@ class Surroundings:
 
     size: Grid
     taken: Tensor | None = None
+    init: tuple[Places, ...] = ()
     likeness: Likeness | None = None
     heads: Heads = lambda share, people, head: region_of(share, people, head=head)
 
@@ -226,7 +229,9 @@ class Tracker:
         """What the user has to know about the pass that ended, in words."""
         if self.failure:
             return (f"Previews could not be used ({self.failure}), so regions stayed where they were.",)
-        acted = "nowhere" if self.plan.late is None else "in the whole picture, from late on"
+        alone = len(self.people) == 1 and self._around.taken is None
+        late = f"in {'the whole picture' if alone else 'what the others left of the picture'}, from late on"
+        acted = "nowhere" if self.plan.late is None else late
         return tuple(
             f"The face of person {number} was not found while the picture formed; the identity acted {acted}."
             for number in self.unseen()
@@ -244,7 +249,7 @@ class Tracker:
         if self._around.likeness is not None and progress >= _TELLS and len(faces) > 1:
             likeness = self._around.likeness(picture, faces)
         persons = [person.number for person in self.people]
-        found = match(places, persons, self._state.places.get(number, {}), likeness)
+        found = match(places, persons, self._last(number), likeness)
         shapes = {
             one.number: one.shaped(self._finder.parse(picture, faces[found[one.number]]))
             for one in self.people
@@ -252,20 +257,35 @@ class Tracker:
         }
         return {person: places[index] for person, index in found.items()}, shapes
 
+    def _last(self, number: int) -> Places:
+        """Where each person was seen last in one picture, in the init picture if nowhere else."""
+        init = self._around.init
+        last: dict[int, Place] = {}
+        if init:
+            last.update(init[number if len(init) > 1 else 0])
+        last.update(self._state.places.get(number, {}))
+        return last
+
     def _is_taken(self, face: Face, picture: Picture) -> bool:
         taken = self._around.taken
-        if taken is None:
-            return False
-        x, y = face.centre / np.array([picture.shape[1], picture.shape[0]])
-        row, column = (min(max(int(at * side), 0), side - 1) for at, side in zip((y, x), taken.shape, strict=True))
-        return bool(taken[row, column] > 0)
+        return taken is not None and inside(face, picture, taken)
 
     def _move(self) -> None:
+        acting = [self._acting(number) for number in range(self._state.pictures)]
         for person in self.people:
-            spots = [self._spot(person, number) for number in range(self._state.pictures)]
+            spots = [of_picture[person.number] for of_picture in acting]
             masks = [None if spot is None else spot.mask for spot in spots]
             freed = [None if spot is None else spot.free for spot in spots]
             person.track.move(self._stacked(masks, 1.0), self._stacked(freed, 0.0))
+
+    def _acting(self, number: int) -> dict[int, Spot | None]:
+        """Where everybody acts in one picture; who would act in all of it leaves the others their places."""
+        spots = {person.number: self._spot(person, number) for person in self.people}
+        there = [spot.mask for spot in spots.values() if spot is not None]
+        if self._around.taken is not None:
+            there.append(self._around.taken[None])
+        rest = Spot(1 - torch.cat(there).amax(0, keepdim=True)) if there else None
+        return {person: rest if spot is None else spot for person, spot in spots.items()}
 
     def _stacked(self, masks: Sequence[Tensor | None], otherwise: float) -> Tensor | None:
         """[1, h, w] each -> [S, h, w], the missing ones filled; None where all are missing."""

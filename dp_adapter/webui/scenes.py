@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter.hosts.person_words import single_persons
 from dp_adapter.hosts.sites import Base
 from dp_adapter.webui.encoding import encoder
 
@@ -29,14 +30,15 @@ def first_pass(p: Any, base: Base, *, initialised: bool = True) -> Scene:
 
     pictures: list[Image.Image] = list(getattr(p, "init_images", None) or []) if initialised else []
     if not pictures:
-        return Scene(base, p.width, p.height, encode=encoder(p))
+        return Scene(base, p.width, p.height, encode=encoder(p), words=_words(p))
     cut: tuple[int, int, int, int] | None = getattr(p, "paste_to", None)
     mode: int = p.resize_mode
     inits = tuple(_made(picture, cut, mode, p.width, p.height) for picture in pictures)
     keep = getattr(p, "nmask", None)  # [channels, h, w] or [1, channels, h, w]: 1 where it is painted anew
     inpaint = None if keep is None else np.asarray(keep.float().cpu().numpy(), np.float32).reshape(-1, *keep.shape[-2:])
     crop = Crop() if cut is None else _fractions(cut, pictures[0].size)
-    return Scene(base, p.width, p.height, inits, None if inpaint is None else inpaint[0], crop, encoder(p))
+    painted = None if inpaint is None else inpaint[0]
+    return Scene(base, p.width, p.height, inits, painted, crop, encoder(p), _words(p))
 
 
 def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
@@ -51,7 +53,13 @@ def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
     crop = _fractions((left, top, width, height), whole)
     upscaled: Image.Image | None = getattr(p, "firstpass_image", None)  # the gallery's upscale button
     inits = () if upscaled is None else (_cut(upscaled, crop),)
-    return Scene(base, width, height, inits, None, crop, encoder(p))
+    return Scene(base, width, height, inits, None, crop, encoder(p), _words(p))
+
+
+def _words(p: Any) -> tuple[str, ...]:
+    """The words for single persons in the job's first prompt, of which the host has made all with their styles."""
+    prompts: list[str] = getattr(p, "all_prompts", None) or [str(getattr(p, "prompt", ""))]
+    return single_persons(prompts[0])
 
 
 def _made(picture: Image.Image, cut: tuple[int, int, int, int] | None, mode: int, width: int, height: int) -> Picture:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, LowRank
+from dp_adapter.core.sharing import Sharing
 from dp_adapter.core.text_side import TextIdentity
 from dp_adapter.core.types import BlendMode, Features, Tokens
 from dp_adapter.errors import WeightsError
@@ -71,6 +72,7 @@ class Checkpoint:
         mode: how its identity is blended when the user does not say.
         pack: of insightface, whose networks it was trained on where it takes ArcFace.
         fusion: makes what acts on the text side, for families that act there.
+        sharing: how several persons share a picture when the user does not say.
         metadata: facts written into the file (own format).
     """
 
@@ -89,6 +91,7 @@ class Checkpoint:
     mode: BlendMode = "add"
     pack: str = "buffalo_l"
     fusion: Fusion | None = None
+    sharing: Sharing = "regions"
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import fact, foreign, ip_adapter, own, pulid
+from dp_adapter.weights import fact, foreign, ip_adapter, mip, own, pulid
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 
@@ -35,6 +35,8 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter-plus", "IP-Adapter Plus", ip_adapter.is_plus, ip_adapter.read_plus),
     Format("ip-adapter-full-face", "IP-Adapter Full-Face", ip_adapter.is_full, ip_adapter.read_full),
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
+    Format("mip-adapter", "MIP-Adapter", mip.is_standard, mip.read_standard),
+    Format("mip-adapter-plus", "MIP-Adapter Plus", mip.is_plus, mip.read_plus),
     Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
     Format("facechain-fact-first", "FaceChain-FACT (first version)", fact.recognise_first, fact.read_first),
     Format(pulid.FAMILY, "PuLID", pulid.recognise, pulid.read),

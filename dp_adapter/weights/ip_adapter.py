@@ -31,7 +31,7 @@ def image_proj(file: WeightFile) -> dict[str, Tensor]:
 
 
 def _has(file: WeightFile, *keys: str) -> bool:
-    # MIP-Adapter has the same layout and one layer more per site, without which its output is wrong.
+    # MIP-Adapter has the same layout and one layer more per site: ``mip``.
     if "ip_adapter.1.text_to_weight.weight" in file.tensors:
         return False
     return "ip_adapter.1.to_k_ip.weight" in file.tensors and all(f"image_proj.{key}" in file.tensors for key in keys)

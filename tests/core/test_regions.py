@@ -159,14 +159,14 @@ def test_the_power_of_each_level(level: Level) -> None:
     torch.testing.assert_close(gain, regions.on_grid(mask, Grid(8, 8), 1).flatten(1) ** power)
 
 
-@given(st.integers(2, 4), st.integers(0, 10_000), st.sampled_from(["down", "middle", "up"]))
+@given(st.integers(2, 8), st.integers(0, 10_000), st.sampled_from(["down", "middle", "up"]))
 @settings(max_examples=40, deadline=None)
 def test_gates_never_sum_to_more_than_one(count: int, seed: int, level: Level) -> None:
     masks: list[Tensor | None] = [rand(1, 16, 24, seed=seed + i) for i in range(count)]
     masks[seed % count] = None if seed % 3 == 0 else masks[seed % count]
     gates = [gain for gain in regions.gains(masks, Grid(8, 12), 1, level, regions.GATE_POWERS) if gain is not None]
     assert len(gates) == count
-    assert regions.summed(gates).max() <= 1 + 1e-6
+    assert regions.summed(gates).max() <= 1
 
 
 def test_only_overlaps_are_normalised() -> None:
@@ -183,7 +183,9 @@ def test_only_overlaps_are_normalised() -> None:
 def test_masks_for_each_picture_meet_a_shared_one() -> None:
     gates = regions.gains([torch.ones(1, 4, 4), torch.ones(3, 4, 4)], Grid(4, 4), 0, "down", POWERLESS)
     assert [None if gate is None else tuple(gate.shape) for gate in gates] == [(3, 16), (3, 16)]
-    assert all(gate is not None and torch.equal(gate, torch.full((3, 16), 0.5)) for gate in gates)
+    for gate in gates:
+        assert gate is not None
+        torch.testing.assert_close(gate, torch.full((3, 16), 0.5), atol=1e-6, rtol=0)
 
 
 # Places.

@@ -43,6 +43,12 @@ def trained_adapter(base: Base, text: bool = True, blending: bool = True, traine
 
 
 @lru_cache
+def wanting_adapter(base: Base) -> Adapter:
+    """MIP-Adapter's, which sees by the text's features how much a position takes of the identities."""
+    return tiny.adapter(base, wanted=True)
+
+
+@lru_cache
 def gated_adapter() -> Adapter:
     return tiny.gated_adapter()
 
@@ -61,6 +67,10 @@ def someone_orthogonal(base: Base, **changes: Any) -> Identity:
 
 def someone_gated(_base: Base, **changes: Any) -> Identity:
     return replace(Identity(gated_adapter(), tiny.tokens(), mode="gated"), **changes)
+
+
+def someone_wanted(base: Base, **changes: Any) -> Identity:
+    return replace(Identity(wanting_adapter(base), tiny.tokens()), **changes)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ VARIANTS = {
     "strict trained": Variant(someone_trained, text=TextPathway(strict=True)),
     "orthogonal": Variant(someone_orthogonal),
     "gated": Variant(someone_gated),
+    "wanted": Variant(someone_wanted),
 }
 DISTINCT = ["folded", "plain", "emphasis", "strict trained", "gated"]  # every path of the code once
 DEEP = ["folded", "strict trained"]  # for SDXL, whose calls are slow
@@ -229,7 +240,7 @@ SIZES = [(16, 16), (17, 23), (33, 10)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", ["folded", "plain", "orthogonal", "gated"])
+@pytest.mark.parametrize("name", ["folded", "plain", "orthogonal", "gated", "wanted"])
 def test_positions_outside_the_mask_get_no_term(small: Host, name: str, size: tuple[int, int]) -> None:
     variant = VARIANTS[name]
     mask = tiny.box(0.3, 0.1, 0.6, 0.5, size)

@@ -10,6 +10,8 @@ import pytest
 
 from dp_adapter.session import Scene, Session
 from dp_adapter.settings import Settings
+from tests import tiny
+from tests.identity.test_encoders import save_tower
 
 Request = Callable[..., Settings]
 SCENE = Scene("sd15", 128, 128)
@@ -27,6 +29,14 @@ def portrait_session(adapter_file: Path, tmp_path_factory: pytest.TempPathFactor
     (root / "dp_adapter").mkdir()
     (root / "dp_adapter" / adapter_file.name).hardlink_to(adapter_file)
     return Session([root], paths_allowed=True)
+
+
+@pytest.fixture
+def root(models: Path) -> Path:
+    """The models folder with a tiny CLIP tower, and no adapter but those a test adds."""
+    (models / "dp_adapter" / "untrained.safetensors").unlink()
+    save_tower(models / "clip_vision" / "tower", tiny.CLIP, tiny.CLIP)
+    return models
 
 
 @pytest.fixture

@@ -24,14 +24,6 @@ HAS_INSIGHTFACE = importlib.util.find_spec("insightface") is not None
 TILES = 5  # tokens of the tower: 2 x 2 patches and the class token
 
 
-@pytest.fixture
-def root(models: Path) -> Path:
-    """The models folder with the tower, and no adapter but those a test adds."""
-    (models / "dp_adapter" / "untrained.safetensors").unlink()
-    save_tower(models / "clip_vision" / "tower", tiny.CLIP, tiny.CLIP)
-    return models
-
-
 def prepared(root: Path, family: str, request: Request, **fields: object) -> Prepared:
     put(root, family)
     return Session([root], True).prepare(request(**fields), SCENE)

@@ -31,7 +31,10 @@ FAMILIES = {
     "faceid-plus": 4,
     "faceid-portrait": 16,
     "faceid-sequence": 16,
+    "mip-adapter": 4,
+    "mip-adapter-plus": 6,
 }
+CONCATENATED = {"faceid-portrait", "faceid-sequence", "mip-adapter", "mip-adapter-plus"}
 
 
 @lru_cache
@@ -60,7 +63,8 @@ def test_families_are_told_by_keys_under_any_name(tmp_path: Path, family: str, n
     assert checkpoint.tokens_per_photo == FAMILIES[family]
     assert checkpoint.context == tiny.CONTEXT
     assert len(checkpoint.adapter.sites) == 16
-    assert checkpoint.combine == ("concatenate" if family in {"faceid-portrait", "faceid-sequence"} else "average")
+    assert checkpoint.combine == ("concatenate" if family in CONCATENATED else "average")
+    assert checkpoint.sharing == ("words" if family.startswith("mip-") else "regions")
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -158,7 +162,7 @@ def all_features() -> Features:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if not family.startswith("mip-")])
 def test_tokens_of_several_photos_follow_one_another(tmp_path: Path, family: str) -> None:
     checkpoint = formats.read(tiny.write(tmp_path / "x.bin", nested(tensors_of(family)), "zip"))
     features = all_features()
@@ -172,6 +176,23 @@ def test_tokens_of_several_photos_follow_one_another(tmp_path: Path, family: str
     assert tokens.uncond.any(), "uncond tokens are projected zeros, never zeros"
     first = Features(*(None if x is None else x[:1] for x in vars(features).values()))
     torch.testing.assert_close(checkpoint.tokens(first).cond, tokens.cond[: FAMILIES[family]], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["mip-adapter", "mip-adapter-plus"])
+def test_mip_is_ip_adapter_with_the_tokens_of_several_photos_averaged(tmp_path: Path, family: str) -> None:
+    """Averaged after the projection, as in its official inference."""
+    flat = tensors_of(family)
+    checkpoint = formats.read(tiny.write(tmp_path / "x.bin", nested(flat), "zip"))
+    plain = {key: tensor for key, tensor in flat.items() if "text_to_weight" not in key}
+    relative = formats.read(tiny.write(tmp_path / "y.bin", nested(plain), "zip"))
+    assert relative.family == family.replace("mip", "ip") and checkpoint.variants == ()
+    theirs, ours = relative.tokens(all_features()), checkpoint.tokens(all_features())
+    for kind in ("cond", "uncond"):
+        each = getattr(theirs, kind).reshape(N, FAMILIES[family], -1)
+        torch.testing.assert_close(getattr(ours, kind), each.mean(0))
+    for index in range(16):
+        layer = checkpoint.adapter.site(index).get_submodule("text_to_weight")
+        assert torch.equal(layer.get_parameter("weight"), flat[f"ip_adapter.{2 * index + 1}.text_to_weight.weight"])
 
 
 def test_face_plus_options_matter(tmp_path: Path) -> None:
@@ -242,6 +263,11 @@ BROKEN: Mapping[str, tuple[str, Callable[[dict[str, Tensor]], object], str]] = {
         "faceid-plus",
         lambda x: x.pop("image_proj.perceiver_resampler.norm_out.weight"),
         "projection is incomplete",
+    ),
+    "a layer of MIP-Adapter": (
+        "mip-adapter",
+        lambda x: x.pop("ip_adapter.31.text_to_weight.weight"),
+        "layer 31 lacks a text_to_weight of 48 channels",
     ),
     "a whole LoRA layer": (
         "faceid",
@@ -367,6 +393,8 @@ SUPPORTED: Mapping[str, tuple[str, str, int, dict[str, int], int]] = {
     "facechain_fact_adapter_v0": ("facechain-fact-first", "sd15", 196, {"transface": 512}, 0),
     "pulid_v1": ("pulid", "sdxl", 10, {"arcface-raw": 512, "eva": 1024}, 0),
     "pulid_v1.1": ("pulid", "sdxl", 32, {"arcface-raw": 512, "eva": 1024}, 0),
+    "mip_model_sdxl": ("mip-adapter", "sdxl", 4, {"clip-embeds": 1280}, 0),
+    "mip_model_sdxl_plus": ("mip-adapter-plus", "sdxl", 16, {"clip-hidden": 1280}, 0),
 }
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 
@@ -397,8 +425,6 @@ UNSUPPORTED = {
     "fastcomposer": "FastComposer",
     "instantid_identitynet_controlnet": "ControlNet",
     "masterweaver": "MasterWeaver",
-    "mip_model_sdxl": "MIP-Adapter",
-    "mip_model_sdxl_plus": "MIP-Adapter",
     "photomaker_v1_id_encoder": "PhotoMaker",
     "photomaker_v2_id_encoder": "PhotoMaker",
     "storymaker_mask": "StoryMaker",
