@@ -33,9 +33,11 @@ class TextIdentity:
         tokens: how many tokens the person's word takes; the word is repeated in the prompt until it has as many.
         lock: which keys and values stay those of the unchanged context.
         weight: strength s of this pathway.
+        start: progress before which the context stays as it is, for families whose identity attention starts earlier.
     """
 
     fuse: Fuse
     tokens: int = 1
     lock: Lock = "none"
     weight: float = 1.0
+    start: float = 0.0

@@ -67,6 +67,7 @@ class Checkpoint:
         mode: how its identity is blended when the user does not say.
         pack: of insightface, whose networks it was trained on where it takes ArcFace.
         fusion: makes what acts on the text side, for families that act there.
+        start: progress at which it starts to act when neither the user nor the mode says; None for the usual.
         metadata: facts written into the file (own format).
     """
 
@@ -85,6 +86,7 @@ class Checkpoint:
     mode: BlendMode = "add"
     pack: str = "buffalo_l"
     fusion: Fusion | None = None
+    start: float | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:
@@ -97,7 +99,7 @@ class Checkpoint:
     @property
     def context(self) -> int:
         """Width D of its identity tokens, which is the text encoder's."""
-        return self.adapter.site(0).context
+        return self.adapter.context
 
     def tokens(self, features: Features, options: TokenOptions | None = None) -> Tokens:
         """Identity tokens of one person, photos concatenated: cond and uncond [n * T, D] in float32.
@@ -119,3 +121,9 @@ def given(features: Tensor | None, what: str, width: int) -> Tensor:
             "Choose the encoder that the checkpoint was made for.",
         )
     return features.float()
+
+
+def no_tokens(adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
+    """The recipe of families that act on the text side alone: [0, D]."""
+    none = torch.zeros(0, adapter.context)
+    return Tokens(none, none)

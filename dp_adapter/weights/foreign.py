@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -16,9 +17,9 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("wplus_adapter.", "it looks like W+ adapter, which is not supported yet."),
     ("text_to_weight.", "it looks like MIP-Adapter, which is not supported yet."),
     ("mapping_patch_0.", "it looks like PuLID, which is not supported yet."),
-    ("adapter_modules.", "it looks like MasterWeaver or ConsistentID, which are not supported yet."),
+    ("adapter_modules.", "it looks like MasterWeaver, which is not supported yet."),
     ("image_proj_model.", "it looks like StoryMaker, which is not supported yet."),
-    ("id_encoder.", "it looks like PhotoMaker, which is not supported yet."),
+    ("id_encoder.", "it looks like PhotoMaker without its fuse_module."),
     ("postfuse_module.", "it looks like FastComposer, which is not supported yet."),
     ("lora_unet_", "it looks like a LoRA. Use it through the prompt, not as an identity adapter."),
     ("lora_te", "it looks like a LoRA. Use it through the prompt, not as an identity adapter."),
@@ -36,8 +37,17 @@ _SIGNS: tuple[tuple[str, str], ...] = (
 )
 
 
+_WORDS = re.compile(r".+_v\d+")
+
+
 def describe(tensors: Mapping[str, Tensor]) -> str:
     """A sentence that names the kind of file by its keys."""
+    if all(tensor.ndim == 1 and _WORDS.fullmatch(key) for key, tensor in tensors.items()):
+        return (
+            "it holds the words of an identity as ID-EA's released code saves them (textual inversion). They act at the "
+            "text encoder's input, which this extension leaves alone. Save each as an embedding of the WebUI and use "
+            "it through the prompt, or train a personalised identity here, which holds more than the words."
+        )
     for sign, what in _SIGNS:
         if any(key.startswith(sign) or f".{sign}" in key for key in tensors):
             return what
