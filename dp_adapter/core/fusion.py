@@ -1,7 +1,7 @@
 """Fusing identity embeddings into the tokens of a word (PhotoMaker, arXiv 2312.04461; ConsistentID, arXiv 2404.16771).
 
-Sources: TencentARC/PhotoMaker@060b4fc ``photomaker/model.py``, JackAILab/ConsistentID@e234008 ``attention.py``; both have
-the same module, and parameter names are theirs. Shapes: L text tokens, k fused ones, D width of the text context.
+Sources: TencentARC/PhotoMaker@060b4fc ``photomaker/model.py``, JackAILab/ConsistentID@e234008 ``attention.py``; both
+have the same module, and parameter names are theirs. Shapes: L text tokens, k fused ones, D width of the text context.
 """
 
 from __future__ import annotations

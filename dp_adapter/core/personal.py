@@ -5,8 +5,9 @@
     S   = SelfMHA([y; p]), the text's part of it
     y'  = y + beta * tanh(gamma) * S                            ID-Adapter, y one chunk of the text's context
 
-Source: Whslee/ID-EA@9481a95 ``train.py`` CrossAttentionFusion and AdapterLayer; parameter names are theirs. The released
-code trains the adapter but saves only two words for the text encoder's input; here the whole is kept and applied.
+Source: Whslee/ID-EA@9481a95 ``train.py`` CrossAttentionFusion and AdapterLayer; parameter names are theirs. The
+released code trains the adapter but saves only two words for the text encoder's input; here the whole is kept and
+applied.
 Shapes: k anchor tokens (two), D width of the text context, e of the face embedding.
 """
 
@@ -72,5 +73,5 @@ class Personal(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """The context [L, D] of one row with the person in it, chunk by chunk of 77 tokens."""
         fused = self.enhancer(self.get_buffer("faceid"), self.get_buffer("anchor"))
-        chunks = [self.adapter(chunk[None], fused)[0] for chunk in context.split(CHUNK)]
-        return torch.cat(chunks)
+        starts = range(0, len(context), CHUNK)
+        return torch.cat([self.adapter(context[None, at : at + CHUNK], fused)[0] for at in starts])

@@ -44,9 +44,9 @@ def describe(tensors: Mapping[str, Tensor]) -> str:
     """A sentence that names the kind of file by its keys."""
     if all(tensor.ndim == 1 and _WORDS.fullmatch(key) for key, tensor in tensors.items()):
         return (
-            "it holds the words of an identity as ID-EA's released code saves them (textual inversion). They act at the "
-            "text encoder's input, which this extension leaves alone. Save each as an embedding of the WebUI and use "
-            "it through the prompt, or train a personalised identity here, which holds more than the words."
+            "it holds the words of an identity as ID-EA's released code saves them (textual inversion). They act at "
+            "the text encoder's input, which this extension leaves alone. Save each as an embedding of the WebUI and "
+            "use it through the prompt; a personalised identity of this extension holds more than the words."
         )
     for sign, what in _SIGNS:
         if any(key.startswith(sign) or f".{sign}" in key for key in tensors):

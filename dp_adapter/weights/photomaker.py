@@ -1,6 +1,7 @@
 """PhotoMaker files, v1 and v2 (SDXL): ``id_encoder.*`` and ``lora_weights.*``; they act through a word alone.
 
-Some repacks lack the LoRA, as the programs that never apply it; they are read as they are. The tower inside looks at whole photos, as the official pipelines; v2 looks at the face's raw embedding besides.
+The tower inside looks at whole photos, as in the official pipelines; v2 looks at the face's raw embedding besides.
+Repacks without the LoRA, for programs that never apply it, are read as they are.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ _VISION, _MLP, _TOKENS = 128, 192, 5
 
 
 def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> Shapes:
-    return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
+    shapes: Shapes = {f"{name}.weight": (outputs, inputs)}
+    return {**shapes, f"{name}.bias": (outputs,)} if bias else shapes
 
 
 def _norm(name: str, width: int) -> Shapes:

@@ -22,13 +22,16 @@ from tests.weights import fused_files as files
 from tests.weights.numbers import numbers, weights
 
 OFFICIAL = Path(__file__).parent / "official" / "fused.npz"
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 Version = Literal["v1", "v2"]
 
 
 def official(name: str) -> Tensor:
     with np.load(OFFICIAL) as kept:
         return torch.from_numpy(kept[name])
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def photomaker(path: Path, version: Version) -> Checkpoint:
@@ -49,7 +52,7 @@ def test_photomaker_equals_the_official_classes(tmp_path: Path, version: Version
     assert person is not None and person.tokens == tokens
     context = numbers("context", (8, files.TEXT))
     fused = person.fuse(context, range(3, 3 + tokens))
-    torch.testing.assert_close(fused, official(f"photomaker-{version}"), **CLOSE)
+    assert_close(fused, official(f"photomaker-{version}"))
     assert torch.equal(context, numbers("context", (8, files.TEXT))), "the given context is not written to"
     assert torch.equal(fused[:3], context[:3]) and torch.equal(fused[3 + tokens :], context[3 + tokens :])
 
@@ -168,7 +171,7 @@ def test_consistentid_fuses_as_the_official_class(tmp_path: Path) -> None:
     person = consistentid(tmp_path, "sd15").on_text(consistentid_features())
     assert person is not None and (person.tokens, person.start) == (4, 0.6)
     fused = person.fuse(numbers("context128", (10, files.PARTS_TEXT)), [2, 4, 5, 8])
-    torch.testing.assert_close(fused, official("consistentid-context"), **CLOSE)
+    assert_close(fused, official("consistentid-context"))
 
 
 @pytest.mark.parametrize(("base", "shortcut"), [("sd15", 0), ("sdxl", 1)])
@@ -180,8 +183,8 @@ def test_consistentid_tokens_are_the_official_ones(
     assert dict(checkpoint.features_width) == {"arcface": 24, "clip-hidden": 40, "clip-parts": 40}
     assert len(checkpoint.lora) == 8 * tiny.SITES[base]
     tokens = checkpoint.tokens(consistentid_features())
-    torch.testing.assert_close(tokens.cond, official(f"consistentid-tokens-{shortcut}"), **CLOSE)
-    torch.testing.assert_close(tokens.uncond, official(f"consistentid-uncond-{shortcut}"), **CLOSE)
+    assert_close(tokens.cond, official(f"consistentid-tokens-{shortcut}"))
+    assert_close(tokens.uncond, official(f"consistentid-uncond-{shortcut}"))
 
 
 @pytest.mark.parametrize(
@@ -215,9 +218,9 @@ def test_id_ea_equals_the_official_classes() -> None:
     net = person_of()
     with torch.no_grad():
         fused = net.enhancer(net.get_buffer("faceid"), net.get_buffer("anchor"))
-        torch.testing.assert_close(fused, official("idea-fused"), **CLOSE)
+        assert_close(fused, official("idea-fused"))
         context = numbers("context64", (9, 64))
-        torch.testing.assert_close(net(context), official("idea-context"), **CLOSE)
+        assert_close(net(context), official("idea-context"))
 
 
 def test_a_personal_file_keeps_the_person(tmp_path: Path) -> None:
