@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines
+from dp_adapter.hosts import pipelines, prompts
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.sampling import Progress, sample, worded
@@ -62,7 +63,9 @@ class Generation:
 def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     """What the session needs to know about a job."""
     inpaint = None if job.mask is None else np.asarray(job.mask / 255, np.float32)
-    return Scene(host.base_of(pipeline.unet), job.width, job.height, () if job.init is None else (job.init,), inpaint)
+    inits = () if job.init is None else (job.init,)
+    encode = partial(prompts.contexts, pipeline)
+    return Scene(host.base_of(pipeline.unet), job.width, job.height, inits, inpaint, encode=encode)
 
 
 def generate(

@@ -52,6 +52,16 @@ def test_results_progress_and_return(pipeline: pipelines.Pipeline, models: Path,
     assert made.explanation.active and module_state(pipeline) == before and not before[2]
 
 
+def test_a_scene_encodes_texts(pipeline: Any) -> None:
+    encode = generation.scene_of(pipeline, JOB).encode
+    assert encode is not None
+    contexts = encode(["a man", "a woman"])
+    theirs = [pipeline.encode_prompt(text, "cpu", 1, False)[0] for text in ("a man", "a woman")]
+    torch.testing.assert_close(contexts, torch.cat(theirs))
+    with pytest.raises(HostError, match="too long"):
+        encode([" ".join(["cat"] * 76)])
+
+
 def test_a_failure_while_sampling_leaves_the_pipeline_as_it_was(
     pipeline: pipelines.Pipeline, models: Path, settings: Settings
 ) -> None:

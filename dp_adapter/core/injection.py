@@ -34,6 +34,7 @@ class Identity:
             self-attention entirely, if ``TextPathway.free`` says so (FreeCure, arXiv 2411.15277).
         text: what it changes in the text's context; None for nothing.
         zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
+        person: number of the person in the request, by which their words are asked for.
     """
 
     adapter: Adapter
@@ -45,9 +46,17 @@ class Identity:
     track: Track | None = None
     free: Tensor | None = None
     text: TextIdentity | None = None
+    person: int = 0
 
     def __post_init__(self) -> None:
         """Raises HostError where tokens or blend mode are not those of the adapter."""
+        if self.text is not None and self.mode == "gated":
+            raise HostError(
+                "FaceChain-FACT adapters act before the text attention, so no identity acts through a word beside them",
+                "Use another family, or leave the identity that acts through the words out.",
+            )
+        if not self.adapter.sites:  # it acts on the text side only
+            return
         site = self.adapter.site(0)
         if (width := self.tokens.cond.shape[-1]) != site.context:
             raise HostError(f"The identity tokens are {width} wide, the adapter takes {site.context}")
@@ -56,6 +65,11 @@ class Identity:
                 f"The blend mode '{self.mode}' does not work with this adapter",
                 "FaceChain-FACT adapters take 'gated', all others any mode but that.",
             )
+
+    @property
+    def on_text(self) -> TextIdentity | None:
+        """What it changes in the text's context; None where that is nothing."""
+        return None if self.text is None or self.text.weight == 0 else self.text
 
     @property
     def region(self) -> Tensor | None:
@@ -75,7 +89,8 @@ class Identity:
     @property
     def visible(self) -> bool:
         """Whether the identity changes anything at all, now or later."""
-        return self.weight != 0 and (self.track is not None or self.mask is None or bool((self.mask > 0).any()))
+        acts = self.on_text is not None or (self.weight != 0 and len(self.adapter.sites) > 0)
+        return acts and (self.track is not None or self.mask is None or bool((self.mask > 0).any()))
 
 
 @dataclass(frozen=True)
@@ -136,8 +151,9 @@ class Injection:
             for identity in self.identities
             for site in map(identity.adapter.site, range(len(identity.adapter.sites)))
         )
-        possible = not trained and not self.text.emphasis and all(i.mode in FOLDABLE for i in self.identities)
-        return possible and self.form != "plain"
+        on_text = any(identity.on_text is not None for identity in self.identities)
+        possible = not trained and not on_text and not self.text.emphasis
+        return possible and self.form != "plain" and all(i.mode in FOLDABLE for i in self.identities)
 
     @property
     def gated(self) -> bool:

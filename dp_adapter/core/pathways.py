@@ -20,6 +20,7 @@ from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import FlatPlacement, Placement
+from dp_adapter.core.site_text import SiteText
 from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
 from dp_adapter.errors import HostError
 
@@ -198,23 +199,40 @@ class Captured:
 class SitePathways:
     """Both pathways of one generation at one site. Caches keys, values and folds; holds no state of a step."""
 
-    def __init__(self, injection: Injection, site: Site, cache: RegionCache, to_q: Linear, to_out: Linear) -> None:
+    def __init__(
+        self,
+        injection: Injection,
+        site: Site,
+        cache: RegionCache,
+        to_q: Linear,
+        to_out: Linear,
+        text: SiteText | None = None,
+    ) -> None:
         self.injection = injection
         self.site = site
         self._cache = cache
         self._to_q, self._to_out = to_q, to_out
+        self._text = text
         self._keys_values: dict[tuple[int, RowKind], tuple[Tensor, Tensor]] = {}
         self._folds: dict[tuple[int, RowKind], Folded] = {}
         self._modules: dict[str, nn.Module] = {}
 
     def strength(self, identity: Identity, step: Step) -> float:
-        """s(site, progress) of one identity."""
-        schedule = self.injection.schedule
-        return identity.weight * schedule.of(self.site) * schedule.at(step.progress)
+        """s(site, progress) of one identity's own attention."""
+        return identity.weight * self._scheduled(step) if identity.adapter.sites else 0.0
+
+    def text_strength(self, identity: Identity, step: Step) -> float:
+        """The same of what it does on the text side."""
+        text = identity.on_text
+        return 0.0 if text is None or step.progress < text.start else text.weight * self._scheduled(step)
+
+    def _scheduled(self, step: Step) -> float:
+        return self.injection.schedule.of(self.site) * self.injection.schedule.at(step.progress)
 
     def acts(self, step: Step) -> bool:
         """Whether any identity has a strength other than 0 here and now."""
-        return any(self.strength(identity, step) for identity in self.injection.identities)
+        identities = self.injection.identities
+        return any(self.strength(one, step) or self.text_strength(one, step) for one in identities)
 
     def add_folded(self, step: Step, hidden_states: Tensor, output: Tensor) -> None:
         """Adds G s Z_id W_o to the site's output in place, computing only the rows and positions inside the region.
@@ -239,13 +257,12 @@ class SitePathways:
 
     def blended(self, step: Step, captured: Captured) -> Tensor:
         """F, which replaces the text attention Z_t before W_o: [R, N, I]. ``captured.z`` itself if unchanged."""
-        weights = self.injection.identities[0].adapter.site(self.site.index)
-        assert isinstance(weights, SiteAdapter)
         if not self.acts(step):
             return captured.z
-        strengths = [self.strength(identity, step) for identity in self.injection.identities]
-        two_pathways = weights.text is not None or weights.blending is not None or self.injection.text.emphasis > 0
-        trained = weights.blending is not None
+        weights = self._two_pathways()
+        text = weights is not None and weights.text is not None
+        trained = weights is not None and weights.blending is not None
+        two_pathways = text or trained or self.injection.text.emphasis > 0
         placements = self._cache.placements(self.site, step, captured.z, trained)
         rows: list[Tensor] = []
         for row, z in enumerate(captured.z):
@@ -253,7 +270,7 @@ class SitePathways:
             if not any(here):
                 rows.append(z)
                 continue
-            added, gate = self._identity_pathway(row, here, strengths, captured)
+            added, gate = self._identity_pathway(step, row, here, captured)
             rows.append(self._join(step, row, z, added, gate, captured) if two_pathways else z + added)
         return torch.stack(rows)
 
@@ -271,39 +288,49 @@ class SitePathways:
                 total[placement.row] += module(hidden_states[placement.row], tokens, weight, self.site.heads)
         return total
 
+    def _two_pathways(self) -> SiteAdapter | None:
+        """The weights in which TCA and FFB may be: of the first identity that acts at sites at all."""
+        first = next((one for one in self.injection.identities if one.adapter.sites), None)
+        weights = None if first is None else first.adapter.site(self.site.index)
+        assert weights is None or isinstance(weights, SiteAdapter)
+        return weights
+
     def _identity_pathway(
-        self, row: int, here: Sequence[Sequence[Placement]], strengths: Sequence[float], captured: Captured
+        self, step: Step, row: int, here: Sequence[Sequence[Placement]], captured: Captured
     ) -> tuple[Tensor, Tensor]:
-        """Sum over identities of G_k s_k B_k [N, I], and the summed gate [N, 1], in one row."""
+        """Sum over identities of G_k (s_k B_k + s'_k (Z'_t - Z_t)) [N, I], and the summed gate [N, 1], in one row."""
         q, z = captured.q[row], captured.z[row]
         added, gate = torch.zeros_like(z), torch.zeros_like(z[:, :1])
-        for number, (placements, strength) in enumerate(zip(here, strengths, strict=True)):
+        for number, (identity, placements) in enumerate(zip(self.injection.identities, here, strict=True)):
+            strength, on_text = self.strength(identity, step), self.text_strength(identity, step)
             for placement in placements:
                 positions = slice(None) if placement.positions is None else placement.positions
                 gain = torch.ones_like(gate[positions]) if placement.gain is None else placement.gain
                 gate[positions] += gain
+                if self._text is not None and on_text and placement.kind == "cond":
+                    term = self._text.term(number, step.rows[row], captured, row, positions)
+                    added[positions] += 0 if term is None else on_text * gain * term
                 if strength == 0:
                     continue
                 k, v = self._key_value(number, placement.kind, z)
                 text = TextAttention(z[positions], captured.k[row], captured.v[row])
-                mode = self.injection.identities[number].mode
-                added[positions] += strength * gain * identity_term(mode, q[positions], k, v, text, self.site.heads)
+                term = identity_term(identity.mode, q[positions], k, v, text, self.site.heads)
+                added[positions] += strength * gain * term
         return added, gate
 
     def _join(self, step: Step, row: int, z: Tensor, added: Tensor, gate: Tensor, captured: Captured) -> Tensor:
         """FFB: joins the identity pathway F_v and the text pathway F_t in one row, all [N, I]; gate [N, 1]."""
-        weights = self.injection.identities[0].adapter.site(self.site.index)
-        assert isinstance(weights, SiteAdapter)
+        weights = self._two_pathways()
         text = self.injection.text
         f_v, f_t = z + added / gate.clamp(min=torch.finfo(gate.dtype).tiny), z
-        if weights.text is not None:
+        if weights is not None and weights.text is not None:
             tca = cast(TextConsistency, self._module("text", weights.text, z))
             k, v, context = captured.k[row], captured.v[row], captured.context[row]
             f_t = tca(captured.q[row], context, k, v, self.site.heads, text.weight)
         if text.emphasis and step.rows[row].kind == "cond":
             emphasis = text_emphasis(gate, text.emphasis)
             f_v, f_t = f_v + (emphasis - 1) * z, f_t * emphasis
-        if weights.blending is None:
+        if weights is None or weights.blending is None:
             return blend(f_v, f_t, gate)
         ffb = cast(FeatureBlending, self._module("blending", weights.blending, z))
         grid = step.latent.halved(self.site.halvings)

@@ -8,19 +8,27 @@ Locks: ``key`` (Perfusion, arXiv 2305.01644) takes the keys from the unchanged c
 as its class does, and the values from the changed one; ``others`` (AlignIT, arXiv 2406.18893) takes keys and values of
 every token but the person's from the unchanged context.
 
-Shapes: L text tokens, D token width.
+Shapes: R rows, L text tokens, D token width, r tokens that change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
+
+from dp_adapter.core.types import Row
+from dp_adapter.errors import HostError
 
 Lock = Literal["none", "key", "others"]
 Fuse = Callable[[Tensor, Sequence[int]], Tensor]
+Positions = tuple[int, ...]
+
+_CHUNK = 77  # tokens that a text encoder reads at once; longer texts are several of them
+_KEPT = 8  # distinct texts whose changes are kept: prompts of a batch, parts of AND, stages of a prompt
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,17 @@ class TextIdentity:
     """One person on the text side.
 
     Attributes:
-        fuse: (context [L, D] in float32, positions of the person's word in it, in order) -> context [L, D] with the
-            person in it. Without positions it returns the context unchanged, unless it needs none.
+        fuse: (context [L, D] in float32 on the CPU, positions of the person's word in it, in order) -> context [L, D]
+            with the person in it. Called once for each distinct text, and for each chunk of 77 tokens of it alone;
+            the context must not be written to. Without positions it returns the context unchanged, unless it needs
+            none.
         tokens: how many tokens the person's word takes; the word is repeated in the prompt until it has as many.
+            ``fuse`` gets as many positions, the last token of each repetition, or none.
         lock: which keys and values stay those of the unchanged context.
         weight: strength s of this pathway.
         start: progress before which the context stays as it is, for families whose identity attention starts earlier.
+        needs_word: whether it cannot act in a prompt without a word for the person.
+        trigger: a word that users of the published system write behind the person's, which is taken out of prompts.
     """
 
     fuse: Fuse
@@ -41,3 +54,181 @@ class TextIdentity:
     lock: Lock = "none"
     weight: float = 1.0
     start: float = 0.0
+    needs_word: bool = True
+    trigger: str = ""
+
+
+class PersonWords(Protocol):
+    """Where the persons' words stand in the texts of a generation."""
+
+    def positions(self, row: Row, person: int) -> Positions:
+        """Of a person's word in the text of a conditional row, in the text's own 77 n tokens; empty for none.
+
+        Raises:
+            HostError: the host does not say which of several texts the row has.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What one person changes in one text.
+
+    Attributes:
+        tokens: which, in order [r], on the CPU.
+        delta: c' - c there, [r, D] in float32.
+    """
+
+    tokens: Tensor
+    delta: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """One distinct text.
+
+    Attributes:
+        asked: per identity the positions that its word was said to have; words: the same in the context.
+        context: [L, D].
+    """
+
+    asked: tuple[Positions, ...]
+    words: tuple[Positions, ...]
+    context: Tensor
+    changes: dict[int, Change] = field(default_factory=dict[int, Change])
+
+
+@dataclass(frozen=True)
+class Window:
+    """``length`` tokens of a text from ``start`` on, which are a row's inside an attention."""
+
+    text: _Text
+    start: int
+    length: int
+
+
+def change_of(identity: TextIdentity, context: Tensor, words: Positions) -> Change:
+    """What a person changes in a context [L, D] with their word at some positions."""
+    plain = context.detach().to("cpu", torch.float32)
+    step = _CHUNK if len(plain) % _CHUNK == 0 else len(plain)
+    fused = [
+        identity.fuse(plain[start : start + step], [one - start for one in words if start <= one < start + step])
+        for start in range(0, len(plain), step)
+    ]
+    delta = torch.cat([one.to("cpu", torch.float32) for one in fused]) - plain
+    if identity.lock == "others":
+        tokens = torch.tensor(words, dtype=torch.long)
+    else:
+        (tokens,) = torch.where(delta.any(1))
+    return Change(tokens, delta[tokens])
+
+
+def period_of(context: Tensor) -> int:
+    """How many tokens of a context [L, D] are the text's own: Forge repeats it to the length of a longer text."""
+    length = len(context)
+    periods = [n for n in range(_CHUNK, length, _CHUNK) if length % n == 0]
+    return next((n for n in periods if torch.equal(context[n:], context[:-n])), length)
+
+
+def in_context(positions: Sequence[int], context: Tensor) -> list[int]:
+    """Positions in a context [L, D], which hosts pad or cut, and Forge repeats."""
+    length, period = len(context), period_of(context) if positions else len(context)
+    return [one + shift for shift in range(0, length, period) for one in positions if one < period]
+
+
+class TextSide:
+    """The persons' changes of a generation's texts, shared by the sites.
+
+    Contexts stay the same over the steps unless the prompt has stages, so what is made of them is kept by their
+    content, bounded. Within one call of the UNet a tensor is compared once.
+    """
+
+    def __init__(self, people: Sequence[tuple[int, TextIdentity] | None], words: PersonWords | None) -> None:
+        """Raises HostError where a word is needed, and nobody says where it stands.
+
+        Args:
+            people: per identity of the injection the number of the person in the request, and what they change.
+        """
+        if words is None and any(one is not None and one[1].needs_word for one in people):
+            raise HostError("An identity acts through a word of the prompt, and nobody says where the words stand")
+        self._people = tuple(people)
+        self._words = words
+        self._texts: list[_Text] = []  # latest first
+        self._outer: Tensor | None = None  # contexts of the call of the UNet [R, L, D]
+        self._rows: dict[Row, _Text] = {}
+        self._windows: dict[object, int] = {}
+
+    def enter(self) -> None:
+        """A call of the UNet begins."""
+        self._outer = None
+
+    def learn(self, rows: Sequence[Row], context: Tensor) -> None:
+        """Takes note of the texts [R, L, D] that the rows of a call have, as an attention gets them."""
+        if self._outer is not None and _view(self._outer) == _view(context):
+            return
+        self._outer = context
+        self._windows.clear()
+        self._rows = {row: self._text(row, one) for row, one in zip(rows, context, strict=True) if row.kind == "cond"}
+
+    def window(self, row: Row, context: Tensor, number: int) -> Window:
+        """The part of a conditional row's text that an inner row has.
+
+        Args:
+            context: [R, l, D] of the inner rows, which an extension may have cut out of the texts (a region's chunks);
+            number: of the row in it.
+
+        Raises:
+            HostError: the row has a text that nobody knows.
+        """
+        assert self._outer is not None
+        text, own = self._rows[row], context[number]
+        if context.shape == self._outer.shape:
+            return Window(text, 0, len(own))
+        shared = context.untyped_storage().data_ptr() == self._outer.untyped_storage().data_ptr()
+        key = (row, _view(own))
+        start = self._windows[key] if shared and key in self._windows else _place(own, text.context)
+        if start is None:
+            raise HostError(
+                "Another extension gives parts of the picture texts of their own (Forge Couple, for instance), in "
+                "which the person's word is not known",
+                "Switch it off, or use an identity that does not act through a word of the prompt.",
+            )
+        if shared:
+            self._windows[key] = start
+        return Window(text, start, len(own))
+
+    def of(self, number: int) -> TextIdentity:
+        """What identity ``number`` of the injection is on the text side."""
+        person = self._people[number]
+        assert person is not None
+        return person[1]
+
+    def change(self, text: _Text, number: int) -> Change:
+        """What identity ``number`` of the injection changes in a text."""
+        if number not in text.changes:
+            text.changes[number] = change_of(self.of(number), text.context, text.words[number])
+        return text.changes[number]
+
+    def _text(self, row: Row, context: Tensor) -> _Text:
+        words = self._words
+        asked = tuple(() if one is None or words is None else words.positions(row, one[0]) for one in self._people)
+        for text in self._texts:
+            same = text.asked == asked and text.context.dtype == context.dtype and text.context.shape == context.shape
+            if same and torch.equal(text.context, context):
+                self._texts.remove(text)
+                break
+        else:
+            places = tuple(tuple(in_context(one, context)) for one in asked)
+            text = _Text(asked, places, context.detach().clone())
+        self._texts = [text, *self._texts[: _KEPT - 1]]
+        return text
+
+
+def _view(x: Tensor) -> tuple[object, ...]:
+    return x.data_ptr(), x.shape, x.stride(), x.dtype
+
+
+def _place(part: Tensor, whole: Tensor) -> int | None:
+    """Where a context [l, D] of whole chunks stands in a longer one [L, D]; None where it does not."""
+    starts = range(0, len(whole) - len(part) + 1, _CHUNK)
+    return next((start for start in starts if torch.equal(whole[start : start + len(part)], part)), None)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.injection import Injection
+from dp_adapter.core.text_side import PersonWords, TextSide
 from dp_adapter.core.types import Row, Site
 from dp_adapter.errors import HostError
 
@@ -44,6 +46,8 @@ def require_fit(sites: Sequence[Site], adapter: Adapter, widths: Callable[[Site]
     Args:
         widths: (inner channels I, token width D) of the model's attention at a site.
     """
+    if not adapter.sites:  # it acts on the text side only
+        return
     if len(sites) != len(adapter.sites):
         names = {16: "SD1.5", 70: "SDXL"}
         raise HostError(
@@ -63,6 +67,12 @@ def require_fit(sites: Sequence[Site], adapter: Adapter, widths: Callable[[Site]
                 f"{have[0]}x{have[1]}",
                 "The adapter is made for another base model, or its layers are in another order.",
             )
+
+
+def text_side_of(injection: Injection, words: PersonWords | None) -> TextSide | None:
+    """What the identities of an injection change in the texts; None for nothing."""
+    people = [None if one.on_text is None else (one.person, one.on_text) for one in injection.identities]
+    return TextSide(people, words) if any(people) else None
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
+from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import progress_of, require_rows
@@ -55,7 +56,13 @@ def pipeline_rows(pipeline: Any) -> Callable[[int], list[Row]]:
 
 @contextmanager
 def attach(
-    unet: nn.Module, injection: Injection, rows: Rows, *, train_timesteps: int = 1000, maps: WordMaps | None = None
+    unet: nn.Module,
+    injection: Injection,
+    rows: Rows,
+    *,
+    train_timesteps: int = 1000,
+    maps: WordMaps | None = None,
+    words: PersonWords | None = None,
 ) -> Generator[Attachment | None]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
@@ -64,6 +71,7 @@ def attach(
         rows: what every batch element is, in the batch's order; or a function of the batch size that says it.
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
         maps: sees the text attention meanwhile, also where the identity has no place yet.
+        words: where the persons' words stand, for identities on the text side.
 
     Yields:
         The attachment, to ``refold()`` it; None where the injection changes nothing.
@@ -79,7 +87,7 @@ def attach(
         return Step(progress_of(timestep, train_timesteps), announced, Grid(*sample.shape[-2:]))
 
     with ExitStack() as stack:
-        attachment = Attachment(_parts_of(unet), injection, step_of, maps) if injection.active else None
+        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment

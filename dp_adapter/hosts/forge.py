@@ -21,10 +21,12 @@ from dp_adapter.core import strict
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
+from dp_adapter.core.site_text import SiteText
+from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts import tiles
-from dp_adapter.hosts.calls import doubled, linear_shape, require_fit
+from dp_adapter.hosts.calls import doubled, linear_shape, require_fit, text_side_of
 from dp_adapter.hosts.forge_calls import (
     Options,
     Patch,
@@ -64,7 +66,13 @@ class Attached:
 
 @contextmanager
 def attach(
-    unet: Any, injection: Injection, rows: Rows, latent: Grid | None = None, *, maps: WordMaps | None = None
+    unet: Any,
+    injection: Injection,
+    rows: Rows,
+    latent: Grid | None = None,
+    *,
+    maps: WordMaps | None = None,
+    words: PersonWords | None = None,
 ) -> Generator[Attached]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection; clones of ``unet`` do, too.
 
@@ -76,6 +84,7 @@ def attach(
         latent: size of the whole picture's latents, so that sampling in tiles is noticed. Where their place matters,
             the steps' latents have to be announced to what is yielded.
         maps: sees the text attention meanwhile, also where the identity has no place yet.
+        words: where the persons' words stand, for identities on the text side.
 
     Raises:
         HostError: the model is of another kind, or the adapter's shapes do not fit it.
@@ -83,7 +92,7 @@ def attach(
     attached = Attached()
     with ExitStack() as stack:
         if injection.active:
-            _Attachment(unet.model, injection.without_idle(), rows, latent, attached, maps).register(stack)
+            _Attachment(unet.model, injection.without_idle(), rows, latent, attached, maps, words).register(stack)
         yield attached
 
 
@@ -98,6 +107,7 @@ class _Attachment:
         latent: Grid | None,
         attached: Attached,
         maps: WordMaps | None,
+        words: PersonWords | None,
     ) -> None:
         self._unet = cast(nn.Module, model.diffusion_model)
         self._injection = injection
@@ -111,6 +121,7 @@ class _Attachment:
             require_fit(self._sites, identity.adapter, self._widths)
         self._progress = progress_of(model.predictor if hasattr(model, "predictor") else model.model_sampling)
         self._cache = RegionCache(injection)
+        self._side = text_side_of(injection, words)
         self._step: Step | None = None
         self._twinned = False
         self._grid = Grid(0, 0)  # of the transformer that runs
@@ -123,7 +134,10 @@ class _Attachment:
         for name, site in zip(self._names, self._sites, strict=True):
             attn2 = self._unet.get_submodule(name.ldm + ".attn2")
             to_q, to_out = attn2.get_submodule("to_q"), attn2.get_submodule("to_out.0")
-            pathways = SitePathways(self._injection, site, self._cache, to_q, to_out)
+            text = None
+            if self._side is not None:
+                text = SiteText(self._side, site.heads, attn2.get_submodule("to_k"), attn2.get_submodule("to_v"))
+            pathways = SitePathways(self._injection, site, self._cache, to_q, to_out, text)
             self._pathways[place_in(name.ldm)] = pathways
             if not self._injection.gated and not self._injection.folded:
                 self._register_plain(stack, attn2, pathways)
@@ -160,6 +174,8 @@ class _Attachment:
         """Makes the step of this call, gives it our patches, and doubles its rows where they follow twins."""
         self._step, self._input, self._twinned = None, None, False
         self._listen(None)
+        if self._side is not None:
+            self._side.enter()
         options: Options = kwargs.get("transformer_options") or {}
         if "cond_or_uncond" not in options:
             return None
@@ -283,7 +299,8 @@ class _Attachment:
 
         def capture(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                seen[name], seen["to_" + name] = output, args[0]
+                if args[0].ndim == 3:  # else a call of an attachment's own
+                    seen[name], seen["to_" + name] = output, args[0]
 
             return hook
 
@@ -296,6 +313,8 @@ class _Attachment:
             inner = Inputs(seen["to_q"], captured.context)
             seen.clear()
             inside = step_inside(self._step, self._input, inner, self._twinned)
+            if self._side is not None:
+                self._side.learn(self._step.rows, self._input.context)
             return (pathways.blended(self._at(pathways.site, captured.q, inside), captured), *args[1:])
 
         for name in ("q", "k", "v"):

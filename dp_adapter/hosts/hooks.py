@@ -17,9 +17,11 @@ from dp_adapter.core import strict
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
+from dp_adapter.core.site_text import SiteText
+from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.calls import doubled, require_fit
+from dp_adapter.hosts.calls import doubled, require_fit, text_side_of
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
 from dp_adapter.hosts.word_maps import WordMaps
@@ -57,12 +59,20 @@ class Attachment:
         progress: of the latest call of the UNet.
     """
 
-    def __init__(self, parts: Parts, injection: Injection, step_of: StepOf, maps: WordMaps | None = None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        injection: Injection,
+        step_of: StepOf,
+        maps: WordMaps | None = None,
+        words: PersonWords | None = None,
+    ) -> None:
         """Raises HostError where an adapter's shapes do not fit the UNet.
 
         Args:
             step_of: what a call of the UNet with these (args, kwargs) is; None leaves the call alone.
             maps: sees the text attention, too.
+            words: where the persons' words stand, for identities on the text side.
         """
         self._parts = parts
         self._maps = maps
@@ -75,6 +85,7 @@ class Attachment:
         self._cache = RegionCache(self._injection)
         for identity in self._injection.identities:
             require_fit(parts.sites, identity.adapter, lambda site: parts.widths[site.index])
+        self._side = text_side_of(self._injection, words)
         self._pathways = self._fresh_pathways()
         one, *others = self._injection.identities
         self._placed = bool(others) or one.placed or not (self._injection.folded or self._injection.gated)
@@ -109,7 +120,11 @@ class Attachment:
         pathways: list[SitePathways] = []
         for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
             to_q, to_out = block.get_submodule("attn2.to_q"), block.get_submodule("attn2.to_out.0")
-            pathways.append(SitePathways(self._injection, site, self._cache, to_q, to_out))
+            text = None
+            if self._side is not None:
+                to_k, to_v = block.get_submodule("attn2.to_k"), block.get_submodule("attn2.to_v")
+                text = SiteText(self._side, site.heads, to_k, to_v)
+            pathways.append(SitePathways(self._injection, site, self._cache, to_q, to_out, text))
         return pathways
 
     def _linear(self, entry: LowRank) -> nn.Module:
@@ -120,6 +135,8 @@ class Attachment:
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._step = None  # stays so if the next line raises
         self._listen(None)
+        if self._side is not None:
+            self._side.enter()
         step = self._step_of(args, kwargs)
         if step is None:
             return None
@@ -190,7 +207,7 @@ class Attachment:
 
         def capture(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                if self._step is not None:
+                if self._step is not None and args[0].ndim == 3:  # else a call of an attachment's own
                     seen[name], seen["to_" + name] = output, args[0]
 
             return hook
@@ -203,6 +220,8 @@ class Attachment:
             step = step_inside(self._step, self._attention, inner, self._twinned)
             seen.clear()
             self._require_grid(site, step, captured.z)
+            if self._side is not None:
+                self._side.learn(self._step.rows, self._attention.context)
             return (self._pathways[site.index].blended(step, captured), *args[1:])
 
         stack.callback(attn2.register_forward_pre_hook(self._enter_attention, with_kwargs=True).remove)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
+from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts import tiles
@@ -51,6 +52,7 @@ def attach(
     *,
     train_timesteps: int = 1000,
     maps: WordMaps | None = None,
+    words: PersonWords | None = None,
 ) -> Generator[Attachment | None]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
@@ -59,6 +61,7 @@ def attach(
         rows: what every batch element is, in the batch's order, or the object that the sampler's hook tells it to.
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
         maps: sees the text attention meanwhile, also where the identity has no place yet.
+        words: where the persons' words stand, for identities on the text side.
 
     Yields:
         The attachment, to ``refold()`` it when other weights came into the UNet; None where the injection changes
@@ -80,7 +83,7 @@ def attach(
         return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.windows)
 
     with ExitStack() as stack:
-        attachment = Attachment(_parts_of(unet), injection, step_of, maps) if injection.active else None
+        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dp_adapter.errors import HostError
 from dp_adapter.hosts.job import Job, Prompts
 from dp_adapter.hosts.person_words import Found, in_text
 
@@ -44,6 +45,21 @@ def encode(pipeline: Any, prompt: str, negative_prompt: str, guided: bool) -> di
                 arguments[f"{prefix}pooled_prompt_embeds"] = pooled * 0 if blank else pooled
         arguments[f"{prefix}prompt_embeds"] = torch.cat(parts, dim=-1)
     return arguments
+
+
+def contexts(pipeline: Any, texts: Sequence[str]) -> Tensor:
+    """Texts of one chunk -> what the UNet gets for each, [n, 77, D] in float32 on the CPU.
+
+    Raises:
+        HostError: the pipeline has no text encoder, or a text is longer.
+    """
+    if getattr(pipeline, "text_encoder", None) is None or getattr(pipeline, "tokenizer", None) is None:
+        raise HostError("The pipeline has no text encoder", "Load a model folder or checkpoint that holds one.")
+    for text in texts:
+        if _chunks(pipeline.tokenizer, text) > 1:
+            raise HostError(f"'{text[:40]}…' is too long for one chunk of the text encoder")
+    encoded = [encode(pipeline, text, "", guided=False)["prompt_embeds"] for text in texts]
+    return torch.cat(encoded).to("cpu", torch.float32)
 
 
 class Staged:

@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dp_adapter.core.text_side import Positions, in_context
 from dp_adapter.core.types import Grid, Site, Step
 from dp_adapter.core.word_maps import word_share
-from dp_adapter.hosts.person_words import CHUNK
 
 KEEP = 0.7  # of the map so far, when a further noise level is seen
 _MOST = 8  # sites that are looked at
 
-Positions = tuple[int, ...]
 Words = tuple[int, int, Positions]  # of a row: its place in the batch, its picture, and where they stand
 
 
@@ -177,17 +176,9 @@ def _where(rows: Sequence[Words], context: Tensor) -> tuple[Tensor, Tensor, Tens
     """Places in the batch [r], pictures [r], and the words' tokens [r, L], on the device of the contexts [R, L, D]."""
     words = torch.zeros(len(rows), context.shape[1])
     for number, (row, _, positions) in enumerate(rows):
-        words[number, _in_context(positions, context[row])] = 1
+        words[number, in_context(positions, context[row])] = 1
     places, samples = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
     return places.to(context.device), samples.to(context.device), words.to(context.device)
-
-
-def _in_context(positions: Positions, context: Tensor) -> list[int]:
-    """Positions in a context [L, D], which hosts pad or cut, and Forge repeats to the length of a longer text."""
-    length = len(context)
-    periods = [n for n in range(CHUNK, length, CHUNK) if length % n == 0]
-    period = next((n for n in periods if torch.equal(context[n:], context[:-n])), length)
-    return [one + shift for shift in range(0, length, period) for one in positions if one < period]
 
 
 def looked_at(sites: Sequence[Site]) -> list[Site]:

@@ -25,7 +25,7 @@ from dp_adapter.session.following import following_words, tracker_of
 from dp_adapter.session.forms import form_of, require_foldable
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
-from dp_adapter.session.scene import Scene
+from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.session.texts import TextIdentities, joined
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
@@ -131,7 +131,7 @@ class Session:
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
         texts = self._on_text(settings, scene, checkpoint, variant, people)
-        return _joined(edit, checkpoint, variant, people, texts, areas, tracker, notes)
+        return _joined(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene.encode)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -176,7 +176,7 @@ class Session:
         self, settings: Settings, scene: Scene, checkpoint: Checkpoint, variant: str, people: Mapping[int, Person]
     ) -> dict[int, TextIdentity | None]:
         """What each person changes on the text side; a personalised identity beside the model is the first's."""
-        options = _options(settings, variant)
+        options = _options(settings, variant, scene.encode)
         texts = {number: self._texts.of(checkpoint, one.features, options) for number, one in people.items()}
         if settings.text_side.personal and checkpoint.family != personal.FAMILY:
             own = self.checkpoint(settings.text_side.personal)
@@ -189,8 +189,9 @@ class Session:
         return texts
 
 
-def _options(settings: Settings, variant: str) -> TokenOptions:
-    return TokenOptions(variant != "faceid-plus", 1.0 if settings.structure is None else settings.structure)
+def _options(settings: Settings, variant: str, encode: Encode | None) -> TokenOptions:
+    structure = 1.0 if settings.structure is None else settings.structure
+    return TokenOptions(variant != "faceid-plus", structure, encode)
 
 
 def _require_base(checkpoint: Checkpoint, scene: Scene, field: str) -> None:
@@ -216,17 +217,20 @@ def _joined(
     areas: dict[int, Area],
     tracker: Tracker | None,
     notes: Sequence[str],
+    encode: Encode | None,
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
-    options = _options(settings, variant)
+    options = _options(settings, variant, encode)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
-        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=texts[number])
+        one = Identity(
+            checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=texts[number], person=number
+        )
         followed = tracks.get(number)
         if followed is None:
             identities.append(replace(one, mask=area.mask, free=area.free))

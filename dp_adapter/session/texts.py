@@ -30,13 +30,15 @@ class TextIdentities:
     def of(self, checkpoint: Checkpoint, features: Features, options: TokenOptions) -> TextIdentity | None:
         """What a person changes in the text's context; None for families that leave it alone.
 
+        No fusion asks how the base model encodes texts, so ``options.encode`` does not count.
+
         Raises:
             WeightsError: features are missing, or of another width.
         """
         if checkpoint.fusion is None:
             return None
         stat = checkpoint.path.stat()
-        key = (checkpoint.path, stat.st_size, stat.st_mtime_ns, options, _digest(features))
+        key = (checkpoint.path, stat.st_size, stat.st_mtime_ns, replace(options, encode=None), _digest(features))
         return self._kept.get(key, lambda: checkpoint.on_text(features, options))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.hosts.sites import Base
+from dp_adapter.webui.encoding import encoder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,14 +29,14 @@ def first_pass(p: Any, base: Base, *, initialised: bool = True) -> Scene:
 
     pictures: list[Image.Image] = list(getattr(p, "init_images", None) or []) if initialised else []
     if not pictures:
-        return Scene(base, p.width, p.height)
+        return Scene(base, p.width, p.height, encode=encoder(p))
     cut: tuple[int, int, int, int] | None = getattr(p, "paste_to", None)
     mode: int = p.resize_mode
     inits = tuple(_made(picture, cut, mode, p.width, p.height) for picture in pictures)
     keep = getattr(p, "nmask", None)  # [channels, h, w] or [1, channels, h, w]: 1 where it is painted anew
     inpaint = None if keep is None else np.asarray(keep.float().cpu().numpy(), np.float32).reshape(-1, *keep.shape[-2:])
     crop = Crop() if cut is None else _fractions(cut, pictures[0].size)
-    return Scene(base, p.width, p.height, inits, None if inpaint is None else inpaint[0], crop)
+    return Scene(base, p.width, p.height, inits, None if inpaint is None else inpaint[0], crop, encoder(p))
 
 
 def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
@@ -50,7 +51,7 @@ def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
     crop = _fractions((left, top, width, height), whole)
     upscaled: Image.Image | None = getattr(p, "firstpass_image", None)  # the gallery's upscale button
     inits = () if upscaled is None else (_cut(upscaled, crop),)
-    return Scene(base, width, height, inits, None, crop)
+    return Scene(base, width, height, inits, None, crop, encoder(p))
 
 
 def _made(picture: Image.Image, cut: tuple[int, int, int, int] | None, mode: int, width: int, height: int) -> Picture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -43,10 +43,12 @@ class TokenOptions:
     Attributes:
         shortcut: FaceID-Plus v2 (True) or v1 (False).
         structure: weight of the CLIP part in v2.
+        encode: the host's text encoders, texts -> contexts [n, 77, D] in float32; None where the host cannot.
     """
 
     shortcut: bool = True
     structure: float = 1.0
+    encode: Callable[[Sequence[str]], Tensor] | None = None
 
 
 Recipe = Callable[[Adapter, Features, TokenOptions], Tokens]

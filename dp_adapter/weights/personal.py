@@ -93,4 +93,4 @@ def _fusion(adapter: Adapter, _features: Features, _options: TokenOptions) -> Te
         with torch.no_grad():
             return net(context.to(net.get_buffer("anchor"))).to(context)
 
-    return TextIdentity(fuse, tokens=0)
+    return TextIdentity(fuse, needs_word=False)

@@ -18,6 +18,7 @@ from dp_adapter.weights.checkpoint import Checkpoint, Encoder, TokenOptions, giv
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.ip_adapter import built, under
 
+_TRIGGER = "img"  # pipeline.py's default trigger_word
 _START = 0.2  # pipeline.py: text alone for the first 10 of 50 steps (start_merge_step)
 
 
@@ -56,4 +57,4 @@ def _fusion(adapter: Adapter, features: Features, _options: TokenOptions) -> Tex
     if net.qformer_perceiver is not None:
         faceid = given(features.faceid, "raw face embeddings", net.qformer_perceiver.face)
     embeds = net.embed(pixels, faceid)
-    return TextIdentity(fuse_with(net.fuse_module, embeds), len(embeds))
+    return TextIdentity(fuse_with(net.fuse_module, embeds), len(embeds), trigger=_TRIGGER)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
+from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Row
 from dp_adapter.hosts import forge
 from dp_adapter.hosts.sites import Base, site_names
@@ -93,9 +94,13 @@ class Forge:
         return wrapper(self.unet.model.apply_model, call)
 
     def attached(
-        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+        self,
+        injection: Injection,
+        rows: Sequence[Row],
+        maps: WordMaps | None = None,
+        words: PersonWords | None = None,
     ) -> AbstractContextManager[object]:
-        return forge.attach(self.unet, injection, rows, maps=maps)
+        return forge.attach(self.unet, injection, rows, maps=maps, words=words)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].ldm)

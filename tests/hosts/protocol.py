@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
+from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Row
 from dp_adapter.hosts import diffusers as diffusers_host
 from dp_adapter.hosts import ldm as ldm_host
@@ -31,7 +32,11 @@ class Host(Protocol):
         ...
 
     def attached(
-        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+        self,
+        injection: Injection,
+        rows: Sequence[Row],
+        maps: WordMaps | None = None,
+        words: PersonWords | None = None,
     ) -> AbstractContextManager[object]: ...
 
     def block(self, index: int) -> nn.Module:
@@ -52,9 +57,13 @@ class Diffusers:
         return tiny.call(self.model, given, timestep)
 
     def attached(
-        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+        self,
+        injection: Injection,
+        rows: Sequence[Row],
+        maps: WordMaps | None = None,
+        words: PersonWords | None = None,
     ) -> AbstractContextManager[object]:
-        return diffusers_host.attach(self.model, injection, rows, maps=maps)
+        return diffusers_host.attach(self.model, injection, rows, maps=maps, words=words)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].diffusers)
@@ -74,9 +83,13 @@ class Ldm:
         return ldm_unet.call(self.model, given, timestep)
 
     def attached(
-        self, injection: Injection, rows: Sequence[Row], maps: WordMaps | None = None
+        self,
+        injection: Injection,
+        rows: Sequence[Row],
+        maps: WordMaps | None = None,
+        words: PersonWords | None = None,
     ) -> AbstractContextManager[object]:
-        return ldm_host.attach(self.model, injection, rows, maps=maps)
+        return ldm_host.attach(self.model, injection, rows, maps=maps, words=words)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].ldm)

@@ -231,7 +231,7 @@ def test_a_personal_file_keeps_the_person(tmp_path: Path) -> None:
     assert (checkpoint.family, checkpoint.base, checkpoint.encoders) == ("personal", "sd15", ())
     assert checkpoint.context == 64 and checkpoint.metadata["identity"] == "Ada"
     person = checkpoint.on_text(Features())
-    assert person is not None and person.tokens == 0
+    assert person is not None and not person.needs_word
     context = numbers("two chunks", (154, 64))
     changed = person.fuse(context, ())
     torch.testing.assert_close(changed, torch.cat([person.fuse(context[:77], ()), person.fuse(context[77:], ())]))

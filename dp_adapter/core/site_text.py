@@ -1,0 +1,74 @@
+"""Identities on the text side at one site: Z'_t - Z_t.
+
+W_k and W_v are linear, so K' = K + W_k (c' - c), in the tokens that change; what others did to the host's own K and V
+(LoRA, hypernetworks) stays.
+
+Shapes: L text tokens, D token width, I inner channels, n positions of one row, r tokens that change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from dp_adapter.core.attention import Linear, attend
+from dp_adapter.core.text_side import Change, TextSide, Window
+from dp_adapter.core.types import Row
+
+if TYPE_CHECKING:
+    from dp_adapter.core.pathways import Captured
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """W_k delta and W_v delta [r, I] of the tokens [r] that change in a window, counted from its beginning."""
+
+    tokens: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class SiteText:
+    """The text side at one site: keeps what W_k and W_v make of the changes."""
+
+    def __init__(self, side: TextSide, heads: int, to_k: Linear, to_v: Linear) -> None:
+        self._side = side
+        self._heads = heads
+        self._to_k, self._to_v = to_k, to_v
+        self._made: WeakKeyDictionary[Change, dict[tuple[int, int], _Projected | None]] = WeakKeyDictionary()
+
+    def term(self, number: int, kind: Row, captured: Captured, row: int, positions: slice | Tensor) -> Tensor | None:
+        """Z'_t - Z_t of identity ``number`` at some positions [n] of one conditional row; None where nothing changes.
+
+        Args:
+            kind: what the row is; row: its number in ``captured``.
+
+        Returns:
+            [n, I]
+
+        Raises:
+            HostError: the row has a text that nobody knows.
+        """
+        window = self._side.window(kind, captured.context, row)
+        q, z, k, v = captured.q[row][positions], captured.z[row][positions], captured.k[row], captured.v[row]
+        made = self._projected(self._side.change(window.text, number), window, k)
+        if made is None:
+            return None
+        keys = k if self._side.of(number).lock == "key" else k.index_add(0, made.tokens, made.k)
+        return attend(q, keys, v.index_add(0, made.tokens, made.v), self._heads) - z
+
+    def _projected(self, change: Change, window: Window, like: Tensor) -> _Projected | None:
+        kept = self._made.setdefault(change, {})
+        key = (window.start, window.length)
+        if key not in kept:
+            tokens = change.tokens - window.start
+            inside = (tokens >= 0) & (tokens < window.length)
+            delta = change.delta[inside].to(like)
+            projected = _Projected(
+                tokens[inside].to(like.device), self._to_k(delta).to(like), self._to_v(delta).to(like)
+            )
+            kept[key] = projected if len(delta) else None
+        return kept[key]

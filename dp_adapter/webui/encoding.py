@@ -1,0 +1,50 @@
+"""The host's text encoders for our own short texts: what its UNet would get for them.
+
+By the call that the host's own ``get_conds_with_caching`` makes (modules/processing.py), but beside its caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.errors import HostError
+from dp_adapter.hosts.person_words import CHUNK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dp_adapter.session.scene import Encode
+
+
+def encoder(p: Any) -> Encode:
+    """Texts -> contexts [n, 77, D] in float32 on the CPU, by the model that ``p`` has when it is called.
+
+    The host brings its encoders to their device for that, reads emphasis, embeddings and ``clip skip`` as in prompts,
+    and applies the LoRA that are active at the moment.
+    """
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        """Raises HostError where the model has no text encoder that can be asked, or a text takes several chunks."""
+        import torch
+        from modules import devices, prompt_parser, shared
+
+        model: Any = p.sd_model
+        if not hasattr(model, "get_learned_conditioning"):
+            raise HostError(
+                f"The loaded model ({type(model).__name__}) does not encode texts",
+                "Load a Stable Diffusion 1.5 or SDXL checkpoint with its text encoders.",
+            )
+        read = prompt_parser.SdConditioning(list(texts), width=p.width, height=p.height)
+        with torch.no_grad(), devices.autocast():
+            if hasattr(model, "set_clip_skip"):  # Forge tells its engine before each call
+                model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
+            encoded: Any = model.get_learned_conditioning(read)
+        # SDXL's is a dictionary with a pooled vector beside it
+        context: Tensor = encoded if hasattr(encoded, "shape") else encoded["crossattn"]
+        if context.shape[1] != CHUNK:
+            longest = max(texts, key=len)
+            raise HostError(f"'{longest[:40]}…' is too long for one chunk of the text encoder")
+        return context.detach().to("cpu", torch.float32, copy=True)
+
+    return encode
