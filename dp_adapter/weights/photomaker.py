@@ -1,7 +1,7 @@
 """PhotoMaker files, v1 and v2 (SDXL): ``id_encoder.*`` and ``lora_weights.*``; they act through a word alone.
 
 The tower inside looks at whole photos, as in the official pipelines; v2 looks at the face's raw embedding besides.
-Repacks without the LoRA, for programs that never apply it, are read as they are.
+Repacks may lack the prefixes (stable-diffusion.cpp's), or the LoRA, for programs that never apply it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ from dp_adapter.weights.checkpoint import Checkpoint, Encoder, TokenOptions, giv
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.ip_adapter import built, under
 
+_FUSE = "fuse_module.mlp1.fc1.weight"
+_UNET = "unet."
 _TRIGGER = "img"  # pipeline.py's default trigger_word
 _START = 0.2  # pipeline.py: text alone for the first 10 of 50 steps (start_merge_step)
 
 
 def recognise(file: WeightFile) -> bool:
-    return "id_encoder.fuse_module.mlp1.fc1.weight" in file.tensors
+    return any(f"{prefix}{_FUSE}" in file.tensors for prefix in ("id_encoder.", ""))
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = built(PhotoMakerEncoder.like, under(file.tensors, "id_encoder."), file, "identity encoder")
-    lora = attention_lora(under(file.tensors, "lora_weights."), "sdxl", file.path.name)
+    bare = _FUSE in file.tensors
+    encoder = {k: v for k, v in file.tensors.items() if not k.startswith(_UNET)}
+    net = built(PhotoMakerEncoder.like, encoder if bare else under(encoder, "id_encoder."), file, "identity encoder")
+    layers = {k: v for k, v in file.tensors.items() if k.startswith(_UNET)}
+    lora = attention_lora(layers if bare else under(file.tensors, "lora_weights."), "sdxl", file.path.name)
     widths: dict[Encoder, int] = {"pixels": net.vision_model.image_size}
     if net.qformer_perceiver is not None:
         widths["arcface-raw"] = net.qformer_perceiver.face

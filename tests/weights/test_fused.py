@@ -69,15 +69,20 @@ def test_photomaker_acts_where_the_word_is(tmp_path: Path) -> None:
     assert person.fuse(context.half(), [2]).dtype == torch.float16
 
 
-@pytest.mark.parametrize("container", ["safetensors", "zip", "legacy"])
-def test_photomaker_files(tmp_path: Path, container: tiny.Container) -> None:
-    path = tiny.write(tmp_path / "x.bin", files.photomaker_tensors("v2"), container)
+@pytest.mark.parametrize("container", ["safetensors", "zip", "legacy", "bare"])
+def test_photomaker_files(tmp_path: Path, container: Literal["safetensors", "zip", "legacy", "bare"]) -> None:
+    tensors = files.photomaker_tensors("v2")
+    if container == "bare":  # without prefixes, as stable-diffusion.cpp's repacks
+        joined = tensors["id_encoder"] | tensors["lora_weights"]
+        path = tiny.write(tmp_path / "x.safetensors", joined, "safetensors")
+    else:
+        path = tiny.write(tmp_path / "x.bin", tensors, container)
     checkpoint = formats.read(path)
     assert (checkpoint.family, checkpoint.title, checkpoint.base) == ("photomaker", "PhotoMaker v2", "sdxl")
     assert dict(checkpoint.features_width) == {"pixels": 28, "arcface-raw": 512}
     assert checkpoint.context == files.TEXT
     assert (checkpoint.combine, checkpoint.pack, checkpoint.start) == ("concatenate", "buffalo_l", 0.2)
-    assert not len(checkpoint.adapter.sites)
+    assert not len(checkpoint.adapter.sites) and len(checkpoint.lora) == 8 * 70
     assert checkpoint.tokens(photomaker_features()).cond.shape == (0, files.TEXT)
     assert not any(parameter.requires_grad for parameter in checkpoint.adapter.parameters())
 
@@ -90,6 +95,11 @@ def test_half_precision_weights_are_the_files_own(tmp_path: Path) -> None:
     assert person is not None
     fused = person.fuse(numbers("context", (8, files.TEXT)), range(3, 7))
     assert (fused - official("photomaker-v2")).abs().max() < 0.05
+
+
+def test_a_photomaker_without_its_lora(tmp_path: Path) -> None:
+    tensors = {"id_encoder": files.photomaker_tensors("v1")["id_encoder"]}
+    assert not formats.read(tiny.write(tmp_path / "x.bin", tensors, "zip")).lora
 
 
 @pytest.mark.parametrize(
