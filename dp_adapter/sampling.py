@@ -14,6 +14,7 @@ from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import pipelines, previews, prompts
 from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
 from dp_adapter.hosts.predicted import told
+from dp_adapter.hosts.spoken import repeated
 from dp_adapter.hosts.word_maps import WordMaps
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Prepared
@@ -45,12 +46,15 @@ def sample(
 
 
 def worded(job: Job, prepared: Prepared) -> Job:
-    """The job with the mode's words in its prompts."""
-    if prepared.edit is None or not prepared.edit.words:
+    """The job with the mode's words in its prompts, and with a person's word as often as it has to stand there."""
+    if prepared.edit is not None and prepared.edit.words:
+        first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+        more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
+        job = replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
+    if not prepared.spoken:
         return job
-    first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
-    more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
-    return replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
+    more = tuple(replace(one, prompt=repeated(one.prompt, prepared.spoken, webui=False)) for one in job.later)
+    return replace(job, prompt=repeated(job.prompt, prepared.spoken, webui=False), later=more)
 
 
 def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[[Any], AbstractContextManager[object]]:
@@ -66,8 +70,17 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
                 maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
                 watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
                 stack.enter_context(told(running, watch.before_call, watch.after_call))
-            attach = host.attach(running.unet, prepared.injection, rows, train_timesteps=train_timesteps, maps=maps)
-            stack.enter_context(attach)
+            spoken = prompts.spoken(running, job, prepared.spoken) if prepared.spoken else None
+            stack.enter_context(
+                host.attach(
+                    running.unet,
+                    prepared.injection,
+                    rows,
+                    train_timesteps=train_timesteps,
+                    maps=maps,
+                    words=spoken,
+                )
+            )
             yield
 
     return around

@@ -58,6 +58,23 @@ class TextIdentity:
     trigger: str = ""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """How a person has to be spoken of in prompts.
+
+    Attributes:
+        person: number in the request.
+        words: the user's, with commas between alternatives; empty for the person words of the prompt in their order.
+        tokens, needed, trigger: as ``TextIdentity`` says.
+    """
+
+    person: int
+    words: str = ""
+    tokens: int = 1
+    needed: bool = True
+    trigger: str = ""
+
+
 class PersonWords(Protocol):
     """Where the persons' words stand in the texts of a generation."""
 

@@ -11,12 +11,12 @@ Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]
 
 _FACE = ("face", "faces", "head", "heads")
 _PICTURE = ("portrait", "portraits", "headshot", "headshots", "selfie", "selfies")  # a face fills it
-_PERSON = (
+PERSON = (
     "man", "men", "woman", "women", "person", "persons", "people", "girl", "girls", "boy", "boys", "lady", "ladies",
     "gentleman", "gentlemen", "guy", "guys", "child", "children", "kid", "kids", "baby", "babies", "teenager",
     "teenagers",
 )  # fmt: skip
-DEFAULT = _FACE + _PICTURE + _PERSON
+DEFAULT = _FACE + _PICTURE + PERSON
 
 
 @dataclass(frozen=True)

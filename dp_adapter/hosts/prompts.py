@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dp_adapter.core.text_side import Spoken
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.job import Job, Prompts
 from dp_adapter.hosts.person_words import Found, in_text
+from dp_adapter.hosts.spoken_tokens import SpokenTexts, in_tokens, require, same_always
 
 _CHUNK = 75  # CLIP reads 77 tokens, of which two mark start and end
 
@@ -113,6 +115,21 @@ def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Fou
     rows = _rows(tokenizer, prompt, _chunks(tokenizer, prompt))
     found = in_text(rows, lambda texts: [_tokens(tokenizer, text) for text in texts], words)
     return Found(((found,),) * batch)
+
+
+def spoken(pipeline: Any, job: Job, people: Sequence[Spoken]) -> SpokenTexts:
+    """Where the persons' words stand in what ``encode`` makes of a job's prompts.
+
+    Raises:
+        HostError: the prompt has no word for a person who needs one, or it moves.
+    """
+    tokenizer = pipeline.tokenizer
+    texts = [job.prompt, *(one.prompt for one in job.later)]
+    chunks = [_rows(tokenizer, text, _chunks(tokenizer, text)) for text in texts]
+    stages = [in_tokens([one], lambda words: [_tokens(tokenizer, text) for text in words], people)[0] for one in chunks]
+    found = SpokenTexts((tuple(same_always([stages], people)),) * job.batch)
+    require(found, people)
+    return found
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:

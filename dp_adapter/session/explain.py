@@ -39,6 +39,7 @@ class PersonExplanation:
         tokens: number of identity tokens.
         region: where its region comes from, in words.
         coverage: share of the picture inside the region.
+        word: which word of the prompt they act through, in words; empty for none.
     """
 
     number: int
@@ -48,6 +49,7 @@ class PersonExplanation:
     tokens: int
     region: str
     coverage: float
+    word: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Explanation:
                 f"Person {person.number}: {len(person.photos)} photo(s){_of_saved(person)}, "
                 f"joined by {person.combine}, {person.tokens} tokens; "
                 f"acts in {person.region}, {person.coverage:.0%} of the picture"
+                + (f", through {person.word}" if person.word else "")
             )
             for photo in person.photos:
                 lines += [f"  photo {photo.digest}: {warning}" for warning in photo.warnings]

@@ -34,8 +34,8 @@ def require_foldable(settings: Settings, injection: Injection) -> None:
     if settings.performance.form == "folded" and not injection.folded:
         raise SettingsError(
             "performance.form",
-            f"'folded' is not possible with blend '{injection.identities[0].mode}', text emphasis or trained text "
-            "weights",
+            f"'folded' is not possible with blend '{injection.identities[0].mode}', text emphasis, trained text "
+            "weights or identities that act through a word",
             "Use 'auto'.",
             "auto",
         )

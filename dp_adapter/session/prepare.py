@@ -9,7 +9,7 @@ from pathlib import Path
 from dp_adapter.cache import Cache
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.text_side import Spoken, TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.edits import Edit, Modes
 from dp_adapter.errors import FaceError, SettingsError, WeightsError
@@ -26,6 +26,7 @@ from dp_adapter.session.forms import form_of, require_foldable
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Encode, Scene
+from dp_adapter.session.speaking import in_words, spoken_of, text_side
 from dp_adapter.session.texts import TextIdentities, joined
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
@@ -45,12 +46,14 @@ class Prepared:
     Attributes:
         tracker: moves regions while the picture forms; None where all of them stay.
         edit: the mode at work, whose words go into the prompts; None where the adapter is off.
+        spoken: the persons who act through a word, and how prompts have to speak of them.
     """
 
     injection: Injection
     explanation: Explanation
     tracker: Tracker | None = None
     edit: Edit | None = None
+    spoken: tuple[Spoken, ...] = ()
 
 
 class Session:
@@ -228,9 +231,8 @@ def _joined(
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
-        one = Identity(
-            checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=texts[number], person=number
-        )
+        on_text = text_side(settings, texts[number], area.weight)
+        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
         followed = tracks.get(number)
         if followed is None:
             identities.append(replace(one, mask=area.mask, free=area.free))
@@ -245,6 +247,7 @@ def _joined(
                 len(tokens.cond),
                 area.source if followed is None else following_words(area, followed, settings.tracking),
                 round(area.coverage if followed is None else followed.coverage, 4),
+                in_words(settings, number, on_text),
             )
         )
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
@@ -280,6 +283,7 @@ def _joined(
         ),
         tracker,
         edit,
+        tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
     )
 
 

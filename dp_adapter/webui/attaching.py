@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dp_adapter.hosts.cfg_rows import CfgRows
     from dp_adapter.hosts.forge import Attached
     from dp_adapter.hosts.hooks import Attachment
+    from dp_adapter.hosts.spoken_tokens import SpokenTexts
 
 
 _NO_WORDS = Found(())
@@ -27,6 +28,7 @@ class Pass(AbstractContextManager["Pass"]):
         p: the WebUI's processing object, whose ``sd_model`` is the one that samples.
         latent: size of the latents; batch: how many pictures are sampled together.
         words: person words of the prompts, whose attention is kept in ``maps``; none for nobody listens.
+        spoken: where the words stand through which persons act; None where nobody does.
 
     Attributes:
         maps: what the text attention says so far; None where nobody listens.
@@ -35,12 +37,21 @@ class Pass(AbstractContextManager["Pass"]):
         HostError: the model is neither SD1.5 nor SDXL, or the adapter does not fit it.
     """
 
-    def __init__(self, p: Any, injection: Injection, latent: Grid, batch: int, words: Found = _NO_WORDS) -> None:
+    def __init__(
+        self,
+        p: Any,
+        injection: Injection,
+        latent: Grid,
+        batch: int,
+        words: Found = _NO_WORDS,
+        spoken: SpokenTexts | None = None,
+    ) -> None:
         from dp_adapter.hosts.word_maps import WordMaps
 
         self._p = p
         self._injection = injection
         self.words = words
+        self._spoken = spoken
         self.maps = WordMaps(words.tokens, latent) if words.texts else None
         self._stack = ExitStack()
         self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
@@ -51,7 +62,8 @@ class Pass(AbstractContextManager["Pass"]):
             from dp_adapter.hosts.forge_calls import sampler_rows
 
             patcher = compat.unet_patcher(p.sd_model)
-            attach = forge.attach(patcher, injection, sampler_rows(batch, words.prompts), latent, maps=self.maps)
+            rows = sampler_rows(batch, words.prompts if spoken is None else spoken.prompts)
+            attach = forge.attach(patcher, injection, rows, latent, maps=self.maps, words=spoken)
             self._attached = self._forge = self._stack.enter_context(attach)
         else:
             self._enter_ldm()
@@ -93,7 +105,8 @@ class Pass(AbstractContextManager["Pass"]):
         from dp_adapter.hosts.cfg_rows import CfgRows
 
         rows = CfgRows()
-        attach = ldm.attach(compat.diffusion_model(self._p.sd_model), self._injection, rows, maps=self.maps)
+        unet = compat.diffusion_model(self._p.sd_model)
+        attach = ldm.attach(unet, self._injection, rows, maps=self.maps, words=self._spoken)
         self._attached = self._stack.enter_context(attach)
         self._rows, self._checkpoint = rows, self._p.sd_model.sd_checkpoint_info
 

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from dp_adapter.errors import HostError
 from dp_adapter.hosts.person_words import CHUNK, Found, InText, in_text
+from dp_adapter.hosts.spoken_tokens import SpokenTexts, in_tokens, require, same_always
+
+if TYPE_CHECKING:
+    from dp_adapter.core.text_side import Positions, Spoken
 
 _log = logging.getLogger("dp_adapter")
 # Forge's SD1.5 and SDXL (backend/diffusion_engine), and all others (sd_hijack.py, forge_loader.py). SDXL's two encoders
@@ -31,12 +36,59 @@ def find(p: Any, words: str) -> Found:
         return Found(())
 
 
+def spoken(p: Any, people: Sequence[Spoken]) -> SpokenTexts:
+    """Where the persons' words stand in the prompts of the pass that is about to be sampled.
+
+    Raises:
+        HostError: a prompt has no word for a person who needs one, it moves, or the prompts cannot be read.
+    """
+    read = _read(p)
+    if read is None:
+        raise HostError(
+            "The loaded model's prompts cannot be read, so the word for a person is not known",
+            "Switch off 'Use old emphasis implementation' under Settings > Compatibility, or use another model.",
+        )
+    reader, prompts = read
+    found = SpokenTexts(tuple(tuple(_spoken(reader, parts, people)) for parts in prompts))
+    require(found, people)
+    return found
+
+
+def _spoken(reader: Any, parts: Sequence[Sequence[str]], people: Sequence[Spoken]) -> list[dict[int, Positions]]:
+    """Per text of AND, per person. A text that changes is looked at in all its stages, beside the others' first."""
+    tokens = [_tokens(reader, texts) for texts in parts]
+    first = [stages[0] for stages in tokens]
+    found = [
+        [in_tokens([*first[:i], stage, *first[i + 1 :]], reader.tokenize, people)[i] for stage in stages]
+        for i, stages in enumerate(tokens)
+    ]
+    return same_always(found, people)
+
+
+def _tokens(reader: Any, texts: Sequence[str]) -> list[list[list[int]]]:
+    """Per text its chunks of 77 tokens."""
+    chunked, _ = reader.process_texts(list(texts))
+    tokens = [[cast("list[int]", chunk.tokens) for chunk in chunks] for chunks in chunked]
+    if any(len(one) != CHUNK for chunks in tokens for one in chunks):
+        raise HostError("The loaded model's text encoder does not read chunks of 77 tokens", "Use SD1.5 or SDXL.")
+    return tokens
+
+
 def _find(p: Any, words: str) -> Found:
+    read = _read(p)
+    if read is None:
+        return Found(())
+    reader, prompts = read
+    return Found(tuple(tuple(_always(reader, texts, words) for texts in parts) for parts in prompts))
+
+
+def _read(p: Any) -> tuple[Any, list[list[list[str]]]] | None:
+    """What reads the model's prompts, and per picture, per text of AND, its stages; None where that is unclear."""
     from modules import prompt_parser, shared
 
     reader = _reader(p.sd_model)
     if reader is None or getattr(shared.opts, "use_old_emphasis_implementation", False):
-        return Found(())
+        return None
     hires = bool(getattr(p, "is_hr_pass", False))
     indexes: list[list[tuple[int, float]]]
     indexes, texts, _ = prompt_parser.get_multicond_prompt_list(p.hr_prompts if hires else p.prompts)
@@ -44,8 +96,8 @@ def _find(p: Any, words: str) -> Found:
     schedules = prompt_parser.get_learned_conditioning_prompt_schedules(
         texts, p.firstpass_steps, further, shared.opts.use_old_scheduling
     )
-    read = [_always(reader, [text for _, text in schedule], words) for schedule in schedules]
-    return Found(tuple(tuple(read[index] for index, _weight in parts) for parts in indexes))
+    stages = [[cast(str, text) for _, text in schedule] for schedule in schedules]
+    return reader, [[stages[index] for index, _weight in parts] for parts in indexes]
 
 
 def _reader(model: Any) -> Any | None:

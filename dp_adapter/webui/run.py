@@ -90,6 +90,7 @@ class Run:
         self.outcome = Outcome(p, settings, self._last_acting)
         p.extra_generation_params.update(infotext.parameters(describing(settings), {}))
         words.add(p, self._first.edit)
+        words.speak(p, self._first.spoken)
 
     def is_of(self, p: Any) -> bool:
         """False for a copy of the job, on which ADetailer has scripts end and begin while the job goes on."""
@@ -130,7 +131,9 @@ class Run:
             self._current = self._prepare(settings, scene, self._first.tracker)
             self._tell(self._current)
         if self._current.injection.active:
-            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words())
+            people = self._current.spoken
+            spoken = prompt_words.spoken(p, people) if people else None
+            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words(), spoken)
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:

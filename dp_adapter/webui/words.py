@@ -1,10 +1,13 @@
-"""A mode's words in a job's prompts, and what the mode does in its parameters."""
+"""A mode's words and the persons' in a job's prompts, and what was done in its parameters."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dp_adapter.core.text_side import Spoken
     from dp_adapter.edits import Edit
 
 # Prompts and negative prompts that belong together; each a list with one text a picture. The main ones are one text
@@ -33,3 +36,23 @@ def add(p: Any, edit: Edit | None) -> None:
         for name, text in zip(_MAIN, with_words(str(main[0]), str(main[1]), edit.words), strict=True):
             setattr(p, name, text)
     p.extra_generation_params.update(mode_parameters(edit.lines, edit.words))
+
+
+def speak(p: Any, people: Sequence[Spoken]) -> None:
+    """Puts each person's word into a job's prompts as often as it has to stand there, and tells of it; as `add`."""
+    if not people:
+        return
+    from dp_adapter.hosts.spoken import repeated, words_in
+
+    for name in ("all_prompts", "all_hr_prompts"):
+        if prompts := getattr(p, name, None):
+            setattr(p, name, [repeated(prompt, people) for prompt in prompts])
+    main = getattr(p, "main_prompt", None)
+    if isinstance(main, str):
+        p.main_prompt = repeated(main, people)
+    first: list[str] = getattr(p, "all_prompts", None) or [""]
+    told = words_in(first[0], people)
+    times = {one.person: f" x{one.tokens}" if one.tokens > 1 else "" for one in people}
+    if told:
+        words = ", ".join(f"{word}{times[person]} for person {person}" for person, word in sorted(told.items()))
+        p.extra_generation_params["DP-Adapter result person words"] = words

@@ -1,0 +1,129 @@
+"""Whose which word of a prompt is, in its text and in the tokens of CLIP's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dp_adapter.core.text_side import Positions, Spoken
+from dp_adapter.core.types import Row
+from dp_adapter.errors import HostError
+from dp_adapter.hosts import prompts
+from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.hosts.job import Job, Prompts
+from dp_adapter.hosts.spoken import repeated, words_in
+from dp_adapter.hosts.spoken_tokens import SpokenTexts, in_tokens
+
+ONE = (Spoken(0),)
+TWICE = (Spoken(0, tokens=2, trigger="img"),)
+TWO = (Spoken(0), Spoken(1))
+NAMED = (Spoken(0, "woman in red, lady"), Spoken(1))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    return SimpleNamespace(tokenizer=clip_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "people", "expected"),
+    [
+        ("a man in a garden", TWICE, "a man man in a garden"),
+        ("a man man in a garden", TWICE, "a man man in a garden"),
+        ("a man img in a garden", TWICE, "a man man in a garden"),
+        ("a Man img, img", TWICE, "a Man Man, img"),
+        ("a (man:1.2), <lora:man:1>", TWICE, "a (man man:1.2), <lora:man:1>"),
+        ("<lora:man:1> a woman BREAK a man", TWICE, "<lora:man:1> a woman woman BREAK a man"),
+        ("a man AND a woman :0.5", TWICE, "a man man AND a woman woman :0.5"),
+        ("1girl, solo", TWICE, "1girl girl, solo"),
+        ("a mantle on a womanizer", TWICE, "a mantle on a womanizer"),
+        ("# a man\na woman", TWICE, "# a man\na woman woman"),
+        ("a man and a woman", (Spoken(0, tokens=2), Spoken(1, tokens=3)), "a man man and a woman woman woman"),
+        ("a man and a woman in red", (Spoken(0, "woman in red", 2),), "a man and a woman woman in red"),
+        ("a garden", TWICE, "a garden"),
+    ],
+)
+def test_words_as_often_as_they_have_to_stand(prompt: str, people: tuple[Spoken, ...], expected: str) -> None:
+    assert repeated(prompt, people) == expected
+    assert repeated(expected, people) == expected
+
+
+def test_without_a_webui_nothing_is_joined_or_hidden() -> None:
+    assert repeated("no # here: a man", TWICE, webui=False) == "no # here: a man man"
+
+
+def test_whose_word_is_which() -> None:
+    assert words_in("a knight and a Lady and a man", NAMED) == {0: "Lady", 1: "man"}
+    assert words_in("a lady, a man", TWO) == {0: "lady", 1: "man"}
+    assert words_in("an elf", ONE) == {}
+
+
+Found = list[Mapping[int, Positions]]
+
+
+def found(pipeline: Any, people: tuple[Spoken, ...], *texts: str) -> Found:
+    tokenizer = pipeline.tokenizer
+    chunks = [prompts._rows(tokenizer, text, prompts._chunks(tokenizer, text)) for text in texts]
+    return list(in_tokens(chunks, lambda words: [prompts._tokens(tokenizer, word) for word in words], people))
+
+
+@pytest.mark.parametrize(
+    ("people", "texts", "expected"),
+    [
+        (ONE, ["a photo of a man"], [{0: (5,)}]),
+        (ONE, ["a man and a woman"], [{0: (2,)}]),
+        (ONE, ["a face and a garden"], [{}]),
+        (TWICE, ["a man man in a garden"], [{0: (2, 3)}]),
+        (TWICE, ["a man in a garden"], [{0: (2,)}]),
+        (TWO, ["a man, a woman and a man"], [{0: (2,), 1: (5,)}]),
+        (TWO, ["a man"], [{0: (2,)}]),
+        (NAMED, ["a man and a woman in red"], [{0: (5,), 1: (2,)}]),
+        (NAMED, ["a woman and a lady"], [{0: (5,), 1: (2,)}]),
+        ((Spoken(0, "old knight", 2),), ["an old knight knight"], [{0: (3, 4)}]),
+        ((Spoken(0, "headshots"),), ["two headshots"], [{0: (3,)}]),  # of two tokens: the last
+        # AND: anew where one text has words for all, else on
+        (TWO, ["a man", "a woman"], [{0: (2,)}, {1: (2,)}]),
+        (TWO, ["a man and a woman", "a woman"], [{0: (2,), 1: (5,)}, {0: (2,)}]),
+        (ONE, ["a man", "a woman"], [{0: (2,)}, {0: (2,)}]),
+        (ONE, ["tree, " * 40 + "a man"], [{0: (77 + 7,)}]),
+    ],
+)
+def test_positions(pipeline: Any, people: tuple[Spoken, ...], texts: list[str], expected: Found) -> None:
+    assert found(pipeline, people, *texts) == expected
+
+
+def test_of_a_job(pipeline: Any) -> None:
+    texts = prompts.spoken(pipeline, Job("a man in a garden", batch=2), ONE)
+    assert texts.positions(Row("cond", 1), 0) == (2,) and texts.positions(Row("cond", 1), 1) == ()
+    assert texts.prompts == 1 and len(texts.texts) == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "people", "words"),
+    [
+        (Job("a garden"), ONE, "no word for person 0"),
+        (Job("a man"), TWO, "no word for person 1"),
+        (Job("a man"), (Spoken(0, "old knight"),), "no word for person 0 .'old knight'."),
+        (Job("a man"), TWICE, "2 times in a row, and the prompt has it 1 times"),
+        (Job("a man", later=(Prompts(0.5, "an old man", ""),)), ONE, "does not stand at one place"),
+    ],
+)
+def test_refusals(pipeline: Any, job: Job, people: tuple[Spoken, ...], words: str) -> None:
+    with pytest.raises(HostError, match=words):
+        prompts.spoken(pipeline, job, people)
+
+
+def test_a_word_that_is_not_needed(pipeline: Any) -> None:
+    job = Job("a garden with a man", later=(Prompts(0.5, "a man", ""),))
+    assert prompts.spoken(pipeline, job, (Spoken(0, needed=False),)).positions(Row("cond"), 0) == ()
+
+
+def test_a_row_of_an_unknown_part() -> None:
+    """It has the words where all texts have them at one place."""
+    texts = SpokenTexts((({0: (2,)}, {0: (2,)}), ({0: (2,)}, {})))
+    assert texts.positions(Row("cond", 0, None), 0) == (2,)
+    with pytest.raises(HostError, match="does not say which"):
+        texts.positions(Row("cond", 1, None), 0)
