@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_photomaker_in_a_generation(
     pixels = torch.cat([torch.as_tensor(preprocess(load_picture(photo), 28)) for photo in people[:photos]])
     embeds = net.embed(pixels, None)
     words = " ".join(["woman"] * photos)
-    plain = Job(**{**vars(JOB), "prompt": f"photo of a {words} in a garden"})
+    plain = replace(JOB, prompt=f"photo of a {words} in a garden")
     official = type(pipeline)
     encode = official.encode_prompt
     at = 4  # behind the start, "photo of a"

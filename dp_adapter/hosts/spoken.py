@@ -154,5 +154,5 @@ def _filled(text: str, whose: Mapping[int, Place], times: Mapping[int, int]) -> 
 
 def _without_triggers(text: str, people: Sequence[Spoken]) -> str:
     for trigger in {one.trigger for one in people if one.trigger}:
-        text = re.sub(rf"(?<=\w)\s+{re.escape(trigger)}(?!\w)", "", text)
+        text = re.sub(rf"(?<=[\w)\]])\s+{re.escape(trigger)}(?!\w)", "", text)
     return text

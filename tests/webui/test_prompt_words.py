@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from dp_adapter.core.text_side import Spoken
+from dp_adapter.core.types import Row
+from dp_adapter.errors import HostError
 from dp_adapter.webui import prompt_words
 from tests.webui import fake_webui
 
@@ -200,3 +203,49 @@ def test_what_is_not_understood_has_no_positions(opts: Any, caplog: pytest.LogCa
     assert prompt_words.find(job("a man", model=SimpleNamespace(cond_stage_model=Longer())), "").tokens == [[()]]
     opts.use_old_emphasis_implementation = True
     assert not prompt_words.find(job("a man"), "").tokens
+
+
+# The persons' words.
+
+MAN, WOMAN = Spoken(0), Spoken(1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_persons_words_by_every_hosts_reader(opts: Any, model: str) -> None:
+    p = job("a woman of red and a man", "a (man:1.2) AND a tree BREAK a woman", model=MODELS[model]())
+    texts = prompt_words.spoken(p, (MAN, WOMAN))
+    assert texts.texts == (({0: (2,), 1: (7,)},), ({0: (2,)}, {1: (79,)})) and texts.prompts == 1
+    assert texts.positions(Row("cond", 1, 1), 1) == (79,)
+
+
+def test_a_word_before_what_changes(opts: Any) -> None:
+    texts = prompt_words.spoken(job("a man of [red:old tree:0.5]"), (MAN,))
+    assert texts.positions(Row("cond"), 0) == (2,)
+
+
+def test_the_hires_prompts_words(opts: Any) -> None:
+    p = job("a man", is_hr_pass=True, hr_prompts=["old man"], hr_sampler_name=None, sampler_name="Euler", steps=9)
+    p.hr_second_pass_steps = 0
+    assert prompt_words.spoken(p, (MAN,)).texts == (({0: (2,)},),)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "people", "words"),
+    [
+        ("a tree", (MAN,), "no word for person 0"),
+        ("a man", (MAN, WOMAN), "no word for person 1"),
+        ("[old:old tree:0.5] man", (MAN,), "does not stand at one place"),
+        ("a man", (Spoken(0, tokens=2),), "2 times in a row"),
+    ],
+)
+def test_prompts_without_the_word_are_refused(opts: Any, prompt: str, people: tuple[Spoken, ...], words: str) -> None:
+    with pytest.raises(HostError, match=words):
+        prompt_words.spoken(job(prompt), people)
+
+
+def test_prompts_that_cannot_be_read_are_refused(opts: Any) -> None:
+    with pytest.raises(HostError, match="cannot be read"):
+        prompt_words.spoken(job("a man", model=Nothing()), (MAN,))
+    opts.use_old_emphasis_implementation = True
+    with pytest.raises(HostError, match="old emphasis"):
+        prompt_words.spoken(job("a man"), (MAN,))

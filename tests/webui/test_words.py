@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dp_adapter.core.text_side import Spoken
 from dp_adapter.edits import TABLE, Facts, resolve
 from dp_adapter.settings import Settings
 from dp_adapter.webui import infotext, words
@@ -59,6 +60,21 @@ def test_pasting_and_generating_again_doubles_nothing() -> None:
     words.add(again, EDIT)
     assert again.all_prompts == first.all_prompts and again.all_negative_prompts == first.all_negative_prompts
     assert again.extra_generation_params == first.extra_generation_params
+
+
+def test_a_persons_word_stands_as_often_as_it_has_to() -> None:
+    people = (Spoken(0, tokens=2, trigger="img"), Spoken(1, "dog"))
+    p = job(all_prompts=["a (man:1.2) img AND a dog"] * 2, all_hr_prompts=["a man", "<lora:man:1>, a dog"])
+    words.speak(p, people)
+    assert p.all_prompts == ["a (man man:1.2) AND a dog"] * 2
+    assert p.all_hr_prompts == ["a man man", "<lora:man:1>, a dog"] and p.main_prompt == "a man man"
+    assert p.extra_generation_params == {"DP-Adapter result person words": "man x2 for person 0, dog for person 1"}
+    again = job(all_prompts=p.all_prompts, all_hr_prompts=p.all_hr_prompts, main_prompt=p.main_prompt)
+    words.speak(again, people)
+    assert again.all_prompts == p.all_prompts and again.main_prompt == p.main_prompt
+    untouched = job()
+    words.speak(untouched, ())
+    assert vars(untouched) == vars(job())
 
 
 def test_a_portrait_and_a_host_without_prompts_are_left_alone() -> None:
