@@ -33,7 +33,6 @@ Encoder = Literal[
 ]
 """What photos are encoded with; ``clip-parsed`` is CLIP's hidden state of the face without its background."""
 SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
-"""Width D of the text encoders' context."""
 BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDXL"})
 
 
