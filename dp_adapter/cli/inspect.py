@@ -60,7 +60,7 @@ def describe(path: Path) -> dict[str, Any]:
         "sites": len(checkpoint.adapter.sites),
         "tokens per photo": checkpoint.tokens_per_photo,
         "context width": checkpoint.context,
-        "needs": ", ".join(f"{name} ({width})" for name, width in checkpoint.features_width.items()),
+        "needs": ", ".join(f"{name} ({width})" for name, width in checkpoint.features_width.items()) or "no photo",
         "several photos": checkpoint.combine,
         "blend": checkpoint.mode,
         "LoRA in the file": f"{len(checkpoint.lora)} layers" if checkpoint.lora else "none",

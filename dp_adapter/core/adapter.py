@@ -92,12 +92,22 @@ class _GEGLU(nn.Module):
 
 
 class Adapter(nn.Module):
-    """Projection and site weights of one checkpoint, sites in checkpoint order (down, up, middle)."""
+    """Projection and site weights of one checkpoint, sites in checkpoint order (down, up, middle).
+
+    A family that acts on the text side alone has no sites.
+    """
 
     def __init__(self, projection: nn.Module, sites: Sequence[SiteAdapter | GatedSiteAdapter]) -> None:
         super().__init__()
         self.projection = projection
         self.sites = nn.ModuleList(sites)
+
+    @property
+    def context(self) -> int:
+        """Width D of the text's context."""
+        context = self.site(0).context if len(self.sites) else getattr(self.projection, "context", None)
+        assert isinstance(context, int)
+        return context
 
     def site(self, index: int) -> SiteAdapter | GatedSiteAdapter:
         module = self.sites[index]

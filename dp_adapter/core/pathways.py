@@ -234,7 +234,8 @@ class SitePathways:
 
     def text_strength(self, identity: Identity, step: Step) -> float:
         """The same of what it does on the text side."""
-        return 0.0 if identity.on_text is None else identity.on_text.weight * self._scheduled(step)
+        text = identity.on_text
+        return 0.0 if text is None or step.progress < text.start else text.weight * self._scheduled(step)
 
     def _scheduled(self, step: Step) -> float:
         return self.injection.schedule.of(self.site) * self.injection.schedule.at(step.progress)

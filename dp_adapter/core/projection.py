@@ -17,7 +17,7 @@ from dp_adapter.core.attention import attend
 
 State = Mapping[str, Tensor]
 
-_HEAD_DIM = 64  # of every public resampler and perceiver
+_HEAD_DIM = 64  # of every public resampler and perceiver but PhotoMaker's
 
 
 class ImageProjection(nn.Module):
@@ -76,25 +76,26 @@ class FaceProjection(nn.Module):
 class PerceiverAttention(nn.Module):
     """Latents attend to features and to themselves."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, head_dim: int = _HEAD_DIM) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.to_q = nn.Linear(width, inner, bias=False)
         self.to_kv = nn.Linear(width, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, width, bias=False)
+        self._heads = inner // head_dim
 
     def forward(self, x: Tensor, latents: Tensor) -> Tensor:
         """x: [n, L, width], latents: [n, Q, width] -> [n, Q, width]"""
         x, latents = self.norm1(x), self.norm2(latents)
         k, v = self.to_kv(torch.cat([x, latents], dim=-2)).chunk(2, dim=-1)
-        return self.to_out(attend(self.to_q(latents), k, v, self.to_q.out_features // _HEAD_DIM))
+        return self.to_out(attend(self.to_q(latents), k, v, self._heads))
 
 
 class Perceiver(nn.Module):
     """The layers that Resampler and FaceID-Plus share: features [n, L, c], latents [n, Q, width] -> [n, Q, D]."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, head_dim: int = _HEAD_DIM) -> None:
         super().__init__()
         width, features = state["proj_in.weight"].shape
         out = state["proj_out.weight"].shape[0]
@@ -104,7 +105,8 @@ class Perceiver(nn.Module):
         self.proj_out = nn.Linear(width, out)
         self.norm_out = nn.LayerNorm(out)
         self.layers = nn.ModuleList(
-            nn.ModuleList([PerceiverAttention(width, inner), feed_forward(width, hidden)]) for _ in range(depth)
+            nn.ModuleList([PerceiverAttention(width, inner, head_dim), feed_forward(width, hidden)])
+            for _ in range(depth)
         )
 
     def refine(self, features: Tensor, latents: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class TextIdentity:
             ``fuse`` gets as many positions, the last token of each repetition, or none.
         lock: which keys and values stay those of the unchanged context.
         weight: strength s of this pathway.
+        start: progress before which the context stays as it is, for families whose identity attention starts earlier.
         needs_word: whether it cannot act in a prompt without a word for the person.
         trigger: a word that users of the published system write behind the person's, which is taken out of prompts.
     """
@@ -52,6 +53,7 @@ class TextIdentity:
     tokens: int = 1
     lock: Lock = "none"
     weight: float = 1.0
+    start: float = 0.0
     needs_word: bool = True
     trigger: str = ""
 

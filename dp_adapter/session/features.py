@@ -24,6 +24,7 @@ from dp_adapter.session.remembered import Remembered
 from dp_adapter.settings import Settings
 from dp_adapter.weights.checkpoint import Checkpoint
 
+_APART = {"concatenate", "best"}  # ways that leave photos as they are
 _SAME_PERSON = 0.25  # a photo whose mean cosine to the others is lower most likely shows somebody else
 
 
@@ -62,7 +63,7 @@ class FeatureReader:
             CatalogError, MissingDependencyError: an encoder that the checkpoint needs is not here.
             SettingsError: a saved identity lacks vectors of such an encoder.
         """
-        how = _automatic(checkpoint, seen) if settings.combine == "auto" else cast(Combination, settings.combine)
+        how = _combination(settings, checkpoint, seen)
         fields: dict[str, Tensor] = {}
         names: list[str] = []
         notes: list[str] = []
@@ -84,6 +85,15 @@ class FeatureReader:
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
         return Person(Features(**fields), photos, tuple(dict.fromkeys(names)), how, tuple(notes), tuple(seen))
+
+
+def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Known]) -> Combination:
+    if settings.combine == "auto":
+        return _automatic(checkpoint, seen)
+    if "pixels" in checkpoint.encoders and settings.combine not in _APART and len(seen) > 1:
+        problem = f"'{settings.combine}' would mix photos, and {checkpoint.title} looks at each by itself"
+        raise SettingsError("combine", problem, "Use 'auto'.", "auto")
+    return cast(Combination, settings.combine)
 
 
 def _automatic(checkpoint: Checkpoint, seen: Sequence[Known]) -> Combination:

@@ -154,6 +154,6 @@ class _Likeness:
 
     def _direction(self, known: Sequence[Known]) -> Floats | None:
         try:
-            return self._photos.direction(known)
+            return self._photos.direction(known) if known else None
         except DPAdapterError:
             return None

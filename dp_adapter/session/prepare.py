@@ -10,9 +10,10 @@ from dp_adapter.cache import Cache
 from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.text_side import Spoken
+from dp_adapter.core.text_side import Spoken, TextIdentity
+from dp_adapter.core.types import Features
 from dp_adapter.edits import Edit, Modes
-from dp_adapter.errors import FaceError, SettingsError
+from dp_adapter.errors import FaceError, SettingsError, WeightsError
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
@@ -28,11 +29,12 @@ from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.session.speaking import in_words, spoken_of, text_side
+from dp_adapter.session.texts import TextIdentities, joined
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
 from dp_adapter.session.ways import way_of
 from dp_adapter.settings import Settings
-from dp_adapter.weights import formats, res_adapter
+from dp_adapter.weights import formats, personal, res_adapter
 from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint, TokenOptions
 from dp_adapter.weights.library import Library
 from dp_adapter.weights.res_adapter import ResAdapter
@@ -91,6 +93,7 @@ class Session:
         self.identities = Identities(roots)
         self.photos = Photos(self.encoders, paths_allowed, self.shelf, self.identities)
         self._features = FeatureReader(self.encoders)
+        self._texts = TextIdentities()
         self._areas = Areas(self.photos, self.encoders)
         self.modes = Modes(roots)
         self._editing = Editing(self.modes, self.photos, self.encoders, restorers)
@@ -99,7 +102,7 @@ class Session:
 
     def release(self) -> None:
         """Gives all memory back but the shelf's, whose photos are nowhere else; the next generation loads again."""
-        for holder in (self.photos, self._features, self._areas, self._editing):
+        for holder in (self.photos, self._features, self._areas, self._editing, self._texts):
             holder.forget()
         self._checkpoints.clear()
         self._companions.clear()
@@ -126,20 +129,14 @@ class Session:
         """
         if not settings.enabled:
             return _off(())
-        if not settings.references:
+        if not settings.references and not self._is_personal(settings.model):
             raise SettingsError(
                 "references", "there is no photo", "Give a photo of the person, or disable the adapter."
             )
         edit = self._editing.edit(settings, scene)
         settings = edit.settings
         checkpoint = self.checkpoint(settings.model)
-        if checkpoint.base != scene.base:
-            raise SettingsError(
-                "model",
-                f"{checkpoint.path.name} is made for {BASE_NAMES[checkpoint.base]}, the loaded checkpoint is "
-                f"{BASE_NAMES[scene.base]}",
-                "Choose an adapter for this base, or another checkpoint.",
-            )
+        _require_base(checkpoint, scene, "model")
         variant = variant_of(settings, checkpoint, self.library)
         people, notes = self._people(settings, checkpoint, variant)
         if not people:
@@ -153,7 +150,8 @@ class Session:
         areas = sharing.delayed(areas, by_words, checkpoint)
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        prepared = _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.encode, by_words)
+        texts = self._on_text(settings, scene, checkpoint, variant, people)
+        prepared = _joined(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene.encode, by_words)
         net = self._net(settings, scene, variant, people, prepared.injection) if prepared.injection.active else None
         return replace(prepared, injection=replace(prepared.injection, companion=companion), net=net)
 
@@ -206,6 +204,8 @@ class Session:
     def _people(
         self, settings: Settings, checkpoint: Checkpoint, variant: str
     ) -> tuple[dict[int, Person], tuple[str, ...]]:
+        if not settings.references:
+            return {0: Person(Features(), (), (), "auto", (), ())}, ()
         detector = self._features.detector(checkpoint, variant)
         people: dict[int, Person] = {}
         notes: list[str] = []
@@ -220,6 +220,44 @@ class Session:
                 raise FaceError(f"All photos of person {number} have weight 0", "Raise one, or remove the person.")
         return people, tuple(notes)
 
+    def _is_personal(self, name: str) -> bool:
+        """Whether a model is a personalised identity, which takes no photo."""
+        try:
+            return self.checkpoint(name).family == personal.FAMILY
+        except WeightsError:
+            return False
+
+    def _on_text(
+        self, settings: Settings, scene: Scene, checkpoint: Checkpoint, variant: str, people: Mapping[int, Person]
+    ) -> dict[int, TextIdentity | None]:
+        """What each person changes on the text side; a personalised identity beside the model is the first's."""
+        options = _options(settings, variant, scene.encode)
+        texts = {number: self._texts.of(checkpoint, one.features, options) for number, one in people.items()}
+        if settings.text_side.personal and checkpoint.family != personal.FAMILY:
+            own = self.checkpoint(settings.text_side.personal)
+            if own.family != personal.FAMILY:
+                problem = f"{own.path.name} is {own.title}, not a personalised identity"
+                raise SettingsError("text_side.personal", problem, "Choose it as the model instead.")
+            _require_base(own, scene, "text_side.personal")
+            first = min(texts)
+            texts[first] = joined(texts[first], self._texts.of(own, Features(), options))
+        return texts
+
+
+def _options(settings: Settings, variant: str, encode: Encode | None) -> TokenOptions:
+    structure = 1.0 if settings.structure is None else settings.structure
+    return TokenOptions(variant != "faceid-plus", structure, encode)
+
+
+def _require_base(checkpoint: Checkpoint, scene: Scene, field: str) -> None:
+    if checkpoint.base != scene.base:
+        raise SettingsError(
+            field,
+            f"{checkpoint.path.name} is made for {BASE_NAMES[checkpoint.base]}, the loaded checkpoint is "
+            f"{BASE_NAMES[scene.base]}",
+            "Choose an adapter for this base, or another checkpoint.",
+        )
+
 
 def _off(notes: Sequence[str]) -> Prepared:
     return Prepared(Injection(()), Explanation(active=False, notes=tuple(notes)))
@@ -230,6 +268,7 @@ def _joined(
     checkpoint: Checkpoint,
     variant: str,
     people: dict[int, Person],
+    texts: Mapping[int, TextIdentity | None],
     areas: dict[int, Area],
     tracker: Tracker | None,
     notes: Sequence[str],
@@ -238,15 +277,14 @@ def _joined(
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
-    structure = 1.0 if settings.structure is None else settings.structure
-    options = TokenOptions(variant != "faceid-plus", structure, encode)
+    options = _options(settings, variant, encode)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
     for number, person in people.items():
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
-        on_text = text_side(settings, checkpoint.on_text(person.features, options), area.weight)
+        on_text = text_side(settings, texts[number], area.weight)
         one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
         mine = by_words.get(number)
         one = replace(one, entity=None if mine is None else mine.entity)
@@ -271,7 +309,7 @@ def _joined(
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
     waiting = settings.tracking.fallback != "full"
     known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
-    schedule = _schedule(settings, known)
+    schedule = _schedule(settings, checkpoint, known)
     injection = Injection(
         tuple(identities),
         schedule,
@@ -324,8 +362,10 @@ def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracke
     return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
 
 
-def _schedule(settings: Settings, known: bool) -> Schedule:
-    automatic = 0.0 if known else _UNKNOWN_START
+def _schedule(settings: Settings, checkpoint: Checkpoint, known: bool) -> Schedule:
+    automatic = checkpoint.start
+    if automatic is None:
+        automatic = 0.0 if known else _UNKNOWN_START
     start = automatic if settings.span.start is None else settings.span.start
     return Schedule(
         min(start, settings.span.end),

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from dp_adapter.cache import Cache
-from dp_adapter.errors import WeightsError
-from dp_adapter.identity.clip import ClipFeatures, ClipVision
+from dp_adapter.errors import SettingsError, WeightsError
+from dp_adapter.identity.clip import ClipFeatures, ClipVision, preprocess
 from dp_adapter.identity.embed import Encoder as FaceEncoder
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import norm_crop
+from dp_adapter.identity.face_parts import part_pictures
 from dp_adapter.identity.pictures import Picture, digest
 from dp_adapter.identity.transface import TransFace
 from dp_adapter.session import reading_eva
@@ -28,7 +29,7 @@ from dp_adapter.weights.checkpoint import Checkpoint, Encoder
 Part = Literal["embeds", "hidden"]
 Crop = Literal["face", "photo"]
 _CROP = 224  # what CLIP takes, and what the face variants were trained on
-_WHOLE_PICTURE = {"ip-adapter", "plus", "composition", "mip-adapter", "mip-adapter-plus"}
+_WHOLE_PICTURE = {"ip-adapter", "plus", "composition", "mip-adapter", "mip-adapter-plus", "consistentid"}
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,19 @@ def read_eva(reading: Reading, ask: Ask) -> Values:
     return Values(name, {"eva_pooled": pooled, "eva_hidden": hidden}, of, notes=notes)
 
 
+def read_pixels(_reading: Reading, ask: Ask) -> Values:
+    """``pixels`` [1, 3, s, s] of the whole photo, for a tower inside the checkpoint."""
+    photos = [torch.as_tensor(preprocess(_here(one, ask).picture, ask.width)) for one in ask.seen]
+    return Values("the model's own CLIP", {"pixels": photos})
+
+
+def read_clip_parts(reading: Reading, ask: Ask) -> Values:
+    """``clip_parts`` [1, P, L, c] of the photo with all but one part of the face black, part by part."""
+    tower = reading.encoders.clip(hidden=ask.width)
+    vectors = [_clip_parts(reading, tower, _here(one, ask)) for one in ask.seen]
+    return Values(tower.name, {"clip_parts": vectors})
+
+
 READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "arcface": read_faces,
     "arcface-raw": read_faces,
@@ -171,6 +185,8 @@ READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "clip-hidden": read_clip_hidden,
     "transface": read_transface,
     "eva": read_eva,
+    "clip-parts": read_clip_parts,
+    "pixels": read_pixels,
 }
 
 
@@ -244,6 +260,30 @@ def versions(seen: Sequence[Known], kind: str, live: Callable[[], str]) -> tuple
 def _crop_of(ask: Ask) -> Crop:
     """The aligned face, or the whole photo for the variants that were trained on whole pictures."""
     return "photo" if ask.variant in _WHOLE_PICTURE or ask.checkpoint.family in _WHOLE_PICTURE else "face"
+
+
+def _here(one: Known, ask: Ask) -> Seen:
+    """A photo that is here. Raises SettingsError for one of a saved identity, which keeps none."""
+    if isinstance(one, Remembered):
+        raise SettingsError(
+            one.field,
+            f"{ask.checkpoint.title} looks at photos itself, and the saved identity '{one.identity}' keeps none",
+            "Give the photos.",
+        )
+    return one
+
+
+def _clip_parts(reading: Reading, tower: ClipVision, one: Seen) -> Tensor:
+    def seen() -> Tensor:
+        masks = reading.encoders.parser.parse(one.picture, one.face)
+        zeros = _zeros(reading, tower, "hidden")
+        assert zeros is not None
+        parts = part_pictures(one.picture, one.face, masks)
+        hidden = [zeros if part is None else _part(tower.encode(part), "hidden").cpu().float() for part in parts]
+        return torch.stack(hidden, dim=1)  # [1, P, L, c]
+
+    key = (one.digest, one.treated, one.face.box.tobytes(), tower.name, reading.encoders.parser.name)
+    return reading.kept.get(key, seen)
 
 
 def _embedded(reading: Reading, encoder: FaceEncoder, one: Seen) -> Tensor:

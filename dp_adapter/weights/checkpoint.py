@@ -34,8 +34,6 @@ Encoder = Literal[
 ]
 """What photos are encoded with; ``clip-parsed`` is CLIP's hidden state of the face without its background."""
 SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
-CONTEXT: Mapping[Base, int] = MappingProxyType({"sd15": 768, "sdxl": 2048})
-"""Width D of the text encoders' context."""
 BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDXL"})
 
 
@@ -73,6 +71,7 @@ class Checkpoint:
         pack: of insightface, whose networks it was trained on where it takes ArcFace.
         fusion: makes what acts on the text side, for families that act there.
         sharing: how several persons share a picture when the user does not say.
+        start: progress at which it starts to act when neither the user nor the mode says; None for the usual.
         metadata: facts written into the file (own format).
     """
 
@@ -92,6 +91,7 @@ class Checkpoint:
     pack: str = "buffalo_l"
     fusion: Fusion | None = None
     sharing: Sharing = "regions"
+    start: float | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:
@@ -104,7 +104,7 @@ class Checkpoint:
     @property
     def context(self) -> int:
         """Width D of its identity tokens, which is the text encoder's."""
-        return self.adapter.site(0).context if self.adapter.sites else CONTEXT[self.base]
+        return self.adapter.context
 
     def tokens(self, features: Features, options: TokenOptions | None = None) -> Tokens:
         """Identity tokens of one person, photos concatenated: cond and uncond [n * T, D] in float32.
@@ -126,3 +126,9 @@ def given(features: Tensor | None, what: str, width: int) -> Tensor:
             "Choose the encoder that the checkpoint was made for.",
         )
     return features.float()
+
+
+def no_tokens(adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
+    """The recipe of families that act on the text side alone: [0, D]."""
+    none = torch.zeros(0, adapter.context)
+    return Tokens(none, none)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,12 @@ _LORA = Known("a LoRA", "Use it through the prompt, not as an identity adapter."
 _CONTROLNET = Known("a ControlNet (InstantID's IdentityNet has the same keys)", "Put it where ControlNet's models are.")
 _VAE = Known("a VAE", "Choose it in the WebUI's settings.")
 _RES_ADAPTER = Known("a ResAdapter", "Choose its folder as size companion, beside an identity adapter.")
+_WORDS_KEY = re.compile(r".+_v\d+")
+_WORDS = Known(
+    "the words of an identity as ID-EA's released code saves them (textual inversion)",
+    "They act at the text encoder's input, which this extension leaves alone: save each as an embedding of the WebUI and "
+    "use it through the prompt. A personalised identity of this extension holds more than the words.",
+)
 _SIGNS: tuple[tuple[str, Known], ...] = (
     ("model.diffusion_model.", Known("a whole Stable Diffusion checkpoint", "Choose it as the base model instead.")),
     (
@@ -31,6 +38,7 @@ _SIGNS: tuple[tuple[str, Known], ...] = (
         ),
     ),
     ("pulid_ca.", Known("PuLID for FLUX", "Take pulid_v1.1.safetensors, which is for SDXL.")),
+    ("id_encoder.", Known("PhotoMaker without its fuse_module", "Download it again.")),
     ("id_adapter_attn_layers.", Known("PuLID without its encoder", "Download it again.")),
     ("lora_unet_", _LORA),
     ("lora_te", _LORA),
@@ -59,6 +67,8 @@ def identify(tensors: Mapping[str, Tensor]) -> Known | None:
     """The kind of file by its keys, or None."""
     if res_adapter.is_lora(tensors) or res_adapter.is_norms(tensors):
         return _RES_ADAPTER
+    if tensors and all(tensor.ndim == 1 and _WORDS_KEY.fullmatch(key) for key, tensor in tensors.items()):
+        return _WORDS
     for sign, known in _SIGNS:
         if any(key.startswith(sign) or f".{sign}" in key for key in tensors):
             return known

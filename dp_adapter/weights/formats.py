@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import fact, foreign, ip_adapter, mip, own, pulid
+from dp_adapter.weights import consistentid, fact, foreign, ip_adapter, mip, own, personal, photomaker, pulid
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 
@@ -28,6 +28,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format("dp-adapter", "DP-Adapter", own.recognise, own.read),
+    Format(personal.FAMILY, "Personalised identity (ID-EA)", personal.recognise, personal.read),
     Format("faceid-plus", "IP-Adapter-FaceID-Plus", ip_adapter.is_face_plus, ip_adapter.read_face_plus),
     Format("faceid-portrait", "IP-Adapter-FaceID-Portrait", ip_adapter.is_portrait, ip_adapter.read_portrait),
     Format("faceid", "IP-Adapter-FaceID", ip_adapter.is_face, ip_adapter.read_face),
@@ -37,6 +38,8 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
     Format("mip-adapter", "MIP-Adapter", mip.is_standard, mip.read_standard),
     Format("mip-adapter-plus", "MIP-Adapter Plus", mip.is_plus, mip.read_plus),
+    Format("photomaker", "PhotoMaker", photomaker.recognise, photomaker.read),
+    Format("consistentid", "ConsistentID", consistentid.recognise, consistentid.read),
     Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
     Format("facechain-fact-first", "FaceChain-FACT (first version)", fact.recognise_first, fact.read_first),
     Format(pulid.FAMILY, "PuLID", pulid.recognise, pulid.read),

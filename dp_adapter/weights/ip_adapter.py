@@ -176,11 +176,18 @@ def _sequence_tokens(adapter: Adapter, features: Features, _options: TokenOption
 def _face_plus_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.FacePlusProjection)
+    return face_plus_tokens(net, features, options.shortcut, options.structure)
+
+
+def face_plus_tokens(
+    net: projection.FacePlusProjection, features: Features, shortcut: bool, structure: float
+) -> Tokens:
+    """Tokens of a face embedding and CLIP's hidden states; uncond takes zeros and a black picture the same way."""
     width = net.perceiver_resampler.proj_in.in_features
     face = given(features.faceid, "face embeddings", _first_linear(net))
     hidden = given(features.clip_hidden, "CLIP hidden states", width)
     zero_pixels = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
-    choice = (options.shortcut, options.structure)
+    choice = (shortcut, structure)
     cond = net(face, hidden, *choice)
     uncond = net(torch.zeros_like(face), zero_pixels.expand(len(face), -1, -1), *choice)
     return Tokens(cond.flatten(0, -2), uncond.flatten(0, -2))
@@ -201,13 +208,20 @@ def load_projection(
     like: Callable[[Mapping[str, Tensor]], Module], state: Mapping[str, Tensor], file: WeightFile
 ) -> Module:
     """Builds a projection from the shapes of its state and fills it, in float32."""
+    return built(like, {key: value.float() for key, value in state.items()}, file, "image projection")
+
+
+def built(
+    like: Callable[[Mapping[str, Tensor]], Module], state: Mapping[str, Tensor], file: WeightFile, what: str
+) -> Module:
+    """A network from the shapes of its state, whose weights are these tensors themselves."""
     try:
         with torch.device("meta"):  # no time and memory for random numbers that are replaced
             net = like(state)
-        net.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
+        net.load_state_dict(dict(state), strict=True, assign=True)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{file.path.name}: its image projection is incomplete ({reason})") from error
+        raise WeightsError(f"{file.path.name}: its {what} is incomplete ({reason})") from error
     return net.eval().requires_grad_(False)
 
 

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dp_adapter.cli import main
+from dp_adapter.core.personal import Personal
 from dp_adapter.settings import Settings, walk_fields
+from dp_adapter.weights import personal
 from tests import tiny
 
 Capture = pytest.CaptureFixture[str]
@@ -144,6 +147,15 @@ def test_inspect(models: Path, tmp_path: Path, capsys: Capture) -> None:
     assert "no weight file" in notes["error"] and foreign["type"] == "no adapter: a LoRA" and "prompt" in foreign["use"]
     assert good["base"] == "SD1.5" and good["sites"] == 16 and len(good["sha256"]) == 64 and "error" not in good
     assert "There is no file" in folder["error"]
+
+
+def test_inspect_tells_that_no_photo_is_needed(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "ada.safetensors"
+    personal.save(path, Personal(torch.zeros(8), torch.zeros(2, 16)), "sd15", "Ada", {"steps": 320})
+    assert main(["inspect", "--json", str(path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["needs"], facts["family"], facts["sites"]) == ("no photo", "personal", 0)
+    assert facts["training"] == '{"steps": 320}'
 
 
 def test_settings(tmp_path: Path, capsys: Capture) -> None:

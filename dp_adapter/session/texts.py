@@ -1,0 +1,62 @@
+"""What acts on the text side, kept between generations: a tower inside a checkpoint looks at photos once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from dp_adapter.cache import Cache
+from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.types import Features
+from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
+
+
+class TextIdentities:
+    """Fusions of persons, by their features.
+
+    Args:
+        limit: persons that are kept.
+    """
+
+    def __init__(self, limit: int = 4) -> None:
+        self._kept: Cache[TextIdentity | None] = Cache(limit)
+
+    def forget(self) -> None:
+        self._kept.clear()
+
+    def of(self, checkpoint: Checkpoint, features: Features, options: TokenOptions) -> TextIdentity | None:
+        """What a person changes in the text's context; None for families that leave it alone.
+
+        No fusion asks how the base model encodes texts, so ``options.encode`` does not count.
+
+        Raises:
+            WeightsError: features are missing, or of another width.
+        """
+        if checkpoint.fusion is None:
+            return None
+        stat = checkpoint.path.stat()
+        key = (checkpoint.path, stat.st_size, stat.st_mtime_ns, replace(options, encode=None), _digest(features))
+        return self._kept.get(key, lambda: checkpoint.on_text(features, options))
+
+
+def joined(person: TextIdentity | None, personal: TextIdentity | None) -> TextIdentity | None:
+    """A model's fusion and then a personalised identity's; both act from where the model's does."""
+    if person is None or personal is None:
+        return person if personal is None else personal
+
+    def fuse(context: Tensor, positions: Sequence[int]) -> Tensor:
+        return personal.fuse(person.fuse(context, positions), positions)
+
+    return replace(person, fuse=fuse)
+
+
+def _digest(features: Features) -> str:
+    sha = hashlib.sha256()
+    for name, value in vars(features).items():
+        if isinstance(value, Tensor):
+            sha.update(f"{name}{tuple(value.shape)}".encode())
+            sha.update(value.contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,85 @@
+"""ConsistentID files (SD1.5, SDXL): ``image_proj``/``image_proj_model``, ``adapter_modules`` and ``FacialEncoder``.
+
+Four identity tokens as FaceID-Plus, and the parts of the face fused into a word. Source: JackAILab/ConsistentID@e234008
+``pipline_StableDiffusion{,XL}_ConsistentID.py``, ``functions.py``, ``attention.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from dp_adapter.core.adapter import Adapter
+from dp_adapter.core.facial import FacialEncoder
+from dp_adapter.core.fusion import fuse_with
+from dp_adapter.core.projection import FacePlusProjection
+from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.types import Features, Tokens
+from dp_adapter.weights import ip_adapter
+from dp_adapter.weights.checkpoint import Checkpoint, Encoder, TokenOptions, given
+from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.ip_adapter import built, under
+
+_PROJECTIONS = ("image_proj_model.", "image_proj.")
+_ENCODER = "FacialEncoder."
+_SITES = "adapter_modules."
+_START = 0.6  # infer.py: the parts join the text after 30 of 50 steps (merge_steps)
+
+
+class Projections(nn.Module):
+    """Both networks of a file."""
+
+    def __init__(self, tokens: FacePlusProjection, parts: FacialEncoder) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.parts = parts
+
+
+def recognise(file: WeightFile) -> bool:
+    return f"{_ENCODER}visual_projection.latents" in file.tensors and f"{_SITES}1.to_k_ip.weight" in file.tensors
+
+
+def read(file: WeightFile, family: str, title: str) -> Checkpoint:
+    plain = read_tokens(file, family, title)
+    net = plain.adapter.projection
+    assert isinstance(net, FacePlusProjection)
+    parts = built(FacialEncoder.like, under(file.tensors, _ENCODER), file, "facial encoder")
+    widths: dict[Encoder, int] = {**plain.features_width, "clip-parts": parts.visual_projection.proj_in.in_features}
+    sites = [plain.adapter.site(index) for index in range(len(plain.adapter.sites))]
+    return replace(
+        plain,
+        adapter=Adapter(Projections(net, parts), sites),
+        recipe=_tokens,
+        fusion=_fusion,
+        encoders=tuple(widths),
+        features_width=widths,
+        variants=(),
+    )
+
+
+def read_tokens(file: WeightFile, family: str, title: str) -> Checkpoint:
+    """What a file shares with FaceID-Plus: projection, sites and LoRA, under IP-Adapter's names."""
+    names = {"ip_adapter.": _SITES, "image_proj.": next(p for p in _PROJECTIONS if under(file.tensors, p))}
+    tensors = {
+        ours + key: value for ours, theirs in names.items() for key, value in under(file.tensors, theirs).items()
+    }
+    return ip_adapter.read_face_plus(replace(file, tensors=tensors), family, title)
+
+
+def _tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+    both = adapter.projection
+    assert isinstance(both, Projections)
+    # The SDXL pipeline adds the face's own tokens (shortcut=True), the SD1.5 pipeline does not.
+    return ip_adapter.face_plus_tokens(both.tokens, features, len(adapter.sites) > 16, options.structure)
+
+
+def _fusion(adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
+    both = adapter.projection
+    assert isinstance(both, Projections)
+    net = both.parts
+    width = net.visual_projection.proj_in.in_features
+    parts = given(features.clip_parts, "CLIP hidden states of the parts of a face", width)
+    unseen = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
+    embeds = net.embed(parts, unseen)
+    return TextIdentity(fuse_with(net.fuse_module, embeds), len(embeds), start=_START)
