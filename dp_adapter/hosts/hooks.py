@@ -187,7 +187,9 @@ class Attachment:
 
     def _enter_attention(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._step is not None:
-            context = args[1] if len(args) > 1 else kwargs[self._parts.context]
+            context: Any = args[1] if len(args) > 1 else kwargs[self._parts.context]
+            if isinstance(context, tuple):  # diffusers' own IP-Adapters have theirs beside the text
+                context = cast("tuple[Any, ...]", context)[0]
             self._attention = Inputs(self._hidden_states(args, kwargs), context)
 
     def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.types import Row
@@ -17,7 +19,7 @@ from dp_adapter.hosts.spoken_tokens import SpokenTexts
 from tests import tiny
 from tests.hosts import test_region_extensions as extensions
 from tests.hosts.forge_host import Forge, Model, Patcher
-from tests.hosts.protocol import Ldm
+from tests.hosts.protocol import Diffusers, Ldm
 from tests.hosts.test_text_side import WORD, WORDS, adding, by_word
 
 COND, UNCOND = Row("cond"), Row("uncond")
@@ -81,6 +83,36 @@ def test_anded_prompts_by_forges_sampler() -> None:
             with pytest.raises(HostError, match="not known which text"):
                 host(given.rows([1]), marks=(0,))
         expected = host(with_person(given, 1, *WORD), marks=(1, 0, 0))
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+
+
+class OfPair:
+    """An attention processor as diffusers' IP-Adapters have it: the text comes with the pictures' embeddings."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any, **_: Any) -> Tensor:
+        text, _pictures = encoder_hidden_states
+        q, k, v = (
+            t.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for t in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+        )
+        out = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+def test_beside_an_ip_adapter_of_diffusers() -> None:
+    host, given = Diffusers("sd15"), tiny.inputs("sd15", (COND, UNCOND))
+    with torch.no_grad():
+        expected = host(with_person(given, 0, *WORD))
+
+        def paired(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            return args, {**kwargs, "encoder_hidden_states": (kwargs["encoder_hidden_states"], [])}
+
+        for index in range(16):
+            attn2: Any = host.block(index).get_submodule("attn2")
+            attn2.set_processor(OfPair())
+            attn2.register_forward_pre_hook(paired, with_kwargs=True)
+        with host.attached(Injection((by_word(),)), (COND, UNCOND), words=WORDS):
+            out = host(given)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
 
