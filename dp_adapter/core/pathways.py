@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.core import regions
-from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
+from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.injection import Identity, Injection
@@ -287,8 +287,16 @@ class SitePathways:
                 k, v = self._key_value(number, placement.kind, z)
                 text = TextAttention(z[positions], captured.k[row], captured.v[row])
                 mode = self.injection.identities[number].mode
-                added[positions] += strength * gain * identity_term(mode, q[positions], k, v, text, self.site.heads)
+                queries = self._queries(number, q[positions], text.z)
+                added[positions] += strength * gain * identity_term(mode, queries, k, v, text, self.site.heads)
         return added, gate
+
+    def _queries(self, number: int, q: Tensor, z: Tensor) -> Tensor:
+        """What an identity is asked with: the model's own queries q, or those a W+ adapter makes of Z_t; all [n, I]."""
+        weights = self.injection.identities[number].adapter.site(self.site.index)
+        if not isinstance(weights, TextQuerySiteAdapter):
+            return q
+        return self._module(f"query{number}", weights.to_q, z)(z)
 
     def _join(self, step: Step, row: int, z: Tensor, added: Tensor, gate: Tensor, captured: Captured) -> Tensor:
         """FFB: joins the identity pathway F_v and the text pathway F_t in one row, all [N, I]; gate [N, 1]."""

@@ -17,7 +17,7 @@ from dp_adapter.core.attention import attend
 
 State = Mapping[str, Tensor]
 
-_HEAD_DIM = 64  # of every public resampler and perceiver
+HEAD_DIM = 64  # of every public resampler and perceiver
 
 
 class ImageProjection(nn.Module):
@@ -88,7 +88,7 @@ class PerceiverAttention(nn.Module):
         """x: [n, L, width], latents: [n, Q, width] -> [n, Q, width]"""
         x, latents = self.norm1(x), self.norm2(latents)
         k, v = self.to_kv(torch.cat([x, latents], dim=-2)).chunk(2, dim=-1)
-        return self.to_out(attend(self.to_q(latents), k, v, self.to_q.out_features // _HEAD_DIM))
+        return self.to_out(attend(self.to_q(latents), k, v, self.to_q.out_features // HEAD_DIM))
 
 
 class Perceiver(nn.Module):

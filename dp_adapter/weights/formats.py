@@ -1,7 +1,8 @@
 """The table of checkpoint families: recognised by keys, read with sizes from shapes.
 
 Layouts: docs/formats.md. Sources: tencent-ailab/IP-Adapter@62e4af9, instantX-research/InstantID@2145b67,
-modelscope/facechain@7bc7119; each reader is held to their outputs by ``tests/golden``.
+modelscope/facechain@7bc7119, RedAIGC/StoryMaker@a7ce766, csyxwei/MasterWeaver@a77535c,
+csxmli2016/w-plus-adapter@c649408; each reader is held to their outputs by ``tests/golden``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import fact, foreign, ip_adapter, own
+from dp_adapter.weights import fact, foreign, ip_adapter, masterweaver, own, storymaker, w_plus
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 
@@ -36,6 +37,9 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter-full-face", "IP-Adapter Full-Face", ip_adapter.is_full, ip_adapter.read_full),
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
     Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
+    Format("storymaker", "StoryMaker", storymaker.recognise, storymaker.read),
+    Format("masterweaver", "MasterWeaver", masterweaver.recognise, masterweaver.read),
+    Format("w-plus", "W+ adapter", w_plus.recognise, w_plus.read),
 )
 
 

@@ -29,6 +29,9 @@ FAMILIES = {
     "faceid-portrait-unnorm": "faceid-sequence",
     "instantid": "faceid-sequence",
     "facechain-fact": "facechain-fact",
+    "storymaker": "storymaker",
+    "masterweaver": "masterweaver",
+    "w-plus": "w-plus",
 }
 
 

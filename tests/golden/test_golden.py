@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dp_adapter.core.injection import Form, Identity, Injection
+from dp_adapter.core.injection import FOLDABLE, Form, Identity, Injection
 from dp_adapter.core.types import Features, Row, Tokens
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import ldm as ldm_host
@@ -70,9 +70,11 @@ def features(case: Case, inputs: dict[str, str]) -> Features:
     return Features(
         faceid=tensors.get("faceid"),
         image_embeds=tensors.get("clip"),
-        clip_hidden=tensors.get("clip_hidden"),
+        clip_hidden=tensors.get("clip_hidden", tensors.get("clip_hidden_face")),
         clip_hidden_uncond=tensors.get("clip_hidden_uncond"),
+        clip_person=tensors.get("clip_hidden_person"),
         face_patches=tensors.get("transface_local"),
+        w_plus=tensors.get("w_plus"),
     )
 
 
@@ -156,9 +158,9 @@ def test_unet_output(case: Case, run: dict[str, Any], name: str, form: Form) -> 
         return
     checkpoint = load(case)
     identities = identities_of(case, run, checkpoint)
-    if form == "folded" and checkpoint.mode == "gated":
-        pytest.skip("gated self-attention has no folded form")
-    lora = tuple((entry, run["lora"]) for entry in checkpoint.lora)
+    if form == "folded" and checkpoint.mode not in FOLDABLE:
+        pytest.skip(f"'{checkpoint.mode}' has no folded form")
+    lora = tuple((entry, run.get("lora", 1.0)) for entry in checkpoint.lora)
     injection = Injection(identities, lora=lora, form=form)
     assert injection.folded == (form == "folded")
     actual = run_unet(name, case, run, injection)
