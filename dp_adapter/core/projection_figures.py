@@ -42,9 +42,7 @@ class StoryMakerProjection(FacePlusProjection):
     def most_persons(self) -> int:
         return self.pos_embed.shape[0]
 
-    def persons(
-        self, faceid: Tensor, face: Tensor, figure: Tensor, first: int = 0, structure: float = 1.0
-    ) -> Tensor:
+    def persons(self, faceid: Tensor, face: Tensor, figure: Tensor, first: int = 0, structure: float = 1.0) -> Tensor:
         """
         Args:
             faceid: [p, e]; face, figure: CLIP's hidden states of the aligned faces and of the cut-out persons,

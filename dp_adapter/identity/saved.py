@@ -19,7 +19,8 @@ class View:
         faces: how many faces the photo has; ``chosen`` counts from the left.
         box: x1, y1, x2, y2 in px of the photo.
         vectors: by name. ``sface`` [128]; ``arcface/PACK/raw`` [512]; of a CLIP tower and CROP ``face`` (aligned) or
-            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W].
+            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W]; ``TOWER/person/hidden`` of
+            the cut-out person and ``TOWER/parsed/hidden`` of the face without its background.
     """
 
     faces: int

@@ -16,15 +16,18 @@ from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.embed import Encoder
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Floats, similarity, template
+from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.quality import quality
 from dp_adapter.identity.saved import SavedIdentity, SavedPhoto, View
 from dp_adapter.session.photos import Photos, Seen, used
 from dp_adapter.session.reading import aligned
+from dp_adapter.session.reading_figures import PARSED_CROP, PERSON_CROP, cut_parsed, cut_person
 from dp_adapter.session.remembered import IDENTITY
 from dp_adapter.settings import Settings
 
 PERSON = 0
 _PACKS = ("buffalo_l", "antelopev2")
+_STORYMAKER_PACK = "buffalo_l"
 _WITHOUT_CLIP = ("insightface/antelopev2",)  # no checkpoint takes both, and these features are the most of a file
 _THUMBNAIL = 192
 _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 px; that is tight
@@ -139,13 +142,17 @@ def _faces(drafts: Sequence[_Draft], detectors: Sequence[tuple[Detector, Encoder
 def _towers(drafts: Sequence[_Draft], encoders: Encoders, zeros: dict[str, Floats], notes: list[str]) -> dict[str, str]:
     """Runs the CLIP towers one after the other, which fits where all together would not; returns their versions."""
     versions: dict[str, str] = {}
+    cuts = [_cuts(draft, encoders) for draft in drafts]
     for tower in encoders.towers():
         try:
             zeros[tower.kind] = tower.zeros().hidden[0].cpu().float().numpy()
         except _ABSENT as error:
             notes.append(f"{tower.kind} is left out: {error.problem}.")
             continue
-        for draft in drafts:
+        for draft, cut in zip(drafts, cuts, strict=True):
+            for (name, crop), picture in cut.items():
+                hidden = tower.encode(picture).hidden[0].cpu().float().numpy()
+                draft.vectors[name][f"{tower.kind}/{crop}/hidden"] = hidden
             for name, look in draft.looks.items():
                 if name not in _WITHOUT_CLIP:
                     draft.vectors[name] |= _named(f"{tower.kind}/face", tower.encode(aligned(look)))
@@ -153,6 +160,17 @@ def _towers(drafts: Sequence[_Draft], encoders: Encoders, zeros: dict[str, Float
                     draft.vectors[name] |= _named(f"{tower.kind}/photo", tower.encode(look.picture))
         versions[tower.kind] = tower.version
     return versions
+
+
+def _cuts(draft: _Draft, encoders: Encoders) -> dict[tuple[str, str], Picture]:
+    """What single families cut out, by detector and crop; each for the detector that its checkpoints take."""
+    cuts: dict[tuple[str, str], Picture] = {}
+    for name, look in draft.looks.items():
+        if name == encoders.pack(_STORYMAKER_PACK).name:
+            cuts[name, PERSON_CROP] = cut_person(look, encoders.parser)
+        if name == encoders.yunet.name:
+            cuts[name, PARSED_CROP] = cut_parsed(look, encoders.parser)
+    return cuts
 
 
 def _named(prefix: str, features: ClipFeatures) -> dict[str, Floats]:

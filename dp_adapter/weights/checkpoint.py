@@ -66,6 +66,7 @@ class Checkpoint:
         features_width: width of the encoder outputs it takes, by encoder.
         variants: names that share these keys; more than one means that the user must say which it is.
         combine: how several photos are joined when the user does not say.
+        parts: parts of a person besides the face that it carries over.
         most_photos: of one person, where it was trained with no more; the best are taken.
         mode: how its identity is blended when the user does not say.
         pack: of insightface, whose networks it was trained on where it takes ArcFace.
@@ -89,6 +90,7 @@ class Checkpoint:
     pack: str = "buffalo_l"
     fusion: Fusion | None = None
     most_photos: int | None = None
+    parts: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:

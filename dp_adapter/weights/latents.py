@@ -53,9 +53,8 @@ def read_arrays(path: Path) -> list[Tensor]:
         return open_bare(path)
     try:
         loaded: Any = np.load(path, allow_pickle=False)
-        arrays: list[Any] = list(loaded.values()) if isinstance(loaded, np.lib.npyio.NpzFile) else [loaded]
+        arrays: list[Any] = [loaded[name] for name in loaded] if path.suffix.lower() == ".npz" else [loaded]
         return [torch.as_tensor(array.astype(np.float32)) for array in arrays if array.dtype.kind in "fiu"]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WeightsError(f"{path.name} is damaged or no array of numbers ({reason})", _HINT) from error
-

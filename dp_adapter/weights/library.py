@@ -13,7 +13,7 @@ from dp_adapter.weights.files import SUFFIXES, file_digest
 
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid")
 ANSWERS = "variants.json"
-_IDENTITIES = "identities"  # saved identities are .safetensors files too
+_OTHERS = frozenset({"identities", "latents", "w_directions"})  # folders whose files have the same endings
 
 
 class Library:
@@ -37,7 +37,7 @@ class Library:
             if not folder.is_dir():
                 continue
             for path in sorted(folder.rglob("*")):
-                if _IDENTITIES in path.relative_to(folder).parts[:-1]:
+                if _OTHERS & set(path.relative_to(folder).parts[:-1]):
                     continue
                 if path.suffix.lower() in SUFFIXES and path.is_file():
                     found.setdefault(path.name, path)

@@ -43,6 +43,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         },
         lora=lora_of(file, "sdxl"),
         combine="best",
+        parts=("hair", "neck", "clothes"),
     )
 
 

@@ -344,6 +344,9 @@ SUPPORTED: Mapping[str, tuple[str, str, int, dict[str, int], int]] = {
     "ip-adapter-faceid-portrait_sdxl_unnorm": ("faceid-sequence", "sdxl", 16, {"arcface-raw": 512}, 0),
     "instantid_ip-adapter": ("faceid-sequence", "sdxl", 16, {"arcface-raw": 512}, 0),
     "facechain_fact_adapter": ("facechain-fact", "sd15", 16, {"transface": 512}, 0),
+    "storymaker_mask": ("storymaker", "sdxl", 40, {"arcface": 512, "clip-hidden": 1280, "clip-person": 1280}, 560),
+    "masterweaver": ("masterweaver", "sd15", 16, {"clip-parsed": 1024}, 0),
+    "wplus_adapter": ("w-plus", "sd15", 4, {"w-plus": 512}, 0),
 }
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 
@@ -373,15 +376,12 @@ UNSUPPORTED = {
     "consistentid_sdxl": "ConsistentID",
     "fastcomposer": "FastComposer",
     "instantid_identitynet_controlnet": "ControlNet",
-    "masterweaver": "MasterWeaver",
     "mip_model_sdxl": "MIP-Adapter",
     "mip_model_sdxl_plus": "MIP-Adapter",
     "photomaker_v1_id_encoder": "PhotoMaker",
     "photomaker_v2_id_encoder": "PhotoMaker",
     "pulid_v1": "PuLID",
     "pulid_v1.1": "PuLID",
-    "storymaker_mask": "StoryMaker",
-    "wplus_adapter": "W\\+ adapter",
     "facechain_fact_adapter_v0": "older FaceChain-FACT",
     "facechain_transface_s": "TransFace",
 }
