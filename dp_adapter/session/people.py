@@ -28,6 +28,7 @@ from dp_adapter.settings import Settings
 PERSON = 0
 _PACKS = ("buffalo_l", "antelopev2")
 _STORYMAKER_PACK = "buffalo_l"
+_ELSEWHERE = {PERSON_CROP: (1024, 1664), PARSED_CROP: (1280, 1664)}  # widths of CLIP towers that take no such crop
 _WITHOUT_CLIP = ("insightface/antelopev2",)  # no checkpoint takes both, and these features are the most of a file
 _THUMBNAIL = 192
 _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 px; that is tight
@@ -151,6 +152,8 @@ def _towers(drafts: Sequence[_Draft], encoders: Encoders, zeros: dict[str, Float
             continue
         for draft, cut in zip(drafts, cuts, strict=True):
             for (name, crop), picture in cut.items():
+                if tower.shape.hidden_size in _ELSEWHERE[crop]:
+                    continue
                 hidden = tower.encode(picture).hidden[0].cpu().float().numpy()
                 draft.vectors[name][f"{tower.kind}/{crop}/hidden"] = hidden
             for name, look in draft.looks.items():
