@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 when a file is not a supported adapter."""
+    """0, or 1 when it cannot be told what a file is."""
     failed = 0
     for path in args.files:
         try:
@@ -35,15 +35,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Facts about an adapter file.
+    """Facts about an adapter file, or what another file is.
 
     Raises:
-        WeightsError: it cannot be read, or is something else.
+        WeightsError: it cannot be read, or its keys are unknown.
     """
-    from dp_adapter.weights import formats
+    from dp_adapter.weights import foreign, formats
     from dp_adapter.weights.checkpoint import BASE_NAMES
-    from dp_adapter.weights.files import file_digest
+    from dp_adapter.weights.files import file_digest, open_weights
 
+    stored = {"size": f"{path.stat().st_size / 1e6:.1f} MB", "sha256": file_digest(path)} if path.is_file() else {}
+    file = open_weights(path)
+    known = foreign.identify(file.tensors) if formats.recognise(file) is None else None
+    if known is not None:
+        return {"file": path.name, "type": f"no adapter: {known.title}", "use": known.advice, **stored}
     checkpoint = formats.read(path)
     shares_keys = len(checkpoint.variants) > 1
     return {
@@ -59,7 +64,6 @@ def describe(path: Path) -> dict[str, Any]:
         "several photos": checkpoint.combine,
         "blend": checkpoint.mode,
         "LoRA in the file": f"{len(checkpoint.lora)} layers" if checkpoint.lora else "none",
-        "size": f"{path.stat().st_size / 1e6:.1f} MB",
-        "sha256": file_digest(path),
+        **stored,
         **({"training": checkpoint.metadata.get("training", "")} if checkpoint.metadata else {}),
     }

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank, SiteAdapter, TextQuerySiteAdapter
+from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.text_side import TextIdentity
@@ -110,6 +111,7 @@ class Injection:
 
     Attributes:
         lora: low-rank weights that came with a checkpoint, with their strength.
+        companion: fits the base model to another size while an identity acts, with its strength.
         form: ``folded`` and ``plain`` compute the same; ``auto`` folds wherever the blend mode allows.
     """
 
@@ -119,6 +121,7 @@ class Injection:
     text: TextPathway = field(default_factory=TextPathway)
     lora: tuple[tuple[LowRank, float], ...] = ()
     form: Form = "auto"
+    companion: tuple[SizeCompanion, float] | None = None
 
     def __post_init__(self) -> None:
         """Raises HostError where families that act at different places are mixed."""

@@ -25,6 +25,7 @@ from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts import tiles
 from dp_adapter.hosts.calls import doubled, linear_shape, require_fit
+from dp_adapter.hosts.companion import apply_companion, ldm_place
 from dp_adapter.hosts.forge_calls import (
     Options,
     Patch,
@@ -120,6 +121,7 @@ class _Attachment:
     def register(self, stack: ExitStack) -> None:
         # Not merged, because Forge's own LoRA loader writes to the weights.
         apply_lora(stack, self._injection.lora, self._linear, merge=False)
+        apply_companion(stack, self._injection.companion, self._unet, ldm_place(self._unet))
         for name, site in zip(self._names, self._sites, strict=True):
             attn2 = self._unet.get_submodule(name.ldm + ".attn2")
             to_q, to_out = attn2.get_submodule("to_q"), attn2.get_submodule("to_out.0")

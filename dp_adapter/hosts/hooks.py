@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from dp_adapter.core import strict
 from dp_adapter.core.adapter import LowRank
+from dp_adapter.core.companion import Place
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import doubled, require_fit
+from dp_adapter.hosts.companion import apply_companion
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
 from dp_adapter.hosts.word_maps import WordMaps
@@ -38,6 +40,7 @@ class Parts:
             ``to_out.0``.
         widths: inner channels I and token width D of ``attn2``.
         hidden_states: keyword of a block's and an attention's first argument; context: of an attention's second.
+        place: from diffusers' paths to this UNet's; None where they are the same.
         merge_lora: False where somebody else writes to the weights of linear layers too.
     """
 
@@ -48,6 +51,7 @@ class Parts:
     hidden_states: str
     context: str
     merge_lora: bool
+    place: Place | None = None
 
 
 class Attachment:
@@ -82,6 +86,7 @@ class Attachment:
     def register(self, stack: ExitStack) -> None:
         """Puts the hooks in until ``stack`` closes."""
         apply_lora(stack, self._injection.lora, self._linear, merge=self._parts.merge_lora)
+        apply_companion(stack, self._injection.companion, self._parts.unet, self._parts.place)
         unet = self._parts.unet
         if self._maps is not None:
             self._maps.listen(

@@ -14,6 +14,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts import tiles
 from dp_adapter.hosts.calls import linear_shape, progress_of, require_rows
 from dp_adapter.hosts.cfg_rows import CfgRows, Known
+from dp_adapter.hosts.companion import ldm_place
 from dp_adapter.hosts.hooks import Attachment, Parts
 from dp_adapter.hosts.sites import SUPPORTED, Base, base_of_paths, site_names
 from dp_adapter.hosts.word_maps import WordMaps
@@ -100,4 +101,4 @@ def _parts_of(unet: nn.Module) -> Parts:
     blocks = [unet.get_submodule(name.ldm) for name in site_names(base_of(unet))]
     widths = [linear_shape(block.get_submodule("attn2.to_k")) for block in blocks]
     # The WebUI's own LoRA writes to the weights of linear layers in the middle of a call, and keeps copies of them.
-    return Parts(unet, sites, blocks, widths, "x", "context", merge_lora=False)
+    return Parts(unet, sites, blocks, widths, "x", "context", merge_lora=False, place=ldm_place(unet))

@@ -12,6 +12,7 @@ from torch import Tensor
 from dp_adapter.core.regions import box_mask, grow_and_feather
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.face import Floats
 from dp_adapter.identity.preview import PreviewFinder
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Crop, Mask, Picture, Scene
@@ -190,6 +191,16 @@ class Areas:
         found = self._found(settings, scene, identity)
         size = Grid(scene.height, scene.width)
         return {} if found is None else {name: fitted(torch.as_tensor(part), size) for name, part in found[1].items()}
+
+    def points(self, settings: Settings, scene: Scene, identity: int) -> Floats | None:
+        """The five points [5, 2] of the person's face in the init picture, in px of the scene; None where none is."""
+        found = self._found(settings, scene, identity)
+        if found is None:
+            return None
+        init = scene.inits[0]
+        face = self._photos.faces(init, self._finder or self._encoders.yunet)[found[0]]
+        size = np.array([scene.width / init.shape[1], scene.height / init.shape[0]], np.float32)
+        return (face.points * size).astype(np.float32)
 
     def _found(self, settings: Settings, scene: Scene, identity: int) -> tuple[int, Mapping[str, Mask]] | None:
         """The person's face in the init picture: its place from the left, and its parts."""

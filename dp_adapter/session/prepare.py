@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dp_adapter.cache import Cache
+from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.edits import Edit, Modes
@@ -15,6 +16,7 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
+from dp_adapter.session import identity_net
 from dp_adapter.session.areas import Area, Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
@@ -30,9 +32,10 @@ from dp_adapter.session.variants import variant_of
 from dp_adapter.session.w_plus import Directions
 from dp_adapter.session.ways import way_of, with_parts
 from dp_adapter.settings import Settings
-from dp_adapter.weights import formats
+from dp_adapter.weights import formats, res_adapter
 from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint, TokenOptions
 from dp_adapter.weights.library import Library
+from dp_adapter.weights.res_adapter import ResAdapter
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
 
@@ -43,6 +46,7 @@ class Prepared:
 
     Attributes:
         tracker: moves regions while the picture forms; None where all of them stay.
+        net: InstantID's IdentityNet, for hosts that have a ControlNet; None for none.
         edit: the mode at work, whose words go into the prompts; None where the adapter is off.
     """
 
@@ -50,6 +54,7 @@ class Prepared:
     explanation: Explanation
     tracker: Tracker | None = None
     edit: Edit | None = None
+    net: identity_net.Net | None = None
 
 
 class Session:
@@ -85,12 +90,14 @@ class Session:
         self.modes = Modes(roots)
         self._editing = Editing(self.modes, self.photos, self.encoders, restorers)
         self._checkpoints: Cache[Checkpoint] = Cache(checkpoints)
+        self._companions: Cache[ResAdapter] = Cache(1)
 
     def release(self) -> None:
         """Gives all memory back but the shelf's, whose photos are nowhere else; the next generation loads again."""
         for holder in (self.photos, self._features, self._editing):
             holder.forget()
         self._checkpoints.clear()
+        self._companions.clear()
         self.encoders.release()
 
     def checkpoint(self, name: str) -> Checkpoint:
@@ -135,10 +142,13 @@ class Session:
         notes = (*told, *notes)
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
+        companion = self._companion(settings, scene)
         areas = {number: self._areas.of(settings, scene, number) for number in people}
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        return _joined(edit, checkpoint, variant, people, areas, tracker, notes)
+        prepared = _joined(edit, checkpoint, variant, people, areas, tracker, notes)
+        net = self._net(settings, scene, variant, people, prepared.injection) if prepared.injection.active else None
+        return replace(prepared, injection=replace(prepared.injection, companion=companion), net=net)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -152,6 +162,39 @@ class Session:
         """
         self.identities.require_free(name, replace)
         return self.identities.save(embedded(name, settings, self.photos, self.encoders), replace)
+
+    def _companion(self, settings: Settings, scene: Scene) -> tuple[SizeCompanion, float] | None:
+        """The ResAdapter that was asked for.
+
+        Raises:
+            WeightsError: there is none of this name.
+            SettingsError: it is made for another base.
+        """
+        asked = settings.companion
+        if not asked.model or asked.weight == 0:
+            return None
+        path = self.library.folder_or_file(asked.model)
+        found = self._companions.get((path, path.stat().st_mtime_ns), lambda: res_adapter.read(path))
+        if found.base != scene.base:
+            raise SettingsError(
+                "companion.model",
+                f"{path.name} is made for {BASE_NAMES[found.base]}, the loaded checkpoint is {BASE_NAMES[scene.base]}",
+                "Choose a ResAdapter for this base, or none.",
+            )
+        return found.companion, asked.weight
+
+    def _net(
+        self, settings: Settings, scene: Scene, variant: str, people: Mapping[int, Person], injection: Injection
+    ) -> identity_net.Net | None:
+        """The IdentityNet of an InstantID generation."""
+        path = identity_net.find(settings.identity_net, self.library) if variant == identity_net.VARIANT else None
+        if path is None:
+            return None
+        persons: list[identity_net.NetPerson] = []
+        for (number, person), identity in zip(people.items(), injection.identities, strict=True):
+            init = self._areas.points(settings, scene, number)
+            persons.append(identity_net.person(identity.tokens, person.seen, init, identity.mask, scene))
+        return identity_net.Net(path, settings.identity_net.weight, settings.identity_net.end, tuple(persons))
 
     def _people(
         self, settings: Settings, checkpoint: Checkpoint, variant: str

@@ -50,6 +50,28 @@ def unet_patcher(model: Any) -> Any:
     return model.forge_objects.unet
 
 
+def load_control(path: Path) -> Any:
+    """A ControlNet as Forge loads it. Raises HostError where the file is none that it knows."""
+    from dp_adapter.errors import HostError
+
+    shared = importlib.import_module("modules_forge.shared")
+    loaded = shared.try_load_supported_control_model(str(path))
+    if loaded is None or getattr(loaded, "model_patcher", None) is None:
+        raise HostError(f"{path.name} is no ControlNet that this WebUI can load", "Choose InstantID's IdentityNet.")
+    return loaded.model_patcher
+
+
+def with_control(unet: Any, control: Any, hint: Any, weight: float, end: float, mask: Any) -> Any:
+    """A clone of Forge's UNet patcher that asks one more ControlNet.
+
+    Args:
+        hint: [1, 3, h, w] in 0..1; mask: [1, 1, h, w] or None; end: progress at which it stops.
+    """
+    where = "backend.patcher.controlnet" if webui() in ("forge", "neo") else "modules_forge.controlnet"
+    apply = importlib.import_module(where).apply_controlnet_advanced
+    return apply(unet, control, hint, weight, 0.0, end, advanced_mask_weighting=mask)
+
+
 def diffusion_model(model: Any) -> Any:
     """The UNet module of a loaded checkpoint."""
     return unet_patcher(model).model.diffusion_model if is_forge() else model.model.diffusion_model

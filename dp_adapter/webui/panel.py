@@ -53,6 +53,7 @@ def build(script: Any, is_img2img: bool) -> Panel:
         model = panel_models.build(widgets)
         panel_groups.strength(widgets, speaking, enabled)
         panel_groups.pathways(widgets)
+        panel_groups.families(widgets)
         with panel_groups.group(widgets, "Regions", "regions"):
             regions = panel_regions.build(widgets)
             panel_groups.tracking(widgets)

@@ -57,9 +57,22 @@ def pathways(widgets: Widgets) -> None:
         widgets.row("text_weight", "text_emphasis")
         widgets.row("blend", "structure", "lora_weight")
         widgets.row("strict_text_region", "free_parts")
+        widgets.row("text_side.lock", "text_side.weight")
+        widgets.row("reference_attention.weight", "reference_attention.start", "reference_attention.end")
+
+
+def families(widgets: Widgets) -> None:
+    """What only some kinds of models have, and files beside the model."""
+    with group(widgets, "Kinds of models", "families"):
+        widgets.row("pulid_method", "text_side.personal")
+        widgets.row("identity_net.use", "identity_net.model")
+        widgets.row("identity_net.weight", "identity_net.end")
+        widgets.row("w_plus.age", "w_plus.direction", "w_plus.amount")
+        widgets.row("companion.model", "companion.weight")
 
 
 def tracking(widgets: Widgets) -> None:
+    widgets.row("sharing")
     widgets.row("tracking.sources")
     widgets.row("tracking.fallback", "tracking.moments")
     widgets.row("tracking.decoder", "tracking.words")

@@ -41,6 +41,7 @@ class Photos:
     editor: Any
     weight: Any
     person: Any
+    words: Any
     earlier: Any
     later: Any
     remove: Any
@@ -65,6 +66,7 @@ def build(widgets: Widgets) -> Photos:
         person = widgets.item(
             "references[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
         )
+        words_of = widgets.item("references[].words", scale=2, min_width=130)
         earlier = ToolButton(value="◀", elem_id=name("earlier"))
         later = ToolButton(value="▶", elem_id=name("later"))
         remove = ToolButton(value="🗑", elem_id=name("remove"))
@@ -84,7 +86,7 @@ def build(widgets: Widgets) -> Photos:
         for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
     )
     return Photos(
-        text, selected, drop, gallery, editor, weight, person, earlier, later, remove, said, faces, any_face,
+        text, selected, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces, any_face,
         clicked, face_clicked,
     )  # fmt: skip
 
@@ -107,7 +109,8 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
     common = [widgets.by_path[path] for path in FACE_PATHS]
     editing = Editing(speaking, part.text, part.selected)
     drawn = [
-        part.gallery, part.editor, part.weight, part.person, part.said, part.faces, part.any_face, part.selected,
+        part.gallery, part.editor, part.weight, part.person, part.words, part.said, part.faces, part.any_face,
+        part.selected,
     ]  # fmt: skip
 
     def draw(text: str, selected: int, *face: Any) -> Updates:
@@ -136,6 +139,7 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
     editing.on_click(part.remove.click, panel_lists.without)
     editing.on_input(part.any_face, lambda _item, _: {"face": None}, event=part.any_face.click)
     editing.on_input(part.weight, lambda _item, weight: {"weight": weight})
+    editing.on_input(part.words, lambda _item, typed: {"words": typed}, event=part.words.blur)
     editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
 
 
@@ -165,6 +169,7 @@ def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
         part.editor: gr.update(visible=bool(items)),
         part.weight: item.get("weight", 1.0),
         part.person: str(item.get("identity", 0) + 1),
+        part.words: item.get("words", ""),
         part.any_face: gr.update(visible=item.get("face") is not None),
         part.selected: index,
         part.said: "",

@@ -14,6 +14,7 @@ from dp_adapter.webui import (
     compat,
     infotext,
     infotext_photos,
+    lora_twice,
     nested,
     options,
     prompt_words,
@@ -24,6 +25,7 @@ from dp_adapter.webui import (
 )
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.decoding import decoder
+from dp_adapter.webui.identity_net import Control
 from dp_adapter.webui.outcome import Outcome
 from dp_adapter.webui.overlay import Overlay
 from dp_adapter.webui.stop import DPAdapterStop
@@ -75,6 +77,7 @@ class Run:
         self._p = p
         self._settings = settings
         self._pass: Pass | None = None
+        self._control: Control | None = None
         self._began = False  # whether the host said that it samples
         self._watching: Watching | None = None
         self._overlay: Overlay | None = None
@@ -130,6 +133,8 @@ class Run:
             self._current = self._prepare(settings, scene, self._first.tracker)
             self._tell(self._current)
         if self._current.injection.active:
+            if self._current.net is not None and compat.is_forge():
+                self._control = Control(p, self._current.net)
             self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words())
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
@@ -167,6 +172,9 @@ class Run:
         if self._pass is not None:
             self._pass.__exit__()
             self._pass = None
+        if self._control is not None:
+            self._control.__exit__()
+            self._control = None
         self.outcome.close()
 
     def hand_back(self, processed: Any) -> None:
@@ -202,7 +210,10 @@ class Run:
         return {number: one.region for number, one in enumerate(self._current.injection.identities)}
 
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
-        return shared.session().prepare(settings, scene, before)
+        prepared, note = lora_twice.without(self._p, shared.session().prepare(settings, scene, before))
+        if note:
+            self._comment(note)
+        return prepared
 
     def _last_acting(self) -> Prepared:
         """What the last pass in which an identity acted was made with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -38,12 +38,28 @@ def release() -> None:
     """Gives back what was loaded; the next generation loads again."""
     if _made.cache_info().currsize:
         session().release()
+    _control.cache_clear()
 
 
 def forget() -> None:
     """Ends the session, dropped photos included; the next one follows the settings page as it is then."""
     release()
     _made.cache_clear()
+
+
+def control_model(path: Path) -> Any:
+    """A ControlNet as the host loads it; the last one is kept.
+
+    Raises:
+        HostError: the host cannot load it.
+    """
+    stat = path.stat()
+    return _control(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _control(path: Path, _size: int, _modified: int) -> Any:
+    return compat.load_control(path)
 
 
 def folders() -> list[Path]:

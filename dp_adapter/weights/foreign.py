@@ -1,42 +1,74 @@
-"""What an unsupported file most likely is, so that the refusal can say it."""
+"""What a file that is no adapter of ours most likely is, so that the refusal can say it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-_SIGNS: tuple[tuple[str, str], ...] = (
+from dp_adapter.weights import res_adapter
+
+
+@dataclass(frozen=True)
+class Known:
+    """A kind of file: its name in words, and what to do with it."""
+
+    title: str
+    advice: str
+
+
+_LORA = Known("a LoRA", "Use it through the prompt, not as an identity adapter.")
+_CONTROLNET = Known("a ControlNet (InstantID's IdentityNet has the same keys)", "Put it where ControlNet's models are.")
+_VAE = Known("a VAE", "Choose it in the WebUI's settings.")
+_RES_ADAPTER = Known("a ResAdapter", "Choose its folder as size companion, beside an identity adapter.")
+_SIGNS: tuple[tuple[str, Known], ...] = (
+    ("model.diffusion_model.", Known("a whole Stable Diffusion checkpoint", "Choose it as the base model instead.")),
     (
-        "model.diffusion_model.",
-        "it looks like a whole Stable Diffusion checkpoint. Choose it as the base model instead.",
+        "postfuse_module.",
+        Known(
+            "FastComposer, which is a base model of its own", "It is not supported: it replaces the whole checkpoint."
+        ),
     ),
-    ("id_adapter_attn_layers.", "it looks like PuLID, which is not supported yet."),
-    ("text_to_weight.", "it looks like MIP-Adapter, which is not supported yet."),
-    ("mapping_patch_0.", "it looks like PuLID, which is not supported yet."),
-    ("adapter_modules.", "it looks like ConsistentID, which is not supported yet."),
-    ("id_encoder.", "it looks like PhotoMaker, which is not supported yet."),
-    ("postfuse_module.", "it looks like FastComposer, which is not supported yet."),
-    ("lora_unet_", "it looks like a LoRA. Use it through the prompt, not as an identity adapter."),
-    ("lora_te", "it looks like a LoRA. Use it through the prompt, not as an identity adapter."),
-    ("control_model.", "it looks like a ControlNet. Load it in the ControlNet panel."),
-    ("controlnet_cond_embedding.", "it looks like a ControlNet. Load it in the ControlNet panel."),
-    ("input_hint_block.", "it looks like a ControlNet. Load it in the ControlNet panel."),
-    ("string_to_param", "it looks like a textual inversion embedding. Use it through the prompt."),
-    ("first_stage_model.", "it looks like a VAE."),
-    ("decoder.up", "it looks like a VAE."),
-    ("vision_model.", "it looks like a CLIP vision encoder. Put it into the clip_vision folder."),
-    ("local_fac_prj.", "it looks like an older FaceChain-FACT adapter, which is not supported."),
-    ("photos.0.", "it looks like a saved identity. Put it into models/dp_adapter/identities."),
-    ("patch_embed.proj.", "it looks like a vision encoder, for example TransFace, without an adapter."),
-    ("ip_adapter.", "it looks like a relative of IP-Adapter whose image projection is unknown."),
+    ("lora_unet_", _LORA),
+    ("lora_te", _LORA),
+    ("control_model.", _CONTROLNET),
+    ("controlnet_cond_embedding.", _CONTROLNET),
+    ("input_hint_block.", _CONTROLNET),
+    ("string_to_param", Known("a textual inversion embedding", "Use it through the prompt.")),
+    ("first_stage_model.", _VAE),
+    ("decoder.up", _VAE),
+    ("vision_model.", Known("a CLIP vision encoder", "Put it into the clip_vision folder.")),
+    ("visual.blocks.", Known("an EVA-CLIP encoder, as PuLID takes it", "Put it into the clip_vision folder.")),
+    (
+        "local_fac_prj.",
+        Known(
+            "an older FaceChain-FACT adapter (196 tokens)", "It is not supported: take facechain-fact's present one."
+        ),
+    ),
+    ("photos.0.", Known("a saved identity", "Put it into models/dp_adapter/identities.")),
+    (
+        "patch_embed.proj.",
+        Known("a vision encoder such as TransFace, without an adapter", "FaceChain-FACT takes it as its encoder."),
+    ),
+    ("ip_adapter.", Known("a relative of IP-Adapter whose image projection is unknown", "Another version may fit.")),
 )
+
+
+def identify(tensors: Mapping[str, Tensor]) -> Known | None:
+    """The kind of file by its keys, or None."""
+    if res_adapter.is_lora(tensors) or res_adapter.is_norms(tensors):
+        return _RES_ADAPTER
+    for sign, known in _SIGNS:
+        if any(key.startswith(sign) or f".{sign}" in key for key in tensors):
+            return known
+    return None
 
 
 def describe(tensors: Mapping[str, Tensor]) -> str:
     """A sentence that names the kind of file by its keys."""
-    for sign, what in _SIGNS:
-        if any(key.startswith(sign) or f".{sign}" in key for key in tensors):
-            return what
+    known = identify(tensors)
+    if known is not None:
+        return f"it looks like {known.title}. {known.advice}"
     first = ", ".join(sorted(tensors)[:3])
     return f"its keys are unknown (the first are {first})."

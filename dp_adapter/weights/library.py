@@ -67,6 +67,16 @@ class Library:
             f"There is no model '{name[:80]}'", f"Did you mean '{near[0]}'?" if near else f"Put it into {where}."
         )
 
+    def folder_or_file(self, name: str) -> Path:
+        """A model that may be a folder of files, by the folder's name; otherwise as `resolve`."""
+        for place in self._folders:
+            for folder in sorted(place.rglob("*")) if place.is_dir() else ():
+                if folder.name == name and folder.is_dir() and _OTHERS.isdisjoint(folder.relative_to(place).parts):
+                    return folder
+        if self._paths_allowed and name and Path(name).expanduser().is_dir():
+            return Path(name).expanduser()
+        return self.resolve(name)
+
     def variant(self, path: Path) -> str | None:
         """What was said before about this file, whatever it is called now."""
         answers = self._answers()

@@ -137,11 +137,11 @@ def test_inspect(models: Path, tmp_path: Path, capsys: Capture) -> None:
     text_file = tmp_path / "notes.txt"
     text_file.write_text("hello")
     lora = tiny.write(
-        tmp_path / "lora.safetensors", {f"lora_unet.{k}": v for k, v in tiny.lora_layers("sd15").items()}, "safetensors"
+        tmp_path / "lora.safetensors", {f"lora_unet_{k}": v for k, v in tiny.lora_layers("sd15").items()}, "safetensors"
     )
     assert main(["inspect", "--json", str(text_file), str(lora), str(own), str(tmp_path)]) == 1
     notes, foreign, good, folder = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert "no weight file" in notes["error"] and "not a supported identity adapter" in foreign["error"]
+    assert "no weight file" in notes["error"] and foreign["type"] == "no adapter: a LoRA" and "prompt" in foreign["use"]
     assert good["base"] == "SD1.5" and good["sites"] == 16 and len(good["sha256"]) == 64 and "error" not in good
     assert "There is no file" in folder["error"]
 

@@ -18,6 +18,7 @@ from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.forms import folded_numbers
 from dp_adapter.settings import Settings
 from tests import tiny
+from tests.hosts.test_companion import write as write_res_adapter
 from tests.session.conftest import SCENE, Request
 
 BOX = [{"kind": "box", "box": {"x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.75}}]
@@ -223,3 +224,16 @@ def test_what_is_said_is_plain_json_and_sentences(portrait_session: Session, req
     lines = explanation.lines()
     assert "untrained.safetensors" in lines[0] and "1 photo(s)" in lines[1] and "init picture" in lines[1]
     assert all(line.strip() and "\n" not in line for line in lines)
+
+
+def test_a_size_companion_comes_along(session: Session, models: Path, request_of: Request) -> None:
+    folder = write_res_adapter(models / "dp_adapter" / "resadapter_v2_sd1.5", "sd15")
+    settings = request_of(model="untrained.safetensors", companion={"model": folder.name, "weight": 0.5})
+    companion = session.prepare(settings, SCENE).injection.companion
+    assert companion is not None and companion[1] == 0.5 and len(companion[0].convs) == 6
+    assert session.prepare(request_of(model="untrained.safetensors"), SCENE).injection.companion is None
+    absent = request_of(model="untrained.safetensors", companion={"model": "absent"})
+    refused(WeightsError, session, absent, "no model 'absent'")
+    write_res_adapter(models / "dp_adapter" / "other", "sdxl")
+    other = request_of(model="untrained.safetensors", companion={"model": "other"})
+    refused(SettingsError, session, other, "companion.model", "other is made for SDXL")

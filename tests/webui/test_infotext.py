@@ -74,7 +74,7 @@ def changed_settings() -> Settings:
     changed = {
         "references": [
             {"image": "identity:Bea"},
-            {"image": f"photo:{HASH}", "weight": 0.7, "identity": 1, "face": face},
+            {"image": f"photo:{HASH}", "weight": 0.7, "identity": 1, "face": face, "words": "woman: red"},
         ],
         "combine": "best", "face": face, "no_face": "continue", "model": "model, 2.safetensors", "variant": "plus",
         "weight": 0.55, "text_weight": 0.9, "text_emphasis": 0.1, "strict_text_region": True, "blend": "add",
@@ -89,6 +89,12 @@ def changed_settings() -> Settings:
         "mode_words": False, "retouch": "on", "restorer": "GFPGAN", "free_parts": True,
         "hires": {"use": "own", "weight": 0.1, "span": {"start": 0.2, "end": 0.8}},
         "face_pass": {"use": "on", "strength": 0.5, "weight": 0.5, "size": 640},
+        "pulid_method": "style", "sharing": "words",
+        "text_side": {"lock": "key", "weight": 0.6, "personal": "me.safetensors"},
+        "reference_attention": {"weight": 0.4, "start": 0.1, "end": 0.9},
+        "identity_net": {"use": "on", "model": "net", "weight": 0.7, "end": 0.6},
+        "w_plus": {"age": -1.5, "direction": "smile", "amount": 2.0},
+        "companion": {"model": "res.safetensors", "weight": 0.5},
         "performance": {"form": "plain", "memory_mb": 64},
         "report": {
             "enabled": True, "drift": True, "masks": True, "overlay": True, "best_of": 4, "least": 0.5, "below": "skip",
