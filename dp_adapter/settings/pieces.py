@@ -52,8 +52,7 @@ class Reference(Record):
         "",
         Picture(min_length=1, latent=True),
         "Photo",
-        "The photo: a path, a data URL, base64, photo:HASH for a dropped one, or identity:NAME for a saved identity; "
-        "for a W+ adapter latent:NAME, a file in models/dp_adapter/latents.",
+        "The photo: a path, a data URL, base64, photo:HASH for a dropped one, or identity:NAME for a saved identity.",
     )
     weight: float = setting(1.0, WEIGHT, "Photo weight", "Share of this photo in the person's identity.")
     identity: int = setting(
