@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
+from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.core.sharing import Entity
@@ -189,6 +189,14 @@ def gated_adapter(seed: int = 4) -> Adapter:
             nn.init.constant_(site.alpha_attn, 0.7)
             nn.init.constant_(site.alpha_dense, -0.5)
             sites.append(site)
+        return Adapter(FaceProjection(FACE, 2 * FACE, 4, CONTEXT), sites).eval().requires_grad_(False)
+
+
+def text_query_adapter(base: Base, seed: int = 3) -> Adapter:
+    """A W+ adapter, whose identity is looked up by the text attention."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        sites = [TextQuerySiteAdapter(CONTEXT, width_of(base, index)) for index in range(SITES[base])]
         return Adapter(FaceProjection(FACE, 2 * FACE, 4, CONTEXT), sites).eval().requires_grad_(False)
 
 
@@ -415,3 +423,43 @@ def _perceiver_shapes(prefix: str, features: int, width: int, out: int, depth: i
             feed_forward + "3.weight": (width, 4 * width),
         }
     return {prefix + key: shape for key, shape in shapes.items()}
+
+
+def storymaker_tensors(seed: int = 7) -> Nested:
+    """A StoryMaker file: three places for persons, 4 tokens of the face and 2 of the figure each."""
+    figure = _resampler_shapes(CLIP, 64, 2)
+    shapes: dict[str, Sequence[int]] = {
+        **_face_shapes(4),
+        **_perceiver_shapes("perceiver_resampler.", CLIP, CONTEXT, CONTEXT),
+        **{f"resample.{key}": shape for key, shape in figure.items()},
+        "pos_embed": (3, 6, CONTEXT),
+        "bg_embed": (1, 6, CONTEXT),
+        "proj_out.weight": (CONTEXT, CONTEXT),
+        "proj_out.bias": (CONTEXT,),
+        "norm_out.weight": (CONTEXT,),
+        "norm_out.bias": (CONTEXT,),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return {"image_proj_model": _filled(shapes), "ip_adapter": {**lora_layers("sdxl"), **key_values("sdxl")}}
+
+
+def masterweaver_tensors(seed: int = 8) -> Nested:
+    """A MasterWeaver file of 4 tokens a photo."""
+    shapes = {"latents": (1, 4, CONTEXT)} | _perceiver_shapes("", CLIP, CONTEXT, CONTEXT, depth=1)
+    final = {key.replace("layers.0.0.", "final_attn."): shape for key, shape in shapes.items() if "layers.0.0." in key}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = {key.replace("_ip.", "_img."): value for key, value in key_values("sd15").items()}
+        return {"id_encoder": _filled(shapes | final), "adapter_modules": layers}
+
+
+def w_plus_tensors(seed: int = 9) -> Nested:
+    """A W+ adapter's file."""
+    shapes: dict[str, Sequence[int]] = {f"proj_{i}.weight": (CONTEXT, 512 * n) for i, n in enumerate((4, 4, 4, 6))}
+    queries = {f"{2 * i + 1}.to_q_wplus.weight": (width_of("sd15", i),) * 2 for i in range(SITES["sd15"])}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = {key.replace("_ip.", "_wplus."): value for key, value in key_values("sd15").items()}
+        norm = _filled({"norm.weight": (CONTEXT,), "norm.bias": (CONTEXT,)})
+        return {"w_proj": _filled(shapes) | norm, "wplus_adapter": layers | _filled(queries)}

@@ -45,6 +45,20 @@ class SiteAdapter(nn.Module):
         return self.text is None and self.blending is None and self.text_to_weight is None
 
 
+class TextQuerySiteAdapter(SiteAdapter):
+    """W+ adapter's site: the identity is looked up by what the text attention found, not by the hidden states.
+
+    Source: csxmli2016/w-plus-adapter@c649408 ``w_plus_adapter/attention_processor.py`` (arXiv 2311.17461).
+
+    Attributes:
+        to_q: [I, I], applied to the text attention Z_t before W_o.
+    """
+
+    def __init__(self, context: int, width: int) -> None:
+        super().__init__(context, width)
+        self.to_q = nn.Linear(width, width, bias=False)
+
+
 class GatedSiteAdapter(nn.Module):
     """FaceChain-FACT's gated self-attention before the text attention (arXiv 2410.12312).
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank
+from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.core.schedule import Schedule
@@ -21,6 +21,15 @@ from dp_adapter.errors import HostError
 Form = Literal["auto", "folded", "plain"]
 
 FOLDABLE: frozenset[BlendMode] = frozenset({"add"})
+OWN_MODES: frozenset[BlendMode] = frozenset({"gated", "text_query"})
+"""Blend modes that only the adapters trained for them take, and that these cannot do without."""
+
+
+def own_mode(site: SiteAdapter | GatedSiteAdapter) -> BlendMode | None:
+    """The only blend mode that a site's weights fit; None where any other does."""
+    if isinstance(site, GatedSiteAdapter):
+        return "gated"
+    return "text_query" if isinstance(site, TextQuerySiteAdapter) else None
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,10 @@ class Identity:
         site = self.adapter.site(0)
         if (width := self.tokens.cond.shape[-1]) != site.context:
             raise HostError(f"The identity tokens are {width} wide, the adapter takes {site.context}")
-        if isinstance(site, GatedSiteAdapter) != (self.mode == "gated"):
+        if (own := own_mode(site)) != self.mode and (own or self.mode in OWN_MODES):
             raise HostError(
                 f"The blend mode '{self.mode}' does not work with this adapter",
-                "FaceChain-FACT adapters take 'gated', all others any mode but that.",
+                "FaceChain-FACT adapters take 'gated', W+ adapters 'text_query', all others any mode but these.",
             )
 
     @property

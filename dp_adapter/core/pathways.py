@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.core import regions
-from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
+from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.injection import Identity, Injection
@@ -328,7 +328,8 @@ class SitePathways:
                     continue
                 k, v = self._key_value(number, placement.kind, z)
                 text = TextAttention(z[positions], captured.k[row], captured.v[row])
-                term = identity_term(identity.mode, q[positions], k, v, text, self.site.heads)
+                queries = self._queries(number, q[positions], text.z)
+                term = identity_term(identity.mode, queries, k, v, text, self.site.heads)
                 term = term if wanted is None else term * wanted[positions]
                 added[positions] += strength * gain * term
         return added, gate
@@ -339,6 +340,13 @@ class SitePathways:
         if weights is None or weights.text_to_weight is None:
             return None
         return text_weight(z, weights.text_to_weight.weight.to(z.device)).to(z)
+
+    def _queries(self, number: int, q: Tensor, z: Tensor) -> Tensor:
+        """What an identity is asked with: the model's own queries q, or those a W+ adapter makes of Z_t; all [n, I]."""
+        weights = self.injection.identities[number].adapter.site(self.site.index)
+        if not isinstance(weights, TextQuerySiteAdapter):
+            return q
+        return self._module(f"query{number}", weights.to_q, z)(z)
 
     def _join(self, step: Step, row: int, z: Tensor, added: Tensor, gate: Tensor, captured: Captured) -> Tensor:
         """FFB: joins the identity pathway F_v and the text pathway F_t in one row, all [N, I]; gate [N, 1]."""

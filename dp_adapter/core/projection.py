@@ -17,7 +17,7 @@ from dp_adapter.core.attention import attend
 
 State = Mapping[str, Tensor]
 
-_HEAD_DIM = 64  # of every public resampler and perceiver but PhotoMaker's
+HEAD_DIM = 64  # of every public resampler and perceiver but PhotoMaker's
 
 
 class ImageProjection(nn.Module):
@@ -76,7 +76,7 @@ class FaceProjection(nn.Module):
 class PerceiverAttention(nn.Module):
     """Latents attend to features and to themselves."""
 
-    def __init__(self, width: int, inner: int, head_dim: int = _HEAD_DIM) -> None:
+    def __init__(self, width: int, inner: int, head_dim: int = HEAD_DIM) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
@@ -95,7 +95,7 @@ class PerceiverAttention(nn.Module):
 class Perceiver(nn.Module):
     """The layers that Resampler and FaceID-Plus share: features [n, L, c], latents [n, Q, width] -> [n, Q, D]."""
 
-    def __init__(self, state: State, head_dim: int = _HEAD_DIM) -> None:
+    def __init__(self, state: State, head_dim: int = HEAD_DIM) -> None:
         super().__init__()
         width, features = state["proj_in.weight"].shape
         out = state["proj_out.weight"].shape[0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Level = Literal["down", "middle", "up"]
 RowKind = Literal["cond", "uncond", "text"]
-BlendMode = Literal["add", "orthogonal", "orthogonal_v2", "norm", "adain_mean", "gated"]
+BlendMode = Literal["add", "orthogonal", "orthogonal_v2", "norm", "adain_mean", "gated", "text_query"]
 
 
 @dataclass(frozen=True)

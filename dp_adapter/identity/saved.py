@@ -19,9 +19,11 @@ class View:
         faces: how many faces the photo has; ``chosen`` counts from the left.
         box: x1, y1, x2, y2 in px of the photo.
         vectors: by name. ``sface`` [128]; ``arcface/PACK/raw`` [512]; of a CLIP tower and CROP ``face`` (aligned) or
-            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W]; ``transface/SIZES/patches``
-            [L, c] of the head; of an EVA02-CLIP tower
-            ``TOWER/face/pooled`` [P] and ``TOWER/face/hidden`` [5, L, W], of the grey face.
+            ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W]; ``TOWER/person/hidden`` of
+            the cut-out person and ``TOWER/parsed/hidden`` of the face without its background;
+            ``transface/SIZES/patches`` [L, c] of the head; of an EVA02-CLIP tower ``TOWER/face/pooled`` [P] and
+            ``TOWER/face/hidden`` [5, L, W], of
+            the grey face.
     """
 
     faces: int

@@ -13,6 +13,7 @@ from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsErro
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.retouch import retouched, wear
+from dp_adapter.session.latents import LATENT
 from dp_adapter.session.photos import Known, Photos, Seen, used
 from dp_adapter.session.remembered import IDENTITY
 from dp_adapter.session.scene import Scene
@@ -95,7 +96,7 @@ class Editing:
 
     def _age(self, settings: Settings) -> int | None:
         """Age of the first person in their first photo that is here; None where nothing can tell."""
-        photos = [n for n in used(settings, 0) if not settings.references[n].image.startswith(IDENTITY)]
+        photos = [n for n in used(settings, 0) if not settings.references[n].image.startswith((IDENTITY, LATENT))]
         for pack in map(self._encoders.pack, _PACKS if photos else ()):
             try:
                 if not pack.tells_age:

@@ -16,12 +16,14 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.combine import Combination, agreement, combine
 from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.encoders import Encoders
-from dp_adapter.session import reading
+from dp_adapter.session import readers, reading
 from dp_adapter.session.explain import Photo
+from dp_adapter.session.latents import Latent
 from dp_adapter.session.photos import Known
 from dp_adapter.session.reading import Ask, Reading, Values
 from dp_adapter.session.remembered import Remembered
-from dp_adapter.settings import Settings
+from dp_adapter.session.w_plus import Directions, require_kind
+from dp_adapter.settings import Settings, WPlus
 from dp_adapter.weights.checkpoint import Checkpoint
 
 _APART = {"concatenate", "best"}  # ways that leave photos as they are
@@ -43,8 +45,9 @@ class Person:
 class FeatureReader:
     """Runs the encoders that a checkpoint asks for; vectors are kept by content."""
 
-    def __init__(self, encoders: Encoders, limit: int = 256) -> None:
+    def __init__(self, encoders: Encoders, directions: Directions, limit: int = 256) -> None:
         self._encoders = encoders
+        self._directions = directions
         self._reading = Reading(encoders, Cache(limit))
 
     def forget(self) -> None:
@@ -56,38 +59,57 @@ class FeatureReader:
             return self._encoders.pack(reading.pack_of(checkpoint, variant))
         return self._encoders.yunet
 
-    def read(self, seen: Sequence[Known], settings: Settings, checkpoint: Checkpoint, variant: str) -> Person:
+    def read(
+        self,
+        seen: Sequence[Known],
+        settings: Settings,
+        checkpoint: Checkpoint,
+        variant: str,
+        latents: Sequence[Latent] = (),
+    ) -> Person:
         """Features of one person.
+
+        Args:
+            latents: in place of photos, for W+ adapters.
 
         Raises:
             CatalogError, MissingDependencyError: an encoder that the checkpoint needs is not here.
-            SettingsError: a saved identity lacks vectors of such an encoder.
+            SettingsError: a saved identity lacks vectors of such an encoder, or the checkpoint takes no photos or no
+                latents.
         """
-        how = _combination(settings, checkpoint, seen)
+        by_latents = "w-plus" in checkpoint.encoders
+        require_kind(checkpoint, seen, latents)
+        sources: Sequence[Known | Latent] = latents if by_latents else seen
+        how = _combination(settings, checkpoint, sources)
         fields: dict[str, Tensor] = {}
         names: list[str] = []
-        notes: list[str] = []
-        agreements: list[float | None] = [None] * len(seen)
+        sources, notes = _no_more_than(checkpoint.most_photos, sources, how)
+        photos_here = [one for one in sources if not isinstance(one, Latent)]
+        agreements: list[float | None] = [None] * len(sources)
         for need in checkpoint.encoders:
-            values = reading.read(self._reading, Ask(need, seen, checkpoint, variant))
-            fields |= {name: _joined(values, vectors, seen, how) for name, vectors in values.fields.items()}
+            values = readers.read(self._reading, Ask(need, photos_here, checkpoint, variant, latents))
+            fields |= {name: _joined(values, vectors, sources, how) for name, vectors in values.fields.items()}
             fields |= values.constants
-            if "faceid" in values.fields and len(seen) > 1:
+            if "faceid" in values.fields and len(sources) > 1:
                 alike = agreement(torch.cat(values.fields["faceid"]).numpy())
                 agreements = [round(float(x), 3) for x in alike]
             names.append(values.name)
             notes += values.doubts()
         notes += self._encoders.placement.told()
-        photos = tuple(one.described(alike) for one, alike in zip(seen, agreements, strict=True))
+        photos = tuple(one.described(alike) for one, alike in zip(sources, agreements, strict=True))
         notes += [
             f"Photo {photo.digest} looks like somebody else: its likeness to the other photos is {photo.agreement:.2f}."
             for photo in photos
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
+        if by_latents:
+            fields["w_plus"] = self._directions.moved(fields["w_plus"], settings.w_plus)
+        elif settings.w_plus != WPlus():
+            notes.append("StyleGAN moves do nothing here: they are for W+ adapters.")
         return Person(Features(**fields), photos, tuple(dict.fromkeys(names)), how, tuple(notes), tuple(seen))
 
 
-def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Known]) -> Combination:
+def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
     if settings.combine == "auto":
         return _automatic(checkpoint, seen)
     if "pixels" in checkpoint.encoders and settings.combine not in _APART and len(seen) > 1:
@@ -96,13 +118,24 @@ def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Know
     return cast(Combination, settings.combine)
 
 
-def _automatic(checkpoint: Checkpoint, seen: Sequence[Known]) -> Combination:
+def _no_more_than(
+    most: int | None, sources: Sequence[Known | Latent], how: Combination
+) -> tuple[Sequence[Known | Latent], list[str]]:
+    """The best photos where a checkpoint takes each by itself and was trained with no more, in their order."""
+    if most is None or how != "concatenate" or len(sources) <= most:
+        return sources, []
+    ranked = sorted(range(len(sources)), key=lambda n: -sources[n].weight * sources[n].quality.score)[:most]
+    note = f"The best {most} of {len(sources)} photos are used: the model was trained with no more."
+    return [sources[n] for n in sorted(ranked)], [note]
+
+
+def _automatic(checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
     """As the checkpoint was trained; a mean counts each photo by its weight where the user gave different ones."""
     unequal = len({one.weight for one in seen}) > 1
     return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
 
 
-def _joined(values: Values, vectors: Sequence[Tensor], seen: Sequence[Known], how: Combination) -> Tensor:
+def _joined(values: Values, vectors: Sequence[Tensor], seen: Sequence[Known | Latent], how: Combination) -> Tensor:
     """Photo by photo [1, ...] -> [k, ...], k = n for ``concatenate``, else 1."""
     if len({vector.shape for vector in vectors}) > 1:
         field = next(one.field for one in seen if isinstance(one, Remembered))

@@ -144,7 +144,7 @@ class _Likeness:
         self._seen = seen
 
     def __call__(self, picture: Picture, faces: Sequence[Face]) -> Floats:
-        """[persons, faces]; zero rows for persons saved without that encoder."""
+        """[persons, faces]; zero rows for persons without photos, or saved without that encoder."""
         vectors = [self._photos.sface(picture, face) for face in faces]
         return np.array([[0.0 if one is None else one @ v for v in vectors] for one in self._persons], np.float32)
 

@@ -17,11 +17,13 @@ from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.embed import Encoder
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Floats, similarity, template
+from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.quality import quality
 from dp_adapter.identity.saved import SavedIdentity, SavedPhoto, View
 from dp_adapter.session.photos import Photos, Seen, used
 from dp_adapter.session.reading import aligned
 from dp_adapter.session.reading_eva import encoded, outlines
+from dp_adapter.session.reading_figures import PARSED_CROP, PERSON_CROP, cut_parsed, cut_person
 from dp_adapter.session.remembered import IDENTITY
 from dp_adapter.settings import Settings
 
@@ -29,6 +31,8 @@ PERSON = 0
 _PACKS = ("buffalo_l", "antelopev2")
 _PULID = "insightface/antelopev2"
 _WITHOUT_CLIP = (_PULID,)  # no checkpoint takes both, and these features are the most of a file
+_STORYMAKER_PACK = "buffalo_l"
+_ELSEWHERE = {PERSON_CROP: (1024, 1664), PARSED_CROP: (1280, 1664)}  # widths of CLIP towers that take no such crop
 _THUMBNAIL = 192
 _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 px; that is tight
 _ABSENT = (CatalogError, MissingDependencyError, WeightsError)
@@ -145,13 +149,19 @@ def _faces(drafts: Sequence[_Draft], detectors: Sequence[tuple[Detector, Encoder
 def _towers(drafts: Sequence[_Draft], encoders: Encoders, zeros: dict[str, Floats], notes: list[str]) -> dict[str, str]:
     """Runs the CLIP towers one after the other, which fits where all together would not; returns their versions."""
     versions: dict[str, str] = {}
+    cuts = [_cuts(draft, encoders) for draft in drafts]
     for tower in encoders.towers():
         try:
             zeros[tower.kind] = tower.zeros().hidden[0].cpu().float().numpy()
         except _ABSENT as error:
             notes.append(f"{tower.kind} is left out: {error.problem}.")
             continue
-        for draft in drafts:
+        for draft, cut in zip(drafts, cuts, strict=True):
+            for (name, crop), picture in cut.items():
+                if tower.shape.hidden_size in _ELSEWHERE[crop]:
+                    continue
+                hidden = tower.encode(picture).hidden[0].cpu().float().numpy()
+                draft.vectors[name][f"{tower.kind}/{crop}/hidden"] = hidden
             for name, look in draft.looks.items():
                 if name not in _WITHOUT_CLIP:
                     draft.vectors[name] |= _named(f"{tower.kind}/face", tower.encode(aligned(look)))
@@ -198,6 +208,17 @@ def _eva_towers(drafts: Sequence[_Draft], encoders: Encoders, notes: list[str]) 
         versions[tower.kind] = tower.version
         notes += outlines(encoders)
     return versions
+
+
+def _cuts(draft: _Draft, encoders: Encoders) -> dict[tuple[str, str], Picture]:
+    """What single families cut out, by detector and crop; each for the detector that its checkpoints take."""
+    cuts: dict[tuple[str, str], Picture] = {}
+    for name, look in draft.looks.items():
+        if name == encoders.pack(_STORYMAKER_PACK).name:
+            cuts[name, PERSON_CROP] = cut_person(look, encoders.parser)
+        if name == encoders.yunet.name:
+            cuts[name, PARSED_CROP] = cut_parsed(look, encoders.parser)
+    return cuts
 
 
 def _named(prefix: str, features: ClipFeatures) -> dict[str, Floats]:

@@ -21,6 +21,7 @@ from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
 from dp_adapter.identity.sources import embedded, read_source
 from dp_adapter.session.explain import Photo
+from dp_adapter.session.latents import LATENT, Latent, Latents
 from dp_adapter.session.remembered import IDENTITY, Remembered, direction, remembered
 from dp_adapter.settings import FaceChoice, Reference, Settings
 
@@ -69,16 +70,24 @@ class Photos:
         paths_allowed: whether a request may name files.
         shelf: the photos that ``photo:HASH`` names.
         identities: the ones that ``identity:NAME`` names.
+        latents: the ones that ``latent:NAME`` names.
         limit: photos whose faces and vectors are remembered.
     """
 
     def __init__(
-        self, encoders: Encoders, paths_allowed: bool, shelf: Shelf, identities: Identities, limit: int = 64
+        self,
+        encoders: Encoders,
+        paths_allowed: bool,
+        shelf: Shelf,
+        identities: Identities,
+        latents: Latents,
+        limit: int = 64,
     ) -> None:
         self._encoders = encoders
         self._paths_allowed = paths_allowed
         self._shelf = shelf
         self._identities = identities
+        self._latents = latents
         self._faces: Cache[tuple[Face, ...]] = Cache(limit)
         self._saved: Cache[SavedIdentity] = Cache(4)  # one is some MB, of many photos some hundred
 
@@ -86,6 +95,7 @@ class Photos:
         """Lets go what was found; the shelf keeps its photos, which cannot be found again."""
         self._faces.clear()
         self._saved.clear()
+        self._latents.forget()
 
     def read(self, source: str, field: str) -> Picture:
         """The picture that a field of the request names.
@@ -93,6 +103,8 @@ class Photos:
         Raises:
             PictureError, SettingsError: it cannot be read; names the field.
         """
+        if source.startswith(LATENT):
+            raise PictureError(f"{field}: '{source[:80]}' is a latent for W+ adapters, not a picture", "Give a photo.")
         try:
             if source.startswith(PHOTO):
                 return self._dropped(source.removeprefix(PHOTO))
@@ -163,9 +175,21 @@ class Photos:
                 field = f"references[{number}].image"
                 saved = self.saved(reference.image, field)
                 seen += remembered(saved, field, reference.weight, detector.name)
-            elif (one := self.look_at(settings, number, detector, notes)) is not None:
+            elif (
+                not reference.image.startswith(LATENT)
+                and (one := self.look_at(settings, number, detector, notes)) is not None
+            ):
                 seen.append(one)
         return seen, notes
+
+    def latents(self, settings: Settings, identity: int) -> list[Latent]:
+        """The latents of one person. Raises SettingsError where one cannot be read."""
+        return [
+            self._latents.load(settings.references[number].image, field, settings.references[number].weight)
+            for number in used(settings, identity)
+            if settings.references[number].image.startswith(LATENT)
+            for field in (f"references[{number}].image",)
+        ]
 
     def look_at(self, settings: Settings, number: int, detector: Detector, notes: list[str]) -> Seen | None:
         """One photo; None, and a note, where it lacks the asked-for face and the settings say to go on.

@@ -25,6 +25,7 @@ from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
 from dp_adapter.session.following import following_words, tracker_of
 from dp_adapter.session.forms import form_of, require_foldable
+from dp_adapter.session.latents import Latents
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Encode, Scene
@@ -32,7 +33,8 @@ from dp_adapter.session.speaking import in_words, spoken_of, text_side
 from dp_adapter.session.texts import TextIdentities, joined
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
-from dp_adapter.session.ways import way_of
+from dp_adapter.session.w_plus import Directions
+from dp_adapter.session.ways import way_of, with_parts
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats, personal, res_adapter
 from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint, TokenOptions
@@ -91,8 +93,9 @@ class Session:
         self.library = Library(roots, paths_allowed, folders)
         self.shelf = Shelf(photos_mb * 2**20)
         self.identities = Identities(roots)
-        self.photos = Photos(self.encoders, paths_allowed, self.shelf, self.identities)
-        self._features = FeatureReader(self.encoders)
+        latents = Latents(roots, paths_allowed)
+        self.photos = Photos(self.encoders, paths_allowed, self.shelf, self.identities, latents)
+        self._features = FeatureReader(self.encoders, Directions(roots))
         self._texts = TextIdentities()
         self._areas = Areas(self.photos, self.encoders)
         self.modes = Modes(roots)
@@ -138,7 +141,10 @@ class Session:
         checkpoint = self.checkpoint(settings.model)
         _require_base(checkpoint, scene, "model")
         variant = variant_of(settings, checkpoint, self.library)
+        settings, told = with_parts(settings, checkpoint)
+        edit = replace(edit, settings=settings)
         people, notes = self._people(settings, checkpoint, variant)
+        notes = (*told, *notes)
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
         companion = self._companion(settings, scene)
@@ -213,8 +219,9 @@ class Session:
             seen, left_out = self.photos.look(settings, number, detector)
             seen, treated = self._editing.treated(seen, settings)
             notes += (*left_out, *treated)
-            if seen:
-                people[number] = self._features.read(seen, settings, checkpoint, variant)
+            latents = self.photos.latents(settings, number)
+            if seen or latents:
+                people[number] = self._features.read(seen, settings, checkpoint, variant, latents)
                 notes += people[number].notes
             elif settings.no_face == "stop":
                 raise FaceError(f"All photos of person {number} have weight 0", "Raise one, or remove the person.")
@@ -282,6 +289,7 @@ def _joined(
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
     for number, person in people.items():
+        options = replace(options, person=number)
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
         weight = settings.weight * area.weight
         on_text = text_side(settings, texts[number], area.weight)

@@ -1,4 +1,4 @@
-"""What each encoder sees in the photos of a person: a table of readers, one for every encoder that a checkpoint names.
+"""What each encoder sees in the photos of a person: readers of faces and of CLIP. ``readers`` has the whole table.
 
 A photo of a saved identity brings its vectors along; only photos that are here are encoded, and kept by content.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.cache import Cache
-from dp_adapter.errors import SettingsError, WeightsError
+from dp_adapter.errors import SettingsError
 from dp_adapter.identity.clip import ClipFeatures, ClipVision, preprocess
 from dp_adapter.identity.embed import Encoder as FaceEncoder
 from dp_adapter.identity.encoders import Encoders
@@ -22,6 +22,7 @@ from dp_adapter.identity.face_parts import part_pictures
 from dp_adapter.identity.pictures import Picture, digest
 from dp_adapter.identity.transface import TransFace
 from dp_adapter.session import reading_eva
+from dp_adapter.session.latents import Latent
 from dp_adapter.session.photos import Known, Seen
 from dp_adapter.session.remembered import Remembered
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder
@@ -39,12 +40,14 @@ class Ask:
     Attributes:
         need: the encoder, as the checkpoint names it.
         variant: which of the families that share the checkpoint's keys it is.
+        latents: what is given in place of photos, for W+ adapters.
     """
 
     need: Encoder
     seen: Sequence[Known]
     checkpoint: Checkpoint
     variant: str
+    latents: Sequence[Latent] = ()
 
     @property
     def width(self) -> int:
@@ -188,20 +191,6 @@ READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "clip-parts": read_clip_parts,
     "pixels": read_pixels,
 }
-
-
-def read(reading: Reading, ask: Ask) -> Values:
-    """Asks the reader of an encoder.
-
-    Raises:
-        CatalogError, MissingDependencyError: the encoder is not here.
-        SettingsError: a saved identity lacks its vectors.
-        WeightsError: there is no reader for it.
-    """
-    reader = READERS.get(ask.need)
-    if reader is None:
-        raise WeightsError(f"{ask.checkpoint.title} needs the encoder '{ask.need}', which is not supported yet")
-    return reader(reading, ask)
 
 
 def pack_of(checkpoint: Checkpoint, variant: str) -> str:

@@ -15,6 +15,7 @@ from dp_adapter.session.explain import Photo
 
 IDENTITY = "identity:"
 _PACK = "insightface/"
+_LATER = {"person": "the cut-out person", "parsed": "the face without its background"}
 _AGAIN = "then save the identity again from its photos"
 
 
@@ -56,12 +57,15 @@ class Remembered:
         return vector
 
     def clip(self, crop: str, part: str, width: int) -> tuple[str, Floats]:
-        """Name of a tower and its ``embeds`` [P] or ``hidden`` [L, W] of the ``face`` or the whole ``photo``.
+        """Name of a tower and its ``embeds`` [P] or ``hidden`` [L, W] of a crop.
 
         Raises:
-            SettingsError: the identity was saved without such a tower.
+            SettingsError: the identity was saved without such a tower, or before this crop was kept.
         """
         found = self.view.clip(crop, part, width)
+        if found is None and crop in _LATER and self.view.clip("face", part, width) is not None:
+            problem = f"the saved identity '{self.identity}' has no vectors of {_LATER[crop]}, which this model takes"
+            raise SettingsError(self.field, problem, "Save the identity again from its photos.")
         if found is None or found[0] not in self.zeros:
             which = f"{'projection' if part == 'embeds' else 'hidden'} width {width}"
             hint = "Put that encoder into models/clip_vision ('dp-adapter models get clip-vit-h')"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
+from dp_adapter.core.injection import OWN_MODES
 from dp_adapter.core.types import BlendMode
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings import Settings
@@ -46,10 +47,26 @@ def way_of(settings: Settings, checkpoint: Checkpoint) -> Way:
     return Way(mode, PULID_ZEROS.get(mode, 0))
 
 
+def with_parts(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, tuple[str, ...]]:
+    """The request with the parts that a checkpoint carries in its person's automatic region, and what to tell.
+
+    Parts that the user or the mode says stay. Hair and clothes are found for everybody together, so several persons'
+    regions are left as they are.
+    """
+    wanted = [name for name in checkpoint.parts if getattr(settings.parts, name) is None]
+    if not wanted:
+        return settings, ()
+    if settings.identities > 1:
+        drawn = {region.identity for region in settings.regions}
+        note = f"{checkpoint.title} also carries {', '.join(wanted)}: draw a region around each person to keep them."
+        return settings, () if len(drawn) == settings.identities else (note,)
+    return settings.with_fields({f"parts.{name}": 1.0 for name in wanted}), ()
+
+
 def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:
     if settings.blend == "auto":
         return checkpoint.mode
-    if (settings.blend == "gated") != (checkpoint.mode == "gated"):
+    if settings.blend != checkpoint.mode and {settings.blend, checkpoint.mode} & OWN_MODES:
         raise SettingsError(
             "blend",
             f"'{settings.blend}' does not go with {checkpoint.title} weights, which were trained for "

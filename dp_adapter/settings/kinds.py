@@ -190,11 +190,13 @@ class Text(Kind):
 class Picture(Text):
     """A path, a data URL, base64 or ``photo:HASH``, HASH being the first 16 hex digits of the content's SHA-256.
 
-    With ``saved``, also ``identity:NAME``. Whether it can be read shows on reading.
+    With ``saved``, also ``identity:NAME``; with ``latent``, also ``latent:NAME``. Whether it can be read shows on
+    reading.
     """
 
     max_length: int = 64_000_000
     saved: bool = True
+    latent: bool = False
 
     def check(self, value: object) -> str:
         text = super().check(value)
@@ -205,13 +207,16 @@ class Picture(Text):
             raise refusal(
                 f"{show(text)} does not name a saved identity", f"Use identity:NAME, NAME being {NAME_WORDS}."
             )
+        if text.startswith("latent:") and (not self.latent or not text.removeprefix("latent:").strip()):
+            raise refusal(f"{show(text)} does not name a picture", f"Give {self.describe()}.")
         if text.startswith("photo:") and not re.fullmatch(PHOTO, text):
             raise refusal(f"{show(text)} does not name a dropped photo", "Use photo:HASH, HASH being 16 hex digits.")
         return text
 
     def describe(self) -> str:
         forms = "a path, a data URL, base64"
-        return f"{forms}, photo:HASH or identity:NAME" if self.saved else f"{forms} or photo:HASH"
+        further = ["photo:HASH", *(["identity:NAME"] if self.saved else []), *(["latent:NAME"] if self.latent else [])]
+        return ", ".join([forms, *further[:-1]]) + f" or {further[-1]}"
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Reference(Record):
 
     image: str = setting(
         "",
-        Picture(min_length=1),
+        Picture(min_length=1, latent=True),
         "Photo",
         "The photo: a path, a data URL, base64, photo:HASH for a dropped one, or identity:NAME for a saved identity.",
     )

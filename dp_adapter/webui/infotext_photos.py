@@ -9,7 +9,7 @@ from typing import Protocol
 from dp_adapter.settings import ListOf, Picture, Record, RecordOf, Reference, Settings, field_at
 from dp_adapter.settings.records import fields_of
 
-PHOTO, IDENTITY = "photo:", "identity:"
+PHOTO, IDENTITY, LATENT = "photo:", "identity:", "latent:"
 
 
 class Shelf(Protocol):
@@ -32,7 +32,7 @@ def kept(settings: Settings, keep: Callable[[str, str], str]) -> Settings:
     Args:
         keep: puts a picture on the shelf and returns its hash, given its text and its field's path.
     """
-    raw = {path: text for path, text in _pictures(settings) if not text.startswith((PHOTO, IDENTITY))}
+    raw = {path: text for path, text in _pictures(settings) if not text.startswith((PHOTO, IDENTITY, LATENT))}
     return settings.with_fields({path: PHOTO + keep(text, path) for path, text in raw.items()}) if raw else settings
 
 

@@ -65,7 +65,7 @@ def _survives(text: str, key: str) -> bool:
 
 
 def _named(value: str, names: Mapping[str, str]) -> str:
-    if not value or value.startswith("identity:"):
+    if not value or value.startswith(("identity:", "latent:")):
         return value
     match = _PHOTO.fullmatch(value)
     if match is None:

@@ -45,11 +45,13 @@ class TokenOptions:
         shortcut: FaceID-Plus v2 (True) or v1 (False).
         structure: weight of the CLIP part in v2.
         encode: the host's text encoders, texts -> contexts [n, 77, D] in float32; None where the host cannot.
+        person: number of the person among all, for checkpoints that tell persons apart (StoryMaker).
     """
 
     shortcut: bool = True
     structure: float = 1.0
     encode: Callable[[Sequence[str]], Tensor] | None = None
+    person: int = 0
 
 
 Recipe = Callable[[Adapter, Features, TokenOptions], Tokens]
@@ -67,6 +69,8 @@ class Checkpoint:
         features_width: width of the encoder outputs it takes, by encoder.
         variants: names that share these keys; more than one means that the user must say which it is.
         combine: how several photos are joined when the user does not say.
+        parts: parts of a person besides the face that it carries over.
+        most_photos: of one person, where it was trained with no more; the best are taken.
         mode: how its identity is blended when the user does not say.
         pack: of insightface, whose networks it was trained on where it takes ArcFace.
         fusion: makes what acts on the text side, for families that act there.
@@ -86,12 +90,14 @@ class Checkpoint:
     features_width: Mapping[Encoder, int]
     lora: tuple[LowRank, ...] = ()
     variants: tuple[str, ...] = ()
-    combine: Literal["average", "concatenate"] = "average"
+    combine: Literal["average", "concatenate", "best"] = "average"
     mode: BlendMode = "add"
     pack: str = "buffalo_l"
     fusion: Fusion | None = None
     sharing: Sharing = "regions"
     start: float | None = None
+    most_photos: int | None = None
+    parts: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:

@@ -51,6 +51,16 @@ def open_weights(path: Path) -> WeightFile:
     return WeightFile(path, tensors, metadata)
 
 
+def open_bare(path: Path) -> list[Tensor]:
+    """The tensors of a file, which may also be one tensor alone, without their names. Raises as `open_weights`."""
+    if _is_safetensors(path):
+        return list(_read_safetensors(path)[0].values())
+    loaded = _unpickled(path)
+    if isinstance(loaded, Tensor):
+        return [loaded.detach()]
+    return list(_flatten(cast(Mapping[Any, Any], loaded)).values()) if isinstance(loaded, dict) else []
+
+
 def require_finite(file: WeightFile) -> None:
     """Raises WeightsError naming the first tensor with NaN or infinite values."""
     for key, tensor in file.tensors.items():
@@ -95,8 +105,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    loaded = _unpickled(path)
+    return _flatten(cast(Mapping[Any, Any], loaded)) if isinstance(loaded, dict) else {}
+
+
+def _unpickled(path: Path) -> object:
     try:
-        loaded = _load(path)
+        return _load(path)
     except WeightsError:
         raise
     except Exception as error:  # damaged bytes make an unpickler raise anything
@@ -107,7 +122,6 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path.name} is not a weight file, or is damaged", _AGAIN) from error
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WeightsError(f"{path.name} is truncated or damaged ({reason})", _AGAIN) from error
-    return _flatten(cast(Mapping[Any, Any], loaded)) if isinstance(loaded, dict) else {}
 
 
 def _load(path: Path) -> object:

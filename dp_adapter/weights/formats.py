@@ -1,7 +1,8 @@
 """The table of checkpoint families: recognised by keys, read with sizes from shapes.
 
 Layouts: docs/formats.md. Sources: tencent-ailab/IP-Adapter@62e4af9, instantX-research/InstantID@2145b67,
-modelscope/facechain@7bc7119, ToTheBeginning/PuLID@1aa2fc7; each reader is held to their outputs by ``tests/golden``.
+modelscope/facechain@7bc7119, ToTheBeginning/PuLID@1aa2fc7, RedAIGC/StoryMaker@a7ce766, csyxwei/MasterWeaver@a77535c,
+csxmli2016/w-plus-adapter@c649408; each reader is held to their outputs by ``tests/golden``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import consistentid, fact, foreign, ip_adapter, mip, own, personal, photomaker, pulid
+from dp_adapter.weights import (
+    consistentid,
+    fact,
+    foreign,
+    ip_adapter,
+    masterweaver,
+    mip,
+    own,
+    personal,
+    photomaker,
+    pulid,
+    storymaker,
+    w_plus,
+)
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 
@@ -43,6 +57,9 @@ FORMATS: tuple[Format, ...] = (
     Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
     Format("facechain-fact-first", "FaceChain-FACT (first version)", fact.recognise_first, fact.read_first),
     Format(pulid.FAMILY, "PuLID", pulid.recognise, pulid.read),
+    Format("storymaker", "StoryMaker", storymaker.recognise, storymaker.read),
+    Format("masterweaver", "MasterWeaver", masterweaver.recognise, masterweaver.read),
+    Format("w-plus", "W+ adapter", w_plus.recognise, w_plus.read),
 )
 
 

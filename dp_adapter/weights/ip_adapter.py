@@ -135,7 +135,7 @@ def _checkpoint(
 ) -> Checkpoint:
     adapter = Adapter(net, _sites(file))
     base = _base(file)
-    lora = _lora(file)
+    lora = lora_of(file, base)
     return Checkpoint(file.path, family, title, base, adapter, tuple(widths), recipe, tokens, widths, lora, variants)
 
 
@@ -270,13 +270,14 @@ def site_from(k: Tensor, v: Tensor) -> SiteAdapter:
     return site.eval().requires_grad_(False)
 
 
-def _lora(file: WeightFile) -> tuple[LowRank, ...]:
+def lora_of(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
+    """The LoRA inside a file; empty where there is none. Raises WeightsError where it is incomplete."""
     layers = under(file.tensors, "ip_adapter.")
     found: dict[tuple[int, str], dict[str, Tensor]] = {}
     for key, tensor in layers.items():
         if match := _LORA.fullmatch(key):
             found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
-    expected = 8 * SITES[_base(file)]  # q, k, v and out of every attn1 and attn2
+    expected = 8 * SITES[base]  # q, k, v and out of every attn1 and attn2
     if found and (len(found) != expected or any(len(pair) != 2 for pair in found.values())):
         raise WeightsError(f"{file.path.name}: its LoRA has {len(found)} of {expected} layers", "It is incomplete.")
     return tuple(LowRank(layer, name, pair["down"], pair["up"]) for (layer, name), pair in found.items())

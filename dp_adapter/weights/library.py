@@ -15,7 +15,7 @@ from dp_adapter.weights.files import SUFFIXES, file_digest
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid", "pulid")
 ANSWERS = "variants.json"
 _ENCODERS = ("clip_vision", "face")  # kinds of the catalogue
-_IDENTITIES = "identities"  # saved identities are .safetensors files too
+_OTHERS = frozenset({"identities", "latents", "w_directions"})  # folders whose files have the same endings
 
 
 class Library:
@@ -43,7 +43,7 @@ class Library:
             if not folder.is_dir():
                 continue
             for path in sorted(folder.rglob("*")):
-                if _IDENTITIES in path.relative_to(folder).parts[:-1]:
+                if _OTHERS & set(path.relative_to(folder).parts[:-1]):
                     continue
                 if path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file():
                     found.setdefault(path.name, path)
@@ -77,7 +77,7 @@ class Library:
         """A model that may be a folder of files, by the folder's name; otherwise as `resolve`."""
         for place in self._folders:
             for folder in sorted(place.rglob("*")) if place.is_dir() else ():
-                if folder.name == name and folder.is_dir() and _IDENTITIES not in folder.relative_to(place).parts:
+                if folder.name == name and folder.is_dir() and _OTHERS.isdisjoint(folder.relative_to(place).parts):
                     return folder
         if self._paths_allowed and name and Path(name).expanduser().is_dir():
             return Path(name).expanduser()

@@ -75,8 +75,11 @@ def test_tokens_of_another_width_are_refused() -> None:
 def test_a_blend_mode_of_another_family_is_refused() -> None:
     with pytest.raises(HostError, match="blend mode 'gated'"):
         identity(mode="gated")
-    with pytest.raises(HostError, match="blend mode 'add'"):
-        Identity(tiny.gated_adapter(), tiny.tokens())
+    with pytest.raises(HostError, match="blend mode 'text_query'"):
+        identity(mode="text_query")
+    for adapter in (tiny.gated_adapter(), tiny.text_query_adapter("sd15")):
+        with pytest.raises(HostError, match="blend mode 'add'"):
+            Identity(adapter, tiny.tokens())
 
 
 def test_families_that_act_at_different_places_are_not_mixed() -> None:

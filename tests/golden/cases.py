@@ -30,6 +30,9 @@ FAMILIES = {
     "instantid": "faceid-sequence",
     "facechain-fact": "facechain-fact",
     "pulid": "pulid",
+    "storymaker": "storymaker",
+    "masterweaver": "masterweaver",
+    "w-plus": "w-plus",
 }
 
 

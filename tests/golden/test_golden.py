@@ -75,11 +75,13 @@ def features(case: Case, inputs: dict[str, str]) -> Features:
     return Features(
         faceid=tensors.get("faceid"),
         image_embeds=tensors.get("clip"),
-        clip_hidden=tensors.get("clip_hidden"),
+        clip_hidden=tensors.get("clip_hidden", tensors.get("clip_hidden_face")),
         clip_hidden_uncond=tensors.get("clip_hidden_uncond"),
+        clip_person=tensors.get("clip_hidden_person"),
         face_patches=tensors.get("transface_local"),
         eva_pooled=tensors.get("eva_pooled"),
         eva_hidden=tensors.get("eva_hidden"),
+        w_plus=tensors.get("w_plus"),
     )
 
 
@@ -98,17 +100,35 @@ def test_identity_tokens(case: Case, name: str) -> None:
         case.assert_close(actual.reshape(expected.shape), expected, "tokens")
 
 
+def persons_of(run: dict[str, Any]) -> list[str]:
+    """The identities whose tokens the rows of an official run get."""
+    return sorted({row["tokens"].rsplit("/", 1)[0] for row in run["batch"] if row.get("tokens")})
+
+
+def own_rows(run: dict[str, Any], person: str) -> Tensor:
+    """A mask [R, 8, 8] by row: everywhere in the rows of one person, nowhere in the others'."""
+    own = [row.get("tokens", "").rsplit("/", 1)[0] == person for row in run["batch"]]
+    return torch.tensor(own).float()[:, None, None].expand(-1, 8, 8)
+
+
 def identities_of(case: Case, run: dict[str, Any], checkpoint: Checkpoint) -> tuple[Identity, ...]:
     scale = run["scale"]
     if run["impl"] == "official":
-        names = {row["tokens"] for row in run["batch"]}
+        names = {row["tokens"] for row in run["batch"] if row.get("tokens")}
         of = {"cond": "cond", "uncond": "uncond"}
         if all(name.endswith("/cond") for name in names):  # FaceChain's default: the same face in both rows
             of["uncond"] = "cond"
-        tokens = tokens_of(case, checkpoint, next(iter(names)).rsplit("/", 1)[0])
-        both = {"cond": tokens.cond, "uncond": tokens.uncond}
-        tokens = Tokens(both[of["cond"]], both[of["uncond"]])
-        return (Identity(checkpoint.adapter, tokens, scale, mode=mode_of(run, checkpoint), zero_tokens=zeros_of(run)),)
+        persons = persons_of(run)
+        identities: list[Identity] = []
+        for person in persons:
+            tokens = tokens_of(case, checkpoint, person)
+            both = {"cond": tokens.cond, "uncond": tokens.uncond}
+            mask = own_rows(run, person) if len(persons) > 1 else None
+            tokens = Tokens(both[of["cond"]], both[of["uncond"]])
+            identities.append(
+                Identity(checkpoint.adapter, tokens, scale, mask, mode_of(run, checkpoint), zeros_of(run))
+            )
+        return tuple(identities)
     ids = case.inputs[run["ids"]]
     if run["masks"] is None:
         return (Identity(checkpoint.adapter, checkpoint.tokens(Features(faceid=ids)), scale),)
@@ -137,11 +157,15 @@ def skip_form(form: Form, injection: Injection) -> None:
 
 
 def rows_of(run: dict[str, Any]) -> list[Row]:
+    if run["impl"] == "official" and not all(row.get("tokens") for row in run["batch"]):
+        kinds = [row.get("tokens", "").rpartition("/")[2] or "text" for row in run["batch"]]
+        return [Row(kind, number) for number, kind in enumerate(kinds)]  # type: ignore[arg-type]
     same_face = all(row.get("tokens", "").endswith("/cond") for row in run["batch"])
     kinds = ["cond" if row.get("cond", row.get("tokens", "").endswith("/cond")) else "uncond" for row in run["batch"]]
     if same_face:
         kinds = ["cond" if row["text"] == 0 else "uncond" for row in run["batch"]]
-    return [Row("cond" if kind == "cond" else "uncond") for kind in kinds]
+    several = len(persons_of(run)) > 1
+    return [Row("cond" if kind == "cond" else "uncond", number * several) for number, kind in enumerate(kinds)]
 
 
 def run_unet(name: str, case: Case, run: dict[str, Any], injection: Injection) -> Tensor:
@@ -177,7 +201,7 @@ def test_unet_output(case: Case, run: dict[str, Any], name: str, form: Form) -> 
         case.assert_close(run_unet(name, case, run, Injection(())), expected, "unet")
         return
     checkpoint = load(case)
-    lora = tuple((entry, run["lora"]) for entry in checkpoint.lora)
+    lora = tuple((entry, run.get("lora", 1.0)) for entry in checkpoint.lora)
     injection = Injection(identities_of(case, run, checkpoint), lora=lora, form=form)
     skip_form(form, injection)
     assert injection.folded == (form == "folded")

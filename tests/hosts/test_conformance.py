@@ -65,6 +65,15 @@ def someone_orthogonal(base: Base, **changes: Any) -> Identity:
     return someone(base, mode="orthogonal_v2", zero_tokens=2, **changes)
 
 
+@lru_cache
+def text_query_adapter(base: Base) -> Adapter:
+    return tiny.text_query_adapter(base)
+
+
+def someone_text_query(base: Base, **changes: Any) -> Identity:
+    return replace(Identity(text_query_adapter(base), tiny.tokens(), mode="text_query"), **changes)
+
+
 def someone_gated(_base: Base, **changes: Any) -> Identity:
     return replace(Identity(gated_adapter(), tiny.tokens(), mode="gated"), **changes)
 
@@ -95,8 +104,9 @@ VARIANTS = {
     "orthogonal": Variant(someone_orthogonal),
     "gated": Variant(someone_gated),
     "wanted": Variant(someone_wanted),
+    "text query": Variant(someone_text_query),
 }
-DISTINCT = ["folded", "plain", "emphasis", "strict trained", "gated"]  # every path of the code once
+DISTINCT = ["folded", "plain", "emphasis", "strict trained", "gated", "text query"]  # every path of the code once
 DEEP = ["folded", "strict trained"]  # for SDXL, whose calls are slow
 
 

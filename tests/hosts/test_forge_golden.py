@@ -56,7 +56,7 @@ def test_unet_output(name: str, case: Case, run: dict[str, Any], form: Form) -> 
         case.assert_close(run_unet(name, case, run, Injection(())), expected, "unet")
         return
     checkpoint = load(case)
-    lora = tuple((entry, run["lora"]) for entry in checkpoint.lora)
+    lora = tuple((entry, run.get("lora", 1.0)) for entry in checkpoint.lora)
     injection = Injection(identities_of(case, run, checkpoint), lora=lora, form=form)
     skip_form(form, injection)
     case.assert_close(run_unet(name, case, run, injection), expected, "unet")

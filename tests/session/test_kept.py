@@ -19,6 +19,7 @@ from dp_adapter.identity.library import Identities
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.shelf import Shelf
 from dp_adapter.session import Session
+from dp_adapter.session.latents import Latents
 from dp_adapter.session.photos import Photos
 from tests.session.conftest import SCENE, Request
 
@@ -102,7 +103,7 @@ def test_a_changed_adapter_is_seen(session: Session, models: Path, request_of: R
 
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
     detector = CountingDetector(Encoders([]).yunet)
-    photos = Photos(Encoders([]), True, Shelf(0), Identities([]), limit=2)
+    photos = Photos(Encoders([]), True, Shelf(0), Identities([]), Latents([], True), limit=2)
     pictures = [np.full((33, 33 + number, 3), number, np.uint8) for number in range(3)]
     for picture in (*pictures, pictures[2], pictures[1]):
         photos.faces(picture, detector)

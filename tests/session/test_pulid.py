@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dp_adapter.errors import CatalogError, SettingsError
 from dp_adapter.identity import eva
-from dp_adapter.identity.encoders import INSIGHTFACE_FOLDERS
 from dp_adapter.identity.face import choose
+from dp_adapter.identity.folders import INSIGHTFACE_FOLDERS
 from dp_adapter.identity.grey_face import grey_face
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.identity.saved import View

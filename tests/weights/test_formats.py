@@ -399,6 +399,9 @@ SUPPORTED: Mapping[str, tuple[str, str, int, dict[str, int], int]] = {
     "photomaker_v2_id_encoder": ("photomaker", "sdxl", 0, {"pixels": 224, "arcface-raw": 512}, 0),
     "consistentid_sd15": ("consistentid", "sd15", 4, {"arcface": 512, "clip-hidden": 1280, "clip-parts": 1280}, 128),
     "consistentid_sdxl": ("consistentid", "sdxl", 4, {"arcface": 512, "clip-hidden": 1280, "clip-parts": 1280}, 560),
+    "storymaker_mask": ("storymaker", "sdxl", 40, {"arcface": 512, "clip-hidden": 1280, "clip-person": 1280}, 560),
+    "masterweaver": ("masterweaver", "sd15", 16, {"clip-parsed": 1024}, 0),
+    "wplus_adapter": ("w-plus", "sd15", 4, {"w-plus": 512}, 0),
 }
 WIDTHS = {"sd15": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
 
@@ -426,15 +429,6 @@ def test_published_layouts(name: str) -> None:
 UNSUPPORTED = {
     "fastcomposer": "FastComposer",
     "instantid_identitynet_controlnet": "ControlNet",
-    "masterweaver": "MasterWeaver",
-    "photomaker_v1_id_encoder": "PhotoMaker",
-    "photomaker_v2_id_encoder": "PhotoMaker",
-    "mip_model_sdxl": "MIP-Adapter",
-    "mip_model_sdxl_plus": "MIP-Adapter",
-    "pulid_v1": "PuLID",
-    "pulid_v1.1": "PuLID",
-    "storymaker_mask": "StoryMaker",
-    "wplus_adapter": "W\\+ adapter",
     "facechain_transface_s": "TransFace",
 }
 
