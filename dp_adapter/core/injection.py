@@ -16,7 +16,8 @@ from dp_adapter.core.track import Track
 from dp_adapter.core.types import BlendMode, Level, Tokens
 from dp_adapter.errors import HostError
 
-Form = Literal["auto", "folded", "plain"]
+FormUsed = Literal["folded", "half", "plain"]
+Form = Literal["auto"] | FormUsed
 
 FOLDABLE: frozenset[BlendMode] = frozenset({"add"})
 
@@ -101,7 +102,7 @@ class Injection:
 
     Attributes:
         lora: low-rank weights that came with a checkpoint, with their strength.
-        form: ``folded`` and ``plain`` compute the same; ``auto`` folds wherever the blend mode allows.
+        form: ``folded``, ``half`` and ``plain`` compute the same; ``auto`` folds wherever that is possible.
     """
 
     identities: tuple[Identity, ...]
@@ -129,15 +130,26 @@ class Injection:
         return replace(self, identities=tuple(identity for identity in self.identities if identity.visible))
 
     @property
-    def folded(self) -> bool:
-        """Whether the folded form can be, and is, used."""
+    def foldable(self) -> bool:
+        """Whether the identities' term can be added behind the output projection."""
         trained = any(
             not isinstance(site, GatedSiteAdapter) and (site.text is not None or site.blending is not None)
             for identity in self.identities
             for site in map(identity.adapter.site, range(len(identity.adapter.sites)))
         )
-        possible = not trained and not self.text.emphasis and all(i.mode in FOLDABLE for i in self.identities)
-        return possible and self.form != "plain"
+        return not trained and not self.text.emphasis and all(i.mode in FOLDABLE for i in self.identities)
+
+    @property
+    def form_used(self) -> FormUsed:
+        """The form that is computed."""
+        if not self.foldable:
+            return "plain"
+        return "folded" if self.form == "auto" else self.form
+
+    @property
+    def folded(self) -> bool:
+        """Whether the output projection, at least, is folded."""
+        return self.form_used != "plain"
 
     @property
     def gated(self) -> bool:

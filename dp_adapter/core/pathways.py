@@ -6,7 +6,7 @@ Shapes: R rows, N positions, C hidden channels, I inner channels, L text tokens,
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from dp_adapter.core import regions
 from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
-from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
+from dp_adapter.core.attention import Linear, attend
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
+from dp_adapter.core.folding import Folds, Key
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import FlatPlacement, Placement
 from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
 from dp_adapter.errors import HostError
 
+_KINDS: tuple[RowKind, ...] = ("cond", "uncond")
 _NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
 
 
@@ -202,9 +204,8 @@ class SitePathways:
         self.injection = injection
         self.site = site
         self._cache = cache
-        self._to_q, self._to_out = to_q, to_out
-        self._keys_values: dict[tuple[int, RowKind], tuple[Tensor, Tensor]] = {}
-        self._folds: dict[tuple[int, RowKind], Folded] = {}
+        self._keys_values: dict[Key, tuple[Tensor, Tensor]] = {}
+        self._folds = Folds(injection.form_used == "half", site, to_q, to_out)
         self._modules: dict[str, nn.Module] = {}
 
     def strength(self, identity: Identity, step: Step) -> float:
@@ -216,26 +217,39 @@ class SitePathways:
         """Whether any identity has a strength other than 0 here and now."""
         return any(self.strength(identity, step) for identity in self.injection.identities)
 
-    def add_folded(self, step: Step, hidden_states: Tensor, output: Tensor) -> None:
+    def add_folded(self, step: Step, hidden_states: Tensor, output: Tensor, q: Tensor | None = None) -> None:
         """Adds G s Z_id W_o to the site's output in place, computing only the rows and positions inside the region.
 
         Args:
             hidden_states: [R, N, C], input of the attention; output: [R, N, C], what it returned.
+            q: [R, N, I], the host's queries, for the half-folded form; where it has none they are computed anew.
         """
         flat_in, flat_out = hidden_states.flatten(0, 1), output.view(-1, output.shape[-1])
+        flat_q = None if q is None else q.flatten(0, 1)
+        for number, kind, where, strength in self._acting(step, hidden_states):
+            self._folds.require(self._keys(step), lambda key: self._fresh_key_value(*key, hidden_states))
+            term = self._folds.term((number, kind), flat_in, flat_q, where.positions)
+            term *= strength if where.gain is None else strength * where.gain
+            if isinstance(where.positions, slice):
+                flat_out[where.positions] += term
+            else:
+                flat_out.index_add_(0, where.positions, term)
+
+    def _keys(self, step: Step) -> list[Key]:
+        """Every identity with each kind of these rows that has one."""
+        present = {row.kind for row in step.rows}
+        return [
+            (number, kind) for number in range(len(self.injection.identities)) for kind in _KINDS if kind in present
+        ]
+
+    def _acting(self, step: Step, like: Tensor) -> Iterator[tuple[int, RowKind, FlatPlacement, float]]:
+        """Where each identity acts over the rows [R, N, C] of one kind, and its strength."""
         for number, identity in enumerate(self.injection.identities):
             strength = self.strength(identity, step)
-            for kind in ("cond", "uncond") if strength else ():
-                where = self._cache.flat(self.site, step, number, kind, hidden_states)
-                if where is None:
-                    continue
-                folded = self._fold(number, kind, hidden_states)
-                term = folded_attention(flat_in[where.positions], folded)
-                term *= strength if where.gain is None else strength * where.gain
-                if isinstance(where.positions, slice):
-                    flat_out[where.positions] += term
-                else:
-                    flat_out.index_add_(0, where.positions, term)
+            for kind in _KINDS if strength else ():
+                where = self._cache.flat(self.site, step, number, kind, like)
+                if where is not None:
+                    yield number, kind, where, strength
 
     def blended(self, step: Step, captured: Captured) -> Tensor:
         """F, which replaces the text attention Z_t before W_o: [R, N, I]. ``captured.z`` itself if unchanged."""
@@ -245,6 +259,8 @@ class SitePathways:
             return captured.z
         strengths = [self.strength(identity, step) for identity in self.injection.identities]
         two_pathways = weights.text is not None or weights.blending is not None or self.injection.text.emphasis > 0
+        if not two_pathways and all(identity.mode == "add" for identity in self.injection.identities):
+            return self._sum(step, captured)
         trained = weights.blending is not None
         placements = self._cache.placements(self.site, step, captured.z, trained)
         rows: list[Tensor] = []
@@ -256,6 +272,20 @@ class SitePathways:
             added, gate = self._identity_pathway(row, here, strengths, captured)
             rows.append(self._join(step, row, z, added, gate, captured) if two_pathways else z + added)
         return torch.stack(rows)
+
+    def _sum(self, step: Step, captured: Captured) -> Tensor:
+        """Z_t plus G s Z_id of every identity, [R, N, I]: as ``add_folded``, before W_o."""
+        z, q = captured.z.flatten(0, 1), captured.q.flatten(0, 1)
+        out = z.clone()
+        for number, kind, where, strength in self._acting(step, captured.z):
+            k, v = self._key_value(number, kind, captured.z)
+            term = attend(q[where.positions], k, v, self.site.heads)
+            term = term * (strength if where.gain is None else strength * where.gain)
+            if isinstance(where.positions, slice):
+                out[where.positions] += term
+            else:
+                out.index_add_(0, where.positions, term)
+        return out.view_as(captured.z)
 
     def before_text(self, step: Step, hidden_states: Tensor) -> Tensor:
         """FACT's term [R, N, C] to add to the hidden states [R, N, C] between self-attention and text attention."""
@@ -313,20 +343,17 @@ class SitePathways:
     def _key_value(self, number: int, kind: RowKind, like: Tensor) -> tuple[Tensor, Tensor]:
         """The identity's K and V [T, I] in the dtype and on the device of ``like``."""
         if (number, kind) not in self._keys_values:
-            identity = self.injection.identities[number]
-            weights = identity.adapter.site(self.site.index)
-            assert isinstance(weights, SiteAdapter)
-            tokens = identity.tokens.of(kind).float()
-            tokens = F.pad(tokens, (0, 0, 0, identity.zero_tokens))
-            k, v = (F.linear(tokens, w.weight.float().to(tokens.device)) for w in (weights.to_k, weights.to_v))
-            self._keys_values[number, kind] = k.to(like), v.to(like)
+            self._keys_values[number, kind] = self._fresh_key_value(number, kind, like)
         return self._keys_values[number, kind]
 
-    def _fold(self, number: int, kind: RowKind, like: Tensor) -> Folded:
-        if (number, kind) not in self._folds:
-            k, v = self._key_value(number, kind, like)
-            self._folds[number, kind] = fold(k, v, self._to_q, self._to_out, self.site.channels, self.site.heads)
-        return self._folds[number, kind]
+    def _fresh_key_value(self, number: int, kind: RowKind, like: Tensor) -> tuple[Tensor, Tensor]:
+        identity = self.injection.identities[number]
+        weights = identity.adapter.site(self.site.index)
+        assert isinstance(weights, SiteAdapter)
+        tokens = identity.tokens.of(kind).float()
+        tokens = F.pad(tokens, (0, 0, 0, identity.zero_tokens))
+        k, v = (F.linear(tokens, w.weight.float().to(tokens.device)) for w in (weights.to_k, weights.to_v))
+        return k.to(like), v.to(like)
 
     def _module(self, name: str, module: nn.Module, like: Tensor) -> nn.Module:
         """A trained module where the hidden states are: itself if it is there (then gradients reach it), or a copy."""

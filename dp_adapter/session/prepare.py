@@ -20,7 +20,7 @@ from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
 from dp_adapter.session.following import following_words, tracker_of
-from dp_adapter.session.forms import form_of, require_foldable
+from dp_adapter.session.forms import megabytes, with_form
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Scene
@@ -57,7 +57,7 @@ class Session:
         roots: model folders, searched in order.
         paths_allowed: whether a request may name files outside them: True on a command line, False for an API.
         folders: further folders that hold adapters themselves.
-        checkpoints: how many stay loaded.
+        checkpoints: how many stay loaded; checkpoints_mb: as long as their files have no more MB together.
         photos_mb: memory for dropped photos, in MB.
         restorers: the host's face restorers.
     """
@@ -70,6 +70,7 @@ class Session:
         checkpoints: int = 2,
         photos_mb: int = 256,
         restorers: Restorers = no_restorers,
+        checkpoints_mb: int = 4096,
     ) -> None:
         self.roots = tuple(roots)
         self.encoders = Encoders(roots)
@@ -81,7 +82,7 @@ class Session:
         self._areas = Areas(self.photos, self.encoders)
         self.modes = Modes(roots)
         self._editing = Editing(self.modes, self.photos, self.encoders, restorers)
-        self._checkpoints: Cache[Checkpoint] = Cache(checkpoints)
+        self._checkpoints: Cache[Checkpoint] = Cache(checkpoints, checkpoints_mb * 2**20)
 
     def release(self) -> None:
         """Gives all memory back but the shelf's, whose photos are nowhere else; the next generation loads again."""
@@ -98,7 +99,8 @@ class Session:
         """
         path = self.library.resolve(name)
         stat = path.stat()
-        return self._checkpoints.get((path, stat.st_size, stat.st_mtime_ns), lambda: formats.read(path))
+        key = path, stat.st_size, stat.st_mtime_ns
+        return self._checkpoints.get(key, lambda: formats.read(path), stat.st_size)
 
     def prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
         """Everything that one generation needs.
@@ -132,7 +134,7 @@ class Session:
         areas = {number: self._areas.of(settings, scene, number) for number in people}
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        return _joined(edit, checkpoint, variant, people, areas, tracker, notes)
+        return _joined(edit, checkpoint, variant, people, areas, tracker, notes, scene.bytes_per_number)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -177,6 +179,7 @@ def _joined(
     areas: dict[int, Area],
     tracker: Tracker | None,
     notes: Sequence[str],
+    bytes_per_number: int,
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
@@ -215,9 +218,8 @@ def _joined(
         {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
         TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
         tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
-        form_of(settings, way.mode, identities),
     )
-    require_foldable(settings, injection)
+    injection = with_form(settings, injection, bytes_per_number)
     return Prepared(
         injection,
         Explanation(
@@ -226,7 +228,10 @@ def _joined(
             family=variant,
             base=checkpoint.base,
             blend=way.mode,
-            form="folded" if injection.folded else "plain",
+            form=injection.form_used,
+            form_mb=0.0
+            if injection.gated
+            else round(megabytes(injection.form_used, injection.identities, bytes_per_number), 1),
             weight=settings.weight,
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,

@@ -39,6 +39,7 @@ class Scene:
             host cannot encode by itself.
         crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
             edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
+        bytes_per_number: size of the numbers that the host computes with; the largest where it does not say.
     """
 
     base: Literal["sd15", "sdxl"]
@@ -48,3 +49,4 @@ class Scene:
     inpaint: Mask | None = None
     crop: Crop = Crop()
     encode: Encode | None = None
+    bytes_per_number: int = 4
