@@ -62,7 +62,9 @@ class Generation:
 def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     """What the session needs to know about a job."""
     inpaint = None if job.mask is None else np.asarray(job.mask / 255, np.float32)
-    return Scene(host.base_of(pipeline.unet), job.width, job.height, () if job.init is None else (job.init,), inpaint)
+    inits = () if job.init is None else (job.init,)
+    size: int = next(pipeline.unet.parameters()).element_size()
+    return Scene(host.base_of(pipeline.unet), job.width, job.height, inits, inpaint, bytes_per_number=size)
 
 
 def generate(

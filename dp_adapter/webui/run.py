@@ -202,6 +202,7 @@ class Run:
         return {number: one.region for number, one in enumerate(self._current.injection.identities)}
 
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
+        scene = replace(scene, bytes_per_number=compat.bytes_per_number(self._p.sd_model))
         return shared.session().prepare(settings, scene, before)
 
     def _last_acting(self) -> Prepared:
