@@ -11,15 +11,19 @@ Value = TypeVar("Value")
 
 
 class Cache(Generic[Value]):
-    """At most ``limit`` values by key."""
+    """At most ``limit`` values by key, of at most ``total`` bytes together; the newest is kept whatever its size."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, total: int | None = None) -> None:
+        self._limit, self._total = limit, total
         self._lock = RLock()
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+    def get(self, key: Hashable, make: Callable[[], Value], size: int = 0) -> Value:
         """The value of ``key``, made now if it is not there; an exception in ``make`` stores nothing.
+
+        Args:
+            size: of the value in bytes, for a cache with a total.
 
         Threads that ask at the same time may each make it; the first one's is kept.
         """
@@ -29,15 +33,21 @@ class Cache(Generic[Value]):
         with self._lock:
             if key not in self._values:
                 self._values[key] = made[0] if made else make()  # made by another thread, and gone since
+                self._sizes[key] = size
             value = self._values[key]
             self._values.move_to_end(key)
-            while len(self._values) > self._limit:
-                self._values.popitem(last=False)
+            while len(self._values) > self._limit or (len(self._values) > 1 and self._over()):
+                gone, _ = self._values.popitem(last=False)
+                del self._sizes[gone]
         return value
 
     def clear(self) -> None:
         with self._lock:
             self._values.clear()
+            self._sizes.clear()
+
+    def _over(self) -> bool:
+        return self._total is not None and sum(self._sizes.values()) > self._total
 
     def __len__(self) -> int:
         return len(self._values)

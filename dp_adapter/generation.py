@@ -66,7 +66,9 @@ def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     inits = () if job.init is None else (job.init,)
     encode = partial(prompts.contexts, pipeline)
     words = person_words.single_persons(job.prompt)
-    return Scene(host.base_of(pipeline.unet), job.width, job.height, inits, inpaint, encode=encode, words=words)
+    size: int = next(pipeline.unet.parameters()).element_size()
+    base = host.base_of(pipeline.unet)
+    return Scene(base, job.width, job.height, inits, inpaint, encode=encode, words=words, bytes_per_number=size)
 
 
 def generate(

@@ -23,6 +23,21 @@ def test_the_entry_unused_for_longest_goes_first() -> None:
     assert cache.get("b", lambda: -1) == -1, "b had to go"
 
 
+def test_what_is_too_much_together_goes_too() -> None:
+    cache: Cache[str] = Cache(8, total=10)
+    for key, size in (("a", 4), ("b", 4), ("a", 4), ("c", 5)):
+        cache.get(key, lambda key=key: key, size)
+    assert len(cache) == 2
+    assert cache.get("a", lambda: "anew", 4) == "a", "it was used after b"
+    assert cache.get("c", lambda: "anew", 5) == "c"
+    assert cache.get("large", lambda: "large", 11) == "large" and len(cache) == 1
+    assert cache.get("large", lambda: "anew", 11) == "large", "the newest stays, whatever its size"
+    cache.clear()
+    cache.get("b", lambda: "b", 6)
+    cache.get("c", lambda: "c", 4)
+    assert len(cache) == 2, "what is gone counts no more"
+
+
 def test_none_is_a_value() -> None:
     cache: Cache[int | None] = Cache(1)
     assert cache.get("a", lambda: None) is None

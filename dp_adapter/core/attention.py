@@ -1,11 +1,11 @@
-"""Decoupled identity attention, in the plain and in the folded form.
+"""Decoupled identity attention, in the plain, the half-folded and the folded form.
 
 Shapes: n query positions, C hidden channels, I = heads * head_dim inner channels, T identity tokens, D token width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,19 @@ class Folded:
     heads: int
 
 
+@dataclass(frozen=True)
+class HalfFolded:
+    """Only W_o folded into the identity's values; the queries are the host's own.
+
+    Attributes:
+        keys: [heads, head_dim, T], K_id^T / sqrt(head_dim).
+        values: [heads * T, C], VO = V_id W_o, head by head.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
 def effective_weight(linear: Linear, in_features: int, like: Tensor) -> Tensor:
     """W of a linear map found by calling it on the identity matrix, so that LoRA and quantised storage are included.
 
@@ -66,29 +79,52 @@ def effective_weight(linear: Linear, in_features: int, like: Tensor) -> Tensor:
     return linear(eye).float() - linear(torch.zeros_like(eye[:1])).float()
 
 
-def fold(k: Tensor, v: Tensor, to_q: Linear, to_out: Linear, channels: int, heads: int) -> Folded:
-    """Folds ``to_q`` and ``to_out`` into keys and values of the identity, computing in float32.
+KeysValues = Sequence[tuple[Tensor, Tensor]]
+"""K and V [T, I] of several identities or kinds of row, in the dtype and on the device that a site's maps take."""
+
+
+def fold(several: KeysValues, to_q: Linear, to_out: Linear, channels: int, heads: int) -> list[Folded]:
+    """Folds ``to_q`` and ``to_out`` into keys and values, computing in float32.
+
+    Several at once, because finding W_q costs more than folding it into a few tokens.
 
     Args:
-        k, v: [T, I], in the dtype and on the device the two maps take.
         channels: C, the input width of ``to_q``.
 
     Returns:
-        Factors in the dtype of ``k``.
+        For each of ``several`` the factors, in its dtype.
     """
+    k = torch.cat([k for k, _ in several])  # [sum of T, I]
     head_dim = k.shape[-1] // heads
     w_q = split_heads(effective_weight(to_q, channels, k), heads)  # [heads, C, head_dim]
-    keys = w_q @ split_heads(k.float(), heads).mT * head_dim**-0.5  # [heads, C, T]
-    per_head = torch.zeros(heads, v.shape[0], heads, head_dim, dtype=v.dtype, device=v.device)
+    keys = w_q @ split_heads(k.float(), heads).mT * head_dim**-0.5  # [heads, C, sum of T]
+    parts = torch.split(keys.transpose(0, 1).to(k.dtype), [len(k) for k, _ in several], dim=-1)
+    values = fold_values([v for _, v in several], to_out, heads)
+    return [Folded(one.flatten(1).contiguous(), vo, heads) for one, vo in zip(parts, values, strict=True)]
+
+
+def half_fold(several: KeysValues, to_out: Linear, heads: int) -> list[HalfFolded]:
+    """Folds ``to_out`` alone into the values, computing in float32; otherwise as ``fold``."""
+    values = fold_values([v for _, v in several], to_out, heads)
+    folded: list[HalfFolded] = []
+    for (k, _), vo in zip(several, values, strict=True):
+        by_head = split_heads(k.float(), heads).mT  # [heads, head_dim, T]
+        folded.append(HalfFolded((by_head * by_head.shape[1] ** -0.5).to(k.dtype).contiguous(), vo))
+    return folded
+
+
+def fold_values(several: Sequence[Tensor], to_out: Linear, heads: int) -> list[Tensor]:
+    """VO = V_id W_o, head by head: for each [T, I] of ``several`` [heads * T, C] in its dtype."""
+    v = torch.cat(list(several))  # [sum of T, I]
+    head_dim = v.shape[-1] // heads
+    per_head = torch.zeros(heads, len(v), heads, head_dim, dtype=v.dtype, device=v.device)
     for head, values in enumerate(split_heads(v, heads)):
         per_head[head, :, head] = values
-    rows = per_head.flatten(2).flatten(0, 1)  # [heads * T, I], one head's channels in each row
-    values = to_out(rows).float() - to_out(torch.zeros_like(rows[:1])).float()
-    return Folded(
-        keys.transpose(0, 1).flatten(1).to(k.dtype).contiguous(),  # [C, heads * T]
-        values.to(k.dtype).contiguous(),  # [heads * T, C]
-        heads,
-    )
+    rows = per_head.flatten(2).flatten(0, 1)  # [heads * sum of T, I], one head's channels in each row
+    folded = to_out(rows).float() - to_out(torch.zeros_like(rows[:1])).float()  # [heads * sum of T, C]
+    by_head = folded.to(v.dtype).reshape(heads, len(v), -1)
+    parts = torch.split(by_head, [len(one) for one in several], dim=1)
+    return [part.flatten(0, 1).contiguous() for part in parts]
 
 
 def folded_attention(hidden_states: Tensor, folded: Folded) -> Tensor:
@@ -104,3 +140,10 @@ def folded_attention(hidden_states: Tensor, folded: Folded) -> Tensor:
     per_head = logits.reshape(len(logits), folded.heads, -1)  # [n, heads, T]
     attention = per_head.softmax(dim=-1, dtype=torch.float32).to(hidden_states.dtype)
     return attention.flatten(-2) @ folded.values
+
+
+def half_folded_attention(q: Tensor, folded: HalfFolded) -> Tensor:
+    """``Z_id W_o`` from the queries [n, I]: [n, C]."""
+    logits = split_heads(q, len(folded.keys)) @ folded.keys  # [heads, n, T]
+    attention = logits.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    return merge_heads(attention) @ folded.values

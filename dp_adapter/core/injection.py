@@ -18,7 +18,8 @@ from dp_adapter.core.track import Track
 from dp_adapter.core.types import BlendMode, Level, Tokens
 from dp_adapter.errors import HostError
 
-Form = Literal["auto", "folded", "plain"]
+FormUsed = Literal["folded", "half", "plain"]
+Form = Literal["auto"] | FormUsed
 
 FOLDABLE: frozenset[BlendMode] = frozenset({"add"})
 OWN_MODES: frozenset[BlendMode] = frozenset({"gated", "text_query"})
@@ -130,7 +131,7 @@ class Injection:
     Attributes:
         lora: low-rank weights that came with a checkpoint, with their strength.
         companion: fits the base model to another size while an identity acts, with its strength.
-        form: ``folded`` and ``plain`` compute the same; ``auto`` folds wherever the blend mode allows.
+        form: ``folded``, ``half`` and ``plain`` compute the same; ``auto`` folds wherever that is possible.
         sharing: how several identities share a position: where ``regions`` overlap, each gets its part of them; by
             ``words``, its part of their words' attention, times its region.
     """
@@ -174,8 +175,8 @@ class Injection:
         return self.sharing == "words" and len(self.identities) > 1
 
     @property
-    def folded(self) -> bool:
-        """Whether the folded form can be, and is, used."""
+    def foldable(self) -> bool:
+        """Whether the identities' term can be added behind the output projection."""
         trained = any(
             not isinstance(site, GatedSiteAdapter) and not site.bare
             for identity in self.identities
@@ -183,7 +184,19 @@ class Injection:
         )
         on_text = any(identity.on_text is not None for identity in self.identities)
         possible = not trained and not on_text and not self.by_words and not self.text.emphasis
-        return possible and self.form != "plain" and all(i.mode in FOLDABLE for i in self.identities)
+        return possible and all(i.mode in FOLDABLE for i in self.identities)
+
+    @property
+    def form_used(self) -> FormUsed:
+        """The form that is computed."""
+        if not self.foldable:
+            return "plain"
+        return "folded" if self.form == "auto" else self.form
+
+    @property
+    def folded(self) -> bool:
+        """Whether the output projection, at least, is folded."""
+        return self.form_used != "plain"
 
     @property
     def gated(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from dp_adapter.core import regions
 from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
-from dp_adapter.core.attention import Folded, Linear, fold, folded_attention
+from dp_adapter.core.attention import Linear, attend
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
+from dp_adapter.core.folding import Folds, Key
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import FlatPlacement, Placement
 from dp_adapter.core.sharing import SharedSite, text_weight
@@ -26,6 +27,7 @@ from dp_adapter.core.site_text import SiteText
 from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
 from dp_adapter.errors import HostError
 
+_KINDS: tuple[RowKind, ...] = ("cond", "uncond")
 _NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
 
 
@@ -221,11 +223,10 @@ class SitePathways:
         self.injection = injection
         self.site = site
         self._cache = cache
-        self._to_q, self._to_out = to_q, to_out
         self._words = SharedSite([identity.entity for identity in injection.identities], to_k, site.heads)
         self._text = text
-        self._keys_values: dict[tuple[int, RowKind], tuple[Tensor, Tensor]] = {}
-        self._folds: dict[tuple[int, RowKind], Folded] = {}
+        self._keys_values: dict[Key, tuple[Tensor, Tensor]] = {}
+        self._folds = Folds(injection.form_used == "half", site, to_q, to_out)
         self._modules: dict[str, nn.Module] = {}
 
     def strength(self, identity: Identity, step: Step) -> float:
@@ -245,26 +246,39 @@ class SitePathways:
         identities = self.injection.identities
         return any(self.strength(one, step) or self.text_strength(one, step) for one in identities)
 
-    def add_folded(self, step: Step, hidden_states: Tensor, output: Tensor) -> None:
+    def add_folded(self, step: Step, hidden_states: Tensor, output: Tensor, q: Tensor | None = None) -> None:
         """Adds G s Z_id W_o to the site's output in place, computing only the rows and positions inside the region.
 
         Args:
             hidden_states: [R, N, C], input of the attention; output: [R, N, C], what it returned.
+            q: [R, N, I], the host's queries, for the half-folded form; where it has none they are computed anew.
         """
         flat_in, flat_out = hidden_states.flatten(0, 1), output.view(-1, output.shape[-1])
+        flat_q = None if q is None else q.flatten(0, 1)
+        for number, kind, where, strength in self._acting(step, hidden_states):
+            self._folds.require(self._keys(step), lambda key: self._fresh_key_value(*key, hidden_states))
+            term = self._folds.term((number, kind), flat_in, flat_q, where.positions)
+            term *= strength if where.gain is None else strength * where.gain
+            if isinstance(where.positions, slice):
+                flat_out[where.positions] += term
+            else:
+                flat_out.index_add_(0, where.positions, term)
+
+    def _keys(self, step: Step) -> list[Key]:
+        """Every identity with each kind of these rows that has one."""
+        present = {row.kind for row in step.rows}
+        return [
+            (number, kind) for number in range(len(self.injection.identities)) for kind in _KINDS if kind in present
+        ]
+
+    def _acting(self, step: Step, like: Tensor) -> Iterator[tuple[int, RowKind, FlatPlacement, float]]:
+        """Where each identity acts over the rows [R, N, C] of one kind, and its strength."""
         for number, identity in enumerate(self.injection.identities):
             strength = self.strength(identity, step)
-            for kind in ("cond", "uncond") if strength else ():
-                where = self._cache.flat(self.site, step, number, kind, hidden_states)
-                if where is None:
-                    continue
-                folded = self._fold(number, kind, hidden_states)
-                term = folded_attention(flat_in[where.positions], folded)
-                term *= strength if where.gain is None else strength * where.gain
-                if isinstance(where.positions, slice):
-                    flat_out[where.positions] += term
-                else:
-                    flat_out.index_add_(0, where.positions, term)
+            for kind in _KINDS if strength else ():
+                where = self._cache.flat(self.site, step, number, kind, like)
+                if where is not None:
+                    yield number, kind, where, strength
 
     def blended(self, step: Step, captured: Captured) -> Tensor:
         """F, which replaces the text attention Z_t before W_o: [R, N, I]. ``captured.z`` itself if unchanged."""
@@ -274,6 +288,8 @@ class SitePathways:
         text = weights is not None and weights.text is not None
         trained = weights is not None and weights.blending is not None
         two_pathways = text or trained or self.injection.text.emphasis > 0
+        if not two_pathways and self._only_added(weights):
+            return self._sum(step, captured)
         placements = self._cache.placements(self.site, step, captured.z, trained)
         rows: list[Tensor] = []
         for row, z in enumerate(captured.z):
@@ -284,6 +300,25 @@ class SitePathways:
             added, gate = self._identity_pathway(step, row, here, captured)
             rows.append(self._join(step, row, z, added, gate, captured) if two_pathways else z + added)
         return torch.stack(rows)
+
+    def _only_added(self, weights: SiteAdapter | None) -> bool:
+        """Whether every identity's own attention is added as it is, and nothing else."""
+        plain = not self.injection.by_words and (weights is None or weights.text_to_weight is None)
+        return plain and all(one.mode == "add" and one.on_text is None for one in self.injection.identities)
+
+    def _sum(self, step: Step, captured: Captured) -> Tensor:
+        """Z_t plus G s Z_id of every identity, [R, N, I]: as ``add_folded``, before W_o."""
+        z, q = captured.z.flatten(0, 1), captured.q.flatten(0, 1)
+        out = z.clone()
+        for number, kind, where, strength in self._acting(step, captured.z):
+            k, v = self._key_value(number, kind, captured.z)
+            term = attend(q[where.positions], k, v, self.site.heads)
+            term = term * (strength if where.gain is None else strength * where.gain)
+            if isinstance(where.positions, slice):
+                out[where.positions] += term
+            else:
+                out.index_add_(0, where.positions, term)
+        return out.view_as(captured.z)
 
     def before_text(self, step: Step, hidden_states: Tensor) -> Tensor:
         """FACT's term [R, N, C] to add to the hidden states [R, N, C] between self-attention and text attention."""
@@ -370,20 +405,17 @@ class SitePathways:
     def _key_value(self, number: int, kind: RowKind, like: Tensor) -> tuple[Tensor, Tensor]:
         """The identity's K and V [T, I] in the dtype and on the device of ``like``."""
         if (number, kind) not in self._keys_values:
-            identity = self.injection.identities[number]
-            weights = identity.adapter.site(self.site.index)
-            assert isinstance(weights, SiteAdapter)
-            tokens = identity.tokens.of(kind).float()
-            tokens = F.pad(tokens, (0, 0, 0, identity.zero_tokens))
-            k, v = (F.linear(tokens, w.weight.float().to(tokens.device)) for w in (weights.to_k, weights.to_v))
-            self._keys_values[number, kind] = k.to(like), v.to(like)
+            self._keys_values[number, kind] = self._fresh_key_value(number, kind, like)
         return self._keys_values[number, kind]
 
-    def _fold(self, number: int, kind: RowKind, like: Tensor) -> Folded:
-        if (number, kind) not in self._folds:
-            k, v = self._key_value(number, kind, like)
-            self._folds[number, kind] = fold(k, v, self._to_q, self._to_out, self.site.channels, self.site.heads)
-        return self._folds[number, kind]
+    def _fresh_key_value(self, number: int, kind: RowKind, like: Tensor) -> tuple[Tensor, Tensor]:
+        identity = self.injection.identities[number]
+        weights = identity.adapter.site(self.site.index)
+        assert isinstance(weights, SiteAdapter)
+        tokens = identity.tokens.of(kind).float()
+        tokens = F.pad(tokens, (0, 0, 0, identity.zero_tokens))
+        k, v = (F.linear(tokens, w.weight.float().to(tokens.device)) for w in (weights.to_k, weights.to_v))
+        return k.to(like), v.to(like)
 
     def _module(self, name: str, module: nn.Module, like: Tensor) -> nn.Module:
         """A trained module where the hidden states are: itself if it is there (then gradients reach it), or a copy."""

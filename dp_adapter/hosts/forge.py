@@ -42,6 +42,7 @@ from dp_adapter.hosts.forge_calls import (
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.ldm import base_of
 from dp_adapter.hosts.lora import apply_lora
+from dp_adapter.hosts.queries import Queries
 from dp_adapter.hosts.sites import SiteName, site_names
 from dp_adapter.hosts.word_maps import WordMaps
 
@@ -127,6 +128,7 @@ class _Attachment:
         self._twinned = False
         self._grid = Grid(0, 0)  # of the transformer that runs
         self._input: Inputs | None = None  # of the attn2 that runs
+        self._queries = Queries()
         self._pathways: dict[Place, SitePathways] = {}
 
     def register(self, stack: ExitStack) -> None:
@@ -143,6 +145,8 @@ class _Attachment:
             self._pathways[place_in(name.ldm)] = pathways
             if not self._injection.gated and not self._injection.folded:
                 self._register_plain(stack, attn2, pathways)
+            if self._injection.form_used == "half":
+                self._queries.listen(stack, to_q)
             if self._injection.text.strict or self._injection.text.free:
                 stack.callback(to_q.register_forward_pre_hook(self._require_twins).remove)
         if self._maps is not None:
@@ -273,16 +277,18 @@ class _Attachment:
         self, n: Tensor, context: Tensor, value: Tensor, _extra: Options
     ) -> tuple[Tensor, Tensor, Tensor]:
         self._input = Inputs(n, context)
+        self._queries.enter(n)
         return n, context, value
 
     def _after_attention(self, n: Tensor, extra: Options) -> Tensor:
         given, self._input = self._input, None
+        q = self._queries.leave()
         pathways = self._pathways[place_of(extra)]
         if given is None:
             return n  # a step cache handed on an earlier output, which has our term
         hidden_states = given.hidden_states
         output = n.contiguous()  # in place from here: what to_out or the last foreign patch gave belongs to nobody else
-        pathways.add_folded(self._at(pathways.site, hidden_states), hidden_states.to(output.dtype), output)
+        pathways.add_folded(self._at(pathways.site, hidden_states), hidden_states.to(output.dtype), output, q)
         return output
 
     def _before_text(self, x: Tensor, extra: Options) -> Tensor:

@@ -26,6 +26,7 @@ from dp_adapter.hosts.calls import doubled, require_fit, text_side_of
 from dp_adapter.hosts.companion import apply_companion
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
+from dp_adapter.hosts.queries import Queries
 from dp_adapter.hosts.word_maps import WordMaps
 
 StepOf = Callable[[tuple[Any, ...], dict[str, Any]], "Step | None"]
@@ -85,6 +86,7 @@ class Attachment:
         self.progress = 0.0
         self._step: Step | None = None
         self._attention: Inputs | None = None  # of the attn2 that runs
+        self._queries = Queries()
         self._twinned = False
         self._cache = RegionCache(self._injection)
         for identity in self._injection.identities:
@@ -110,6 +112,8 @@ class Attachment:
             if self._injection.gated:
                 self._register_change(stack, site, block, self._gated(site))
             elif self._injection.folded:
+                if self._injection.form_used == "half":
+                    self._listen_to_queries(stack, attn2)
                 stack.callback(attn2.register_forward_hook(self._folded(site), with_kwargs=True).remove)
             else:
                 self._register_plain(stack, site, attn2)
@@ -203,9 +207,18 @@ class Attachment:
             hidden_states = self._hidden_states(args, kwargs)
             self._require_grid(site, self._step, hidden_states)
             # Under autocast normalised states are float32 and the layer's output is half precision.
-            self._pathways[site.index].add_folded(self._step, hidden_states.to(output.dtype), output)
+            hidden_states = hidden_states.to(output.dtype)
+            self._pathways[site.index].add_folded(self._step, hidden_states, output, self._queries.leave())
 
         return hook
+
+    def _listen_to_queries(self, stack: ExitStack, attn2: nn.Module) -> None:
+        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._step is not None:
+                self._queries.enter(self._hidden_states(args, kwargs))
+
+        stack.callback(attn2.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        self._queries.listen(stack, attn2.get_submodule("to_q"))
 
     def _register_plain(self, stack: ExitStack, site: Site, attn2: nn.Module) -> None:
         """Takes q, k, v and the text attention where the layer computes them; F goes on to ``to_out`` in its place."""

@@ -57,6 +57,7 @@ class Explanation:
     """A whole generation.
 
     Attributes:
+        form: of the identity attention; form_mb: what its factors take in MB, 0 where it has none.
         mode_lines: what the mode does, in sentences.
         words: what it adds to the prompts.
     """
@@ -67,6 +68,7 @@ class Explanation:
     base: str = ""
     blend: str = ""
     form: str = ""
+    form_mb: float = 0.0
     weight: float = 0.0
     span: tuple[float, float] = (0.0, 1.0)
     lora: float = 0.0
@@ -87,6 +89,7 @@ class Explanation:
         lines = [
             f"{self.family} '{self.model}' ({self.base}), weight {self.weight:g} from {self.span[0]:g} to "
             f"{self.span[1]:g}, blend '{self.blend}', {self.form} form"
+            + (f" in {self.form_mb:.0f} MB" if self.form_mb >= 1 else "")
             + (f", LoRA {self.lora:g}" if self.lora else ""),
             *self.mode_lines,
         ]

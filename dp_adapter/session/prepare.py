@@ -24,7 +24,7 @@ from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
 from dp_adapter.session.following import following_words, tracker_of
-from dp_adapter.session.forms import form_of, require_foldable
+from dp_adapter.session.forms import megabytes, with_form
 from dp_adapter.session.latents import Latents
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
@@ -70,7 +70,7 @@ class Session:
         roots: model folders, searched in order.
         paths_allowed: whether a request may name files outside them: True on a command line, False for an API.
         folders: further folders that hold adapters themselves.
-        checkpoints: how many stay loaded.
+        checkpoints: how many stay loaded; checkpoints_mb: as long as their files have no more MB together.
         photos_mb: memory for dropped photos, in MB.
         restorers: the host's face restorers.
         encoder_folders: folders in which other extensions keep encoders.
@@ -87,6 +87,7 @@ class Session:
         restorers: Restorers = no_restorers,
         encoder_folders: Sequence[Path] = (),
         device: str = "cpu",
+        checkpoints_mb: int = 4096,
     ) -> None:
         self.roots = tuple(roots)
         self.encoders = Encoders(roots, encoder_folders, device)
@@ -100,7 +101,7 @@ class Session:
         self._areas = Areas(self.photos, self.encoders)
         self.modes = Modes(roots)
         self._editing = Editing(self.modes, self.photos, self.encoders, restorers)
-        self._checkpoints: Cache[Checkpoint] = Cache(checkpoints)
+        self._checkpoints: Cache[Checkpoint] = Cache(checkpoints, checkpoints_mb * 2**20)
         self._companions: Cache[ResAdapter] = Cache(1)
 
     def release(self) -> None:
@@ -119,7 +120,8 @@ class Session:
         """
         path = self.library.resolve(name)
         stat = path.stat()
-        return self._checkpoints.get((path, stat.st_size, stat.st_mtime_ns), lambda: formats.read(path))
+        key = path, stat.st_size, stat.st_mtime_ns
+        return self._checkpoints.get(key, lambda: formats.read(path), stat.st_size)
 
     def prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
         """Everything that one generation needs.
@@ -157,7 +159,7 @@ class Session:
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
         texts = self._on_text(settings, scene, checkpoint, variant, people)
-        prepared = _joined(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene.encode, by_words)
+        prepared = _joined(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene, by_words)
         net = self._net(settings, scene, variant, people, prepared.injection) if prepared.injection.active else None
         return replace(prepared, injection=replace(prepared.injection, companion=companion), net=net)
 
@@ -279,12 +281,12 @@ def _joined(
     areas: dict[int, Area],
     tracker: Tracker | None,
     notes: Sequence[str],
-    encode: Encode | None,
+    scene: Scene,
     by_words: Mapping[int, sharing.Shared],
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
-    options = _options(settings, variant, encode)
+    options = _options(settings, variant, scene.encode)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
@@ -324,10 +326,9 @@ def _joined(
         {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
         TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
         tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
-        form_of(settings, way.mode, identities),
         sharing="words" if by_words else "regions",
     )
-    require_foldable(settings, injection)
+    injection = with_form(settings, injection, scene.bytes_per_number)
     return Prepared(
         injection,
         Explanation(
@@ -336,7 +337,10 @@ def _joined(
             family=variant,
             base=checkpoint.base,
             blend=way.mode,
-            form="folded" if injection.folded else "plain",
+            form=injection.form_used,
+            form_mb=0.0
+            if injection.gated
+            else round(megabytes(injection.form_used, injection.identities, scene.bytes_per_number), 1),
             weight=settings.weight,
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,

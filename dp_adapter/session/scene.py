@@ -40,6 +40,7 @@ class Scene:
         words: the prompt's words for single persons, in its order.
         crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
             edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
+        bytes_per_number: size of the numbers that the host computes with; the largest where it does not say.
     """
 
     base: Literal["sd15", "sdxl"]
@@ -50,3 +51,4 @@ class Scene:
     crop: Crop = Crop()
     encode: Encode | None = None
     words: tuple[str, ...] = ()
+    bytes_per_number: int = 4

@@ -88,6 +88,17 @@ def encoder_device() -> str:
     return "cpu" if getattr(shared.cmd_opts, "lowvram", False) else str(devices.get_device_for("controlnet"))
 
 
+def bytes_per_number(model: Any) -> int:
+    """Size of the numbers that the UNet computes with; of those it stores where the WebUI does not say."""
+    if is_forge():
+        forge = unet_patcher(model).model
+        for name in ("computation_dtype", "manual_cast_dtype"):  # Forge and neo; reForge and classic
+            if (dtype := getattr(forge, name, None)) is not None:
+                return int(dtype.itemsize)
+    stored = next(diffusion_model(model).parameters()).element_size()
+    return max(2, int(stored))  # 8 bits are stored only
+
+
 def alternative_unet() -> str:
     """Label of the replacement UNet (TensorRT and the like) that runs instead of the model's; empty for none."""
     if is_forge():

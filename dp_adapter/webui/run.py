@@ -213,6 +213,7 @@ class Run:
         return {number: one.region for number, one in enumerate(self._current.injection.identities)}
 
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
+        scene = replace(scene, bytes_per_number=compat.bytes_per_number(self._p.sd_model))
         prepared, note = lora_twice.without(self._p, shared.session().prepare(settings, scene, before))
         if note:
             self._comment(note)

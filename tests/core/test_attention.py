@@ -1,4 +1,4 @@
-"""The folded form against the plain one, and both against loops over heads."""
+"""The folded forms against the plain one, and all against loops over heads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dp_adapter.core.attention import (
     effective_weight,
     fold,
     folded_attention,
+    half_fold,
+    half_folded_attention,
     merge_heads,
     split_heads,
 )
@@ -53,13 +55,18 @@ def test_fold(inner: int, heads: int, bias: bool) -> None:
     """The inner width may differ from the channels; a bias of W_o belongs to the base model and must not come twice."""
     torch.manual_seed(0)
     to_q, to_out = nn.Linear(CHANNELS, inner, bias=False), nn.Linear(inner, CHANNELS, bias=bias)
-    h, k, v = randn(POSITIONS, CHANNELS), randn(TOKENS, inner, seed=1), randn(TOKENS, inner, seed=2)
+    h = randn(POSITIONS, CHANNELS)
+    several = [(randn(n, inner, seed=n), randn(n, inner, seed=9 + n)) for n in (TOKENS, 1, 7)]
     with torch.no_grad():
-        folded = fold(k, v, to_q, to_out, CHANNELS, heads)
-        assert folded.keys.shape == (CHANNELS, heads * TOKENS)
-        assert folded.values.shape == (heads * TOKENS, CHANNELS)
-        expected = by_loops(to_q(h), k, v, heads) @ to_out.weight.T
-        torch.testing.assert_close(folded_attention(h, folded), expected, atol=1e-5, rtol=1e-4)
+        folds = fold(several, to_q, to_out, CHANNELS, heads)
+        halves = half_fold(several, to_out, heads)
+        for (k, v), folded, half in zip(several, folds, halves, strict=True):
+            assert folded.keys.shape == (CHANNELS, heads * len(k))
+            assert half.keys.shape == (heads, inner // heads, len(k))
+            assert folded.values.shape == half.values.shape == (heads * len(k), CHANNELS)
+            expected = by_loops(to_q(h), k, v, heads) @ to_out.weight.T
+            torch.testing.assert_close(folded_attention(h, folded), expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(half_folded_attention(to_q(h), half), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_effective_weight_includes_what_a_module_adds() -> None:
@@ -76,8 +83,9 @@ def test_fold_keeps_the_precision_of_the_model(dtype: torch.dtype) -> None:
     to_q, to_out = (nn.Linear(CHANNELS, CHANNELS, bias=bias).to(dtype) for bias in (False, True))
     h, k, v = (randn(n, CHANNELS, seed=n).to(dtype) for n in (POSITIONS, TOKENS, TOKENS))
     with torch.no_grad():
-        folded = fold(k, v, to_q, to_out, CHANNELS, HEADS)
-        out = folded_attention(h, folded)
+        (folded,), (half,) = fold([(k, v)], to_q, to_out, CHANNELS, HEADS), half_fold([(k, v)], to_out, HEADS)
+        outs = folded_attention(h, folded), half_folded_attention(to_q(h), half)
         expected = by_loops((to_q.float()(h.float())), k.float(), v.float(), HEADS) @ to_out.float().weight.T
-    assert folded.keys.dtype == folded.values.dtype == out.dtype == dtype
-    assert (out.float() - expected).abs().max() < (0.01 if dtype == torch.float16 else 0.08)
+    for used, out in zip((folded, half), outs, strict=True):
+        assert used.keys.dtype == used.values.dtype == out.dtype == dtype
+        assert (out.float() - expected).abs().max() < (0.01 if dtype == torch.float16 else 0.08)

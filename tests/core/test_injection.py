@@ -51,20 +51,23 @@ def test_an_empty_span_is_not_active() -> None:
 
 
 @pytest.mark.parametrize(
-    ("injection", "folded"),
+    ("injection", "form"),
     [
-        (Injection((identity(),)), True),
-        (Injection((identity(),), form="plain"), False),
-        (Injection((identity(mode="norm"),)), False),
-        (Injection((identity(mode="norm"),), form="folded"), False),
-        (Injection((identity(), identity(mode="orthogonal"))), False),
-        (Injection((identity(),), text=TextPathway(emphasis=0.1)), False),
-        (Injection((identity(),), text=TextPathway(strict=True)), True),
-        (Injection((replace(identity(), adapter=adapter(text=True)),)), False),
+        (Injection((identity(),)), "folded"),
+        (Injection((identity(),), form="half"), "half"),
+        (Injection((identity(),), form="plain"), "plain"),
+        (Injection((identity(mode="norm"),)), "plain"),
+        (Injection((identity(mode="norm"),), form="folded"), "plain"),
+        (Injection((identity(mode="norm"),), form="half"), "plain"),
+        (Injection((identity(), identity(mode="orthogonal"))), "plain"),
+        (Injection((identity(),), text=TextPathway(emphasis=0.1)), "plain"),
+        (Injection((identity(),), text=TextPathway(strict=True)), "folded"),
+        (Injection((replace(identity(), adapter=adapter(text=True)),)), "plain"),
     ],
 )
-def test_what_can_be_folded(injection: Injection, folded: bool) -> None:
-    assert injection.folded == folded
+def test_the_form_that_is_computed(injection: Injection, form: str) -> None:
+    assert injection.form_used == form
+    assert injection.folded == (form != "plain")
 
 
 def test_tokens_of_another_width_are_refused() -> None:

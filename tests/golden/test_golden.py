@@ -1,4 +1,4 @@
-"""Tokens and UNet outputs of every golden case, through our loader and two hosts, folded and plain."""
+"""Tokens and UNet outputs of every golden case, through our loader and two hosts, folded, half-folded and plain."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def skip_odd_sizes_of_others(name: str, run: dict[str, Any]) -> None:
         pytest.skip("odd sizes as the other host makes them")
 
 
-@pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize("form", ["folded", "half", "plain"])
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize(("case", "run"), RUNS)
 def test_unet_output(case: Case, run: dict[str, Any], name: str, form: Form) -> None:
@@ -204,7 +204,7 @@ def test_unet_output(case: Case, run: dict[str, Any], name: str, form: Form) -> 
     lora = tuple((entry, run.get("lora", 1.0)) for entry in checkpoint.lora)
     injection = Injection(identities_of(case, run, checkpoint), lora=lora, form=form)
     skip_form(form, injection)
-    assert injection.folded == (form == "folded")
+    assert injection.form_used == form
     actual = run_unet(name, case, run, injection)
     if run["out"].startswith(("mask/sq", "mask/odd")):
         difference = (actual - expected).abs().max().item()

@@ -96,6 +96,7 @@ class Variant:
 
 VARIANTS = {
     "folded": Variant(),
+    "half": Variant(form="half"),
     "plain": Variant(form="plain"),
     "strict": Variant(text=TextPathway(strict=True)),
     "emphasis": Variant(text=TextPathway(emphasis=1.5)),
@@ -106,7 +107,16 @@ VARIANTS = {
     "wanted": Variant(someone_wanted),
     "text query": Variant(someone_text_query),
 }
-DISTINCT = ["folded", "plain", "emphasis", "strict trained", "gated", "text query"]  # every path of the code once
+DISTINCT = [
+    "folded",
+    "half",
+    "plain",
+    "emphasis",
+    "strict trained",
+    "gated",
+    "text query",
+]  # every path of the code once
+FORMS: list[Form] = ["folded", "half", "plain"]
 DEEP = ["folded", "strict trained"]  # for SDXL, whose calls are slow
 
 
@@ -184,7 +194,7 @@ def expected_of(base: Base) -> Tensor:
     return reference_output(base, plain_adapter(base), tiny.tokens(), PAIR, tiny.inputs(base, PAIR), 0.8)
 
 
-@pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mask", [None, torch.ones(1, 64, 64)], ids=["no mask", "mask of ones"])
 def test_full_mask_equals_decoupled_cross_attention(host: Host, form: Form, mask: Tensor | None) -> None:
     expected = expected_of(host.base)
@@ -193,13 +203,14 @@ def test_full_mask_equals_decoupled_cross_attention(host: Host, form: Form, mask
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
 
-def test_folded_and_plain_agree(host: Host) -> None:
+def test_the_forms_agree(host: Host) -> None:
     soft = torch.rand(1, 70, 90, generator=torch.Generator().manual_seed(0))
     identities = (someone(host.base, mask=soft, weight=1.2), someone(host.base, seed=9, mask=SOME, weight=-0.5))
-    folded, plain = (patched(host, Injection(identities, form=form)) for form in ("folded", "plain"))
+    folded, half, plain = (patched(host, Injection(identities, form=form)) for form in FORMS)
     effect = largest(plain - unpatched(host, PAIR))
     assert effect > 1e-2
     assert largest(folded - plain) / effect < 1e-4
+    assert largest(half - plain) / effect < 1e-4
 
 
 # 3. Outside the mask of a site there is no identity.
@@ -250,7 +261,7 @@ SIZES = [(16, 16), (17, 23), (33, 10)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", ["folded", "plain", "orthogonal", "gated", "wanted"])
+@pytest.mark.parametrize("name", ["folded", "half", "plain", "orthogonal", "gated", "wanted"])
 def test_positions_outside_the_mask_get_no_term(small: Host, name: str, size: tuple[int, int]) -> None:
     variant = VARIANTS[name]
     mask = tiny.box(0.3, 0.1, 0.6, 0.5, size)
@@ -289,7 +300,7 @@ def test_the_text_pathway_never_sees_the_identity(small: Host, name: str, index:
     assert largest((outs[0] - outs[1])[:, inside]) > 1e-2
 
 
-@pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize("form", FORMS)
 def test_only_masked_positions_are_computed(small: Host, form: Form) -> None:
     """Multiplications counted by torch itself: a quarter of the picture costs a quarter of the whole."""
     given = tiny.inputs(small.base, PAIR)
@@ -334,7 +345,7 @@ def row_alone(host: Host, name: str, row: Row, again: int) -> Tensor:
     return patched(host, variant.injection(host.base, *identities), [Row(row.kind)], given)
 
 
-@pytest.mark.parametrize("name", ["folded", "emphasis", "strict trained", "gated"])
+@pytest.mark.parametrize("name", ["folded", "half", "emphasis", "strict trained", "gated"])
 @pytest.mark.parametrize("layout", ROWS)
 def test_every_row_gets_what_it_would_get_alone(small: Host, name: str, layout: str) -> None:
     variant, rows = VARIANTS[name], ROWS[layout]
@@ -423,8 +434,8 @@ def test_everything_returns_after_an_exception(small: Host, name: str, error: ty
     assert torch.equal(small(tiny.inputs(small.base, PAIR)), unpatched(small, PAIR))
 
 
-@pytest.mark.parametrize("inner", ["folded", "plain", "gated"])
-@pytest.mark.parametrize("outer", ["folded", "plain", "gated"])
+@pytest.mark.parametrize("inner", ["folded", "half", "plain", "gated"])
+@pytest.mark.parametrize("outer", ["folded", "half", "plain", "gated"])
 def test_nested_attachments_add_up_and_return(small: Host, outer: str, inner: str) -> None:
     one, other = (VARIANTS[name] for name in (outer, inner))
     given = tiny.inputs(small.base, PAIR)
@@ -482,7 +493,7 @@ def test_each_identity_acts_in_its_own_region(small: Host) -> None:
         assert torch.equal(both[:, ~in_left], only_b[:, ~in_left])
 
 
-@pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mask", [None, QUARTER], ids=["whole picture", "mask"])
 def test_where_regions_overlap_their_gates_sum_to_one(small: Host, form: Form, mask: Tensor | None) -> None:
     """Three times the same person with overlapping masks is that person once."""
@@ -491,7 +502,7 @@ def test_where_regions_overlap_their_gates_sum_to_one(small: Host, form: Form, m
     torch.testing.assert_close(thrice, once, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("changes", [{"weight": 0.0}, {"mask": torch.zeros(1, 64, 64)}], ids=["weight 0", "no mask"])
 def test_an_identity_that_is_switched_off_is_as_good_as_absent(
     small: Host, form: Form, changes: dict[str, Any]

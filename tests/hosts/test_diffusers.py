@@ -24,7 +24,7 @@ from tests import tiny
 from tests.hosts.protocol import host_of, same_state, state_of
 
 PAIR = (Row("uncond"), Row("cond"))
-FORMS: list[Form] = ["folded", "plain"]
+FORMS: list[Form] = ["folded", "half", "plain"]
 SOME = tiny.box(0.25, 0.125, 0.75, 0.625)
 
 

@@ -38,7 +38,7 @@ from tests.hosts.protocol import Ldm
 COND, UNCOND = Row("cond"), Row("uncond")
 SIZE = (16, 16)
 FACE = tiny.box(0.25, 0.125, 0.75, 0.625)
-FORMS: list[Form] = ["folded", "plain"]
+FORMS: list[Form] = ["folded", "half", "plain"]
 TOKENS = tiny.TEXT_TOKENS
 REGIONS = 2
 
@@ -143,7 +143,7 @@ def test_regional_prompter_leaves_the_term_as_it_is(
 
 
 @pytest.mark.parametrize("split", [True, False], ids=["halves", "all rows"])
-def test_both_forms_are_the_same_with_regional_prompter(ldm: Ldm, split: bool) -> None:
+def test_all_forms_are_the_same_with_regional_prompter(ldm: Ldm, split: bool) -> None:
     for index in range(16):
         put_regional_prompter(ldm.block(index), split)
     given = regional(tiny.inputs("sd15", ROWS))
@@ -151,7 +151,8 @@ def test_both_forms_are_the_same_with_regional_prompter(ldm: Ldm, split: bool) -
     for form in FORMS:
         with ldm.attached(injection(form), ROWS):
             outs.append(ldm(given))
-    torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=0)
+    for out in outs[1:]:
+        torch.testing.assert_close(outs[0], out, atol=1e-5, rtol=0)
 
 
 def test_trained_pathways_and_emphasis_act_in_each_region(ldm: Ldm) -> None:
@@ -305,7 +306,7 @@ def test_forge_couple_leaves_the_term_as_it_is(
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_both_forms_are_the_same_with_forge_couple(couple: Forge, strict: bool) -> None:
+def test_all_forms_are_the_same_with_forge_couple(couple: Forge, strict: bool) -> None:
     put_forge_couple(couple.unet, foreign_texts(2), couple_masks(2))
     given = tiny.inputs("sd15", (UNCOND, COND))
     bare = couple(given, marks=(1, 0))
@@ -313,7 +314,8 @@ def test_both_forms_are_the_same_with_forge_couple(couple: Forge, strict: bool) 
     for form in FORMS:
         with attached(couple, injection(form, text=TextPathway(strict=strict))):
             outs.append(couple(given, marks=(1, 0)))
-    torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=0)
+    for out in outs[1:]:
+        torch.testing.assert_close(outs[0], out, atol=1e-5, rtol=0)
     assert largest(outs[0] - bare) > 1e-2
 
 
@@ -341,8 +343,9 @@ def test_rows_that_nobody_announced_are_refused(couple: Forge) -> None:
     couple.unet.set_model_patch(add, "attn2_patch")
     couple.unet.set_model_patch(drop, "attn2_output_patch")
     given = tiny.inputs("sd15", (UNCOND, COND))
-    with attached(couple, injection("folded")):
-        couple(given, marks=(1, 0))
+    for form in ("folded", "half"):
+        with attached(couple, injection(form)):
+            couple(given, marks=(1, 0))
     with (
         attached(couple, injection("plain")),
         pytest.raises(HostError, match="rows that the model was not called with"),

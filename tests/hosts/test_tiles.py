@@ -51,6 +51,7 @@ def trained() -> Injection:
 
 WAYS: dict[str, Callable[[], Injection]] = {
     "folded": lambda: Injection((someone(),)),
+    "half": lambda: Injection((someone(),), form="half"),
     "plain": lambda: Injection((someone(),), form="plain"),
     "strict": lambda: Injection((someone(),), text=TextPathway(strict=True)),
     "strict trained": trained,

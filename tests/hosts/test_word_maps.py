@@ -213,7 +213,7 @@ def test_tiles_are_left_out(small: Host) -> None:
     assert seen(maps).shape == (1, 16, 16)
 
 
-@pytest.mark.parametrize("form", ["folded", "plain"])
+@pytest.mark.parametrize("form", ["folded", "half", "plain"])
 def test_it_looks_on_while_the_identity_acts(host: Host, form: Any) -> None:
     rows, one = [COND, UNCOND], injection(host.base, mask=tiny.box(0, 0, 0.5, 0.5), form=form)
     given = tiny.inputs(host.base, rows)

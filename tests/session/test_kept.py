@@ -21,6 +21,9 @@ from dp_adapter.identity.shelf import Shelf
 from dp_adapter.session import Session
 from dp_adapter.session.latents import Latents
 from dp_adapter.session.photos import Photos
+from dp_adapter.weights import formats
+from dp_adapter.weights.checkpoint import Checkpoint
+from tests import tiny
 from tests.session.conftest import SCENE, Request
 
 
@@ -119,6 +122,28 @@ def test_three_adapters_do_not_pile_up(session: Session, models: Path, request_o
     loaded = {name: session.checkpoint(name) for name in "abc"}
     assert session.checkpoint("c") is loaded["c"] and session.checkpoint("b") is loaded["b"]
     assert session.checkpoint("a") is not loaded["a"]
+
+
+def test_switching_between_two_adapters_reads_no_file(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as both have room; else the one that was not used for longest goes."""
+    real, read = formats.read, list[str]()
+
+    def counted(path: Path) -> Checkpoint:
+        read.append(path.stem)
+        return real(path)
+
+    monkeypatch.setattr(formats, "read", counted)
+    tensors = tiny.family_tensors("ip-adapter", tokens=96)
+    for name in "abc":
+        file = tiny.write(models / "dp_adapter" / f"{name}.safetensors", tensors, "safetensors")
+        assert 2**20 / 3 < file.stat().st_size < 2**20 / 2, "two have room in a MB"
+    session = Session([models], paths_allowed=True, checkpoints=8, checkpoints_mb=1)
+    for name in "ababab":
+        session.checkpoint(name)
+    assert read == ["a", "b"]
+    for name in "cbca":
+        session.checkpoint(name)
+    assert read == ["a", "b", "c", "a"]
 
 
 def test_release_lets_go_and_the_next_works(counted: Counted, request_of: Request) -> None:

@@ -20,10 +20,8 @@ from dp_adapter.errors import (
     SettingsError,
     WeightsError,
 )
-from dp_adapter.hosts.sites import site_names
 from dp_adapter.identity.pictures import load_picture
-from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.forms import folded_numbers
+from dp_adapter.session import Scene, Session
 from dp_adapter.settings import Settings
 from tests import tiny
 from tests.hosts.test_companion import write as write_res_adapter
@@ -40,7 +38,11 @@ def test_a_portrait(portrait_session: Session, request_of: Request) -> None:
     assert torch.isfinite(identity.tokens.cond).all()
     (person,) = prepared.explanation.persons
     assert person.encoders == ("sface",) and person.tokens == 4 and person.photos[0].chosen == 0
-    assert prepared.explanation.form == "folded" and prepared.explanation.blend == "add"
+    assert (
+        prepared.explanation.form == "folded"
+        and prepared.explanation.form_mb > 0
+        and prepared.explanation.blend == "add"
+    )
 
 
 def test_switched_off_needs_neither_photo_nor_model(tmp_path: Path) -> None:
@@ -132,7 +134,11 @@ def test_blend_and_form_must_go_with_the_weights(portrait_session: Session, requ
     for fields in ({"blend": "norm"}, {"text_emphasis": 0.5}):
         refused(SettingsError, portrait_session, request_of(**fields, **folded), "performance.form", "Use 'auto'.")
         assert portrait_session.prepare(request_of(**fields), SCENE).explanation.form == "plain"
-    assert portrait_session.prepare(request_of(**folded), SCENE).explanation.form == "folded"
+        half = {"performance": {"form": "half"}}
+        refused(SettingsError, portrait_session, request_of(**fields, **half), "performance.form", "'half'")
+    for form in ("folded", "half"):
+        told = portrait_session.prepare(request_of(performance={"form": form}), SCENE)
+        assert told.injection.form_used == told.explanation.form == form
     plain = portrait_session.prepare(request_of(performance={"form": "plain"}), SCENE)
     assert not plain.injection.folded and plain.explanation.form == "plain"
 
@@ -203,27 +209,6 @@ def test_schedule_gate_and_text_controls_arrive(portrait_session: Session, reque
     assert injection.schedule.levels == {"down": 0.5, "middle": 1.0, "up": 1.0}
     assert injection.powers == {"down": 1.0, "middle": 3.0, "up": 0.75}
     assert (injection.text.weight, injection.text.emphasis, injection.text.strict) == (0.7, 0.3, True)
-
-
-def test_folded_weights_over_the_memory_limit_are_left_plain(
-    session: Session, models: Path, request_of: Request, tmp_path: Path
-) -> None:
-    from tests.identity.test_encoders import save_tower
-
-    save_tower(models / "clip_vision" / "tower", tiny.CLIP, tiny.CLIP)
-    tiny.write(models / "dp_adapter" / "many.safetensors", tiny.family_tensors("ip-adapter", tokens=320), "safetensors")
-
-    def prepared(**performance: Any) -> Prepared:
-        return session.prepare(request_of(model="many", performance=performance), SCENE)
-
-    roomy = prepared()
-    (identity,) = roomy.injection.identities
-    widths = [tiny.width_of("sd15", site.index) for site in site_names("sd15")]
-    assert folded_numbers(identity) == sum(2 * 2 * width * 8 * 320 for width in widths)
-    assert 16 < folded_numbers(identity) * 4 / 2**20 < 32
-    assert roomy.explanation.form == "folded" and prepared(memory_mb=32).explanation.form == "folded"
-    assert prepared(memory_mb=16).explanation.form == "plain"
-    assert prepared(memory_mb=16, form="folded").explanation.form == "folded", "as asked for"
 
 
 def test_what_is_said_is_plain_json_and_sentences(portrait_session: Session, request_of: Request) -> None:

@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dp_adapter.core.adapter import SiteAdapter
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import formats
-from dp_adapter.weights.files import file_digest, open_weights
+from dp_adapter.weights.files import WeightFile, file_digest, open_weights, require_finite
 from tests import tiny
 
 CONTAINERS: list[tiny.Container] = ["safetensors", "zip", "legacy"]
@@ -157,6 +158,38 @@ def test_not_finite(tmp_path: Path, bad: float, where: str) -> None:
     path = tiny.write(tmp_path / "burnt.safetensors", tensors, "safetensors")
     with pytest.raises(WeightsError, match=rf"burnt.safetensors holds NaN or infinite values in '{where}'"):
         formats.read(path)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float32, torch.float64], ids=str
+)
+@pytest.mark.parametrize("place", [0, 7, 500, 1000])
+def test_not_finite_anywhere(dtype: torch.dtype, place: int) -> None:
+    """In every precision, whatever else is there; the greatest numbers are none of that."""
+    values = torch.randn(1001, dtype=torch.float64)
+    values[3], values[600] = torch.finfo(dtype).max, torch.finfo(dtype).min
+    fine = {"a": values.to(dtype), "none": torch.zeros(0)}
+    require_finite(WeightFile(Path("x"), fine, {}))
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        values[place] = bad
+        with pytest.raises(WeightsError, match="NaN or infinite values in 'a'"):
+            require_finite(WeightFile(Path("x"), {"a": values.to(dtype)}, {}))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_weights_are_the_file_itself(tmp_path: Path, container: tiny.Container) -> None:
+    """Keys and values of the sites, and the LoRA, lie in the mapped file; a legacy pickle can only be read."""
+    path = tiny.write(tmp_path / "x.bin", tiny.family_tensors("faceid"), container)
+    checkpoint = formats.read(path)
+    sites = [checkpoint.adapter.site(index) for index in range(16)]
+    weights = [linear.weight for site in sites if isinstance(site, SiteAdapter) for linear in (site.to_k, site.to_v)]
+    weights += [tensor for entry in checkpoint.lora for tensor in (entry.down, entry.up)]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    mapped = [any(low <= tensor.data_ptr() < high for low, high in ranges) for tensor in weights]
+    assert len(mapped) > 32
+    assert all(mapped) if container != "legacy" else not any(mapped)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float32], ids=str)
