@@ -37,7 +37,7 @@ def identity_term(mode: BlendMode, q: Tensor, k: Tensor, v: Tensor, text: TextAt
     Returns:
         [n, I]
     """
-    if mode == "adain_mean":  # Infinite-ID's mixed attention (arXiv 2403.11781), means only
+    if mode == "adain_mean":  # Infinite-ID's AdaIN-m (arXiv 2403.11781), means without deviations
         k = k - k.mean(0) + text.k.mean(0)
         v = v - v.mean(0) + text.v.mean(0)
     z_id = attend(q, k, v, heads)

@@ -59,7 +59,7 @@ class Row:
         kind: ``cond`` and ``uncond`` get their identity tokens, ``text`` gets none.
         sample: which picture of the batch the row belongs to.
         part: which of the picture's prompts a conditional row has, where AND joins several; None where the host does
-            not say.
+            not say, or where it has none of them, but a text of an extension's own.
     """
 
     kind: RowKind

@@ -9,7 +9,7 @@ then each tile has the step's rows in their order, however the calls cut tiles a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -112,11 +112,13 @@ class CfgRows:
     def _of_tile(self, step: _Step, place: Place, text: Tensor) -> Row:
         own = [i for i, row in enumerate(step.rows) if row.sample == place.picture]
         turn = self._taken.get(place, 0) % len(own)  # a region may cover exactly what a tile did
-        like = [own.index(i) for i in _rows_with(step, text) if i in own]
+        known = _rows_with(step, text)
+        like = [own.index(i) for i in known if i in own]
         if like and turn not in like:
             turn = like[0]
         self._taken[place] = turn + 1
-        return step.rows[own[turn]]
+        row = step.rows[own[turn]]
+        return row if known or row.kind != "cond" else replace(row, part=None)
 
 
 def _tokens(text: Text) -> Tensor:

@@ -80,12 +80,15 @@ class SpokenTexts:
         if row.part is not None:
             return parts[row.part].get(person, ()) if row.part < len(parts) else ()
         places = {part.get(person, ()) for part in parts}
-        if len(places) > 1:
+        if places <= {()}:
+            return ()
+        if len(parts) == 1 or len(places) > 1:
             raise HostError(
-                "The sampler takes the prompts that AND joins in calls of their own, and does not say which is which",
-                "Join them with AND only where the person's word stands at the same place in each, or free memory.",
+                "It is not known which text a row of the sampler has, so neither is the place of the person's word: "
+                "prompts that AND joins come in calls of their own, or an extension's regions have texts of their own",
+                "Do without AND or such regions, or use an identity that does not act through a word of the prompt.",
             )
-        return next(iter(places), ())
+        return places.pop()
 
 
 def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:

@@ -123,7 +123,8 @@ def test_a_word_that_is_not_needed(pipeline: Any) -> None:
 
 def test_a_row_of_an_unknown_part() -> None:
     """It has the words where all texts have them at one place."""
-    texts = SpokenTexts((({0: (2,)}, {0: (2,)}), ({0: (2,)}, {})))
-    assert texts.positions(Row("cond", 0, None), 0) == (2,)
-    with pytest.raises(HostError, match="does not say which"):
-        texts.positions(Row("cond", 1, None), 0)
+    texts = SpokenTexts((({0: (2,)}, {0: (2,)}), ({0: (2,)}, {}), ({0: (2,)},)))
+    assert texts.positions(Row("cond", 0, None), 0) == (2,) and texts.positions(Row("cond", 1, None), 1) == ()
+    for picture in (1, 2):  # of the last one it is a region's text
+        with pytest.raises(HostError, match="not known which text"):
+            texts.positions(Row("cond", picture, None), 0)

@@ -78,7 +78,7 @@ def test_anded_prompts_by_forges_sampler() -> None:
     with torch.inference_mode():
         with forge.attach(host.unet, Injection((by_word(),)), sampler_rows(1, 2), words=words):
             out = host(given, marks=(1, 0, 0))
-            with pytest.raises(HostError, match="does not say which"):
+            with pytest.raises(HostError, match="not known which text"):
                 host(given.rows([1]), marks=(0,))
         expected = host(with_person(given, 1, *WORD), marks=(1, 0, 0))
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
