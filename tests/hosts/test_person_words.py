@@ -67,4 +67,4 @@ def test_every_default_word_is_found(pipeline: Any) -> None:
     ],
 )
 def test_words_for_single_persons_in_order(prompt: str, words: tuple[str, ...]) -> None:
-    assert single_persons(prompt) == words
+    assert person_words.single_persons(prompt) == words
