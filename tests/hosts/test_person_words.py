@@ -55,3 +55,16 @@ def test_the_users_own_words(pipeline: Any) -> None:
 def test_every_default_word_is_found(pipeline: Any) -> None:
     for word in person_words.DEFAULT:
         assert prompts.person_words(pipeline, f"the {word}.", 1).tokens[0][0], word
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a (Woman:1.2) and a man, kid's room", ("woman", "man", "kid")),
+        ("two women in a garden", ()),
+        ("<lora:woman:1> a man and a man", ("man", "man")),
+        ("a mannequin", ()),
+    ],
+)
+def test_words_for_single_persons_in_order(prompt: str, words: tuple[str, ...]) -> None:
+    assert person_words.single_persons(prompt) == words
