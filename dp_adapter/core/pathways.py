@@ -6,8 +6,7 @@ Shapes: R rows, N positions, C hidden channels, I inner channels, L text tokens,
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,181 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.core import regions
 from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.attention import Linear, attend
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.folding import Folds, Key
 from dp_adapter.core.injection import Identity, Injection
+from dp_adapter.core.region_cache import RegionCache
 from dp_adapter.core.regions import FlatPlacement, Placement
 from dp_adapter.core.sharing import SharedSite, text_weight
 from dp_adapter.core.site_text import SiteText
-from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
-from dp_adapter.errors import HostError
+from dp_adapter.core.types import RowKind, Site, Step
 
 _KINDS: tuple[RowKind, ...] = ("cond", "uncond")
-_NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the rows of a call see of the masks.
-
-    Attributes:
-        views: the distinct parts of pictures among tiles, by sample; None where rows show whole pictures.
-        rows: the call's rows, each with the number of its mask as sample.
-        masks: per identity [S, H, W], or [V, h, w] by view; None for the whole picture.
-        freed: likewise, what each identity leaves free; None for nothing.
-        anywhere: whether a mask has a place in them at all; frees: whether anything is left free there.
-    """
-
-    views: tuple[tuple[int, Window], ...] | None
-    rows: tuple[Row, ...]
-    masks: list[Tensor | None]
-    freed: list[Tensor | None]
-    anywhere: bool
-    frees: bool
-
-
-class RegionCache:
-    """Gates and placements, computed once per grid, level and row layout, and shared by the sites.
-
-    They are kept until a track moves.
-    """
-
-    def __init__(self, injection: Injection) -> None:
-        self._injection = injection
-        self._versions: tuple[int, ...] = ()
-        self._views: dict[object, _Seen] = {}
-        self._gains: dict[object, list[Tensor | None]] = {}
-        self._placements: dict[object, list[list[Placement]]] = {}
-        self._flat: dict[object, FlatPlacement | None] = {}
-        self._freed: dict[object, Tensor | None] = {}
-        self._frees = False
-
-    def enter(self, step: Step) -> bool:
-        """To be called when the UNet is; returns whether any region has a place at all in what its rows show.
-
-        Raises:
-            HostError: a row belongs to a picture that an identity's mask [S, H, W] does not have.
-        """
-        regions_now = [identity.region for identity in self._injection.identities]
-        freed_now = [identity.freed for identity in self._injection.identities] if self._injection.text.free else []
-        versions = tuple(one.track.version for one in self._injection.identities if one.track is not None)
-        if versions != self._versions:
-            self._versions = versions
-            for kept in (self._views, self._gains, self._placements, self._flat, self._freed):
-                kept.clear()
-        pictures = 1 + max(row.sample for row in step.rows)
-        for mask in (*regions_now, *freed_now):
-            if mask is not None and 1 < len(mask) < pictures:
-                raise HostError(
-                    f"The UNet was called for {pictures} pictures, but a mask is for {len(mask)}",
-                    "Give one mask for all pictures, or one for each.",
-                )
-        seen = self._seen(step)
-        self._frees = seen.frees
-        return seen.anywhere
-
-    def gains(self, step: Step, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
-        """Per identity G [S, N] before FFB; a trained gate starts from the mask itself, without powers."""
-        seen = self._seen(step)
-        key = (seen.views, step.latent, halvings, level, trained)
-        if key not in self._gains:
-            powers = _NO_POWERS if trained else self._injection.powers
-            if self._injection.by_words:  # which divides the positions itself
-                each = [regions.gains([mask], step.latent, halvings, level, powers) for mask in seen.masks]
-                self._gains[key] = [gain for (gain,) in each]
-            else:
-                self._gains[key] = regions.gains(seen.masks, step.latent, halvings, level, powers)
-        return self._gains[key]
-
-    @property
-    def strict(self) -> bool:
-        """Whether the picture outside the regions is that of the twins."""
-        return self._injection.text.strict
-
-    @property
-    def twinned(self) -> bool:
-        """Whether rows need their text-only twins now."""
-        return self.strict or self._frees
-
-    def own_share(self, step: Step, halvings: int, level: Level) -> Tensor | None:
-        """How far each row keeps its own self-attention instead of its twin's, [R, N]; None for 1 everywhere."""
-        inside = self.total(step, halvings, level) if self.strict else None
-        freed = self._free_share(step, halvings) if self._frees else None
-        if freed is None:
-            return inside
-        return 1 - freed if inside is None else inside * (1 - freed)
-
-    def _free_share(self, step: Step, halvings: int) -> Tensor | None:
-        """The free parts of all identities together for each row, [R, N]."""
-        key = (*_layout(step), halvings)
-        if key not in self._freed:
-            seen = self._seen(step)
-            masks = [mask for mask in seen.freed if mask is not None]
-            shares = [regions.on_grid(mask, step.latent, halvings).flatten(1) for mask in masks]
-            share = regions.summed(shares).clamp(max=1.0) if shares else None
-            self._freed[key] = None if share is None else _by_row(share, seen.rows)
-        return self._freed[key]
-
-    def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
-        """The gates of all identities together for each row, [R, N]; None where that is 1 everywhere."""
-        gains = self.gains(step, halvings, level)
-        present = [gain for gain in gains if gain is not None]
-        if len(present) < len(gains) or not present:
-            return None
-        # Shares by words depend on the site; all of them together are what the regions leave.
-        joined = functools.reduce(torch.maximum, present) if self._injection.by_words else regions.summed(present)
-        return _by_row(joined, self._seen(step).rows)
-
-    def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
-        """Per identity, where it acts in each row."""
-        key = (*_layout(step), site.halvings, site.level, trained, like.dtype, like.device)
-        if key not in self._placements:
-            gains = self.gains(step, site.halvings, site.level, trained)
-            self._placements[key] = [regions.place(self._seen(step).rows, gain, like) for gain in gains]
-        return self._placements[key]
-
-    def flat(self, site: Site, step: Step, number: int, kind: RowKind, like: Tensor) -> FlatPlacement | None:
-        """Where identity ``number`` acts in all rows of one kind, or None; ``like`` is [R, N, C]."""
-        key = (number, kind, *_layout(step), site.halvings, site.level, like.dtype, like.device)
-        if key not in self._flat:
-            where = [p for p in self.placements(site, step, like)[number] if p.kind == kind]
-            self._flat[key] = regions.flatten(where, like.shape[1], like.device) if where else None
-        return self._flat[key]
-
-    def _seen(self, step: Step) -> _Seen:
-        key = (step.rows, step.windows)
-        if key not in self._views:
-            masks = [identity.region for identity in self._injection.identities]
-            freed = [identity.freed if self._injection.text.free else None for identity in self._injection.identities]
-            views, rows = None, step.rows
-            if step.windows is not None:
-                shared = all(mask is None or len(mask) == 1 for mask in (*masks, *freed))
-                of_rows = [
-                    (0 if shared else row.sample, window) for row, window in zip(step.rows, step.windows, strict=True)
-                ]
-                views = tuple(dict.fromkeys(of_rows))
-                rows = tuple(Row(row.kind, views.index(view)) for row, view in zip(rows, of_rows, strict=True))
-                masks, freed = (
-                    [mask if mask is None else regions.seen_through(mask, views) for mask in several]
-                    for several in (masks, freed)
-                )
-            anywhere = any(mask is None or bool((mask > 0).any()) for mask in masks)
-            frees = any(mask is not None and bool((mask > 0).any()) for mask in freed)
-            self._views[key] = _Seen(views, rows, masks, freed, anywhere, frees)
-        return self._views[key]
-
-
-def _by_row(share: Tensor, rows: Sequence[Row]) -> Tensor:
-    """[S, N], S = 1 or one per sample, -> [R, N]."""
-    return share[[row.sample if len(share) > 1 else 0 for row in rows]]
-
-
-def _layout(step: Step) -> tuple[object, ...]:
-    """What of a call the places of its rows depend on."""
-    return step.latent, step.rows, step.windows
 
 
 @dataclass(frozen=True)

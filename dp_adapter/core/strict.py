@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dp_adapter.core.pathways import RegionCache
+from dp_adapter.core.region_cache import RegionCache
 from dp_adapter.core.types import Site, Step
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from dp_adapter.core import strict
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
+from dp_adapter.core.pathways import Captured, SitePathways
+from dp_adapter.core.region_cache import RegionCache
 from dp_adapter.core.site_text import SiteText
 from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step

@@ -17,7 +17,8 @@ from dp_adapter.core import strict
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.companion import Place
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.pathways import Captured, RegionCache, SitePathways
+from dp_adapter.core.pathways import Captured, SitePathways
+from dp_adapter.core.region_cache import RegionCache
 from dp_adapter.core.site_text import SiteText
 from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Site, Step
