@@ -121,7 +121,9 @@ def measure(layers: Sequence[Layer], identity: Identity, step: Step, rounds: int
             injection = Injection((identity,), form=form)
             cache = RegionCache(injection)
             cache.enter(step)
-            pathways = [SitePathways(injection, layer.site, cache, layer.to_q, layer.to_out) for layer in layers]
+            pathways = [
+                SitePathways(injection, layer.site, cache, layer.to_q, layer.to_out, layer.to_q) for layer in layers
+            ]
             first, second = (call(layers, pathways, step, form) for _ in range(2))
             ratios[form].append(second / own)
             once[form].append((first - second) / own)

@@ -5,9 +5,11 @@ Shapes: S pictures, R rows, N positions, C hidden channels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dp_adapter.core import regions
