@@ -75,6 +75,12 @@ class Library:
             f"There is no model '{name[:80]}'", f"Did you mean '{near[0]}'?" if near else f"Put it into {where}."
         )
 
+    def companions(self) -> list[str]:
+        """Folders of ResAdapters, by name."""
+        places = (place for place in self._folders if place.is_dir())
+        folders = (folder for place in places for folder in place.rglob("*") if folder.is_dir())
+        return sorted({folder.name for folder in folders if folder.name.lower().startswith(_RES_ADAPTER)})
+
     def folder_or_file(self, name: str) -> Path:
         """A model that may be a folder of files, by the folder's name; otherwise as `resolve`."""
         for place in self._folders:
