@@ -71,7 +71,7 @@ def test_photomaker_in_a_generation(
     net = session.checkpoint("photomaker.bin").adapter.projection
     assert isinstance(net, PhotoMakerEncoder)
     pixels = torch.cat([torch.as_tensor(preprocess(load_picture(photo), 28)) for photo in people[:photos]])
-    embeds = net.embed(pixels, None)
+    embeds = net.embed(pixels, None).flatten(0, 1)
     words = " ".join(["woman"] * photos)
     plain = replace(JOB, prompt=f"photo of a {words} in a garden")
     official = type(pipeline)

@@ -66,13 +66,13 @@ class PhotoMakerEncoder(nn.Module):
         return 1 if self.qformer_perceiver is None else self.qformer_perceiver.tokens
 
     def embed(self, pixels: Tensor, faceid: Tensor | None) -> Tensor:
-        """Pixels [n, 3, s, s], and face embeddings [n, e] for v2 -> [n * T, D], photo by photo."""
+        """Pixels [n, 3, s, s], and face embeddings [n, e] for v2 -> [n, T, D]."""
         hidden, pooled = self.vision_model(pixels)
         if self.qformer_perceiver is None:
             projections = (self.visual_projection, self.visual_projection_2)
-            return torch.cat([in_float(one, pooled) for one in projections], dim=-1)
+            return torch.cat([in_float(one, pooled) for one in projections], dim=-1)[:, None]
         assert faceid is not None
-        return in_float(self.qformer_perceiver, faceid, hidden).flatten(0, 1)
+        return in_float(self.qformer_perceiver, faceid, hidden)
 
 
 def _projection(weight: Tensor) -> nn.Linear:

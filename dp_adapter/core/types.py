@@ -130,7 +130,7 @@ class Features:
         eva_pooled: EVA02-CLIP's image embedding as it comes, [n, c].
         eva_hidden: its hidden states after five of its blocks, [n, 5, L, c].
         face_patches: TransFace patch features [n, L, c].
-        pixels: the photo as a vision tower inside the checkpoint takes it, [n, 3, s, s].
+        id_embeds: what a vision tower inside the checkpoint makes of each photo, [n, T, D].
         w_plus: latents of StyleGAN2 [n, 18, 512].
     """
 
@@ -143,5 +143,5 @@ class Features:
     eva_pooled: Tensor | None = None
     eva_hidden: Tensor | None = None
     face_patches: Tensor | None = None
-    pixels: Tensor | None = None
+    id_embeds: Tensor | None = None
     w_plus: Tensor | None = None

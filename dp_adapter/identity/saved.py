@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,10 +20,10 @@ class View:
         box: x1, y1, x2, y2 in px of the photo.
         vectors: by name. ``sface`` [128]; ``arcface/PACK/raw`` [512]; of a CLIP tower and CROP ``face`` (aligned) or
             ``photo`` (whole), ``TOWER/CROP/embeds`` [P] and ``TOWER/CROP/hidden`` [L, W]; ``TOWER/person/hidden`` of
-            the cut-out person and ``TOWER/parsed/hidden`` of the face without its background;
-            ``transface/SIZES/patches`` [L, c] of the head; of an EVA02-CLIP tower ``TOWER/face/pooled`` [P] and
-            ``TOWER/face/hidden`` [5, L, W], of
-            the grey face.
+            the cut-out person, ``TOWER/parsed/hidden`` of the face without its background, ``TOWER/parts/hidden``
+            [5, L, W] of the parts of the face, zeros for one that does not show; ``transface/SIZES/patches`` [L, c] of
+            the head; of an EVA02-CLIP tower ``TOWER/face/pooled`` [P] and ``TOWER/face/hidden`` [5, L, W], of the grey
+            face; ``photomaker/DIGEST/ids`` [T, D] of the tower inside a PhotoMaker file.
     """
 
     faces: int
@@ -77,6 +77,16 @@ class SavedPhoto:
     digest: str
     weight: float
     views: Mapping[str, View]
+
+    def view(self, detector: str) -> View | None:
+        """A detector's view, with what was seen of the whole photo: that needs no face, and lies in one view alone."""
+        view = self.views.get(detector)
+        if view is None:
+            return None
+        whole = {
+            name: vector for one in self.views.values() for name, vector in one.vectors.items() if "/photo/" in name
+        }
+        return replace(view, vectors={**whole, **view.vectors})
 
 
 @dataclass(frozen=True, eq=False)

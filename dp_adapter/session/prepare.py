@@ -174,7 +174,7 @@ class Session:
             DPAdapterError: as `prepare`, for photos and faces.
         """
         self.identities.require_free(name, replace)
-        return self.identities.save(embedded(name, settings, self.photos, self.encoders), replace)
+        return self.identities.save(embedded(name, settings, self.photos, self.encoders, self.library), replace)
 
     def _companion(self, settings: Settings, scene: Scene) -> tuple[SizeCompanion, float] | None:
         """The ResAdapter that was asked for.

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.session import reading, reading_figures
+from dp_adapter.session import reading, reading_figures, reading_own, reading_parts
 from dp_adapter.session.reading import Ask, Reading, Values
 from dp_adapter.weights.checkpoint import Encoder
 
-READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {**reading.READERS, **reading_figures.READERS}
+READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
+    **reading.READERS,
+    **reading_figures.READERS,
+    "clip-parts": reading_parts.read_clip_parts,
+    "pixels": reading_own.read_pixels,
+}
 
 
 def read(known: Reading, ask: Ask) -> Values:

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from dp_adapter.cache import Cache
-from dp_adapter.errors import SettingsError
-from dp_adapter.identity.clip import ClipFeatures, ClipVision, preprocess
+from dp_adapter.identity.clip import ClipFeatures, ClipVision
 from dp_adapter.identity.embed import Encoder as FaceEncoder
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import norm_crop
-from dp_adapter.identity.face_parts import part_pictures
 from dp_adapter.identity.pictures import Picture, digest
 from dp_adapter.identity.transface import TransFace
 from dp_adapter.session import reading_eva
@@ -110,7 +108,7 @@ def read_faces(reading: Reading, ask: Ask) -> Values:
     vectors = [
         torch.as_tensor(one.face(encoder.name))[None]
         if isinstance(one, Remembered)
-        else _embedded(reading, encoder, one)
+        else face_vector(reading, encoder, one)
         for one in ask.seen
     ]
     return Values(encoder.name, {"faceid": vectors}, versions(ask.seen, kind, lambda: encoder.version))
@@ -167,19 +165,6 @@ def read_eva(reading: Reading, ask: Ask) -> Values:
     return Values(name, {"eva_pooled": pooled, "eva_hidden": hidden}, of, notes=notes)
 
 
-def read_pixels(_reading: Reading, ask: Ask) -> Values:
-    """``pixels`` [1, 3, s, s] of the whole photo, for a tower inside the checkpoint."""
-    photos = [torch.as_tensor(preprocess(_here(one, ask).picture, ask.width)) for one in ask.seen]
-    return Values("the model's own CLIP", {"pixels": photos})
-
-
-def read_clip_parts(reading: Reading, ask: Ask) -> Values:
-    """``clip_parts`` [1, P, L, c] of the photo with all but one part of the face black, part by part."""
-    tower = reading.encoders.clip(hidden=ask.width)
-    vectors = [_clip_parts(reading, tower, _here(one, ask)) for one in ask.seen]
-    return Values(tower.name, {"clip_parts": vectors})
-
-
 READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "arcface": read_faces,
     "arcface-raw": read_faces,
@@ -188,8 +173,6 @@ READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
     "clip-hidden": read_clip_hidden,
     "transface": read_transface,
     "eva": read_eva,
-    "clip-parts": read_clip_parts,
-    "pixels": read_pixels,
 }
 
 
@@ -225,7 +208,8 @@ def read_clip(
     tower = None
     if any(isinstance(one, Seen) for one in ask.seen):
         tower = reading.encoders.clip(**{"projection" if part == "embeds" else "hidden": ask.width})
-    name, kind, zeros = ("", "", None) if tower is None else (tower.name, tower.kind, _zeros(reading, tower, part))
+    name, kind = ("", "") if tower is None else (tower.name, tower.kind)
+    zeros = None if tower is None or part == "embeds" else zeros_of(reading, tower)
     vectors: list[Tensor] = []
     for one in ask.seen:
         if isinstance(one, Remembered):
@@ -251,31 +235,8 @@ def _crop_of(ask: Ask) -> Crop:
     return "photo" if ask.variant in _WHOLE_PICTURE or ask.checkpoint.family in _WHOLE_PICTURE else "face"
 
 
-def _here(one: Known, ask: Ask) -> Seen:
-    """A photo that is here. Raises SettingsError for one of a saved identity, which keeps none."""
-    if isinstance(one, Remembered):
-        raise SettingsError(
-            one.field,
-            f"{ask.checkpoint.title} looks at photos itself, and the saved identity '{one.identity}' keeps none",
-            "Give the photos.",
-        )
-    return one
-
-
-def _clip_parts(reading: Reading, tower: ClipVision, one: Seen) -> Tensor:
-    def seen() -> Tensor:
-        masks = reading.encoders.parser.parse(one.picture, one.face)
-        zeros = _zeros(reading, tower, "hidden")
-        assert zeros is not None
-        parts = part_pictures(one.picture, one.face, masks)
-        hidden = [zeros if part is None else _part(tower.encode(part), "hidden").cpu().float() for part in parts]
-        return torch.stack(hidden, dim=1)  # [1, P, L, c]
-
-    key = (one.digest, one.treated, one.face.box.tobytes(), tower.name, reading.encoders.parser.name)
-    return reading.kept.get(key, seen)
-
-
-def _embedded(reading: Reading, encoder: FaceEncoder, one: Seen) -> Tensor:
+def face_vector(reading: Reading, encoder: FaceEncoder, one: Seen) -> Tensor:
+    """[1, e] of the chosen face."""
     key = (one.digest, one.treated, one.face.box.tobytes(), encoder.name)
     return reading.kept.get(key, lambda: torch.as_tensor(encoder.embed(one.picture, one.face)).float()[None])
 
@@ -291,9 +252,8 @@ def _clip(reading: Reading, tower: ClipVision, crop: Picture, part: Part) -> Ten
     return reading.kept.get(key, lambda: _part(tower.encode(crop), part).cpu().float())
 
 
-def _zeros(reading: Reading, tower: ClipVision, part: Part) -> Tensor | None:
-    if part == "embeds":
-        return None
+def zeros_of(reading: Reading, tower: ClipVision) -> Tensor:
+    """CLIP's hidden states [1, L, c] of a black picture."""
     return reading.kept.get(("zeros", tower.name), lambda: tower.zeros().hidden.cpu().float())
 
 

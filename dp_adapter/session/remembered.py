@@ -15,7 +15,11 @@ from dp_adapter.session.explain import Photo
 
 IDENTITY = "identity:"
 _PACK = "insightface/"
-_LATER = {"person": "the cut-out person", "parsed": "the face without its background"}
+_LATER = {
+    "person": "the cut-out person",
+    "parsed": "the face without its background",
+    "parts": "the parts of the face",
+}
 _AGAIN = "then save the identity again from its photos"
 
 
@@ -57,7 +61,7 @@ class Remembered:
         return vector
 
     def clip(self, crop: str, part: str, width: int) -> tuple[str, Floats]:
-        """Name of a tower and its ``embeds`` [P] or ``hidden`` [L, W] of a crop.
+        """Name of a tower and its ``embeds`` [P] or ``hidden`` [L, W] of a crop, [P, L, W] of the parts of the face.
 
         Raises:
             SettingsError: the identity was saved without such a tower, or before this crop was kept.
@@ -96,6 +100,25 @@ class Remembered:
             raise self._lacking(f"EVA02-CLIP with hidden width {width}", f"{hint}, {_AGAIN}.")
         return found
 
+    def id_embeds(self, kind: str, title: str, file: str) -> Floats:
+        """What a vision tower inside a checkpoint saw in the photo, [T, D].
+
+        Args:
+            kind: of the tower; title, file: the checkpoint's, for people.
+
+        Raises:
+            SettingsError: the identity was saved without this tower.
+        """
+        found = self.view.vectors.get(f"{kind}/ids")
+        if found is None:
+            family, _, _ = kind.partition("/")
+            others = any(name.startswith(f"{family}/") for name in self.versions)
+            lacks = "what other files of its kind saw, not this one" if others else "neither them nor what it saw"
+            problem = f"{title} looks at photos itself, and the saved identity '{self.identity}' keeps {lacks}"
+            hint = f"Give the photos, or save the identity again from them while {file} is among the models."
+            raise SettingsError(self.field, problem, hint)
+        return found
+
     def _lacking(self, encoder: str, hint: str) -> SettingsError:
         return lacking(self.field, self.identity, self.versions, encoder, hint)
 
@@ -111,7 +134,7 @@ def remembered(saved: SavedIdentity, field: str, weight: float, detector: str) -
     """
     found: list[Remembered] = []
     for photo in saved.photos:
-        view = photo.views.get(detector)
+        view = photo.view(detector)
         if view is None:
             encoder = detector.replace(_PACK, "arcface/")
             raise lacking(field, saved.name, saved.encoders, encoder, f"{_face_hint(encoder)}, {_AGAIN}.")

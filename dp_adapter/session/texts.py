@@ -1,4 +1,4 @@
-"""What acts on the text side, kept between generations: a tower inside a checkpoint looks at photos once."""
+"""What acts on the text side, kept between generations: the parts of a face are projected once."""
 
 from __future__ import annotations
 

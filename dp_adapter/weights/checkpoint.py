@@ -58,6 +58,27 @@ Recipe = Callable[[Adapter, Features, TokenOptions], Tokens]
 Fusion = Callable[[Adapter, Features, TokenOptions], TextIdentity]
 
 
+@dataclass(frozen=True, eq=False)
+class OwnTower:
+    """A vision tower inside a file, which looks at whole photos itself.
+
+    Attributes:
+        kind: ``FAMILY/DIGEST``; files with the same weights of it share it. Saved identities keep under it what it saw.
+        image_size: side of its input in px.
+        pack: of insightface, whose raw embedding of the face it takes besides; None where it takes none.
+        embed: pixels [n, 3, s, s] and the raw face embeddings [n, e] -> embeddings [n, T, D].
+    """
+
+    kind: str
+    image_size: int
+    pack: str | None
+    embed: Callable[[Tensor, Tensor | None], Tensor]
+
+    @property
+    def digest(self) -> str:
+        return self.kind.rpartition("/")[2]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One adapter file.
@@ -75,6 +96,7 @@ class Checkpoint:
         pack: of insightface, whose networks it was trained on where it takes ArcFace.
         fusion: makes what acts on the text side, for families that act there.
         sharing: how several persons share a picture when the user does not say.
+        tower: the one inside that looks at photos.
         start: progress at which it starts to act when neither the user nor the mode says; None for the usual.
         metadata: facts written into the file (own format).
     """
@@ -95,6 +117,7 @@ class Checkpoint:
     pack: str = "buffalo_l"
     fusion: Fusion | None = None
     sharing: Sharing = "regions"
+    tower: OwnTower | None = None
     start: float | None = None
     most_photos: int | None = None
     parts: tuple[str, ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +17,10 @@ from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.hosts.sites import site_names
 from dp_adapter.weights import formats, personal
+from dp_adapter.weights import photomaker as photomaker_files
 from dp_adapter.weights.attention_lora import attention_lora
 from dp_adapter.weights.checkpoint import Checkpoint
+from dp_adapter.weights.files import open_weights
 from tests import tiny
 from tests.weights import fused_files as files
 from tests.weights.numbers import numbers, weights
@@ -38,8 +42,10 @@ def photomaker(path: Path, version: Version) -> Checkpoint:
     return formats.read(tiny.write(path / f"{version}.bin", files.photomaker_tensors(version), "zip"))
 
 
-def photomaker_features(n: int = 2) -> Features:
-    return Features(faceid=numbers("faceid", (2, 512))[:n] * 20, pixels=numbers("pixels", (2, 3, 28, 28))[:n])
+def photomaker_features(checkpoint: Checkpoint) -> Features:
+    assert checkpoint.tower is not None
+    faceid, pixels = numbers("faceid", (2, 512)) * 20, numbers("pixels", (2, 3, 28, 28))
+    return Features(id_embeds=checkpoint.tower.embed(pixels, faceid))
 
 
 # PhotoMaker.
@@ -48,7 +54,7 @@ def photomaker_features(n: int = 2) -> Features:
 @pytest.mark.parametrize(("version", "tokens"), [("v1", 2), ("v2", 4)])
 def test_photomaker_equals_the_official_classes(tmp_path: Path, version: Version, tokens: int) -> None:
     checkpoint = photomaker(tmp_path, version)
-    person = checkpoint.on_text(photomaker_features())
+    person = checkpoint.on_text(photomaker_features(checkpoint))
     assert person is not None and person.tokens == tokens
     context = numbers("context", (8, files.TEXT))
     fused = person.fuse(context, range(3, 3 + tokens))
@@ -58,7 +64,8 @@ def test_photomaker_equals_the_official_classes(tmp_path: Path, version: Version
 
 
 def test_photomaker_acts_where_the_word_is(tmp_path: Path) -> None:
-    person = photomaker(tmp_path, "v1").on_text(photomaker_features())
+    checkpoint = photomaker(tmp_path, "v1")
+    person = checkpoint.on_text(photomaker_features(checkpoint))
     assert person is not None
     context = numbers("context", (8, files.TEXT))
     whole = person.fuse(context, [2, 5])
@@ -83,7 +90,7 @@ def test_photomaker_files(tmp_path: Path, container: Literal["safetensors", "zip
     assert checkpoint.context == files.TEXT
     assert (checkpoint.combine, checkpoint.pack, checkpoint.start) == ("concatenate", "buffalo_l", 0.2)
     assert not len(checkpoint.adapter.sites) and len(checkpoint.lora) == 8 * 70
-    assert checkpoint.tokens(photomaker_features()).cond.shape == (0, files.TEXT)
+    assert checkpoint.tokens(photomaker_features(checkpoint)).cond.shape == (0, files.TEXT)
     assert not any(parameter.requires_grad for parameter in checkpoint.adapter.parameters())
 
 
@@ -91,7 +98,7 @@ def test_half_precision_weights_are_the_files_own(tmp_path: Path) -> None:
     halves = {key: value.half() for key, value in tiny.flat(files.photomaker_tensors("v2")).items()}
     checkpoint = formats.read(tiny.write(tmp_path / "x.safetensors", halves, "safetensors"))
     assert {parameter.dtype for parameter in checkpoint.adapter.parameters()} == {torch.float16}
-    person = checkpoint.on_text(photomaker_features())
+    person = checkpoint.on_text(photomaker_features(checkpoint))
     assert person is not None
     fused = person.fuse(numbers("context", (8, files.TEXT)), range(3, 7))
     assert (fused - official("photomaker-v2")).abs().max() < 0.05
@@ -102,17 +109,48 @@ def test_a_photomaker_without_its_lora(tmp_path: Path) -> None:
     assert not formats.read(tiny.write(tmp_path / "x.bin", tensors, "zip")).lora
 
 
-@pytest.mark.parametrize(
-    ("features", "words"),
-    [
-        (Features(), "needs photos"),
-        (Features(pixels=torch.zeros(1, 3, 28, 28)), "needs raw face embeddings"),
-        (Features(pixels=torch.zeros(1, 3, 14, 14)), "photos of width 28, but the encoder gives 14"),
-    ],
-)
-def test_photomaker_refuses_other_features(tmp_path: Path, features: Features, words: str) -> None:
-    with pytest.raises(WeightsError, match=words):
-        photomaker(tmp_path, "v2").on_text(features)
+def test_photomaker_refuses_other_features(tmp_path: Path) -> None:
+    checkpoint = photomaker(tmp_path, "v2")
+    assert checkpoint.tower is not None
+    with pytest.raises(WeightsError, match="needs what its own vision tower sees"):
+        checkpoint.on_text(Features())
+    with pytest.raises(WeightsError, match=f"of width {files.TEXT}, but the encoder gives 14"):
+        checkpoint.on_text(Features(id_embeds=torch.zeros(1, 2, 14)))
+    with pytest.raises(WeightsError, match="needs raw face embeddings"):
+        checkpoint.tower.embed(torch.zeros(1, 3, 28, 28), None)
+    with pytest.raises(WeightsError, match="photos of width 28, but the encoder gives 14"):
+        checkpoint.tower.embed(torch.zeros(1, 3, 14, 14), torch.zeros(1, 512))
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_photomakers_are_told_apart_by_what_looks_at_photos(tmp_path: Path, version: Version) -> None:
+    """Whatever the container, the precision, the LoRA and the fuse module."""
+    encoder = files.photomaker_tensors(version)["id_encoder"]
+
+    def kind(tensors: Mapping[str, Tensor], container: tiny.Container = "safetensors") -> str:
+        path = tiny.write(tmp_path / "x.bin", {"id_encoder": dict(tensors)}, container)
+        tower = photomaker_files.read_tower(open_weights(path))
+        checkpoint = formats.read(path).tower
+        assert checkpoint is not None and checkpoint.kind == tower.kind
+        return tower.kind
+
+    own = kind(encoder)
+    assert re.fullmatch(r"photomaker/[0-9a-f]{16}", own)
+    assert kind(encoder, "zip") == kind({key: value.half() for key, value in encoder.items()}) == own
+    for key, same in (
+        ("fuse_module.mlp1.fc1.weight", True),
+        ("vision_model.encoder.layers.1.mlp.fc1.weight", False),
+        ("vision_model.post_layernorm.bias", False),
+        ("visual_projection.weight" if version == "v1" else "qformer_perceiver.token_norm.bias", False),
+    ):
+        assert (kind({**encoder, key: 1.01 * encoder[key]}) == own) is same, key
+    broken = {
+        **encoder,
+        "vision_model.post_layernorm.bias": torch.full_like(encoder["vision_model.post_layernorm.bias"], torch.nan),
+    }
+    path = tiny.write(tmp_path / "x.bin", {"id_encoder": broken}, "zip")
+    with pytest.raises(WeightsError, match="NaN"):
+        photomaker_files.read_tower(open_weights(path))
 
 
 def test_an_incomplete_photomaker(tmp_path: Path) -> None:
