@@ -40,5 +40,7 @@ class FacialEncoder(nn.Module):
         """
         flat = parts.flatten(0, 1)  # [n P, L, c]
         seen = (flat != unseen).flatten(1).any(1)
+        if not seen.any():
+            return torch.zeros(0, self.fuse_module.context)
         with torch.no_grad():
             return in_float(self.visual_projection, flat[seen]).flatten(0, 1)
