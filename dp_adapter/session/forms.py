@@ -60,7 +60,7 @@ def with_form(settings: Settings, injection: Injection, bytes_per_number: int) -
 def _by_speed(identities: Sequence[Identity]) -> tuple[FormUsed, ...]:
     """The fastest form for so many tokens, and those that take less memory."""
     tokens = max(len(identity.tokens.cond) + identity.zero_tokens for identity in identities)
-    heads = max(heads for _, heads in _sites(identities[0]))
+    heads = max((heads for _, heads in _sites(identities[0])), default=0)  # none where all is on the text side
     if heads * tokens <= _FOLDED_WIDTH:
         return ("folded", "half", "plain")
     return ("half", "plain") if tokens <= _HALF_TOKENS else ("plain",)
