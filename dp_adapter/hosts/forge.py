@@ -184,7 +184,7 @@ class _Attachment:
         return self._unet.get_submodule(f"{self._names[entry.layer // 2].ldm}.{attention}.{linear}")
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes the step of this call, gives it our patches, doubles its rows where they follow twins, and adds photos."""
+        """Makes the step of this call and gives it our patches; twins and photos are added behind its rows."""
         self._step, self._input, self._twinned = None, None, False
         self._listen(None)
         if self._side is not None:

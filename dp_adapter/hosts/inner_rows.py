@@ -31,7 +31,7 @@ class Inputs:
 
 
 def require_whole(step: Step, hidden_states: Tensor) -> None:
-    """For strict text regions and photo attention: raises HostError where a layer gets a part of the attention's rows [R, N, C]."""
+    """For twins and photos: raises HostError where a layer gets a part of the attention's rows [R, N, C]."""
     folding = hidden_states.ndim == 2  # our own call of the layer
     if not folding and len(hidden_states) < len(step.rows):
         raise HostError(

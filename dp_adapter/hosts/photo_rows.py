@@ -68,9 +68,9 @@ class PhotoRows:
         for number in numbers:
             size = self._attention.of(number).size
             if size != step.latent or step.windows is not None:
+                called, shown = (f"{8 * grid.width} x {8 * grid.height}" for grid in (step.latent, size))
                 raise HostError(
-                    f"The model was called for {8 * step.latent.width} x {8 * step.latent.height} pixels, but the photo "
-                    f"is shown at {8 * size.width} x {8 * size.height}",
+                    f"The model was called for {called} pixels, but the photo is shown at {shown}",
                     "Another extension samples in tiles or at another size: switch it off, or the photo attention.",
                 )
         return step.with_references(numbers + numbers[-1:] * (-len(numbers) % chunk))
