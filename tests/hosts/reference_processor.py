@@ -59,7 +59,7 @@ class JoinedAttention:
 
 
 def _masked(attn: Attention, q: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Attention of q [N, I] to several (keys, values, mask) [M, I], [M, I], [M]: one softmax over what is not masked."""
+    """Attention of q [N, I] to several (keys, values, mask) [M, I], [M, I], [M]: one softmax over what masks leave."""
     keys, values, mask = (torch.cat([pair[i] for pair in pairs]) for i in range(3))
     out = torch.empty_like(q)
     width = q.shape[-1] // attn.heads
