@@ -68,7 +68,9 @@ def test_a_scene_encodes_pictures(pipeline: Any) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8)
     latents = encode(picture)
     assert latents.shape == (4, 8, 6) and latents.dtype == torch.float32
-    theirs = pipeline.vae.encode(pipeline.image_processor.preprocess(picture[None] / 255.0)).latent_dist.mode()
+    theirs = pipeline.vae.encode(
+        pipeline.image_processor.preprocess((picture[None] / 255).astype(np.float32))
+    ).latent_dist.mode()
     torch.testing.assert_close(latents[None], theirs * pipeline.vae.config.scaling_factor)
 
 
@@ -76,8 +78,8 @@ def test_photo_attention(pipeline: pipelines.Pipeline, models: Path, portrait: P
     """It acts in its region, by itself too; off, and outside of its span, the numbers are the very same."""
     session, before = Session([models], True), module_state(pipeline)
 
-    def made(weight: float, **attention: float) -> generation.Generation:
-        fields = {"references": [{"image": str(portrait)}], "regions": [{"kind": "full"}], "weight": weight}
+    def made(strength: float, **attention: float) -> generation.Generation:
+        fields = {"references": [{"image": str(portrait)}], "regions": [{"kind": "full"}], "weight": strength}
         settings = Settings.from_dict({**fields, "reference_attention": attention})
         return generation.generate(session, pipeline, settings, JOB)
 

@@ -23,8 +23,8 @@ def picture_encoder(p: Any) -> EncodePicture:
 
         pixels = torch.as_tensor(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
         # The host draws from the VAE's distribution: always alike, and without a trace in the job's own numbers.
-        with torch.random.fork_rng(), torch.no_grad(), devices.autocast():
-            torch.manual_seed(0)
+        with torch.random.fork_rng(), torch.no_grad(), devices.autocast():  # pyright: ignore[reportUnknownMemberType]
+            torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
             latents: Tensor = sd_samplers_common.images_tensor_to_samples(pixels, _FULL, p.sd_model)
         return latents[0].detach().to("cpu", torch.float32, copy=True)
 

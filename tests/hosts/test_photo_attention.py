@@ -19,6 +19,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts import diffusers as diffusers_host
 from dp_adapter.hosts.sites import site_names
 from tests import tiny
+from tests.hosts import forge_host
 from tests.hosts.protocol import Host, same_state, state_of, unpatched
 from tests.hosts.reference_processor import Photo, joined_output
 from tests.hosts.test_conformance import (
@@ -45,7 +46,7 @@ def photo(seed: int = 20, mask: Tensor | None = PERSON, size: tuple[int, int] = 
 
 
 def only_looking(host: Host, reference: Reference, **changes: Any) -> Identity:
-    return someone(host.base, **{"weight": 0.0, "reference": reference, "mask": QUARTER, **changes})
+    return replace(someone(host.base, weight=0.0, mask=QUARTER, reference=reference), **changes)
 
 
 def noisy(reference: Reference) -> Tensor:
@@ -225,11 +226,15 @@ def test_another_size_is_refused(small: Host) -> None:
     assert largest(out - unpatched(small, PAIR, (17, 23))) > 1e-2
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda x: x[:, ::2], lambda x: x.reshape(-1, x.shape[1] // 4, x.shape[2])],
-    ids=["merged tokens", "tiles"],
-)
+def _halved(x: Tensor) -> Tensor:
+    return x[:, ::2]
+
+
+def _in_tiles(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[1] // 4, x.shape[2])
+
+
+@pytest.mark.parametrize("change", [_halved, _in_tiles])
 def test_changed_rows_and_tokens_are_refused(small: Host, change: Callable[[Tensor], Tensor]) -> None:
     """What a late self-attention gets is changed as extensions do."""
 
@@ -240,6 +245,25 @@ def test_changed_rows_and_tokens_are_refused(small: Host, change: Callable[[Tens
         stack.callback(small.block(14).get_submodule("attn1").register_forward_pre_hook(before).remove)
         with pytest.raises(HostError, match="Inside the self-attention at up_blocks"):
             patched(small, Injection((only_looking(small, photo()),)))
+
+
+def test_in_forge_a_batch_keeps_its_chunks() -> None:
+    """Photos come as many as the batch has pictures, and the numbers are those of single rows."""
+    host = forge_host.Forge("sd15")
+    rows, given = ROWS["batch of two"], tiny.inputs("sd15", ROWS["batch of two"])
+    injection = Injection((someone("sd15", mask=SOME, reference=photo()),), text=TextPathway(strict=True))
+    chunks: list[tuple[int, int]] = []
+
+    def look(n: Tensor, extra: dict[str, Any]) -> Tensor:
+        chunks.append((len(n), len(extra["cond_or_uncond"])))
+        return n
+
+    with torch.no_grad(), host.attached(injection, rows):
+        alone = host(given)
+        host.unet.set_model_patch(look, "attn2_output_patch")
+        together = host(given, marks=[0, 1])
+    assert set(chunks) == {(10, 5)}, "four rows, their twins, and two of the photo"
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
 def test_a_schedule_is_needed() -> None:
