@@ -3,7 +3,7 @@
     python -m benchmarks.forms [--base sd15|sdxl] [--size 512] [--rounds 3] [--dtype float32] [--device cpu]
 
 Random hidden states at the real widths, a guidance batch of two rows. All figures are ratios to what the sites' own
-output projections take for the same states in the same round (3.9 % of an SDXL step's arithmetic at 1024 px, 1.6 % of
+output projections take for the same states in the same round (3.5 % of an SDXL step's arithmetic at 1024 px, 1.6 % of
 an SD1.5 step's at 512 px); the median over the rounds, which take all forms in turn. MB are those of the factors that a
 form keeps. "once" is what the first call adds, likewise: folding, and making the identity's keys and values.
 """

@@ -42,6 +42,7 @@ def test_every_row_is_complete_and_safe() -> None:
     for model in models:
         if model.sha256 and not model.shipped:
             pinned = r"/resolve/[0-9a-f]{40}/|//github.com/[\w./-]+/releases/download/v[\d.]+/"
+            pinned += r"|//raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}/"
             assert re.search(pinned, model.url), f"{model.id} is not pinned to a commit or a release"
             assert re.match(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} \S+", model.source), model.id
         assert ("research" in model.note) or not re.search("FaceID|InsightFace|InstantID", model.title), model.id
@@ -205,7 +206,7 @@ def test_list_shows_what_is_here(
         assert f"  {here}  " in shown[name], name
     assert "faceid_sdxl" not in shown
     assert models("list", "--kind", "lora") == 0
-    assert {name for name in rows(capsys.readouterr().out) if "lora" not in name} == set()
+    assert {name for name in rows(capsys.readouterr().out) if not re.search("lora|resadapter", name)} == set()
 
 
 def test_get_asks_and_downloads(

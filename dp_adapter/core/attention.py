@@ -86,7 +86,7 @@ KeysValues = Sequence[tuple[Tensor, Tensor]]
 def fold(several: KeysValues, to_q: Linear, to_out: Linear, channels: int, heads: int) -> list[Folded]:
     """Folds ``to_q`` and ``to_out`` into keys and values, computing in float32.
 
-    Several at once, because finding W_q costs more than folding it into a few tokens.
+    Several at once, because finding W_q costs more than folding it into a few tokens; each comes out as it does alone.
 
     Args:
         channels: C, the input width of ``to_q``.
@@ -94,37 +94,30 @@ def fold(several: KeysValues, to_q: Linear, to_out: Linear, channels: int, heads
     Returns:
         For each of ``several`` the factors, in its dtype.
     """
-    k = torch.cat([k for k, _ in several])  # [sum of T, I]
-    head_dim = k.shape[-1] // heads
-    w_q = split_heads(effective_weight(to_q, channels, k), heads)  # [heads, C, head_dim]
-    keys = w_q @ split_heads(k.float(), heads).mT * head_dim**-0.5  # [heads, C, sum of T]
-    parts = torch.split(keys.transpose(0, 1).to(k.dtype), [len(k) for k, _ in several], dim=-1)
-    values = fold_values([v for _, v in several], to_out, heads)
-    return [Folded(one.flatten(1).contiguous(), vo, heads) for one, vo in zip(parts, values, strict=True)]
-
-
-def half_fold(several: KeysValues, to_out: Linear, heads: int) -> list[HalfFolded]:
-    """Folds ``to_out`` alone into the values, computing in float32; otherwise as ``fold``."""
-    values = fold_values([v for _, v in several], to_out, heads)
-    folded: list[HalfFolded] = []
-    for (k, _), vo in zip(several, values, strict=True):
-        by_head = split_heads(k.float(), heads).mT  # [heads, head_dim, T]
-        folded.append(HalfFolded((by_head * by_head.shape[1] ** -0.5).to(k.dtype).contiguous(), vo))
+    w_q = split_heads(effective_weight(to_q, channels, several[0][0]), heads)  # [heads, C, head_dim]
+    folded: list[Folded] = []
+    for k, v in several:
+        keys = w_q @ split_heads(k.float(), heads).mT * w_q.shape[-1] ** -0.5  # [heads, C, T]
+        by_token = keys.transpose(0, 1).flatten(1).to(k.dtype).contiguous()  # [C, heads * T]
+        folded.append(Folded(by_token, fold_values(v, to_out, heads), heads))
     return folded
 
 
-def fold_values(several: Sequence[Tensor], to_out: Linear, heads: int) -> list[Tensor]:
-    """VO = V_id W_o, head by head: for each [T, I] of ``several`` [heads * T, C] in its dtype."""
-    v = torch.cat(list(several))  # [sum of T, I]
-    head_dim = v.shape[-1] // heads
-    per_head = torch.zeros(heads, len(v), heads, head_dim, dtype=v.dtype, device=v.device)
+def half_fold(k: Tensor, v: Tensor, to_out: Linear, heads: int) -> HalfFolded:
+    """Folds ``to_out`` alone into the values [T, I], computing in float32; the factors are in the dtype of ``k``."""
+    by_head = split_heads(k.float(), heads).mT  # [heads, head_dim, T]
+    keys = (by_head * by_head.shape[1] ** -0.5).to(k.dtype).contiguous()
+    return HalfFolded(keys, fold_values(v, to_out, heads))
+
+
+def fold_values(v: Tensor, to_out: Linear, heads: int) -> Tensor:
+    """VO = V_id W_o, head by head: [T, I] -> [heads * T, C] in the same dtype."""
+    per_head = torch.zeros(heads, len(v), heads, v.shape[-1] // heads, dtype=v.dtype, device=v.device)
     for head, values in enumerate(split_heads(v, heads)):
         per_head[head, :, head] = values
-    rows = per_head.flatten(2).flatten(0, 1)  # [heads * sum of T, I], one head's channels in each row
-    folded = to_out(rows).float() - to_out(torch.zeros_like(rows[:1])).float()  # [heads * sum of T, C]
-    by_head = folded.to(v.dtype).reshape(heads, len(v), -1)
-    parts = torch.split(by_head, [len(one) for one in several], dim=1)
-    return [part.flatten(0, 1).contiguous() for part in parts]
+    rows = per_head.flatten(2).flatten(0, 1)  # [heads * T, I], one head's channels in each row
+    folded = to_out(rows).float() - to_out(torch.zeros_like(rows[:1])).float()
+    return folded.to(v.dtype).contiguous()
 
 
 def folded_attention(hidden_states: Tensor, folded: Folded) -> Tensor:

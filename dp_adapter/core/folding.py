@@ -45,7 +45,7 @@ class Folds:
             return
         several = [keys_values(key) for key in missing]
         if self._half:
-            made = half_fold(several, self._to_out, self._site.heads)
+            made = [half_fold(k, v, self._to_out, self._site.heads) for k, v in several]
         else:
             made = fold(several, self._to_q, self._to_out, self._site.channels, self._site.heads)
         self._folds.update(zip(missing, made, strict=True))

@@ -90,12 +90,13 @@ class ClipVision:
             raise MissingDependencyError("transformers", "The CLIP picture encoder", "clip") from None
         with torch.device("meta"):  # random initialisation of 632 M numbers takes longer than reading them
             model = CLIPVisionModelWithProjection(CLIPVisionConfig(**vars(self.shape)))
+        # In no file; older transformers, as A1111 has them, would ask the file for it.
+        positions = torch.arange(self.shape.tokens)[None]
+        model.vision_model.embeddings.register_buffer("position_ids", positions, persistent=False)
         try:
             model.load_state_dict(read_weights(self._files), strict=True, assign=True)
         except RuntimeError as error:
             raise WeightsError(f"{self._path} is incomplete: {error}", "Download it again.") from error
-        positions = torch.arange(self.shape.tokens)[None]  # in no file
-        model.vision_model.embeddings.register_buffer("position_ids", positions, persistent=False)
         return cast("torch.nn.Module", model)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dp_adapter.cache import Cache
@@ -11,6 +11,7 @@ from dp_adapter.weights import foreign, formats
 from dp_adapter.weights.checkpoint import BASE_NAMES, Base
 from dp_adapter.weights.files import open_weights
 from dp_adapter.weights.library import Library
+from dp_adapter.weights.personal import FAMILY
 
 _SHARED_FOLDERS = ("ControlNet", "controlnet")  # most of what lies there is no adapter and needs no mention
 
@@ -25,6 +26,7 @@ class ModelFacts:
         base: what it was made for; None when it cannot be used.
         variants: what it may be where its keys cannot tell; more than one has to be asked.
         answer: the variant that was said before, for a file that has to be asked about.
+        personal: whether it is a personalised identity, which can also act beside a model.
         problem: why it cannot be used, in words; empty when it can.
     """
 
@@ -34,6 +36,7 @@ class ModelFacts:
     variants: tuple[str, ...] = ()
     answer: str | None = None
     problem: str = ""
+    personal: bool = False
 
     def misfit(self, base: Base | None) -> str:
         """Why it cannot be used with a loaded checkpoint of this base, in few words; empty when it can."""
@@ -74,9 +77,7 @@ class Models:
         if len(facts.variants) < 2:
             return facts
         answer = self._library.variant(path)
-        return ModelFacts(
-            facts.name, facts.title, facts.base, facts.variants, answer if answer in facts.variants else None
-        )
+        return replace(facts, answer=answer if answer in facts.variants else None)
 
     def _look(self, name: str, path: Path) -> ModelFacts | None:
         stat = path.stat()
@@ -95,4 +96,5 @@ def _look(name: str, path: Path) -> ModelFacts | None:
         checkpoint = row.read(file, row.family, row.title)
     except WeightsError as error:
         return None if shared else ModelFacts(name, problem=error.problem.removeprefix(f"{name} "))
-    return ModelFacts(name, checkpoint.title, checkpoint.base, checkpoint.variants)
+    personal = checkpoint.family == FAMILY
+    return ModelFacts(name, checkpoint.title, checkpoint.base, checkpoint.variants, personal=personal)

@@ -309,7 +309,7 @@ class Performance(Record):
         Choice(("auto", "folded", "half", "plain")),
         "Attention form",
         "folded computes identity attention with weights folded once, half folds only the values, plain nothing; auto "
-        "takes the first of them that the model allows and the memory holds.",
+        "takes the fastest of them that the model allows and the memory holds.",
     )
     memory_mb: int = setting(
         1024,

@@ -59,6 +59,14 @@ OPTIONS: tuple[Option, ...] = (
         reload=True,
     ),
     Option(
+        "checkpoints_mb",
+        4096,
+        "Memory for adapters in MB",
+        "adapters stay loaded for as long as their files fit",
+        bounds=(256, 65536, 256),
+        reload=True,
+    ),
+    Option(
         "photos_mb",
         256,
         "Memory for dropped photos in MB",
@@ -85,6 +93,7 @@ class Options:
 
     model_dirs: str
     checkpoints: int
+    checkpoints_mb: int
     photos_mb: int
     report: bool
     masks: bool

@@ -64,11 +64,15 @@ def pathways(widgets: Widgets) -> None:
 def families(widgets: Widgets) -> None:
     """What only some kinds of models have, and files beside the model."""
     with group(widgets, "Kinds of models", "families"):
-        widgets.row("pulid_method", "text_side.personal")
+        with gr.Row():
+            widgets.add("pulid_method")
+            widgets.add("text_side.personal", make=gr.Dropdown, choices=[], allow_custom_value=True)
         widgets.row("identity_net.use", "identity_net.model")
         widgets.row("identity_net.weight", "identity_net.end")
         widgets.row("w_plus.age", "w_plus.direction", "w_plus.amount")
-        widgets.row("companion.model", "companion.weight")
+        with gr.Row():
+            widgets.add("companion.model", make=gr.Dropdown, choices=[], allow_custom_value=True)
+            widgets.add("companion.weight")
 
 
 def tracking(widgets: Widgets) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelPart:
-    """The part's components: the list, the question about the variant, and the button that reads the folders."""
+    """The part's components: the list, the question about the variant, and the button that reads the folders.
+
+    Attributes:
+        beside: by path, the lists of files that act beside a model; they are made elsewhere in the panel.
+    """
 
     model: Any
     variant: Any
     refresh: Any
+    beside: Mapping[str, Any]
 
 
 @cache
@@ -44,11 +50,12 @@ def build(widgets: Widgets) -> ModelPart:
         refresh = widgets.volatile(ToolButton(value="🔄", elem_id=widgets.elem_id("models_refresh")))
         refresh.webui_tooltip = "Read the model folders again"
     variant = widgets.add("variant", make=gr.Radio, choices=_variants(), visible=False)
-    return ModelPart(model, variant, refresh)
+    return ModelPart(model, variant, refresh, widgets.by_path)
 
 
 def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:
-    outputs = [part.model, part.variant]
+    beside = [part.beside[path] for path in ("companion.model", "text_side.personal")]
+    outputs = [part.model, part.variant, *beside]
 
     def read(chosen: str | None, variant: str) -> Updates:
         listed = models().listed(shared.base())
@@ -58,7 +65,10 @@ def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:
         if not plain and len(fitting) == 1:
             plain = fitting[0]
         model = gr.update(choices=list(names.values()), value=names.get(plain, plain))
-        return {part.model: model, **_said(part, speaking, plain, variant, _nothing(listed))}
+        personal = [facts.name for facts in listed if facts.personal]
+        lists = zip(beside, (shared.session().library.companions(), personal), strict=True)
+        files = {component: gr.update(choices=["", *names]) for component, names in lists}
+        return {part.model: model, **files, **_said(part, speaking, plain, variant, _nothing(listed))}
 
     def first(on: bool, chosen: str | None, variant: str) -> Updates:
         """Takes nothing back that was said about a photo meanwhile."""

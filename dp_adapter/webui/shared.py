@@ -41,6 +41,7 @@ def _made() -> Session:
         restorers,
         encoder_folders(),
         compat.encoder_device(),
+        chosen.checkpoints_mb,
     )
 
 

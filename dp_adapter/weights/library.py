@@ -15,6 +15,7 @@ from dp_adapter.weights.files import SUFFIXES, file_digest
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid", "pulid")
 ANSWERS = "variants.json"
 _ENCODERS = ("clip_vision", "face")  # kinds of the catalogue
+_RES_ADAPTER = ("resadapter", "res_adapter", "res-adapter")  # begins the folder of one
 _OTHERS = frozenset({"identities", "latents", "w_directions"})  # folders whose files have the same endings
 
 
@@ -35,7 +36,7 @@ class Library:
     def files(self) -> dict[str, Path]:
         """Every candidate by name without folder; the first folder wins. Files are not opened.
 
-        Known encoders that lie beside adapters are none.
+        Known encoders that lie beside adapters are none, nor are ResAdapters, which all have the same file names.
         """
         encoders = {model.filename for model in catalog.load() if model.kind in _ENCODERS}
         found: dict[str, Path] = {}
@@ -43,7 +44,8 @@ class Library:
             if not folder.is_dir():
                 continue
             for path in sorted(folder.rglob("*")):
-                if _OTHERS & set(path.relative_to(folder).parts[:-1]):
+                inside = path.relative_to(folder).parts[:-1]
+                if _OTHERS & set(inside) or any(part.lower().startswith(_RES_ADAPTER) for part in inside):
                     continue
                 if path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file():
                     found.setdefault(path.name, path)
@@ -72,6 +74,12 @@ class Library:
         raise WeightsError(
             f"There is no model '{name[:80]}'", f"Did you mean '{near[0]}'?" if near else f"Put it into {where}."
         )
+
+    def companions(self) -> list[str]:
+        """Folders of ResAdapters, by name."""
+        places = (place for place in self._folders if place.is_dir())
+        folders = (folder for place in places for folder in place.rglob("*") if folder.is_dir())
+        return sorted({folder.name for folder in folders if folder.name.lower().startswith(_RES_ADAPTER)})
 
     def folder_or_file(self, name: str) -> Path:
         """A model that may be a folder of files, by the folder's name; otherwise as `resolve`."""

@@ -59,8 +59,10 @@ def test_fold(inner: int, heads: int, bias: bool) -> None:
     several = [(randn(n, inner, seed=n), randn(n, inner, seed=9 + n)) for n in (TOKENS, 1, 7)]
     with torch.no_grad():
         folds = fold(several, to_q, to_out, CHANNELS, heads)
-        halves = half_fold(several, to_out, heads)
+        halves = [half_fold(k, v, to_out, heads) for k, v in several]
         for (k, v), folded, half in zip(several, folds, halves, strict=True):
+            (alone,) = fold([(k, v)], to_q, to_out, CHANNELS, heads)
+            assert torch.equal(alone.keys, folded.keys) and torch.equal(alone.values, folded.values)
             assert folded.keys.shape == (CHANNELS, heads * len(k))
             assert half.keys.shape == (heads, inner // heads, len(k))
             assert folded.values.shape == half.values.shape == (heads * len(k), CHANNELS)
@@ -83,7 +85,7 @@ def test_fold_keeps_the_precision_of_the_model(dtype: torch.dtype) -> None:
     to_q, to_out = (nn.Linear(CHANNELS, CHANNELS, bias=bias).to(dtype) for bias in (False, True))
     h, k, v = (randn(n, CHANNELS, seed=n).to(dtype) for n in (POSITIONS, TOKENS, TOKENS))
     with torch.no_grad():
-        (folded,), (half,) = fold([(k, v)], to_q, to_out, CHANNELS, HEADS), half_fold([(k, v)], to_out, HEADS)
+        (folded,), (half,) = fold([(k, v)], to_q, to_out, CHANNELS, HEADS), [half_fold(k, v, to_out, HEADS)]
         outs = folded_attention(h, folded), half_folded_attention(to_q(h), half)
         expected = by_loops((to_q.float()(h.float())), k.float(), v.float(), HEADS) @ to_out.float().weight.T
     for used, out in zip((folded, half), outs, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dp_adapter.core.adapter import Adapter
+from dp_adapter.core.attention import Folded, HalfFolded
 from dp_adapter.core.injection import Form, Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.track import Track
@@ -402,6 +404,36 @@ def test_everything_returns(small: Host, name: str) -> None:
 @pytest.mark.parametrize("name", DEEP)
 def test_sdxl_everything_returns(large: Host, name: str) -> None:
     comes_back(large, name)
+
+
+@pytest.mark.parametrize("form", ["folded", "half"])
+def test_folded_weights_are_gone_afterwards(small: Host, form: Form) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(type(one) in (Folded, HalfFolded) for one in gc.get_objects())
+
+    before = alive()
+    with small.attached(Injection((someone(small.base),), form=form), PAIR):
+        small(tiny.inputs(small.base, PAIR))
+        assert alive() == before + 2 * 16, "cond and uncond at every site"
+    assert alive() == before
+
+
+def test_half_folding_takes_the_hosts_queries(small: Host) -> None:
+    """Every ``to_q`` is called once: by the host."""
+    calls: list[nn.Module] = []
+
+    def count(module: nn.Module, _args: Any, _output: Any) -> None:
+        calls.append(module)
+
+    layers = [small.block(index).get_submodule("attn2.to_q") for index in range(16)]
+    with ExitStack() as stack:
+        for to_q in layers:
+            stack.callback(to_q.register_forward_hook(count).remove)
+        with small.attached(Injection((someone(small.base, mask=SOME),), form="half"), PAIR):
+            small(tiny.inputs(small.base, PAIR))
+            small(tiny.inputs(small.base, PAIR))
+    assert [calls.count(to_q) for to_q in layers] == [2] * 16
 
 
 def test_a_change_of_state_would_be_seen(small: Host) -> None:
