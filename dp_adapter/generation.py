@@ -11,6 +11,7 @@ import numpy as np
 
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import person_words, pipelines, prompts
+from dp_adapter.hosts.encoding import latents_of
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.sampling import Progress, sample, worded
@@ -68,7 +69,8 @@ def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     words = person_words.single_persons(job.prompt)
     size: int = next(pipeline.unet.parameters()).element_size()
     base = host.base_of(pipeline.unet)
-    return Scene(base, job.width, job.height, inits, inpaint, encode=encode, words=words, bytes_per_number=size)
+    scene = Scene(base, job.width, job.height, inits, inpaint, encode=encode, words=words, bytes_per_number=size)
+    return replace(scene, encode_picture=partial(latents_of, pipeline))
 
 
 def generate(

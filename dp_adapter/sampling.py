@@ -79,6 +79,7 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
                     train_timesteps=train_timesteps,
                     maps=maps,
                     words=spoken,
+                    alphas_cumprod=running.scheduler.alphas_cumprod,
                 )
             )
             yield

@@ -62,6 +62,40 @@ def test_a_scene_encodes_texts(pipeline: Any) -> None:
         encode([" ".join(["cat"] * 76)])
 
 
+def test_a_scene_encodes_pictures(pipeline: Any) -> None:
+    encode = generation.scene_of(pipeline, JOB).encode_picture
+    assert encode is not None
+    picture = np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8)
+    latents = encode(picture)
+    assert latents.shape == (4, 8, 6) and latents.dtype == torch.float32
+    theirs = pipeline.vae.encode(
+        pipeline.image_processor.preprocess((picture[None] / 255).astype(np.float32))
+    ).latent_dist.mode()
+    torch.testing.assert_close(latents[None], theirs * pipeline.vae.config.scaling_factor)
+
+
+def test_photo_attention(pipeline: pipelines.Pipeline, models: Path, portrait: Path) -> None:
+    """It acts in its region, by itself too; off, and outside of its span, the numbers are the very same."""
+    session, before = Session([models], True), module_state(pipeline)
+
+    def made(strength: float, **attention: float) -> generation.Generation:
+        fields = {"references": [{"image": str(portrait)}], "regions": [{"kind": "full"}], "weight": strength}
+        settings = Settings.from_dict({**fields, "reference_attention": attention})
+        return generation.generate(session, pipeline, settings, JOB)
+
+    plain = pipelines.run(pipeline, JOB)[0]
+    assert np.array_equal(made(0.0, weight=0.0).results[0].picture, plain)
+    alone = made(0.0, weight=0.8)
+    assert not np.array_equal(alone.results[0].picture, plain)
+    (told,) = alone.explanation.persons
+    assert alone.explanation.active and told.looks_at.startswith("photo attention 0.8 from 0 to 1 to photo ")
+    assert told.looks_at in " ".join(alone.explanation.lines())
+    identity = made(0.8).results[0].picture
+    assert not np.array_equal(made(0.8, weight=0.8).results[0].picture, identity)
+    assert np.array_equal(made(0.8, weight=0.8, start=0.999).results[0].picture, identity)
+    assert module_state(pipeline) == before
+
+
 def test_a_failure_while_sampling_leaves_the_pipeline_as_it_was(
     pipeline: pipelines.Pipeline, models: Path, settings: Settings
 ) -> None:

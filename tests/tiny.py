@@ -30,6 +30,7 @@ TEXT_TOKENS = 7
 FACE = 24  # width of a face embedding
 CLIP = 40  # width of CLIP's embeddings and hidden states
 TIMESTEP = 400.0
+ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)  # of SD1.5 and SDXL
 CHANNELS: Mapping[Base, tuple[int, ...]] = {"sd15": (16, 32, 32, 48), "sdxl": (16, 32, 48)}
 SITES: Mapping[Base, int] = {"sd15": 16, "sdxl": 70}
 

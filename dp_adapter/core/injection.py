@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.companion import SizeCompanion
+from dp_adapter.core.reference import Reference
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.sharing import Entity, Sharing
@@ -48,6 +49,7 @@ class Identity:
         zero_tokens: zero tokens appended to the identity's, so that attention may look away (PuLID).
         entity: the person's words, by which several share the picture; None where they do not.
         person: number of the person in the request, by which their words are asked for.
+        reference: the photo that the picture's self-attention may look at in their region; None for none.
     """
 
     adapter: Adapter
@@ -61,6 +63,7 @@ class Identity:
     text: TextIdentity | None = None
     entity: Entity | None = None
     person: int = 0
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         """Raises HostError where tokens or blend mode are not those of the adapter."""
@@ -101,9 +104,14 @@ class Identity:
         return self.track is not None or self.mask is not None or self.free is not None
 
     @property
+    def refers(self) -> bool:
+        """Whether their photo is ever looked at."""
+        return self.reference is not None and self.reference.ever_active
+
+    @property
     def visible(self) -> bool:
         """Whether the identity changes anything at all, now or later."""
-        acts = self.on_text is not None or (self.weight != 0 and len(self.adapter.sites) > 0)
+        acts = self.on_text is not None or (self.weight != 0 and len(self.adapter.sites) > 0) or self.refers
         return acts and (self.track is not None or self.mask is None or bool((self.mask > 0).any()))
 
 
@@ -163,7 +171,13 @@ class Injection:
     @property
     def active(self) -> bool:
         """False when nothing would change: the host then patches nothing, and the output is bit-equal."""
-        return self.schedule.ever_active and any(identity.visible for identity in self.identities)
+        seen = [identity for identity in self.identities if identity.visible]
+        return any(self.schedule.ever_active or identity.refers for identity in seen)
+
+    @property
+    def refers(self) -> bool:
+        """Whether any photo is ever looked at."""
+        return any(identity.refers for identity in self.identities)
 
     def without_idle(self) -> Injection:
         """The same without identities that are switched off, so that they push no others aside where masks overlap."""

@@ -3,7 +3,8 @@
 Strict text region: outside the region a row follows its twin, so the background stays what it was. Free parts
 (FreeCure, arXiv 2411.15277): parts of the face that are left to the text follow the twin's self-attention.
 
-The host doubles the batch: the second half repeats the first one's latents and text with rows of kind ``text``.
+The host doubles the batch: the second half repeats the first one's latents and text with rows of kind ``text``. Rows
+that show photos come behind both halves.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ def twin_rows_kept(output: Tensor, gate: Tensor | None) -> Tensor:
 
 def self_attention(cache: RegionCache, site: Site, step: Step, output: Tensor) -> Tensor:
     """What a site's self-attention passes on: [R, N, C] -> [R, N, C]."""
-    return twin_rows_kept(output, cache.own_share(step, site.halvings, site.level))
+    paired = step.without_references()
+    kept = twin_rows_kept(output[: len(paired.rows)], cache.own_share(paired, site.halvings, site.level))
+    return torch.cat([kept, output[len(paired.rows) :]]) if step.references else kept
+
+
+def own_rows(cache: RegionCache, step: Step, sample: Tensor, twinned: bool) -> Tensor:
+    """The UNet's output [R, c, h, w] for the rows that the host asked for."""
+    paired = step.without_references()
+    sample = sample[: len(paired.rows)]
+    return prediction(cache, paired, sample) if twinned else sample
 
 
 def prediction(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:

@@ -91,18 +91,27 @@ class Step:
         rows: one entry per batch element, in the batch's order.
         latent: size of the latents.
         windows: what part of its picture each row shows; None where every row shows a whole one.
+        references: of the last rows, which show photos, the identities whose photos these are, by number.
     """
 
     progress: float
     rows: tuple[Row, ...]
     latent: Grid
     windows: tuple[Window, ...] | None = None
+    references: tuple[int, ...] = ()
 
     def twinned(self) -> Step:
         """The same rows once more behind the others, without identity."""
         twins = tuple(Row("text", row.sample) for row in self.rows)
         windows = None if self.windows is None else self.windows + self.windows
         return replace(self, rows=self.rows + twins, windows=windows)
+
+    def with_references(self, numbers: tuple[int, ...]) -> Step:
+        """The same rows with these identities' photos behind them, one row each."""
+        return replace(self, rows=self.rows + (Row("text"),) * len(numbers), references=numbers)
+
+    def without_references(self) -> Step:
+        return replace(self, rows=self.rows[: len(self.rows) - len(self.references)], references=())
 
 
 @dataclass(frozen=True)

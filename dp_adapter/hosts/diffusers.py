@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
+from dp_adapter.core.reference import noise_level
 from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
@@ -63,6 +64,7 @@ def attach(
     train_timesteps: int = 1000,
     maps: WordMaps | None = None,
     words: PersonWords | None = None,
+    alphas_cumprod: Tensor | None = None,
 ) -> Generator[Attachment | None]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
@@ -72,6 +74,7 @@ def attach(
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
         maps: sees the text attention meanwhile, also where the identity has no place yet.
         words: where the persons' words stand, for identities on the text side.
+        alphas_cumprod: noise schedule of training, for identities with a photo.
 
     Yields:
         The attachment, to ``refold()`` it; None where the injection changes nothing.
@@ -87,7 +90,8 @@ def attach(
         return Step(progress_of(timestep, train_timesteps), announced, Grid(*sample.shape[-2:]))
 
     with ExitStack() as stack:
-        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words) if injection.active else None
+        level = None if alphas_cumprod is None else noise_level(alphas_cumprod)
+        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words, level) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment
@@ -98,4 +102,6 @@ def _parts_of(unet: nn.Module) -> Parts:
     blocks = [unet.get_submodule(site.name) for site in sites]
     attentions = [block.get_submodule("attn2") for block in blocks]
     widths = [(cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim)) for attn2 in attentions]
-    return Parts(unet, sites, blocks, widths, "hidden_states", "encoder_hidden_states", merge_lora=True)
+    return Parts(
+        unet, sites, blocks, widths, "hidden_states", "encoder_hidden_states", ("sample", "timestep"), merge_lora=True
+    )

@@ -35,6 +35,8 @@ from dp_adapter.hosts.forge_calls import (
     Place,
     Rows,
     doubled_options,
+    extended_options,
+    noise_level_of,
     place_in,
     place_of,
     progress_of,
@@ -43,6 +45,7 @@ from dp_adapter.hosts.forge_calls import (
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.ldm import base_of
 from dp_adapter.hosts.lora import apply_lora
+from dp_adapter.hosts.photo_rows import PhotoRows
 from dp_adapter.hosts.queries import Queries
 from dp_adapter.hosts.sites import SiteName, site_names
 from dp_adapter.hosts.word_maps import WordMaps
@@ -122,8 +125,10 @@ class _Attachment:
         self._sites = [self._site(name) for name in self._names]
         for identity in injection.identities:
             require_fit(self._sites, identity.adapter, self._widths)
-        self._progress = progress_of(model.predictor if hasattr(model, "predictor") else model.model_sampling)
+        schedule = model.predictor if hasattr(model, "predictor") else model.model_sampling
+        self._progress = progress_of(schedule)
         self._cache = RegionCache(injection)
+        self._photos = PhotoRows(injection, self._cache, noise_level_of(schedule), ("x", "timesteps"))
         self._side = text_side_of(injection, words)
         self._step: Step | None = None
         self._twinned = False
@@ -148,7 +153,8 @@ class _Attachment:
                 self._register_plain(stack, attn2, pathways)
             if self._injection.form_used == "half":
                 self._queries.listen(stack, to_q)
-            if self._injection.text.strict or self._injection.text.free:
+            self._photos.listen(stack, site, self._unet.get_submodule(name.ldm + ".attn1"), self._on_grid(site))
+            if self._injection.text.strict or self._injection.text.free or self._photos.refers:
                 stack.callback(to_q.register_forward_pre_hook(self._require_twins).remove)
         if self._maps is not None:
             self._maps.listen(stack, self._sites, self._attn2)
@@ -178,7 +184,7 @@ class _Attachment:
         return self._unet.get_submodule(f"{self._names[entry.layer // 2].ldm}.{attention}.{linear}")
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes the step of this call, gives it our patches, and doubles its rows where they follow twins."""
+        """Makes the step of this call and gives it our patches; twins and photos are added behind its rows."""
         self._step, self._input, self._twinned = None, None, False
         self._listen(None)
         if self._side is not None:
@@ -192,18 +198,24 @@ class _Attachment:
         step = Step(self._progress(timesteps), self._rows_of(options, len(x)), Grid(*x.shape[-2:]))
         step = self._located(step, x)
         self._attached.progress = step.progress
-        if not self._cache.enter(step) or not any(pathways.acts(step) for pathways in self._pathways.values()):
+        if not self._cache.enter(step) or not self._acts(step):
             self._listen(step)
             return None
-        self._step, self._twinned = step, self._cache.twinned
-        if self._twinned:
-            self._step = step.twinned()
+        self._twinned = self._cache.twinned
+        chunk = max(1, len(x) // max(1, len(options["cond_or_uncond"])))
+        self._step = self._photos.added(step.twinned() if self._twinned else step, chunk)
         self._listen(self._step)
+        kwargs = {name: value for name, value in kwargs.items() if name != "transformer_options"}
         if self._twinned:
             options = doubled_options(options, len(x))
-            others = {name: value for name, value in kwargs.items() if name != "transformer_options"}
-            args, kwargs = doubled(args, len(x)), doubled(others, len(x))
+            args, kwargs = doubled(args, len(x)), doubled(kwargs, len(x))
+        if self._step.references:
+            options = extended_options(options, len(self._step.rows), len(self._step.references), chunk)
+            args, kwargs = self._photos.extended(args, kwargs, self._step)
         return args, {**kwargs, "transformer_options": self._with_patches(options)}
+
+    def _acts(self, step: Step) -> bool:
+        return self._photos.acts(step) or any(pathways.acts(step) for pathways in self._pathways.values())
 
     def _listen(self, step: Step | None) -> None:
         if self._maps is not None:
@@ -228,10 +240,12 @@ class _Attachment:
         return replace(step, rows=rows, windows=tuple(place.window(step.latent, whole) for place in places))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        """Drops the text-only twins."""
+        """Drops the text-only twins and the photos."""
         self._listen(None)
         step, self._step, self._input = self._step, None, None
-        return strict.prediction(self._cache, step, output) if step and self._twinned else None
+        if step is None or not (self._twinned or step.references):
+            return None
+        return strict.own_rows(self._cache, step, output, self._twinned)
 
     def _with_patches(self, options: Options) -> dict[str, Any]:
         first: dict[str, Patch] = {}
@@ -265,13 +279,19 @@ class _Attachment:
                 "Another extension splits prompts or merges tokens; switch it off, or use the blend mode 'add' without "
                 "trained pathways and text emphasis.",
             )
+        return self._resized(site, step)
+
+    def _resized(self, site: Site, step: Step) -> Step:
         if self._grid == step.latent.halved(site.halvings):
             return step
         side = 2**site.halvings
         return replace(step, latent=Grid(self._grid.height * side, self._grid.width * side))
 
+    def _on_grid(self, site: Site) -> Callable[[], Step | None]:
+        return lambda: None if self._step is None else self._resized(site, self._step)
+
     def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if self._step is not None and self._twinned:
+        if self._step is not None and (self._twinned or self._step.references):
             require_whole(self._step, args[0])
 
     def _before_attention(

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from dp_adapter.core.reference import NoiseLevel, shares
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
 
@@ -67,6 +68,23 @@ def progress_of(schedule: Any) -> Callable[[Tensor], float]:
     return progress
 
 
+def noise_level_of(schedule: Any) -> NoiseLevel | None:
+    """How noisy the UNet's input is at its timesteps; None where the schedule does not say.
+
+    Args:
+        schedule: as for ``progress_of``. EDM models scale their input for data with another deviation than 1.
+    """
+    if not hasattr(schedule, "sigma"):
+        return None
+    data = float(getattr(schedule, "sigma_data", 1.0))
+
+    def level(timesteps: Tensor | float) -> tuple[float, float]:
+        first = timesteps.flatten()[:1] if isinstance(timesteps, Tensor) else torch.tensor([float(timesteps)])
+        return shares(_number(schedule.sigma(first)), data)
+
+    return level
+
+
 def _number(values: Tensor) -> float:
     return float(values.flatten()[0])
 
@@ -106,3 +124,21 @@ def doubled_options(options: Options, rows: int) -> dict[str, Any]:
         if name in twice:
             twice[name] = [*twice[name], *(index + rows for index in twice[name])]
     return twice
+
+
+def extended_options(options: Options, rows: int, more: int, chunk: int) -> dict[str, Any]:
+    """A copy of a call's options that describes ``more`` of its ``rows``, the last ones, as unconditional.
+
+    Args:
+        chunk: rows for each entry of ``cond_or_uncond``; ``more`` is a multiple of it.
+    """
+    wider, entries = dict(options), more // chunk
+    wider["cond_or_uncond"] = [*options["cond_or_uncond"], *[1] * entries]
+    if "uuids" in wider:
+        wider["uuids"] = [*wider["uuids"], *wider["uuids"][-1:] * entries]
+    if "cond_mark" in wider:
+        mark: Tensor = wider["cond_mark"]
+        wider["cond_mark"] = torch.cat([mark, mark.new_ones(more)])
+    if "uncond_indices" in wider:
+        wider["uncond_indices"] = [*wider["uncond_indices"], *range(rows - more, rows)]
+    return wider

@@ -18,6 +18,7 @@ from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.companion import Place
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, SitePathways
+from dp_adapter.core.reference import NoiseLevel
 from dp_adapter.core.region_cache import RegionCache
 from dp_adapter.core.site_text import SiteText
 from dp_adapter.core.text_side import PersonWords
@@ -27,6 +28,7 @@ from dp_adapter.hosts.calls import doubled, require_fit, text_side_of
 from dp_adapter.hosts.companion import apply_companion
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
+from dp_adapter.hosts.photo_rows import PhotoRows
 from dp_adapter.hosts.queries import Queries
 from dp_adapter.hosts.word_maps import WordMaps
 
@@ -44,6 +46,7 @@ class Parts:
             ``to_out.0``.
         widths: inner channels I and token width D of ``attn2``.
         hidden_states: keyword of a block's and an attention's first argument; context: of an attention's second.
+        call: keywords of the UNet's first two arguments, latents and timesteps.
         place: from diffusers' paths to this UNet's; None where they are the same.
         merge_lora: False where somebody else writes to the weights of linear layers too.
     """
@@ -54,6 +57,7 @@ class Parts:
     widths: Sequence[tuple[int, int]]
     hidden_states: str
     context: str
+    call: tuple[str, str]
     merge_lora: bool
     place: Place | None = None
 
@@ -72,13 +76,15 @@ class Attachment:
         step_of: StepOf,
         maps: WordMaps | None = None,
         words: PersonWords | None = None,
+        level: NoiseLevel | None = None,
     ) -> None:
-        """Raises HostError where an adapter's shapes do not fit the UNet.
+        """Raises HostError where an adapter's shapes do not fit the UNet, or a photo cannot be shown to it.
 
         Args:
             step_of: what a call of the UNet with these (args, kwargs) is; None leaves the call alone.
             maps: sees the text attention, too.
             words: where the persons' words stand, for identities on the text side.
+            level: noise level of the UNet's input, for identities with a photo.
         """
         self._parts = parts
         self._maps = maps
@@ -90,6 +96,7 @@ class Attachment:
         self._queries = Queries()
         self._twinned = False
         self._cache = RegionCache(self._injection)
+        self._photos = PhotoRows(self._injection, self._cache, level, parts.call)
         for identity in self._injection.identities:
             require_fit(parts.sites, identity.adapter, lambda site: parts.widths[site.index])
         self._side = text_side_of(self._injection, words)
@@ -118,8 +125,11 @@ class Attachment:
                 stack.callback(attn2.register_forward_hook(self._folded(site), with_kwargs=True).remove)
             else:
                 self._register_plain(stack, site, attn2)
-            if self._injection.text.strict or self._injection.text.free:
+            self._photos.listen(stack, site, block.get_submodule("attn1"), lambda: self._step)
+            follows = self._injection.text.strict or self._injection.text.free
+            if follows:
                 self._register_change(stack, site, block, self._follow_twins(site))
+            if follows or self._photos.refers:
                 stack.callback(attn2.get_submodule("to_q").register_forward_pre_hook(self._require_twins).remove)
 
     def refold(self) -> None:
@@ -154,27 +164,32 @@ class Attachment:
             self._listen(step)
             return None
         # Without an identity at work the twins would say nothing new, cost a row, and round differently.
-        self._twinned = self._cache.twinned and any(pathways.acts(step) for pathways in self._pathways)
-        self._step = step.twinned() if self._twinned else step
+        acts = self._photos.acts(step) or any(pathways.acts(step) for pathways in self._pathways)
+        self._twinned = self._cache.twinned and acts
+        self._step = self._photos.added(step.twinned() if self._twinned else step)
         self._listen(self._step)
-        return (doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))) if self._twinned else None
+        if self._twinned:
+            args, kwargs = doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))
+        if self._step.references:
+            args, kwargs = self._photos.extended(args, kwargs, self._step)
+        return None if self._step is step else (args, kwargs)
 
     def _listen(self, step: Step | None) -> None:
         if self._maps is not None:
             self._maps.enter(step)
 
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        """Drops the text-only twins."""
+        """Drops the text-only twins and the photos."""
         self._listen(None)
         step, self._step, self._attention = self._step, None, None
-        if step is None or not self._twinned:
+        if step is None or not (self._twinned or step.references):
             return output
         if isinstance(output, Tensor):
-            return strict.prediction(self._cache, step, output)
+            return strict.own_rows(self._cache, step, output, self._twinned)
         if isinstance(output, tuple):
             first, *rest = cast("tuple[Any, ...]", output)
-            return (strict.prediction(self._cache, step, first), *rest)
-        output.sample = strict.prediction(self._cache, step, output.sample)
+            return (strict.own_rows(self._cache, step, first, self._twinned), *rest)
+        output.sample = strict.own_rows(self._cache, step, output.sample, self._twinned)
         return output
 
     def _hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -198,7 +213,7 @@ class Attachment:
             self._attention = Inputs(self._hidden_states(args, kwargs), context)
 
     def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if self._step is not None and self._twinned:
+        if self._step is not None and (self._twinned or self._step.references):
             require_whole(self._step, args[0])
 
     def _folded(self, site: Site) -> Callable[..., None]:

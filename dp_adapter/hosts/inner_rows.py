@@ -31,14 +31,14 @@ class Inputs:
 
 
 def require_whole(step: Step, hidden_states: Tensor) -> None:
-    """For strict text regions: raises HostError where a layer gets a part of the attention's rows [R, N, C]."""
+    """For twins and photos: raises HostError where a layer gets a part of the attention's rows [R, N, C]."""
     folding = hidden_states.ndim == 2  # our own call of the layer
     if not folding and len(hidden_states) < len(step.rows):
         raise HostError(
             f"Inside the attention there are {len(hidden_states)} rows instead of {len(step.rows)}",
             "Another extension splits the rows by prompt and negative prompt (Regional Prompter in attention mode) and "
-            "would take our text-only rows for one of them: switch it off, or the strict text region and what frees "
-            "parts of the face.",
+            "would take our further rows for one of them: switch it off, or the strict text region, what frees parts "
+            "of the face and the photo attention.",
         )
 
 
@@ -47,7 +47,8 @@ def step_inside(step: Step, outer: Inputs, inner: Inputs, twinned: bool = False)
 
     Args:
         outer: what the attention was called with; inner: what its ``to_q`` and ``to_k`` got.
-        twinned: the second half of the outer rows repeats the first one, so that of the inner rows does, too.
+        twinned: the second half of the outer rows, but for those that show photos, repeats the first one, so that of
+            the inner rows does, too.
 
     Raises:
         HostError: an inner row is not one of the outer rows.
@@ -56,10 +57,12 @@ def step_inside(step: Step, outer: Inputs, inner: Inputs, twinned: bool = False)
         return step
     rows = _by_storage(outer.hidden_states, inner.hidden_states)
     if rows is None and twinned:
-        half, own = len(step.rows) // 2, len(inner.hidden_states) // 2
+        photos = len(step.references)
+        half, own = (len(step.rows) - photos) // 2, (len(inner.hidden_states) - photos) // 2
         first = _by_content(step.rows[:half], outer.part(0, half), inner.part(0, own))
-        second = _by_content(step.rows[half:], outer.part(half, 2 * half), inner.part(own, len(inner.hidden_states)))
+        second = _by_content(step.rows[half : 2 * half], outer.part(half, 2 * half), inner.part(own, 2 * own))
         rows = [*first, *(None if row is None else half + row for row in second)]
+        rows += range(2 * half, 2 * half + photos)
     if rows is None:
         rows = _by_content(step.rows, outer, inner)
     kinds = tuple(Row("text") if row is None else step.rows[row] for row in rows)

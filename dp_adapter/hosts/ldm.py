@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
+from dp_adapter.core.reference import noise_level
 from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
@@ -54,6 +55,7 @@ def attach(
     train_timesteps: int = 1000,
     maps: WordMaps | None = None,
     words: PersonWords | None = None,
+    alphas_cumprod: Tensor | None = None,
 ) -> Generator[Attachment | None]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
@@ -63,6 +65,7 @@ def attach(
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
         maps: sees the text attention meanwhile, also where the identity has no place yet.
         words: where the persons' words stand, for identities on the text side.
+        alphas_cumprod: noise schedule of training, for identities with a photo.
 
     Yields:
         The attachment, to ``refold()`` it when other weights came into the UNet; None where the injection changes
@@ -84,7 +87,8 @@ def attach(
         return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.windows)
 
     with ExitStack() as stack:
-        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words) if injection.active else None
+        level = None if alphas_cumprod is None else noise_level(alphas_cumprod)
+        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words, level) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment
@@ -104,4 +108,6 @@ def _parts_of(unet: nn.Module) -> Parts:
     blocks = [unet.get_submodule(name.ldm) for name in site_names(base_of(unet))]
     widths = [linear_shape(block.get_submodule("attn2.to_k")) for block in blocks]
     # The WebUI's own LoRA writes to the weights of linear layers in the middle of a call, and keeps copies of them.
-    return Parts(unet, sites, blocks, widths, "x", "context", merge_lora=False, place=ldm_place(unet))
+    return Parts(
+        unet, sites, blocks, widths, "x", "context", ("x", "timesteps"), merge_lora=False, place=ldm_place(unet)
+    )

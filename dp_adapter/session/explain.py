@@ -40,6 +40,7 @@ class PersonExplanation:
         region: where its region comes from, in words.
         coverage: share of the picture inside the region.
         word: which word of the prompt they act through, in words; empty for none.
+        looks_at: which photo the picture's self-attention looks at, in words; empty for none.
     """
 
     number: int
@@ -50,6 +51,7 @@ class PersonExplanation:
     region: str
     coverage: float
     word: str = ""
+    looks_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Explanation:
                 f"joined by {person.combine}, {person.tokens} tokens; "
                 f"acts in {person.region}, {person.coverage:.0%} of the picture"
                 + (f", through {person.word}" if person.word else "")
+                + (f", with {person.looks_at}" if person.looks_at else "")
             )
             for photo in person.photos:
                 lines += [f"  photo {photo.digest}: {warning}" for warning in photo.warnings]

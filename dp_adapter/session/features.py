@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.cache import Cache
+from dp_adapter.core.reference import Reference
 from dp_adapter.core.types import Features
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.combine import Combination, agreement, combine
@@ -32,7 +33,11 @@ _SAME_PERSON = 0.25  # a photo whose mean cosine to the others is lower most lik
 
 @dataclass(frozen=True)
 class Person:
-    """One person as the checkpoint takes them, and what is told about the photos."""
+    """One person as the checkpoint takes them, and what is told about the photos.
+
+    Attributes:
+        reference: the photo that the picture's self-attention looks at; looks_at: the same in words.
+    """
 
     features: Features
     photos: tuple[Photo, ...]
@@ -40,6 +45,8 @@ class Person:
     combine: str
     notes: tuple[str, ...]
     seen: tuple[Known, ...]
+    reference: Reference | None = None
+    looks_at: str = ""
 
 
 class FeatureReader:

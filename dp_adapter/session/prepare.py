@@ -18,7 +18,7 @@ from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
-from dp_adapter.session import identity_net, sharing
+from dp_adapter.session import identity_net, referring, sharing
 from dp_adapter.session.areas import Area, Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.explain import Explanation, PersonExplanation
@@ -149,6 +149,7 @@ class Session:
         notes = (*told, *notes)
         if not people:
             return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
+        people = referring.with_photos(people, settings, scene, self.encoders)
         companion = self._companion(settings, scene)
         by_words: dict[int, sharing.Shared] = {}
         if sharing.sharing_of(settings, checkpoint, len(people)) == "words":
@@ -297,7 +298,7 @@ def _joined(
         on_text = text_side(settings, texts[number], area.weight)
         one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
         mine = by_words.get(number)
-        one = replace(one, entity=None if mine is None else mine.entity)
+        one = replace(one, entity=None if mine is None else mine.entity, reference=person.reference)
         followed = tracks.get(number)
         if followed is None:
             identities.append(replace(one, mask=area.mask, free=area.free))
@@ -314,6 +315,7 @@ def _joined(
                 region if mine is None else mine.told(region),
                 round(area.coverage if followed is None else followed.coverage, 4),
                 in_words(settings, number, on_text),
+                person.looks_at,
             )
         )
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.

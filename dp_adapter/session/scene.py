@@ -12,6 +12,7 @@ from torch import Tensor
 
 Encode = Callable[[Sequence[str]], Tensor]
 Picture = NDArray[np.uint8]
+EncodePicture = Callable[[Picture], Tensor]
 Mask = NDArray[np.float32]
 
 
@@ -37,6 +38,8 @@ class Scene:
         inpaint: mask [h, w] in 0..1 of what is painted anew.
         encode: texts of one chunk -> the base model's context of each, [n, L, D], as its UNet gets it; None where a
             host cannot encode by itself.
+        encode_picture: an RGB picture [h, w, 3] of this size -> its latents [4, h / 8, w / 8], scaled as the UNet's;
+            None likewise.
         words: the prompt's words for single persons, in its order.
         crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
             edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
@@ -52,3 +55,4 @@ class Scene:
     encode: Encode | None = None
     words: tuple[str, ...] = ()
     bytes_per_number: int = 4
+    encode_picture: EncodePicture | None = None

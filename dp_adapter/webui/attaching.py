@@ -106,7 +106,8 @@ class Pass(AbstractContextManager["Pass"]):
 
         rows = CfgRows()
         unet = compat.diffusion_model(self._p.sd_model)
-        attach = ldm.attach(unet, self._injection, rows, maps=self.maps, words=self._spoken)
+        alphas = getattr(self._p.sd_model, "alphas_cumprod", None)
+        attach = ldm.attach(unet, self._injection, rows, maps=self.maps, words=self._spoken, alphas_cumprod=alphas)
         self._attached = self._stack.enter_context(attach)
         self._rows, self._checkpoint = rows, self._p.sd_model.sd_checkpoint_info
 

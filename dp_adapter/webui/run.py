@@ -25,6 +25,7 @@ from dp_adapter.webui import (
 )
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.decoding import decoder
+from dp_adapter.webui.encoding_pictures import picture_encoder
 from dp_adapter.webui.identity_net import Control
 from dp_adapter.webui.outcome import Outcome
 from dp_adapter.webui.overlay import Overlay
@@ -213,7 +214,8 @@ class Run:
         return {number: one.region for number, one in enumerate(self._current.injection.identities)}
 
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
-        scene = replace(scene, bytes_per_number=compat.bytes_per_number(self._p.sd_model))
+        size, encode = compat.bytes_per_number(self._p.sd_model), picture_encoder(self._p)
+        scene = replace(scene, bytes_per_number=size, encode_picture=encode)
         prepared, note = lora_twice.without(self._p, shared.session().prepare(settings, scene, before))
         if note:
             self._comment(note)

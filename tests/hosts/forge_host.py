@@ -23,12 +23,19 @@ from tests.hosts.forge_unet import Unet
 
 
 class Schedule(nn.Module):
-    """A noise schedule whose sigmas are the timesteps themselves, so that tests can name fractions of one."""
+    """A noise schedule whose sigmas are the timesteps themselves, so that tests can name fractions of one.
+
+    What it tells of the noise at a timestep is all the same that of Stable Diffusion.
+    """
 
     sigma_min, sigma_max = torch.tensor(0.0), torch.tensor(999.0)
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return sigma
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        alphas = tiny.ALPHAS[timestep.long()]
+        return ((1 - alphas) / alphas).sqrt()
 
 
 class Model(nn.Module):

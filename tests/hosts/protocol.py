@@ -63,7 +63,7 @@ class Diffusers:
         maps: WordMaps | None = None,
         words: PersonWords | None = None,
     ) -> AbstractContextManager[object]:
-        return diffusers_host.attach(self.model, injection, rows, maps=maps, words=words)
+        return diffusers_host.attach(self.model, injection, rows, maps=maps, words=words, alphas_cumprod=tiny.ALPHAS)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].diffusers)
@@ -89,7 +89,7 @@ class Ldm:
         maps: WordMaps | None = None,
         words: PersonWords | None = None,
     ) -> AbstractContextManager[object]:
-        return ldm_host.attach(self.model, injection, rows, maps=maps, words=words)
+        return ldm_host.attach(self.model, injection, rows, maps=maps, words=words, alphas_cumprod=tiny.ALPHAS)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].ldm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,3 +143,32 @@ def test_patches_go_around_those_that_are_there() -> None:
         "block": "kept",
     }
     assert given == {"patches": {"a": [1], "b": [2]}, "block": "kept"}
+
+
+def test_options_with_photos_behind() -> None:
+    """Two pictures, a prompt and a negative one, and a chunk of photos."""
+    options = {
+        "cond_or_uncond": [0, 1],
+        "uuids": ["a", "b"],
+        "cond_mark": torch.tensor([0.0, 0.0, 1.0, 1.0]),
+        "cond_indices": [0, 1],
+        "uncond_indices": [2, 3],
+    }
+    wider = forge_calls.extended_options(options, 6, 2, 2)
+    assert wider["cond_or_uncond"] == [0, 1, 1] and wider["uuids"] == ["a", "b", "b"]
+    assert wider["cond_mark"].tolist() == [0, 0, 1, 1, 1, 1]
+    assert wider["cond_indices"] == [0, 1] and wider["uncond_indices"] == [2, 3, 4, 5]
+    assert options["cond_or_uncond"] == [0, 1] and len(options["cond_mark"]) == 4
+
+
+def _edm_sigma(timestep: Tensor) -> Tensor:
+    return (timestep / 0.25).exp()
+
+
+def test_noise_level_of_edm_models() -> None:
+    """Their timestep is log(sigma) / 4, their data's deviation 0.5."""
+    schedule = SimpleNamespace(sigma=_edm_sigma, sigma_data=0.5)
+    level = forge_calls.noise_level_of(schedule)
+    assert level is not None
+    assert level(torch.tensor([0.0, 0.0])) == pytest.approx((1.25**-0.5, 1.25**-0.5))
+    assert forge_calls.noise_level_of(SimpleNamespace()) is None
