@@ -137,7 +137,8 @@ def test_single_file_sdxl_is_the_folder(sdxl: Any, sdxl_folder: Path, tmp_path: 
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         assert_same_weights(getattr(sdxl, part), getattr(loaded, part))
     assert loaded.tokenizer_2.pad_token_id == 0
-    assert np.array_equal(run(loaded, QUICK)[0], run(sdxl, QUICK)[0])
+    one, other = (run(pipe, QUICK)[0].astype(int) for pipe in (loaded, sdxl))
+    assert np.abs(one - other).max() <= 1  # a text projection that lies otherwise in memory rounds otherwise
 
 
 def test_single_file_says_that_it_predicts_v(sdxl: Any, sdxl_folder: Path, tmp_path: Path) -> None:
