@@ -1,7 +1,7 @@
 """IdentityNet through A1111's extension for ControlNet: a control beside those of its units, one for each person.
 
-No unit is made: units are read before our script runs, go into the panel's infotext and add their picture to the results.
-[Mikubill/sd-webui-controlnet@56cec5b scripts/hook.py, scripts/controlnet.py]
+No unit is made: units are read before our script runs, are written into the infotext, and add their picture to the
+results. [Mikubill/sd-webui-controlnet@56cec5b scripts/hook.py, scripts/controlnet.py]
 """
 
 from __future__ import annotations
@@ -39,23 +39,25 @@ class ExtensionControl(AbstractContextManager["ExtensionControl"]):
     def __init__(self, p: Any, net: Net, call: Callable[[], Step | None]) -> None:
         parts = _parts()
         loaded = shared.control_model(net.model)
-        unet = compat.diffusion_model(p.sd_model)
+        unet: Any = compat.diffusion_model(p.sd_model)
         loaded.to(dtype=p.sd_model.dtype)
         self._params = [_params(parts, loaded, net, person, call) for person in net.persons]
         self._network, self._own = _network_in(unet), None
         if self._network is not None:
             self._network.control_params += self._params
             return
-        if "_original_forward" in vars(unet):
+        if "_original_forward" in unet.__dict__:
             raise HostError("Another job's ControlNet is in the UNet", _OFF)
-        self._unet, self._forward = unet, vars(unet).get("forward")
-        kept = {name: vars(p)[name] for name in _SET_BY_HOOK if name in vars(p)}
+        self._unet = unet
+        self._forward: Any = unet.__dict__.get("forward")
+        job: dict[str, Any] = p.__dict__
+        kept = {name: job[name] for name in _SET_BY_HOOK if name in job}
         self._own = parts["hook"].UnetHook(lowvram=False)
         self._own.hook(model=unet, sd_ldm=p.sd_model, control_params=self._params, process=p)
         # Texts are marked when a sampling begins; this one has begun, and the next one has a control of its own.
         for name in _SET_BY_HOOK:
-            vars(p).pop(name, None)
-        vars(p).update(kept)
+            job.pop(name, None)
+        job.update(kept)
 
     def __exit__(self, *_: object) -> None:
         if self._network is not None and self._network.control_params is not None:  # else the extension ended it
@@ -64,7 +66,7 @@ class ExtensionControl(AbstractContextManager["ExtensionControl"]):
         if self._own is not None:
             self._own.restore()
             # It leaves the UNet's forward as an attribute of the instance.
-            vars(self._unet).pop("forward", None)
+            self._unet.__dict__.pop("forward", None)
             if self._forward is not None:
                 self._unet.forward = self._forward
         self._network = self._own = None
@@ -119,8 +121,9 @@ def _no_control(path: Path) -> HostError:
 
 def _parts() -> Mapping[str, Any]:
     """What the extension's script works with: names of its module, which no import reaches."""
-    found: list[Any] = compat.controlnets()
-    return type(found[0]).controlnet_main_entry.__globals__
+    entry: Any = compat.controlnets()[0].controlnet_main_entry
+    names: dict[str, Any] = entry.__func__.__globals__
+    return names
 
 
 def _network_in(unet: Any) -> Any | None:

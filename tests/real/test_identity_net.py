@@ -28,16 +28,27 @@ FAINT = {"weight": 0.001}  # of the adapter itself, which then shows nowhere
 
 
 @pytest.fixture(scope="module")
-def instantid(webui: WebUI) -> str:
-    """The InstantID adapter; skips where one of the files is missing."""
+def adapter(webui: WebUI) -> str:
     models = webui.get("/dp_adapter/v1/models")["models"]
     found = [one["name"] for one in models if "instant" in one["name"].lower() and "adapter" in one["name"].lower()]
     if not found:
         pytest.skip("the WebUI has no InstantID adapter")
-    answer = requests.get(webui.url + "/controlnet/model_list", timeout=TIMEOUT)
-    if not answer.ok or not any("instant" in name.lower() for name in answer.json()["model_list"]):
-        pytest.skip("the WebUI has no ControlNet with an IdentityNet")
     return str(found[0])
+
+
+@pytest.fixture(scope="module")
+def controls(webui: WebUI) -> tuple[str, ...] | None:
+    """The ControlNet models; None where the WebUI has no ControlNet."""
+    answer = requests.get(webui.url + "/controlnet/model_list", timeout=TIMEOUT)
+    return tuple(answer.json()["model_list"]) if answer.ok else None
+
+
+@pytest.fixture
+def instantid(adapter: str, controls: tuple[str, ...] | None) -> str:
+    """The InstantID adapter, where there is an IdentityNet for it."""
+    if not any("instant" in name.lower() for name in controls or ()):
+        pytest.skip("the WebUI has no ControlNet with an IdentityNet")
+    return adapter
 
 
 @pytest.fixture
@@ -68,6 +79,15 @@ def test_it_acts_and_leaves_nothing(webui: WebUI, person: dict[str, Any]) -> Non
     assert largest(without, webui.one({**person, **NO_NET})) == 0
     assert largest(without, webui.one({**person, "identity_net": {"use": "auto", "weight": 0}})) == 0
     assert largest(plain, webui.one()) == 0
+
+
+def test_without_a_controlnet(webui: WebUI, adapter: str, controls: tuple[str, ...] | None, people: list[Path]) -> None:
+    if controls is not None:
+        pytest.skip("the WebUI has a ControlNet")
+    asked = {"references": [{"image": encoded(people[0])}], "model": adapter, "variant": "instantid"}
+    assert largest(webui.one(asked), webui.one({**asked, **NO_NET})) == 0
+    refused = webui.answer({**asked, **NET})
+    assert refused.status_code == 422 and "there is no ControlNet here" in refused.text
 
 
 def test_found_by_itself_and_by_name(webui: WebUI, person: dict[str, Any]) -> None:
@@ -127,10 +147,10 @@ def test_several_persons(webui: WebUI, person: dict[str, Any], people: list[Path
 def test_a_batch_is_its_pictures(webui: WebUI, person: dict[str, Any]) -> None:
     boxed = {**person, "regions": [RIGHT]}
     singles = [webui.one(boxed, seed=seed) for seed in (7, 8)]
-    for how in ({"batch_size": 2}, {"n_iter": 2}):
-        made = webui.make(boxed, do_not_save_grid=True, **how).pictures
-        made = made[-2:]  # a grid may come first
-        assert max(map(largest, made, singles)) <= ROUNDING
+    together = webui.make(boxed, do_not_save_grid=True, batch_size=2).pictures[-2:]  # a grid may come first
+    assert max(map(largest, together, singles)) <= ROUNDING
+    counted = webui.make(boxed, do_not_save_grid=True, n_iter=2).pictures[-2:]
+    assert max(map(largest, counted, singles)) <= ROUNDING
 
 
 def test_hires_pass(webui: WebUI, person: dict[str, Any]) -> None:
@@ -147,8 +167,32 @@ def test_hires_pass(webui: WebUI, person: dict[str, Any]) -> None:
     assert largest(made.pictures[0], webui.one(boxed, **hires)) == 0
 
 
-def test_no_picture_too_many(webui: WebUI, person: dict[str, Any]) -> None:
-    assert len(webui.make(person).pictures) == 1
+def test_nothing_in_results_and_infotext(webui: WebUI, person: dict[str, Any]) -> None:
+    made = webui.make(person)
+    assert len(made.pictures) == 1
+    assert "ControlNet" not in made.infotexts[0]
+
+
+def test_beside_a_unit_of_the_users(
+    webui: WebUI, person: dict[str, Any], people: list[Path], controls: tuple[str, ...]
+) -> None:
+    modules = webui.get("/controlnet/module_list")["module_list"]  # Forge has "None"
+    others = [name for name in controls if "instant" not in name.lower() and "xl" in name.lower()]
+    if not others:
+        pytest.skip("the WebUI has no other ControlNet for SDXL")
+    unit = {
+        "enabled": True, "module": "none" if "none" in modules else "None", "image": encoded(people[6]),
+        "model": others[0], "weight": 0.5,
+    }  # fmt: skip
+    units: dict[str, Any] = {"alwayson_scripts": {"ControlNet": {"args": [unit]}}}
+    alone = webui.make(None, **units).pictures
+    assert largest(alone[0], webui.one()) > ROUNDING, "the unit changes nothing"
+    both = webui.make(person, **units).pictures
+    assert len(both) == len(alone), "the keypoint picture is among the results"
+    assert largest(both[0], webui.one({**person, **NO_NET}, **units)) > ROUNDING
+    assert largest(both[0], webui.one(person)) > ROUNDING
+    assert largest(alone[0], webui.one(None, **units)) == 0
+    assert largest(both[0], webui.one(person, **units)) == 0
 
 
 def test_img2img_at_the_faces_place(webui: WebUI, person: dict[str, Any], people: list[Path]) -> None:
