@@ -230,3 +230,24 @@ def test_a_failure_leaves_nothing(webui: WebUI, person: dict[str, Any], faceless
         assert refused.status_code >= 400, "a file that is no ControlNet is said before a picture is made"
     assert largest(plain, webui.one()) == 0
     assert largest(webui.one(person), webui.one(person)) == 0
+
+
+@pytest.mark.parametrize("prompt", ["a person in a garden", "a person AND a garden :0.7", "a person, " * 60])
+def test_rows_of_every_kind(webui: WebUI, person: dict[str, Any], prompt: str) -> None:
+    """A1111 splits a step's rows by a setting, and by the lengths of the texts; Forge joins them as memory allows."""
+    boxed = {**person, "regions": [RIGHT]}
+    joined, split = (
+        webui.make(
+            boxed, prompt=prompt, batch_size=2, do_not_save_grid=True,
+            override_settings={"batch_cond_uncond": together, "pad_cond_uncond": False},
+        ).pictures[-2:]
+        for together in (True, False)
+    )  # fmt: skip
+    assert max(map(largest, joined, split)) <= ROUNDING
+    strict = {**boxed, "strict_text_region": True}
+    assert largest(webui.one(strict, prompt=prompt), webui.one({**strict, **NO_NET}, prompt=prompt)) > ROUNDING
+
+
+def test_before_the_identity_begins(webui: WebUI, person: dict[str, Any]) -> None:
+    late = {**person, "span": {"start": 0.99}, "identity_net": {"use": "on", "weight": 1.0, "end": 0.5}}
+    assert largest(webui.one(late), webui.one({**late, **NO_NET})) > ROUNDING
