@@ -67,6 +67,8 @@ class Attachment:
 
     Attributes:
         progress: of the latest call of the UNet.
+        call: the call of the UNet that runs, also where nothing acts in it; None outside, or where its rows are not
+            known.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Attachment:
         self._injection = injection.without_idle()
         self._step_of = step_of
         self.progress = 0.0
+        self.call: Step | None = None
         self._step: Step | None = None
         self._attention: Inputs | None = None  # of the attn2 that runs
         self._queries = Queries()
@@ -152,21 +155,21 @@ class Attachment:
         return self._parts.blocks[entry.layer // 2].get_submodule(f"{attention}.{linear}")
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._step = None  # stays so if the next line raises
+        self._step = self.call = None  # stays so if the next line raises
         self._listen(None)
         if self._side is not None:
             self._side.enter()
         step = self._step_of(args, kwargs)
         if step is None:
             return None
-        self.progress = step.progress
+        self.progress, self.call = step.progress, step
         if not self._cache.enter(step):
             self._listen(step)
             return None
         # Without an identity at work the twins would say nothing new, cost a row, and round differently.
         acts = self._photos.acts(step) or any(pathways.acts(step) for pathways in self._pathways)
         self._twinned = self._cache.twinned and acts
-        self._step = self._photos.added(step.twinned() if self._twinned else step)
+        self._step = self.call = self._photos.added(step.twinned() if self._twinned else step)
         self._listen(self._step)
         if self._twinned:
             args, kwargs = doubled(args, len(step.rows)), doubled(kwargs, len(step.rows))
@@ -181,7 +184,7 @@ class Attachment:
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         """Drops the text-only twins and the photos."""
         self._listen(None)
-        step, self._step, self._attention = self._step, None, None
+        step, self._step, self._attention, self.call = self._step, None, None, None
         if step is None or not (self._twinned or step.references):
             return output
         if isinstance(output, Tensor):

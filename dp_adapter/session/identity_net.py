@@ -57,16 +57,38 @@ class Net:
     persons: tuple[NetPerson, ...]
 
 
+def chosen(settings: IdentityNet, library: Library, controls: bool) -> tuple[Path | None, tuple[str, ...]]:
+    """The file of the IdentityNet, and what to tell where InstantID has to do without it.
+
+    Args:
+        controls: whether the host has a ControlNet.
+
+    Raises:
+        SettingsError: it was asked for and cannot be had, or several files may be it.
+    """
+    if settings.use == "off" or settings.weight == 0:
+        return None, ()
+    if not controls:
+        if settings.use == "on":
+            raise SettingsError(
+                "identity_net.use",
+                "there is no ControlNet here",
+                "Use Forge, or AUTOMATIC1111 with the extension sd-webui-controlnet; or 'auto', which leaves it out.",
+                "auto",
+            )
+        return None, ("IdentityNet was left out: there is no ControlNet here.",)
+    path = find(settings, library)
+    return path, () if path else ("IdentityNet was left out: it is not among ControlNet's models.",)
+
+
 def find(settings: IdentityNet, library: Library) -> Path | None:
-    """The file of the IdentityNet; None where there is none and none was asked for.
+    """The file of the IdentityNet; None where there is none and it need not be.
 
     Its keys are those of every ControlNet for SDXL, so only its name can tell; a name that was given is taken.
 
     Raises:
         SettingsError: it was asked for and is not here, or several files may be it.
     """
-    if settings.use == "off" or settings.weight == 0:
-        return None
     if settings.model:
         return library.resolve(settings.model)
     files = library.files()

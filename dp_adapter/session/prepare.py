@@ -161,8 +161,10 @@ class Session:
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
         texts = self._on_text(settings, scene, checkpoint, variant, people)
         prepared = _joined(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene, by_words)
-        net = self._net(settings, scene, variant, people, prepared.injection) if prepared.injection.active else None
-        return replace(prepared, injection=replace(prepared.injection, companion=companion), net=net)
+        prepared = replace(prepared, injection=replace(prepared.injection, companion=companion))
+        if variant != identity_net.VARIANT or not prepared.injection.active:
+            return prepared
+        return self._with_net(settings, scene, people, prepared)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
         """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
@@ -197,18 +199,18 @@ class Session:
             )
         return found.companion, asked.weight
 
-    def _net(
-        self, settings: Settings, scene: Scene, variant: str, people: Mapping[int, Person], injection: Injection
-    ) -> identity_net.Net | None:
-        """The IdentityNet of an InstantID generation."""
-        path = identity_net.find(settings.identity_net, self.library) if variant == identity_net.VARIANT else None
+    def _with_net(self, settings: Settings, scene: Scene, people: Mapping[int, Person], prepared: Prepared) -> Prepared:
+        """The same with the IdentityNet of an InstantID generation, or with a note that it has none."""
+        path, notes = identity_net.chosen(settings.identity_net, self.library, scene.controls)
         if path is None:
-            return None
+            told = prepared.explanation
+            return replace(prepared, explanation=replace(told, notes=(*told.notes, *notes)))
         persons: list[identity_net.NetPerson] = []
-        for (number, person), identity in zip(people.items(), injection.identities, strict=True):
+        for (number, person), identity in zip(people.items(), prepared.injection.identities, strict=True):
             init = self._areas.points(settings, scene, number)
             persons.append(identity_net.person(identity.tokens, person.seen, init, identity.mask, scene))
-        return identity_net.Net(path, settings.identity_net.weight, settings.identity_net.end, tuple(persons))
+        asked = settings.identity_net
+        return replace(prepared, net=identity_net.Net(path, asked.weight, asked.end, tuple(persons)))
 
     def _people(
         self, settings: Settings, checkpoint: Checkpoint, variant: str

@@ -43,6 +43,7 @@ class Scene:
         words: the prompt's words for single persons, in its order.
         crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
             edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
+        controls: whether the host has a ControlNet.
         bytes_per_number: size of the numbers that the host computes with; the largest where it does not say.
     """
 
@@ -56,3 +57,4 @@ class Scene:
     words: tuple[str, ...] = ()
     bytes_per_number: int = 4
     encode_picture: EncodePicture | None = None
+    controls: bool = False

@@ -11,7 +11,7 @@ from dp_adapter.webui import compat
 
 if TYPE_CHECKING:
     from dp_adapter.core.injection import Injection
-    from dp_adapter.core.types import Grid
+    from dp_adapter.core.types import Grid, Step
     from dp_adapter.hosts.cfg_rows import CfgRows
     from dp_adapter.hosts.forge import Attached
     from dp_adapter.hosts.hooks import Attachment
@@ -56,6 +56,7 @@ class Pass(AbstractContextManager["Pass"]):
         self._stack = ExitStack()
         self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
         self._attached: Attachment | Attached | None = None
+        self._attachment: Attachment | None = None
         self._forge: Attached | None = None
         if compat.is_forge():
             from dp_adapter.hosts import forge
@@ -75,6 +76,11 @@ class Pass(AbstractContextManager["Pass"]):
     def progress(self) -> float:
         """Of the latest call of the UNet."""
         return 0.0 if self._attached is None else self._attached.progress
+
+    @property
+    def call(self) -> Step | None:
+        """A1111's call of the UNet that runs; None outside, or where its rows are not known."""
+        return None if self._attachment is None else self._attachment.call
 
     def before_step(self, params: Any) -> str:
         """The denoiser is about to call the UNet: takes what it calls it with; in A1111, follows the refiner.
@@ -108,7 +114,7 @@ class Pass(AbstractContextManager["Pass"]):
         unet = compat.diffusion_model(self._p.sd_model)
         alphas = getattr(self._p.sd_model, "alphas_cumprod", None)
         attach = ldm.attach(unet, self._injection, rows, maps=self.maps, words=self._spoken, alphas_cumprod=alphas)
-        self._attached = self._stack.enter_context(attach)
+        self._attached = self._attachment = self._stack.enter_context(attach)
         self._rows, self._checkpoint = rows, self._p.sd_model.sd_checkpoint_info
 
 

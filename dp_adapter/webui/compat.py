@@ -50,10 +50,26 @@ def unet_patcher(model: Any) -> Any:
     return model.forge_objects.unet
 
 
+def controlnets() -> list[Any]:
+    """A1111's instances of Mikubill/sd-webui-controlnet's script, one for each tab; empty without the extension."""
+    from modules import scripts
+
+    runners = (scripts.scripts_txt2img, scripts.scripts_img2img)
+    return [one for runner in runners for one in runner.alwayson_scripts if hasattr(one, "controlnet_main_entry")]
+
+
+def has_controlnet() -> bool:
+    return is_forge() or bool(controlnets())
+
+
 def load_control(path: Path) -> Any:
-    """A ControlNet as Forge loads it. Raises HostError where the file is none that it knows."""
+    """A ControlNet as the host loads it. Raises HostError where the file is none that it knows."""
     from dp_adapter.errors import HostError
 
+    if not is_forge():
+        from dp_adapter.webui.identity_net_a1111 import load
+
+        return load(path)
     shared = importlib.import_module("modules_forge.shared")
     loaded = shared.try_load_supported_control_model(str(path))
     if loaded is None or getattr(loaded, "model_patcher", None) is None:

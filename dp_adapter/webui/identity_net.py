@@ -1,7 +1,8 @@
-"""IdentityNet through Forge's ControlNet: one control for each person, with identity tokens in place of the text."""
+"""IdentityNet through the host's ControlNet: one control for each person, identity tokens in place of the text."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,28 @@ from dp_adapter.webui import compat, shared
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dp_adapter.core.types import Tokens
+    from dp_adapter.core.types import Step, Tokens
     from dp_adapter.session.identity_net import Net
 
 
-class Control(AbstractContextManager["Control"]):
+def control_of(p: Any, net: Net, call: Callable[[], Step | None]) -> AbstractContextManager[object]:
+    """IdentityNet in the UNet of a job until it is closed; to be made before the adapter attaches.
+
+    Args:
+        p: the WebUI's processing object.
+        call: the call of the UNet that runs, for A1111, whose ControlNet does not say what its rows are.
+
+    Raises:
+        HostError: the file is no ControlNet that this WebUI can load, or its ControlNet is another one than expected.
+    """
+    if compat.is_forge():
+        return ForgeControl(p, net)
+    from dp_adapter.webui.identity_net_a1111 import ExtensionControl
+
+    return ExtensionControl(p, net, call)
+
+
+class ForgeControl(AbstractContextManager["ForgeControl"]):
     """Inside the ``with``, the job's UNet is one that asks IdentityNet; to be entered before the adapter attaches.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from dp_adapter.webui import (
 from dp_adapter.webui.attaching import Pass
 from dp_adapter.webui.decoding import decoder
 from dp_adapter.webui.encoding_pictures import picture_encoder
-from dp_adapter.webui.identity_net import Control
+from dp_adapter.webui.identity_net import control_of
 from dp_adapter.webui.outcome import Outcome
 from dp_adapter.webui.overlay import Overlay
 from dp_adapter.webui.stop import DPAdapterStop
@@ -35,7 +36,7 @@ from dp_adapter.webui.watching import Watching
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dp_adapter.core.types import Grid
+    from dp_adapter.core.types import Grid, Step
     from dp_adapter.hosts.sites import Base
     from dp_adapter.session import Prepared, Scene
     from dp_adapter.session.tracker import Tracker
@@ -78,7 +79,7 @@ class Run:
         self._p = p
         self._settings = settings
         self._pass: Pass | None = None
-        self._control: Control | None = None
+        self._control: AbstractContextManager[object] | None = None
         self._began = False  # whether the host said that it samples
         self._watching: Watching | None = None
         self._overlay: Overlay | None = None
@@ -135,8 +136,8 @@ class Run:
             self._current = self._prepare(settings, scene, self._first.tracker)
             self._tell(self._current)
         if self._current.injection.active:
-            if self._current.net is not None and compat.is_forge():
-                self._control = Control(p, self._current.net)
+            if self._current.net is not None:
+                self._control = control_of(p, self._current.net, self._call)
             people = self._current.spoken
             spoken = prompt_words.spoken(p, people) if people else None
             self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words(), spoken)
@@ -177,7 +178,7 @@ class Run:
             self._pass.__exit__()
             self._pass = None
         if self._control is not None:
-            self._control.__exit__()
+            self._control.__exit__(None, None, None)
             self._control = None
         self.outcome.close()
 
@@ -210,12 +211,19 @@ class Run:
             return Found(())
         return prompt_words.find(self._p, tracker.plan.words)
 
+    def _call(self) -> Step | None:
+        return None if self._pass is None else self._pass.call
+
     def _regions_now(self) -> dict[int, Tensor | None]:
         return {number: one.region for number, one in enumerate(self._current.injection.identities)}
 
     def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None = None) -> Prepared:
-        size, encode = compat.bytes_per_number(self._p.sd_model), picture_encoder(self._p)
-        scene = replace(scene, bytes_per_number=size, encode_picture=encode)
+        scene = replace(
+            scene,
+            bytes_per_number=compat.bytes_per_number(self._p.sd_model),
+            encode_picture=picture_encoder(self._p),
+            controls=compat.has_controlnet(),
+        )
         prepared, note = lora_twice.without(self._p, shared.session().prepare(settings, scene, before))
         if note:
             self._comment(note)

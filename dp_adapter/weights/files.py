@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, serialization
 
 from dp_adapter.errors import WeightsError
 
@@ -134,7 +134,9 @@ def _load(path: Path) -> object:
     # torch hands a path that ends in .safetensors to that library, whatever the file holds; only a path can be mapped.
     by_path = is_zip and path.suffix != ".safetensors"
     with path.open("rb") as opened:
-        return torch.load(path if by_path else opened, map_location="cpu", weights_only=True, mmap=by_path)
+        # Not torch.load, where A1111 has put a check of its own: it cannot read open files, refuses what current
+        # versions of torch write, and answers None.
+        return serialization.load(path if by_path else opened, map_location="cpu", weights_only=True, mmap=by_path)
 
 
 def _flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:

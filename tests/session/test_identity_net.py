@@ -17,12 +17,15 @@ from dp_adapter.identity.face import Face
 from dp_adapter.identity.keypoints import draw_keypoints
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.quality import quality
-from dp_adapter.session.identity_net import find, person
+from dp_adapter.session import Session
+from dp_adapter.session.identity_net import chosen, find, person
 from dp_adapter.session.photos import Seen
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import IdentityNet
 from dp_adapter.weights.library import Library
 from tests import tiny
+from tests.session.conftest import Request
+from tests.session.test_saved import small_pack
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 POINTS = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], np.float32)
@@ -81,11 +84,48 @@ def test_the_file_is_found_by_its_name(tmp_path: Path) -> None:
     net = folder / "control_instant_id_sdxl.safetensors"
     net.write_bytes(b"x")
     assert find(asked, library) == net
-    assert find(replace(asked, use="off"), library) is None
-    assert find(replace(asked, weight=0.0), library) is None
     assert find(replace(asked, model="canny.safetensors"), library) == folder / "canny.safetensors"
     with pytest.raises(WeightsError, match="no model 'absent'"):
         find(replace(asked, model="absent"), library)
     (folder / "InstantID-ControlNet.safetensors").write_bytes(b"x")
     with pytest.raises(SettingsError, match="several files"):
         find(asked, library)
+
+
+def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
+    library = Library([tmp_path], paths_allowed=False)
+    asked = IdentityNet()
+    assert chosen(asked, library, controls=False) == (None, ("IdentityNet was left out: there is no ControlNet here.",))
+    assert chosen(asked, library, True) == (None, ("IdentityNet was left out: it is not among ControlNet's models.",))
+    with pytest.raises(SettingsError, match=r"there is no ControlNet here.*'auto', which leaves it out"):
+        chosen(replace(asked, use="on"), library, controls=False)
+    for off in (replace(asked, use="off"), replace(asked, use="on", weight=0.0)):
+        assert chosen(off, library, controls=False) == (None, ())
+    net = tmp_path / "ControlNet" / "instantid.safetensors"
+    net.parent.mkdir()
+    net.write_bytes(b"x")
+    assert chosen(asked, library, controls=True) == (net, ())
+    assert chosen(asked, library, controls=False)[0] is None
+
+
+def test_a_whole_preparation(root: Path, request_of: Request) -> None:
+    for pack in ("antelopev2", "buffalo_l"):
+        small_pack(root, pack)
+    tiny.write(root / "dp_adapter" / "adapter.bin", tiny.family_tensors("faceid-sequence", "sdxl"), "zip")
+    net = root / "ControlNet" / "identitynet.safetensors"
+    net.parent.mkdir()
+    net.write_bytes(b"x")
+    session = Session([root], True)
+    asked = request_of(variant="instantid", model="adapter.bin")
+    made = session.prepare(asked, Scene("sdxl", 128, 128, controls=True))
+    assert made.net is not None and made.net.model == net and not made.explanation.notes
+    (one,) = made.net.persons
+    assert one.tokens is made.injection.identities[0].tokens and one.hint.shape == (128, 128, 3) and one.hint.any()
+    without = session.prepare(asked, Scene("sdxl", 128, 128))
+    assert without.net is None and without.explanation.notes == (
+        "IdentityNet was left out: there is no ControlNet here.",
+    )
+    with pytest.raises(SettingsError, match="there is no ControlNet here"):
+        session.prepare(asked.with_fields({"identity_net.use": "on"}), Scene("sdxl", 128, 128))
+    other = session.prepare(asked.with_fields({"variant": "faceid-portrait-unnorm"}), Scene("sdxl", 128, 128))
+    assert other.net is None and not other.explanation.notes, "it is InstantID's"

@@ -150,7 +150,15 @@ def host_modules(models: Path) -> dict[str, types.ModuleType]:
     )
     script_callbacks.__getattr__ = callbacks.__getattr__  # type: ignore[method-assign]
     content = [
-        _module("modules.scripts", Script=Script, AlwaysVisible=ALWAYS_VISIBLE, scripts_data=[], basedir=str),
+        _module(
+            "modules.scripts",
+            Script=Script,
+            AlwaysVisible=ALWAYS_VISIBLE,
+            scripts_data=[],
+            basedir=str,
+            scripts_txt2img=SimpleNamespace(alwayson_scripts=[]),
+            scripts_img2img=SimpleNamespace(alwayson_scripts=[]),
+        ),
         script_callbacks,
         _module("modules.paths", models_path=str(models), script_path=str(models.parent)),
         _module(

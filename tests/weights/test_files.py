@@ -272,3 +272,17 @@ def test_memory_is_mapped_not_copied(tmp_path: Path) -> None:
 def test_metadata_is_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, str(tmp_path / "x.safetensors"), metadata={"note": "hello"})
     assert open_weights(tmp_path / "x.safetensors").metadata == {"note": "hello"}
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_a_host_that_puts_its_own_in_place_of_torch_load(
+    tmp_path: Path, container: tiny.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A1111's check refuses open files and what current versions of torch write, and answers None."""
+    path = tiny.write(tmp_path / "adapter.bin", tiny.family_tensors("ip-adapter"), container)
+
+    def load(*_args: object, **_named: object) -> None:
+        return None
+
+    monkeypatch.setattr(torch, "load", load)
+    assert open_weights(path).tensors
