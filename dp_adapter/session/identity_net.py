@@ -72,11 +72,11 @@ def chosen(settings: IdentityNet, library: Library, controls: bool) -> tuple[Pat
         if settings.use == "on":
             raise SettingsError(
                 "identity_net.use",
-                "there is no ControlNet here",
+                "no ControlNet is here that it can use",
                 "Use Forge, or AUTOMATIC1111 with the extension sd-webui-controlnet; or 'auto', which leaves it out.",
                 "auto",
             )
-        return None, ("IdentityNet was left out: there is no ControlNet here.",)
+        return None, ("IdentityNet was left out: no ControlNet is here that it can use.",)
     path = find(settings, library)
     return path, () if path else ("IdentityNet was left out: it is not among ControlNet's models.",)
 

@@ -59,7 +59,8 @@ def controlnets() -> list[Any]:
 
 
 def has_controlnet() -> bool:
-    return is_forge() or bool(controlnets())
+    """Whether IdentityNet has a ControlNet here. reForge's asks no modifier and knows no mask (its ldm_patched)."""
+    return webui() != "reforge" if is_forge() else bool(controlnets())
 
 
 def load_control(path: Path) -> Any:

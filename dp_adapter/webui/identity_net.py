@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dp_adapter.core.types import Step, Tokens
     from dp_adapter.session.identity_net import Net
 
+_TEXT = "dp_adapter_text"  # beside our tokens: what they stand in place of
+
 
 def control_of(p: Any, net: Net, call: Callable[[], Step | None]) -> AbstractContextManager[object]:
     """IdentityNet in the UNet of a job until it is closed; to be made before the adapter attaches.
@@ -55,20 +57,21 @@ class ForgeControl(AbstractContextManager["ForgeControl"]):
             mask = None if person.mask is None else person.mask[:, None].float()  # [1, 1, h, w]
             unet = compat.with_control(unet, loaded, hint, net.weight, net.end, mask)
             mine[id(unet.controlnet_linked_list)] = person.tokens
-        unet.add_controlnet_conditioning_modifier(_modifier(mine))
+        unet.add_controlnet_conditioning_modifier(token_modifier(mine))
         self._objects.unet = unet
 
     def __exit__(self, *_: object) -> None:
         self._objects.unet = self._before
 
 
-def _modifier(mine: dict[int, Tokens]) -> Any:
-    """Exchanges the text of our controls; all others keep theirs."""
+def token_modifier(mine: dict[int, Tokens]) -> Any:
+    """Exchanges the text of our controls. Each hands on what it was changed to, so that others get theirs back."""
 
     def modify(control: Any, x: Tensor, t: Tensor, cond: dict[str, Any], batched: int) -> Any:
         tokens = mine.get(id(control))
+        text: Tensor = cond.get(_TEXT, cond["c_crossattn"])
         if tokens is None:
-            return x, t, cond, batched
+            return x, t, {**cond, "c_crossattn": text}, batched
         import torch
 
         marks: list[int] = control.transformer_options["cond_or_uncond"]
@@ -78,7 +81,6 @@ def _modifier(mine: dict[int, Tokens]) -> Any:
             )
         each = len(x) // len(marks)
         rows = [tokens.uncond if mark else tokens.cond for mark in marks for _ in range(each)]
-        text: Tensor = cond["c_crossattn"]
-        return x, t, {**cond, "c_crossattn": torch.stack(rows).to(text)}, batched
+        return x, t, {**cond, "c_crossattn": torch.stack(rows).to(text), _TEXT: text}, batched
 
     return modify

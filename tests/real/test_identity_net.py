@@ -87,7 +87,7 @@ def test_without_a_controlnet(webui: WebUI, adapter: str, controls: tuple[str, .
     asked = {"references": [{"image": encoded(people[0])}], "model": adapter, "variant": "instantid"}
     assert largest(webui.one(asked), webui.one({**asked, **NO_NET})) == 0
     refused = webui.answer({**asked, **NET})
-    assert refused.status_code == 422 and "there is no ControlNet here" in refused.text
+    assert refused.status_code == 422 and "no ControlNet is here that it can use" in refused.text
 
 
 def test_found_by_itself_and_by_name(webui: WebUI, person: dict[str, Any]) -> None:

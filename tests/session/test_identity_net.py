@@ -95,9 +95,12 @@ def test_the_file_is_found_by_its_name(tmp_path: Path) -> None:
 def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
     library = Library([tmp_path], paths_allowed=False)
     asked = IdentityNet()
-    assert chosen(asked, library, controls=False) == (None, ("IdentityNet was left out: there is no ControlNet here.",))
+    assert chosen(asked, library, controls=False) == (
+        None,
+        ("IdentityNet was left out: no ControlNet is here that it can use.",),
+    )
     assert chosen(asked, library, True) == (None, ("IdentityNet was left out: it is not among ControlNet's models.",))
-    with pytest.raises(SettingsError, match=r"there is no ControlNet here.*'auto', which leaves it out"):
+    with pytest.raises(SettingsError, match=r"no ControlNet is here that it can use.*'auto', which leaves it out"):
         chosen(replace(asked, use="on"), library, controls=False)
     for off in (replace(asked, use="off"), replace(asked, use="on", weight=0.0)):
         assert chosen(off, library, controls=False) == (None, ())
@@ -123,9 +126,9 @@ def test_a_whole_preparation(root: Path, request_of: Request) -> None:
     assert one.tokens is made.injection.identities[0].tokens and one.hint.shape == (128, 128, 3) and one.hint.any()
     without = session.prepare(asked, Scene("sdxl", 128, 128))
     assert without.net is None and without.explanation.notes == (
-        "IdentityNet was left out: there is no ControlNet here.",
+        "IdentityNet was left out: no ControlNet is here that it can use.",
     )
-    with pytest.raises(SettingsError, match="there is no ControlNet here"):
+    with pytest.raises(SettingsError, match="no ControlNet is here that it can use"):
         session.prepare(asked.with_fields({"identity_net.use": "on"}), Scene("sdxl", 128, 128))
     other = session.prepare(asked.with_fields({"variant": "faceid-portrait-unnorm"}), Scene("sdxl", 128, 128))
     assert other.net is None and not other.explanation.notes, "it is InstantID's"

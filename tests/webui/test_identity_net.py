@@ -1,7 +1,8 @@
-"""IdentityNet in A1111: what the extension's control model is asked with. All else needs the extension: tests/real."""
+"""What the hosts' control models are asked with. All else needs the hosts themselves: tests/real."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from dp_adapter.core.types import Grid, Row, Step
 from dp_adapter.errors import HostError
+from dp_adapter.webui.identity_net import token_modifier
 from dp_adapter.webui.identity_net_a1111 import Told
 from tests import tiny
 
@@ -49,3 +51,19 @@ def test_rows_that_nobody_knows_are_refused(rows: tuple[Row, ...] | None) -> Non
 def test_tiles_are_refused() -> None:
     with pytest.raises(HostError, match=r"for 256 x 64 px, and the UNet makes 128 x 64.*tiles"):
         asked(ROWS, size=(64, 256))
+
+
+def test_forge_controls_of_others_keep_their_text() -> None:
+    """One control hands its inputs on to the one that was there before it."""
+    mine, other = (SimpleNamespace(transformer_options={"cond_or_uncond": [1, 0]}) for _ in range(2))
+    modify = token_modifier({id(mine): TOKENS})
+    text, x = torch.zeros(4, 77, 4), torch.zeros(4, 4, 8, 8)
+    _, _, asked_mine, _ = modify(mine, x, x, {"c_crossattn": text, "y": 1}, 2)
+    expected = torch.stack([TOKENS.uncond, TOKENS.uncond, TOKENS.cond, TOKENS.cond])
+    assert torch.equal(asked_mine["c_crossattn"], expected) and asked_mine["y"] == 1
+    _, _, asked_other, _ = modify(other, x, x, asked_mine, 2)
+    assert asked_other["c_crossattn"] is text
+    _, _, again, _ = modify(mine, x, x, asked_other, 2)
+    assert torch.equal(again["c_crossattn"], expected)
+    with pytest.raises(HostError, match="3 rows of 2 kinds"):
+        modify(mine, x[:3], x, {"c_crossattn": text}, 2)
