@@ -63,7 +63,7 @@ def load_taesd(path: Path) -> Any:
 
     tiny = cast(Any, diffusers).AutoencoderTiny()
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Tensor] = torch.serialization.load(path, map_location="cpu", weights_only=True)
         split = [(*name.split(".", 1), value) for name, value in state.items()]
         tiny.decoder.load_state_dict({f"layers.{int(number) - 1}.{rest}": value for number, rest, value in split})
     except Exception as error:

@@ -126,7 +126,7 @@ def _shapes(path: Path) -> Shapes:
     if path.suffix.lower() == ".safetensors":
         return _safetensors_shapes(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        loaded = torch.serialization.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise HostError(
             f"{path.name} holds more than weights, or is damaged; nothing of it was run",

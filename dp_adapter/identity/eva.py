@@ -238,7 +238,8 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
     if not zipfile.is_zipfile(path):
         raise WeightsError(f"{path} is no file of torch.save, or in its old format", "Download it again.")
     try:
-        content: Any = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        # Not torch.load, see weights/files.py.
+        content: Any = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, ValueError, KeyError, EOFError) as error:
         hint = "Nothing of it was run. Download it again from QuanSun/EVA-CLIP."
         raise WeightsError(f"{path} is damaged, or holds more than weights", hint) from error

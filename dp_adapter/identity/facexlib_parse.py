@@ -162,7 +162,8 @@ class FacexlibParser:
         module = importlib.import_module(f"facexlib.parsing.{self._layout.network.lower()}")
         network = cast("nn.Module", getattr(module, self._layout.network)(**self._layout.options))
         try:
-            state: Any = torch.load(self._path, map_location="cpu", weights_only=True)
+            # Not torch.load, see weights/files.py.
+            state: Any = torch.serialization.load(self._path, map_location="cpu", weights_only=True)
             network.load_state_dict(state)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
             raise CatalogError(
