@@ -1,66 +1,41 @@
-"""Joins checkpoint, people and areas into one generation's injection."""
+"""A session: from a request and a scene to what a host needs, with everything that is kept between generations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dp_adapter.cache import Cache
 from dp_adapter.core.companion import SizeCompanion
-from dp_adapter.core.injection import Identity, Injection, TextPathway
-from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.text_side import Spoken, TextIdentity
+from dp_adapter.core.text_side import TextIdentity
 from dp_adapter.core.types import Features
-from dp_adapter.edits import Edit, Modes
+from dp_adapter.edits import Modes
 from dp_adapter.errors import FaceError, SettingsError, WeightsError
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
 from dp_adapter.session import identity_net, referring, sharing
-from dp_adapter.session.areas import Area, Areas
+from dp_adapter.session.areas import Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers
-from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import FeatureReader, Person
-from dp_adapter.session.following import following_words, tracker_of
-from dp_adapter.session.forms import megabytes, with_form
+from dp_adapter.session.following import tracker_of
+from dp_adapter.session.joining import Prepared, off, options_of, prepared_of
 from dp_adapter.session.latents import Latents
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
-from dp_adapter.session.scene import Encode, Scene
-from dp_adapter.session.speaking import in_words, spoken_of, text_side
+from dp_adapter.session.scene import Scene
 from dp_adapter.session.texts import TextIdentities, joined
 from dp_adapter.session.tracker import Tracker
 from dp_adapter.session.variants import variant_of
 from dp_adapter.session.w_plus import Directions
-from dp_adapter.session.ways import way_of, with_parts
+from dp_adapter.session.ways import with_parts
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats, personal, res_adapter
-from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint
 from dp_adapter.weights.library import Library
 from dp_adapter.weights.res_adapter import ResAdapter
-
-_UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a host needs, and what is told to the user.
-
-    Attributes:
-        tracker: moves regions while the picture forms; None where all of them stay.
-        net: InstantID's IdentityNet, for hosts that have a ControlNet; None for none.
-        edit: the mode at work, whose words go into the prompts; None where the adapter is off.
-        spoken: the persons who act through a word, and how prompts have to speak of them.
-    """
-
-    injection: Injection
-    explanation: Explanation
-    tracker: Tracker | None = None
-    edit: Edit | None = None
-    net: identity_net.Net | None = None
-    spoken: tuple[Spoken, ...] = ()
 
 
 class Session:
@@ -133,7 +108,7 @@ class Session:
             DPAdapterError: in words, before anything is sampled; nothing stays behind.
         """
         if not settings.enabled:
-            return _off(())
+            return off(())
         if not settings.references and not self._is_personal(settings.model):
             raise SettingsError(
                 "references", "there is no photo", "Give a photo of the person, or disable the adapter."
@@ -148,7 +123,7 @@ class Session:
         people, notes = self._people(settings, checkpoint, variant)
         notes = (*told, *notes)
         if not people:
-            return _off((*notes, "No photo is left to use, so the picture was made without the adapter."))
+            return off((*notes, "No photo is left to use, so the picture was made without the adapter."))
         people = referring.with_photos(people, settings, scene, self.encoders)
         companion = self._companion(settings, scene)
         by_words: dict[int, sharing.Shared] = {}
@@ -160,7 +135,7 @@ class Session:
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
         texts = self._on_text(settings, scene, checkpoint, variant, people)
-        prepared = _joined(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene, by_words)
+        prepared = prepared_of(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene, by_words)
         prepared = replace(prepared, injection=replace(prepared.injection, companion=companion))
         if variant != identity_net.VARIANT or not prepared.injection.active:
             return prepared
@@ -243,7 +218,7 @@ class Session:
         self, settings: Settings, scene: Scene, checkpoint: Checkpoint, variant: str, people: Mapping[int, Person]
     ) -> dict[int, TextIdentity | None]:
         """What each person changes on the text side; a personalised identity beside the model is the first's."""
-        options = _options(settings, variant, scene.encode)
+        options = options_of(settings, variant, scene.encode)
         texts = {number: self._texts.of(checkpoint, one.features, options) for number, one in people.items()}
         if settings.text_side.personal and checkpoint.family != personal.FAMILY:
             own = self.checkpoint(settings.text_side.personal)
@@ -256,11 +231,6 @@ class Session:
         return texts
 
 
-def _options(settings: Settings, variant: str, encode: Encode | None) -> TokenOptions:
-    structure = 1.0 if settings.structure is None else settings.structure
-    return TokenOptions(variant != "faceid-plus", structure, encode)
-
-
 def _require_base(checkpoint: Checkpoint, scene: Scene, field: str) -> None:
     if checkpoint.base != scene.base:
         raise SettingsError(
@@ -269,124 +239,3 @@ def _require_base(checkpoint: Checkpoint, scene: Scene, field: str) -> None:
             f"{BASE_NAMES[scene.base]}",
             "Choose an adapter for this base, or another checkpoint.",
         )
-
-
-def _off(notes: Sequence[str]) -> Prepared:
-    return Prepared(Injection(()), Explanation(active=False, notes=tuple(notes)))
-
-
-def _joined(
-    edit: Edit,
-    checkpoint: Checkpoint,
-    variant: str,
-    people: dict[int, Person],
-    texts: Mapping[int, TextIdentity | None],
-    areas: dict[int, Area],
-    tracker: Tracker | None,
-    notes: Sequence[str],
-    scene: Scene,
-    by_words: Mapping[int, sharing.Shared],
-) -> Prepared:
-    settings = edit.settings
-    way = way_of(settings, checkpoint)
-    options = _options(settings, variant, scene.encode)
-    identities: list[Identity] = []
-    told: list[PersonExplanation] = []
-    tracks = {} if tracker is None else {one.number: one for one in tracker.people}
-    for number, person in people.items():
-        options = replace(options, person=number)
-        tokens, area = checkpoint.tokens(person.features, options), areas[number]
-        weight = settings.weight * area.weight
-        on_text = text_side(settings, texts[number], area.weight)
-        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
-        mine = by_words.get(number)
-        one = replace(one, entity=None if mine is None else mine.entity, reference=person.reference)
-        followed = tracks.get(number)
-        if followed is None:
-            identities.append(replace(one, mask=area.mask, free=area.free))
-        else:
-            identities.append(replace(one, track=followed.track))
-        region = area.source if followed is None else following_words(area, followed, settings.tracking)
-        told.append(
-            PersonExplanation(
-                number,
-                person.photos,
-                person.combine,
-                person.encoders,
-                len(tokens.cond),
-                region if mine is None else mine.told(region),
-                round(area.coverage if followed is None else followed.coverage, 4),
-                in_words(settings, number, on_text),
-                person.looks_at,
-            )
-        )
-    # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
-    waiting = settings.tracking.fallback != "full"
-    known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
-    schedule = _schedule(settings, checkpoint, known)
-    injection = Injection(
-        tuple(identities),
-        schedule,
-        {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
-        TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
-        tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
-        sharing="words" if by_words else "regions",
-    )
-    injection = with_form(settings, injection, scene.bytes_per_number)
-    return Prepared(
-        injection,
-        Explanation(
-            active=injection.active,
-            model=checkpoint.path.name,
-            family=variant,
-            base=checkpoint.base,
-            blend=way.mode,
-            form=injection.form_used,
-            form_mb=0.0
-            if injection.gated
-            else round(megabytes(injection.form_used, injection.identities, scene.bytes_per_number), 1),
-            weight=settings.weight,
-            span=(schedule.start, schedule.end),
-            lora=settings.lora_weight if checkpoint.lora else 0.0,
-            persons=tuple(told),
-            notes=(*notes, *sharing.doubts(by_words), *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
-            mode=settings.mode,
-            mode_lines=edit.lines,
-            words=edit.words,
-        ),
-        tracker,
-        edit,
-        spoken=tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
-    )
-
-
-def _why_idle(injection: Injection) -> tuple[str, ...]:
-    """What switches a complete request off, in words; nothing where it acts."""
-    if injection.active:
-        return ()
-    if all(identity.weight == 0 for identity in injection.identities):
-        return ("Its weight is 0.",)
-    if not injection.schedule.ever_active:
-        return ("Its weight curve is 0 everywhere.",)
-    return ("Its region covers nothing of the picture.",)
-
-
-def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracker | None) -> tuple[str, ...]:
-    """Why the parts that are to be free are not."""
-    if not settings.free_parts or tracker is not None or any(area.free is not None for area in areas.values()):
-        return ()
-    return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
-
-
-def _schedule(settings: Settings, checkpoint: Checkpoint, known: bool) -> Schedule:
-    automatic = checkpoint.start
-    if automatic is None:
-        automatic = 0.0 if known else _UNKNOWN_START
-    start = automatic if settings.span.start is None else settings.span.start
-    return Schedule(
-        min(start, settings.span.end),
-        settings.span.end,
-        settings.curve.points,
-        {"down": settings.levels.down, "middle": settings.levels.middle, "up": settings.levels.up},
-        dict(settings.levels.sites),
-    )

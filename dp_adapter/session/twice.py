@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dp_adapter.session.prepare import Prepared
+from dp_adapter.session.joining import Prepared
 from dp_adapter.weights.faceid_lora import is_same
 
 
