@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -63,20 +64,27 @@ class OwnTower:
     """A vision tower inside a file, which looks at whole photos itself.
 
     Attributes:
-        kind: ``FAMILY/DIGEST``; files with the same weights of it share it. Saved identities keep under it what it saw.
+        family: of its checkpoint; fingerprint: makes a digest of its weights.
         image_size: side of its input in px.
         pack: of insightface, whose raw embedding of the face it takes besides; None where it takes none.
         embed: pixels [n, 3, s, s] and the raw face embeddings [n, e] -> embeddings [n, T, D].
     """
 
-    kind: str
+    family: str
+    fingerprint: Callable[[], str]
     image_size: int
     pack: str | None
     embed: Callable[[Tensor, Tensor | None], Tensor]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        return self.kind.rpartition("/")[2]
+        """The same for files with the same weights of it; read from them at first use."""
+        return self.fingerprint()
+
+    @property
+    def kind(self) -> str:
+        """Under which saved identities keep what it saw."""
+        return f"{self.family}/{self.digest}"
 
 
 @dataclass(frozen=True)

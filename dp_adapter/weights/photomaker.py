@@ -89,7 +89,7 @@ def _tower(net: PhotoMakerEncoder) -> OwnTower:
         with torch.no_grad():
             return net.embed(pixels, face)
 
-    return OwnTower(f"photomaker/{_digest(net)}", size, None if perceiver is None else _PACK, embed)
+    return OwnTower("photomaker", lambda: _digest(net), size, None if perceiver is None else _PACK, embed)
 
 
 def _digest(net: PhotoMakerEncoder) -> str:

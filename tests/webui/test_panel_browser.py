@@ -180,7 +180,9 @@ def test_regions_are_added_and_shown(ui: PanelPage) -> None:
     ui.click("region_add")
     ui.radio("regions_kind", "box")
     ui.until(lambda: ui.request().get("regions", [{}])[0].get("kind"), "box")  # the answer, which sets the box's fields
+    ui.until(lambda: ui.page.input_value(f"{ui.id('regions_box_x1')} input[type=number]"), "0.75")
     ui.slide("regions_box_x1", 0.5)
+    ui.until(lambda: ui.request()["regions"][0].get("box", {}).get("x1"), 0.5)  # of two answers at once one is lost
     ui.type("regions_feather", "0.1")
     box = {"x0": 0.25, "y0": 0.1, "x1": 0.5, "y1": 0.6}
     ui.until(lambda: ui.request()["regions"], [{"kind": "box", "box": box, "feather": 0.1}])
