@@ -97,14 +97,7 @@ def prepared_of(
     waiting = settings.tracking.fallback != "full"
     known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
     schedule = _schedule(settings, checkpoint, known)
-    injection = Injection(
-        tuple(identities),
-        schedule,
-        {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
-        TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
-        tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
-        sharing="words" if by_words else "regions",
-    )
+    injection = _injection(settings, checkpoint, identities, schedule, by_words)
     injection = with_form(settings, injection, scene.bytes_per_number)
     return Prepared(
         injection,
@@ -130,6 +123,23 @@ def prepared_of(
         tracker,
         edit,
         spoken=tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
+    )
+
+
+def _injection(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    identities: Sequence[Identity],
+    schedule: Schedule,
+    by_words: Mapping[int, sharing.Shared],
+) -> Injection:
+    return Injection(
+        tuple(identities),
+        schedule,
+        {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
+        TextPathway(settings.text_weight, settings.text_emphasis, settings.strict_text_region, settings.free_parts),
+        tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
+        sharing="words" if by_words else "regions",
     )
 
 
