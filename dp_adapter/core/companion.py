@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch.nn.functional as F
@@ -23,10 +23,13 @@ class ConvLowRank:
     up: Tensor
     scale: float
 
+    def to(self, like: Tensor) -> ConvLowRank:
+        """The same in the dtype and on the device of a tensor."""
+        return replace(self, down=self.down.to(like), up=self.up.to(like))
+
     def added(self, x: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-        """[n, in, h, w] -> [n, out, h', w']"""
-        low = F.conv2d(x, self.down.to(x), stride=stride, padding=padding)
-        return self.scale * F.conv2d(low, self.up.to(x))
+        """[n, in, h, w], of the weights' dtype and device -> [n, out, h', w']"""
+        return self.scale * F.conv2d(F.conv2d(x, self.down, stride=stride, padding=padding), self.up)
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,7 @@ class SitePathways:
         for number, kind, where, strength in self._acting(step, hidden_states):
             self._folds.require(self._keys(step), lambda key: self._fresh_key_value(*key, hidden_states))
             term = self._folds.term((number, kind), flat_in, flat_q, where.positions)
-            term *= strength if where.gain is None else strength * where.gain
-            if isinstance(where.positions, slice):
-                flat_out[where.positions] += term
-            else:
-                flat_out.index_add_(0, where.positions, term)
+            _add(flat_out, where, strength, term)
 
     def _keys(self, step: Step) -> list[Key]:
         """Every identity with each kind of these rows that has one."""
@@ -148,12 +144,7 @@ class SitePathways:
         out = z.clone()
         for number, kind, where, strength in self._acting(step, captured.z):
             k, v = self._key_value(number, kind, captured.z)
-            term = attend(q[where.positions], k, v, self.site.heads)
-            term = term * (strength if where.gain is None else strength * where.gain)
-            if isinstance(where.positions, slice):
-                out[where.positions] += term
-            else:
-                out.index_add_(0, where.positions, term)
+            _add(out, where, strength, attend(q[where.positions], k, v, self.site.heads))
         return out.view_as(captured.z)
 
     def before_text(self, step: Step, hidden_states: Tensor) -> Tensor:
@@ -259,6 +250,15 @@ class SitePathways:
             there = all(p.device == like.device and p.dtype == like.dtype for p in module.parameters())
             self._modules[name] = module if there else copy.deepcopy(module).to(like.device, like.dtype)
         return self._modules[name]
+
+
+def _add(out: Tensor, where: FlatPlacement, strength: float, term: Tensor) -> None:
+    """Adds G s times a term [n, C] to the rows of [R * N, C] where an identity acts, in place."""
+    term = term * (strength if where.gain is None else strength * where.gain)
+    if isinstance(where.positions, slice):
+        out[where.positions] += term
+    else:
+        out.index_add_(0, where.positions, term)
 
 
 def _full_gain(placement: Placement, x: Tensor) -> Tensor:

@@ -81,16 +81,25 @@ def _require(fits: bool, path: str) -> None:
 
 
 def _adding(conv: ConvLowRank, strength: float) -> Callable[..., Tensor]:
+    there = [conv]  # goes where the states are once, not in every step
+
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output + strength * conv.added(args[0], module.stride, module.padding).to(output.dtype)
+        x: Tensor = args[0]
+        if (there[0].down.device, there[0].down.dtype) != (x.device, x.dtype):
+            there[0] = conv.to(x)
+        return output + strength * there[0].added(x, module.stride, module.padding).to(output.dtype)
 
     return hook
 
 
 def _renormed(weight: Tensor, bias: Tensor, strength: float) -> Callable[..., Tensor]:
+    there = [weight.float(), bias.float()]
+
     def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        own = F.group_norm(args[0].float(), module.num_groups, weight.to(args[0].device).float(),
-                           bias.to(args[0].device).float(), module.eps)  # fmt: skip
+        x: Tensor = args[0]
+        if there[0].device != x.device:
+            there[:] = [one.to(x.device) for one in there]
+        own: Tensor = F.group_norm(x.float(), module.num_groups, there[0], there[1], module.eps)
         return output + strength * (own.to(output.dtype) - output)
 
     return hook

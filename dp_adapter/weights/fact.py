@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter
 from dp_adapter.core.patch_projection import PatchProjection
 from dp_adapter.core.projection import Resampler
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights.checkpoint import SITES, Checkpoint, TokenOptions, given
+from dp_adapter.weights.checkpoint import SITES, Checkpoint, Recipe, TokenOptions, given
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.ip_adapter import load_projection, under
 
@@ -39,23 +39,17 @@ def _is_gated(file: WeightFile) -> bool:
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = load_projection(Resampler.like, under(file.tensors, "local_fac_prj."), file)
-    return Checkpoint(
-        path=file.path,
-        family=family,
-        title=title,
-        base="sd15",
-        adapter=Adapter(net, _sites(file)),
-        encoders=("transface",),
-        recipe=_tokens,
-        tokens_per_photo=net.latents.shape[1],
-        features_width={"transface": net.proj_in.in_features},
-        combine="concatenate",
-        mode="gated",
-    )
+    return _checkpoint(file, family, title, net, _tokens, net.latents.shape[1], net.proj_in.in_features)
 
 
 def read_first(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = load_projection(PatchProjection.like, under(file.tensors, "local_fac_prj."), file)
+    return _checkpoint(file, family, title, net, _first_tokens, net.tokens, net.width)
+
+
+def _checkpoint(
+    file: WeightFile, family: str, title: str, net: nn.Module, recipe: Recipe, tokens: int, width: int
+) -> Checkpoint:
     return Checkpoint(
         path=file.path,
         family=family,
@@ -63,9 +57,9 @@ def read_first(file: WeightFile, family: str, title: str) -> Checkpoint:
         base="sd15",
         adapter=Adapter(net, _sites(file)),
         encoders=("transface",),
-        recipe=_first_tokens,
-        tokens_per_photo=net.tokens,
-        features_width={"transface": net.width},
+        recipe=recipe,
+        tokens_per_photo=tokens,
+        features_width={"transface": width},
         combine="concatenate",
         mode="gated",
     )
