@@ -115,7 +115,7 @@ def _rows(table: Path, file_column: str | None, caption_columns: Iterable[str]) 
         ) from error
     if not rows:
         raise SettingsError("captions", f"{table.name} has no rows", "Give a CSV with a header, or JSON lines.")
-    columns = set().union(*(row.keys() for row in rows))
+    columns = {name for row in rows for name in row}
     named = next((name for name in ((file_column,) if file_column else FILE_COLUMNS) if name in columns), None)
     if named is None:
         raise SettingsError(

@@ -94,9 +94,9 @@ def _without_near_duplicates(
     kept_of = near_duplicates(_vectors(entries), hashes, order, options.near_bits, options.near_cosine)
     kept = [entry for i, entry in enumerate(entries) if kept_of[i] == i]
     repeats = [
-        Dropped(names[entry.digest], Drop("near duplicate", f"of {names[entries[kept_of[i]].digest]}"))
-        for i, entry in enumerate(entries)
-        if kept_of[i] != i
+        Dropped(names[entry.digest], Drop("near duplicate", f"of {names[entries[better].digest]}"))
+        for i, (entry, better) in enumerate(zip(entries, kept_of.tolist(), strict=True))
+        if better != i
     ]
     return kept, repeats
 

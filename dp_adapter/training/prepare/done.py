@@ -77,7 +77,7 @@ class DoneWork:
                 about = json.loads(file.read(f"{number}.json"))
                 with np.load(io.BytesIO(file.read(f"{number}.npz")), allow_pickle=False) as arrays:
                     vector = np.asarray(arrays["sface"], np.float32)
-                vector = vector / np.linalg.norm(vector)
+                vector = (vector / np.linalg.norm(vector)).astype(np.float32)
                 entries.append(Entry(digest, number, key, about, vector))
         boxes = [None if drop["box"] is None else tuple(drop["box"]) for drop in outcome["drops"]]
         drops = [Drop(d["reason"], d["detail"], box) for d, box in zip(outcome["drops"], boxes, strict=True)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,9 @@ def near_duplicates(vectors: Floats, hashes: NDArray[np.uint64], order: Ints, bi
         kept: list[int] = []
         for index in sorted(members.tolist(), key=lambda i: rank[i]):
             same = np.array(kept, np.intp)
-            alike = (vectors[same] @ vectors[index] >= cosine) & (_differing(hashes[same], hashes[index]) <= bits)
+            alike = (vectors[same] @ vectors[index] >= cosine) & (
+                _differing(hashes[same], hashes[index : index + 1]) <= bits
+            )
             if alike.any():
                 kept_of[index] = kept[int(np.flatnonzero(alike)[0])]
             else:
@@ -104,14 +107,14 @@ def closeness(vectors: Floats, numbers: Ints, threshold: float) -> Closeness:
 def _linked(vectors: Floats, threshold: float) -> Ints:
     if len(vectors) == 1:
         return np.zeros(1, np.intp)
-    scipy = _scipy()
-    tree = scipy.linkage(scipy.pdist(vectors.astype(np.float64), "cosine"), "average")
-    return cast("Ints", scipy.fcluster(tree, 1 - threshold, "distance").astype(np.intp) - 1)
+    hierarchy = _scipy("cluster.hierarchy")
+    distances = _scipy("spatial.distance").pdist(vectors.astype(np.float64), "cosine")
+    tree = hierarchy.linkage(distances, "average")
+    return np.asarray(hierarchy.fcluster(tree, 1 - threshold, "distance"), np.intp) - 1
 
 
 def _components(vectors: Floats, threshold: float) -> Ints:
     """Numbers [N] of the connected components of pairs with at least this cosine."""
-    scipy = _scipy()
     rows: list[Ints] = []
     columns: list[Ints] = []
     step = _rows(len(vectors))
@@ -122,8 +125,8 @@ def _components(vectors: Floats, threshold: float) -> Ints:
         columns.append(column)
     row, column = np.concatenate(rows), np.concatenate(columns)
     size = (len(vectors), len(vectors))
-    graph = scipy.coo_matrix((np.ones(len(row), np.bool_), (row, column)), size)
-    return np.asarray(scipy.connected_components(graph, directed=False)[1], np.intp)
+    graph = _scipy("sparse").coo_matrix((np.ones(len(row), np.bool_), (row, column)), size)
+    return np.asarray(_scipy("sparse.csgraph").connected_components(graph, directed=False)[1], np.intp)
 
 
 def _rows(columns: int) -> int:
@@ -135,33 +138,19 @@ def _groups(numbers: Ints) -> list[Ints]:
     return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
 
-def _differing(hashes: NDArray[np.uint64], other: np.uint64) -> Ints:
-    """Bits in which each of [N] hashes differs from another."""
+def _differing(hashes: NDArray[np.uint64], other: NDArray[np.uint64]) -> Ints:
+    """Bits in which each of [N] hashes differs from another, [1]."""
     if not len(hashes):
         return np.zeros(0, np.intp)
     return np.unpackbits((hashes ^ other).view(np.uint8).reshape(len(hashes), 8), axis=1).sum(1).astype(np.intp)
 
 
-@dataclass(frozen=True)
-class _Scipy:
-    """What is used of scipy, which brings no types."""
-
-    linkage: Callable[..., Any]
-    fcluster: Callable[..., Any]
-    pdist: Callable[..., Any]
-    coo_matrix: Callable[..., Any]
-    connected_components: Callable[..., Any]
-
-
-def _scipy() -> _Scipy:
+def _scipy(module: str) -> Any:
+    """A module of scipy, which brings no types."""
     try:
-        from scipy.cluster.hierarchy import fcluster, linkage
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
-        from scipy.spatial.distance import pdist
+        return import_module(f"scipy.{module}")
     except ImportError:
         raise MissingDependencyError("scipy", "Telling people apart", "train") from None
-    return _Scipy(linkage, fcluster, pdist, coo_matrix, connected_components)
 
 
 def ranked(scores: Sequence[float], sizes: Sequence[float], keys: Sequence[str]) -> Ints:

@@ -19,7 +19,9 @@ from dp_adapter.training.sample import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, OTH
 Labels = NDArray[np.uint8]
 _GREY = 6.0  # chroma (Lab) below which a pixel is without colour to the eye
 _LEAST = 0.03  # of the picture, for a part to be named
-_HUES = ((20, "pink"), (45, "red"), (72, "orange"), (105, "yellow"), (170, "green"), (290, "blue"), (330, "purple"))
+_FRAMINGS = ((0.62, "close-up"), (0.25, "head-and-shoulders"), (0.14, "half-length"))
+"""Least height of the face as a share of the picture's."""
+_HUES = ((20, "pink"), (45, "red"), (72, "orange"), (105, "yellow"), (170, "green"), (312, "blue"), (335, "purple"))
 """Upper ends of hue angles in Lab, degrees; above the last it is pink again."""
 
 
@@ -51,8 +53,9 @@ def fields_of(picture: Picture, labels: Labels, face: Face, measured: Quality) -
 def sentence(fields: Mapping[str, Any]) -> str:
     """A caption from `fields_of`'s words."""
     kind = "black-and-white photo" if fields.get("photo") == "black-and-white" else "photo"
-    whole = f"a {fields.get('framing', '')} {kind} of a person".replace("  ", " ")
-    traits = [f"{fields['hair']} hair"] if "hair" in fields else []
+    who = "bald person" if fields.get("hair") == "no" else "person"
+    whole = f"a {fields['framing']} {kind} of a {who}"
+    traits = [f"{fields['hair']} hair"] if fields.get("hair", "no") != "no" else []
     traits += ["glasses"] if fields.get("glasses") else []
     if traits:
         whole += f" with {' and '.join(traits)}"
@@ -68,15 +71,7 @@ def sentence(fields: Mapping[str, Any]) -> str:
 
 def _framing(labels: Labels, face: Face) -> str:
     share = float(face.box[3] - face.box[1]) / labels.shape[0]
-    return (
-        "close-up"
-        if share > 0.5
-        else "head-and-shoulders"
-        if share > 0.25
-        else "half-length"
-        if share > 0.14
-        else "wide"
-    )
+    return next((word for least, word in _FRAMINGS if share > least), "wide")
 
 
 def _facing(yaw: float) -> str | None:
@@ -93,17 +88,19 @@ def _colour(lab: Floats, place: NDArray[np.bool_]) -> str | None:
     pixels = lab[place]
     middle = np.median(pixels, axis=0)
     light, a, b = (float(value) for value in middle)
-    spread = np.median(np.abs(pixels - middle), axis=0)
-    if float(np.hypot(spread[1], spread[2])) > 8 or float(spread[0]) > 18:
+    spread = np.percentile(np.abs(pixels - middle), 75, axis=0)
+    if float(np.hypot(spread[1], spread[2])) > 14 or float(spread[0]) > 22:
         return None
     return _name(light, a, b)
 
 
 def _name(light: float, a: float, b: float) -> str | None:
-    """Of a colour in Lab; None between grey and a colour."""
+    """Of a colour in Lab; None between grey and a colour. Navy, black and dark brown are all ``dark``."""
     strength = float(np.hypot(a, b))
-    if strength < 8 or light < 15:
-        return "black" if light < 25 else "white" if light > 85 else "grey"
+    if light < 18 or (light < 25 and strength < 14):
+        return "dark"
+    if strength < 6:
+        return "white" if light > 85 else "grey"
     if strength < 14:
         return None
     hue = float(np.degrees(np.arctan2(b, a))) % 360
@@ -128,7 +125,7 @@ def _hair(lab: Floats, labels: Labels, face: Face) -> str | None:
     light, a, b = (float(value) for value in np.median(lab[inner], axis=0))
     chroma = float(np.hypot(a, b))
     if light < 22:
-        return "black"
+        return "dark"
     if light > 45 and chroma < 9:
         return "grey"
     if light > 50 and b > 17:

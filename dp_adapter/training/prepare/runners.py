@@ -82,7 +82,7 @@ def on_ray(address: str | None) -> Runner:
             remote = ray.remote(num_cpus=1)(_called)
             ahead = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
             function = ray.put(work)
-            waiting: dict[object, str] = {}
+            waiting: dict[ray.ObjectRef, str] = {}
             for task in tasks:
                 waiting[remote.remote(function, task)] = task.digest
                 if len(waiting) >= ahead:
@@ -93,7 +93,7 @@ def on_ray(address: str | None) -> Runner:
             if started:
                 ray.shutdown()
 
-    def answered(waiting: dict[object, str]) -> Iterator[Done]:
+    def answered(waiting: dict[ray.ObjectRef, str]) -> Iterator[Done]:
         ready, _ = ray.wait(list(waiting))
         for reference in ready:
             try:

@@ -80,7 +80,7 @@ def _batches(records: Iterable[Mapping[str, Any]], limit: int) -> Iterator[list[
 
 def _write(file: io.BufferedWriter, records: Iterable[Mapping[str, Any]]) -> None:
     try:
-        from webdataset import TarWriter
+        from webdataset.writer import TarWriter
     except ImportError:
         raise MissingDependencyError("webdataset", "Writing shards", "train") from None
     with TarWriter(file, encoder=False, mtime=0) as writer:
