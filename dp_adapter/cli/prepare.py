@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 _NUMBERS = {
     "size": (int, 512, "PX", "long side of a stored picture; smaller ones are not enlarged"),
-    "same": (float, 0.5, "COSINE", "least mean SFace cosine of two groups of faces that are one person"),
+    "same": (float, 0.48, "COSINE", "least mean SFace cosine of two groups of faces that are one person"),
     "min-photos": (int, 1, "N", "drop people with fewer photos"),
     "min-face": (float, 64.0, "PX", "drop smaller faces"),
     "min-sharpness": (float, 60.0, "X", "drop blurred faces; 'dp-adapter faces' shows the figure of a photo"),
     "max-yaw": (float, 45.0, "DEGREES", "drop heads that are turned farther"),
     "max-pitch": (float, 45.0, "DEGREES", "drop heads that look farther up or down"),
     "min-score": (float, 0.7, "X", "drop faces that the detector is less sure of, 0.6 to 1"),
-    "near-bits": (int, 10, "N", "near duplicates: most bits of 64 in which perceptual hashes differ, and"),
-    "near-cosine": (float, 0.9, "COSINE", "least cosine of their faces"),
+    "near-bits": (int, 9, "N", "near duplicates: most bits of 64 in which perceptual hashes differ, and"),
+    "near-cosine": (float, 0.85, "COSINE", "least cosine of their faces"),
     "shard-mb": (float, 256.0, "MIB", "most of a shard"),
 }
 

@@ -92,12 +92,14 @@ def _without_near_duplicates(
     )
     hashes = np.array([int(entry.facts["hash"], 16) for entry in entries], np.uint64)
     kept_of = near_duplicates(_vectors(entries), hashes, order, options.near_bits, options.near_cosine)
-    kept = [entry for i, entry in enumerate(entries) if kept_of[i] == i]
-    repeats = [
-        Dropped(names[entry.digest], Drop("near duplicate", f"of {names[entries[better].digest]}"))
-        for i, (entry, better) in enumerate(zip(entries, kept_of.tolist(), strict=True))
-        if better != i
-    ]
+    better_ones: list[int] = kept_of.tolist()
+    kept: list[Entry] = []
+    repeats: list[Dropped] = []
+    for entry, better in zip(entries, (entries[index] for index in better_ones), strict=True):
+        if better is entry:
+            kept.append(entry)
+        else:
+            repeats.append(Dropped(names[entry.digest], Drop("near duplicate", f"of {names[better.digest]}")))
     return kept, repeats
 
 
