@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from dp_adapter.training.prepare.runners import Runner
 
 _NUMBERS = {
-    "size": (int, 512, "PX", "long side of a stored picture; smaller ones are not enlarged"),
+    "size": (
+        int,
+        512,
+        "PX",
+        "short side of a stored picture: the resolution of training; smaller ones are not enlarged",
+    ),
     "same": (float, 0.48, "COSINE", "least mean SFace cosine of two groups of faces that are one person"),
     "min-photos": (int, 1, "N", "drop people with fewer photos"),
     "min-face": (float, 64.0, "PX", "drop smaller faces"),

@@ -209,12 +209,12 @@ def _refused(measured: Quality, options: Options) -> tuple[str, str] | None:
 
 
 def _cut(picture: Picture, box: Box, size: int) -> tuple[Picture, float]:
-    """The box of a picture with its long side reduced to ``size``, and the scale."""
+    """The box of a picture with its short side reduced to ``size``, and the scale."""
     import cv2
 
     x0, y0, x1, y1 = box
     part = np.ascontiguousarray(picture[y0:y1, x0:x1])
-    scale = size / max(part.shape[:2])
+    scale = size / min(part.shape[:2])
     if scale >= 1:
         return part, 1.0
     to = max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale))

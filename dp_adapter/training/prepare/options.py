@@ -18,7 +18,7 @@ class Options:
     """Everything that decides about the result, but for the pictures and their captions.
 
     Attributes:
-        size: long side of a stored picture in px; smaller pictures are not enlarged.
+        size: short side of a stored picture in px, the resolution of training; smaller pictures are not enlarged.
         crop: the ``whole`` picture, or ``head`` and shoulders.
         several: what becomes of a picture of several faces: ``drop`` it, keep the ``largest``, a sample for ``each``.
         people: who is in a picture: told apart by their ``faces``, by sub-``folders``, or by a column of the ``table``.
