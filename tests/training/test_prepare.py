@@ -190,6 +190,10 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert sample.caption == "a woman smiles"
     assert sample.facts["told"]["mood"] == "glad"
     assert (out / "work").is_dir()
+    before = contents(out)
+    assert main([*arguments, "--size", "256", "--keep-work"]) == 0  # as when pictures were added
+    assert "done before=" in capsys.readouterr().err
+    assert contents(out) == before
 
 
 @pytest.mark.real
