@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dp_adapter.demo import page, sheets, story
 from dp_adapter.demo.people import gathered
-from dp_adapter.demo.shots import PEOPLE, SECTIONS, SEED, STEPS, Programme, Shot
+from dp_adapter.demo.shots import SECTIONS, SEED, STEPS, Programme, Shot
 from dp_adapter.demo.studio import Made, Studio
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.identity.shipped import MODELS
@@ -55,7 +55,7 @@ def make(
     photos = out / "photos"
     photos.mkdir(parents=True, exist_ok=True)
     session = Session([base.parent], paths_allowed=True)
-    people = gathered(session, PEOPLE, photo, photos)
+    people = gathered(session, programme.people, photo, photos)
     _say(f"{len(people)} people; loading {base.name}")
     studio = Studio(base)
 

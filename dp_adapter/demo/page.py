@@ -70,7 +70,7 @@ def levels(one: Comparison) -> dict[str, Values]:
 
     if one.region is None:
         return {}
-    mask, latent = torch.from_numpy(one.region)[None], Grid(SIDE // 8, SIDE // 8)
+    mask, latent = torch.as_tensor(one.region)[None], Grid(SIDE // 8, SIDE // 8)
     found: dict[str, Values] = {}
     order = ("down", "middle", "up")  # as the UNet runs; a checkpoint's order has the middle last
     for site in sorted(site_names("sd15"), key=lambda site: order.index(site.level)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dp_adapter.demo.shots import Who
 from dp_adapter.identity.draw import annotate
-from dp_adapter.identity.face import choose
+from dp_adapter.identity.face import Face, choose
 from dp_adapter.identity.pictures import Picture, load_picture
 from dp_adapter.identity.quality import quality
 from dp_adapter.session import Session
@@ -25,7 +25,7 @@ class Person:
     """A person of the demo.
 
     Attributes:
-        photo: the file that requests name; picture: what is in it.
+        photo: the file that requests name; picture: what is in it; face: where in it.
         shown: head and shoulders [s, s, 3]; found: the same with the face and its parts drawn in.
         facts: sentences about the photo.
     """
@@ -33,6 +33,7 @@ class Person:
     name: str
     photo: Path
     picture: Picture
+    face: Face
     shown: Picture
     found: Picture
     facts: tuple[str, ...]
@@ -90,26 +91,26 @@ def looked_at(session: Session, name: str, picture: Picture, folder: Path) -> Pe
         for centre, length in zip(face.centre, picture.shape[1::-1], strict=True)
     )
     factor = len(drawn) / len(picture)
-    box = (left, top, left + side, top + side)
-    larger = tuple(factor * edge for edge in box)
-    return Person(
-        name, photo, picture, _cut(picture, box), _cut(drawn, (larger[0], larger[1], larger[2], larger[3])), facts
-    )
+    found = _cut(drawn, (factor * left, factor * top, factor * (left + side), factor * (top + side)))
+    return Person(name, photo, picture, face, _cut(picture, (left, top, left + side, top + side)), found, facts)
 
 
-def aged(picture: Picture, seed: int = 0) -> Picture:
-    """The photo as an old print: sepia, faded, with grain and creases; never saved anywhere but for the demo."""
+def aged(picture: Picture, face: Face, seed: int = 0) -> Picture:
+    """The photo as an old print: faded sepia with grain and creases, the first one across the cheek."""
     import cv2
 
     random = np.random.default_rng(seed)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
     grey = 45 + 0.68 * grey + random.normal(0, 7, grey.shape).astype(np.float32)
-    print_ = grey[..., None] / 255 * np.array([255, 232, 190], np.float32)
+    aged = np.ascontiguousarray(grey[..., None] / 255 * np.array([255, 232, 190], np.float32))
     height, width = grey.shape
-    for _ in range(5):
-        (x0, x1), (y0, y1) = random.integers(0, width, 2).tolist(), random.integers(0, height, 2).tolist()
-        cv2.line(print_, (x0, y0), (x1, y1), (246.0, 240.0, 226.0), max(1, width // 200), cv2.LINE_AA)
-    return print_.clip(0, 255).astype(np.uint8)
+    through = [face.centre + 0.28 * face.size, *(random.uniform(0, 1, (4, 2)) * [width, height])]
+    for x, y in through:
+        along = random.uniform(0, np.pi)
+        reach = np.array([np.cos(along), np.sin(along)]) * 0.4 * width
+        ends = [(round(float(x + sign * reach[0])), round(float(y + sign * reach[1]))) for sign in (-1, 1)]
+        cv2.line(aged, ends[0], ends[1], (246.0, 240.0, 226.0), max(1, width // 200), cv2.LINE_AA)
+    return aged.clip(0, 255).astype(np.uint8)
 
 
 def _cut(picture: Picture, box: tuple[float, float, float, float]) -> Picture:

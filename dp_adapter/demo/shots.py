@@ -79,7 +79,7 @@ EDITS = (
         1,
         "color photo of a person, green clothes, yellow background",
         {
-            "portrait": {},
+            "before": {},
             "full body": {**_BODY, "face_pass.use": "off"},
             "with the face pass": _BODY,
         },
@@ -89,14 +89,14 @@ EDITS = (
         "Skin, brows and hair follow the words for the target age, the rest of the face the photo.",
         2,
         "close-up color photo of a person, pink clothes, blue background",
-        {"portrait": {}, "70 years old": {"mode": "age", "reference_age": 45, "target_age": 70}},
+        {"before": {}, "70 years old": {"mode": "age", "reference_age": 45, "target_age": 70}},
     ),
     Edited(
         "Old photo to reality",
         "The photo, made to look old by a machine, is neutralised and cleaned; the picture is asked for in colour.",
         0,
         "photo of a person, orange clothes, green background",
-        {"portrait": {}, "old photo": {"mode": "old_photo"}},
+        {"before": {}, "old photo": {"mode": "old_photo"}},
         old=True,
     ),
     Edited(
@@ -105,7 +105,7 @@ EDITS = (
         1,
         "close-up color photo of a person, blue clothes, white background",
         {
-            "portrait": {},
+            "before": {},
             "serious": {"mode": "expression", "expression": "serious"},
             "smiling": {"mode": "expression", "expression": "smiling"},
         },
@@ -134,6 +134,7 @@ class Programme:
 
     seed: int = SEED
     steps: int = STEPS
+    people: tuple[Who, ...] = PEOPLE
     prompts: tuple[str, ...] = PROMPTS
     edits: tuple[Edited, ...] = EDITS
     weights: tuple[float, ...] = WEIGHTS

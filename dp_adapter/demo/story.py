@@ -128,7 +128,7 @@ def told(
     for edit in programme.edits if "modes" in wanted else ():
         person = people[edit.person]
         if edit.old:
-            person = looked_at(session, f"{person.name}-old", aged(person.picture), folder)
+            person = looked_at(session, f"{person.name}-old", aged(person.picture, person.face), folder)
         edits.append((edit, person, shots.edits_of(shots.asking(adapter, person.photo), edit, seed)))
     sweep = shots.sweep_of(asked[0], programme.prompts[0], programme.weights if "sweep" in wanted else (), seed)
     every = [*(s for *_, some in arms for s in some.values()), *(s for *_, some in edits for s in some.values())]
