@@ -35,6 +35,8 @@ def main() -> int:
     programme = Programme(seed=args.seed, steps=args.steps, sections=tuple(args.only or SECTIONS))
     if args.prompt:
         programme = replace(programme, prompts=(args.prompt,))
+    if args.photo:
+        programme = replace(programme, edits=tuple(replace(edit, person=0) for edit in programme.edits))
     try:
         make(programme, args.out, args.photo, args.base, args.adapter)
     except DPAdapterError as error:
