@@ -11,7 +11,7 @@ from dp_adapter.hosts.person_words import PERSON, Tokenize
 from dp_adapter.hosts.spoken import Place, phrases_of, shared_out
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text_side import Positions, Spoken
+    from dp_adapter.core.text_side import Positions, Spelling, Spoken
     from dp_adapter.core.types import Row
 
 
@@ -65,9 +65,11 @@ class SpokenTexts:
 
     Attributes:
         texts: per picture, per text that AND joins, per person the positions.
+        spellings: see ``PersonWords``.
     """
 
     texts: tuple[tuple[Mapping[int, Positions], ...], ...]
+    spellings: tuple[Spelling, ...] = ()
 
     @property
     def prompts(self) -> int:
