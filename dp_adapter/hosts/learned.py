@@ -19,7 +19,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.job import Job
 from dp_adapter.hosts.person_words import CHUNK
 from dp_adapter.hosts.prompts import chunks_of, encoded, readers_of, rows_of
-from dp_adapter.hosts.spoken_tokens import SpokenTexts
+from dp_adapter.hosts.spoken_tokens import SpokenTexts, require_one_token
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +121,7 @@ def spelled(pipeline: Any, job: Job, people: Sequence[Spoken], found: SpokenText
         positions = found.texts[0][0].get(one.person, ())
         if one.learned is None or not positions:
             continue
-        if list(positions) != list(range(positions[0], positions[0] + len(positions))):
-            raise HostError(
-                f"The word for person {one.person} is several tokens for the text encoder, and learned words take the "
-                "place of one",
-                "Write man, woman or person, or say in the photo's words which other word it is.",
-            )
+        require_one_token(one, positions)
         for prompt in dict.fromkeys([job.prompt, *(stage.prompt for stage in job.later)]):
             texts = read(pipeline, [prompt], [positions])
             with torch.no_grad():

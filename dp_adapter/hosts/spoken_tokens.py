@@ -113,6 +113,16 @@ def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:
                 )
 
 
+def require_one_token(one: Spoken, positions: Positions) -> None:
+    """Raises HostError where the word of a person with learned vectors is several tokens: its last would be replaced."""
+    if list(positions) != list(range(positions[0], positions[0] + len(positions))):
+        raise HostError(
+            f"The word for person {one.person} is several tokens for the text encoder, and learned words take the "
+            "place of one",
+            "Write man, woman or person, or say in the photo's words which other word it is.",
+        )
+
+
 def same_always(
     stages: Sequence[Sequence[Mapping[int, Positions]]], people: Sequence[Spoken]
 ) -> list[dict[int, Positions]]:

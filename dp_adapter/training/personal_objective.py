@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,7 @@ def bank_of(pipeline: Any, views: Sequence[View]) -> Bank:
 
 
 class Objective:
-    """The forward of training: a base model's frozen encoders and UNet around one person's modules.
+    """The forward of training: a base model's encoders and UNet, which are frozen, around one person's modules.
 
     Args:
         pipeline: Stable Diffusion 1.5 or SDXL of diffusers.
@@ -118,6 +119,8 @@ class Objective:
     """
 
     def __init__(self, pipeline: Any, personal: Personal, options: Options, size: int) -> None:
+        for module in (pipeline.unet, *(encoder for _, encoder in prompts.readers_of(pipeline))):
+            module.requires_grad_(False).eval()
         self._pipeline, self._personal, self._options = pipeline, personal, options
         count = options.words
         self.texts: Texts = filled(pipeline, options.templates, options.word, count)
@@ -149,7 +152,7 @@ class Objective:
             nothing = torch.zeros(1, sum(learned.widths(self._pipeline)))
             plain = learned.encode(self._pipeline, pair.plain, nothing).float()
         one = slice(0, 1)
-        with token_shares(self._pipeline.unet) as shares:
+        with _kept(self._pipeline.unet), token_shares(self._pipeline.unet) as shares:
             self._predict(
                 batch.noisy[one].expand(2, -1, -1, -1), batch.timesteps[one].expand(2), torch.cat([own, plain])
             )
@@ -187,6 +190,18 @@ def draw(pipeline: Any, bank: Bank, objective: Objective, options: Options, draw
         raise HostError(f"The base model predicts '{config.prediction_type}'", "Choose one of noise or v prediction.")
     moved = (one.to(device) for one in (noisy, target, timesteps, bank.mask[rows]))
     return Batch(*moved, texts=texts, pair=pair)
+
+
+@contextmanager
+def _kept(unet: Any) -> Generator[None]:
+    """Without checkpointing: what listens to attentions is not there any more when activations are computed again."""
+    checkpointing: bool = unet.is_gradient_checkpointing
+    unet.disable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
 
 
 def _added(pipeline: Any, word: str, size: int) -> dict[str, Tensor] | None:

@@ -19,8 +19,8 @@ NAMES = Path(__file__).parents[1] / "resources" / "names.txt"
 TEMPLATES = (
     "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}",
     "a dark photo of the {}", "a photo of my {}", "a close-up photo of a {}", "a bright photo of the {}",
-    "a photo of the {}", "a good photo of the {}", "a photo of one {}", "a close-up photo of the {}", "a photo of a nice {}",
-    "a good photo of a {}", "a color photo of a {}", "a portrait of a {}",
+    "a photo of the {}", "a good photo of the {}", "a photo of one {}", "a close-up photo of the {}",
+    "a photo of a nice {}", "a good photo of a {}", "a color photo of a {}", "a portrait of a {}",
 )  # fmt: skip
 """Those of textual inversion's (arXiv 2208.01618) that are true of a photo of a person, and two more."""
 SURROUNDINGS = (

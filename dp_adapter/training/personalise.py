@@ -22,7 +22,6 @@ from torch import Tensor
 
 from dp_adapter.core.personal import Personal
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import prompts
 from dp_adapter.training.personal_objective import Bank, Objective, Options, draw
 from dp_adapter.training.personal_text import anchor_of
 
@@ -62,7 +61,7 @@ def begin(pipeline: Any, faceid: Tensor, names: Sequence[str], options: Options)
 def personalise(
     pipeline: Any, personal: Personal, bank: Bank, options: Options, progress: Progress | None = None
 ) -> Learning:
-    """Trains; Ctrl-C ends it early with what was learned. The pipeline's modules are frozen, and stay as they are.
+    """Trains; Ctrl-C ends it early with what was learned. The pipeline's weights stay as they are.
 
     Args:
         personal: from ``begin``; trained in place.
@@ -70,12 +69,9 @@ def personalise(
     Raises:
         HostError: the loss is no longer a number.
     """
-    frozen = [pipeline.unet, *(encoder for _, encoder in prompts.readers_of(pipeline))]
-    for module in frozen:
-        module.requires_grad_(False).eval()
+    objective = Objective(pipeline, personal, options, int(bank.mean.shape[-1] * 8))
     if options.checkpointing:
         pipeline.unet.train().enable_gradient_checkpointing()  # diffusers checkpoints in training mode only
-    objective = Objective(pipeline, personal, options, int(bank.mean.shape[-1] * 8))
     optimiser = torch.optim.AdamW(_groups(personal, options), weight_decay=options.weight_decay)
     draws = torch.Generator().manual_seed(options.seed)
     learning = Learning(personal)

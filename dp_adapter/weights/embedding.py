@@ -31,5 +31,8 @@ def save_embedding(path: Path, learned: Tensor, widths: Sequence[int]) -> None:
         raise WeightsError(f"{path.name} is no name for an embedding", "Let it end in .safetensors.")
     if sum(widths) != learned.shape[1] or len(widths) not in _KEYS:
         raise WeightsError(f"The learned words are {learned.shape[1]} wide, the text encoders {list(widths)}")
-    parts = learned.detach().float().cpu().split(list(widths), dim=1)
-    save_file({key: part.contiguous() for key, part in zip(_KEYS[len(widths)], parts, strict=True)}, str(path))
+    words, start, tensors = learned.detach().float().cpu(), 0, dict[str, Tensor]()
+    for key, width in zip(_KEYS[len(widths)], widths, strict=True):
+        tensors[key] = words[:, start : start + width].contiguous()
+        start += width
+    save_file(tensors, str(path))
