@@ -86,7 +86,7 @@ def encode(pipeline: Any, texts: Texts, vectors: Tensor) -> Tensor:
         )
     readers = readers_of(pipeline)
     hidden: list[Tensor] = []
-    for (_, encoder), ids, own in zip(readers, texts.ids, vectors.split(wanted, dim=-1), strict=True):
+    for (_, encoder), ids, own in zip(readers, texts.ids, torch.split(vectors, wanted, dim=-1), strict=True):
         with _at_input(encoder, texts.places, own):
             hidden.append(encoded(encoder, ids, last=len(readers) == 1)[0])
     return torch.cat(hidden, dim=-1)

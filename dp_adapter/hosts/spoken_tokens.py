@@ -114,7 +114,7 @@ def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:
 
 
 def require_one_token(one: Spoken, positions: Positions) -> None:
-    """Raises HostError where the word of a person with learned vectors is several tokens: its last would be replaced."""
+    """Raises HostError where the word of a person with learned vectors is several tokens, of which one would go."""
     if list(positions) != list(range(positions[0], positions[0] + len(positions))):
         raise HostError(
             f"The word for person {one.person} is several tokens for the text encoder, and learned words take the "

@@ -1,15 +1,15 @@
 """Learned words at the input of the host's text encoders, while a text is encoded for us; no trace is left.
 
-The host reads the text as always (emphasis, BREAK, textual inversion, clip skip, LoRA) with the person's word in it, and
-only the vectors that its table of embeddings answers with at the word's places are others. So nothing is registered in
-its embeddings, and its caches of conditions are not touched.
+The host reads the text as always (emphasis, BREAK, textual inversion, clip skip, LoRA) with the person's word in it,
+and only the vectors that its table of embeddings answers with at the word's places are others. So nothing is registered
+in its embeddings, and its caches of conditions are not touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.person_words import CHUNK
@@ -61,17 +61,20 @@ def tables_of(model: Any) -> list[nn.Module]:
     tables: list[nn.Module] = []
     for encoder in encoders:
         if isinstance(encoder, nn.Module):
-            tables += [module for name, module in encoder.named_modules() if name.split(".")[-1] == _TABLE]
+            named = cast("Iterator[tuple[str, nn.Module]]", encoder.named_modules())
+            tables += [module for name, module in named if name.split(".")[-1] == _TABLE]
     return tables
 
 
 @contextmanager
 def at_input(tables: Sequence[nn.Module], vectors: Tensor, positions: Positions) -> Generator[None]:
-    """While it lasts, and one text is encoded chunk after chunk, the tables answer with the vectors [k, d] at positions.
+    """While it lasts, and one text is encoded chunk by chunk, the tables answer with the vectors [k, d] at positions.
 
     Raises:
         HostError: the vectors are of another width than the tables' together.
     """
+    import torch
+
     widths = [_width(table) for table in tables]
     if sum(widths) != vectors.shape[1]:
         raise HostError(
@@ -79,7 +82,7 @@ def at_input(tables: Sequence[nn.Module], vectors: Tensor, positions: Positions)
             "Choose a personalised identity that was trained for this base model.",
         )
     with ExitStack() as stack:
-        for table, own in zip(tables, vectors.split(widths, dim=1), strict=True):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        for table, own in zip(tables, torch.split(vectors, widths, dim=1), strict=True):
             stack.callback(table.register_forward_hook(_putting(own, positions)).remove)
         yield
 
