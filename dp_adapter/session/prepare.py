@@ -218,7 +218,7 @@ class Session:
     def _on_text(
         self, settings: Settings, scene: Scene, checkpoint: Checkpoint, variant: str, people: Mapping[int, Person]
     ) -> tuple[dict[int, TextIdentity | None], tuple[str, ...]]:
-        """What each person changes on the text side, and notes; a personalised identity beside a model is the first's."""
+        """What each person changes on the text side, and notes; a personalised identity beside it is the first's."""
         options = options_of(settings, variant, scene.encode)
         texts = {number: self._texts.of(checkpoint, one.features, options) for number, one in people.items()}
         if settings.text_side.personal and checkpoint.family != personal.FAMILY:
