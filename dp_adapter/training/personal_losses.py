@@ -29,9 +29,9 @@ def denoising(prediction: Tensor, target: Tensor, mask: Tensor | None = None) ->
 
 def precision_of(anchor: Tensor) -> Tensor:
     """Inverse covariance [D, D] of an anchor [k, D], k >= 2 (of one sample the ridge alone)."""
-    wide = anchor.double()
-    covariance = torch.cov(wide.T) if len(wide) > 1 else torch.zeros(wide.shape[1], wide.shape[1]).to(wide)
-    eye = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
+    wide = anchor.cpu().double()  # Apple GPUs have no double precision
+    covariance = torch.cov(wide.T) if len(wide) > 1 else torch.zeros(wide.shape[1], wide.shape[1], dtype=wide.dtype)
+    eye = torch.eye(wide.shape[1], dtype=wide.dtype)
     return torch.inverse(covariance + RIDGE * eye).to(anchor)
 
 
