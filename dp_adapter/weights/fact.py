@@ -7,10 +7,7 @@ the unconditional row the same tokens as the conditional one.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,23 +23,6 @@ from dp_adapter.weights.ip_adapter import load_projection, under
 
 _SITE = re.compile(r"((down|up|mid)_block.*)\.attn2\.processor\.(.+)")
 _ORDER = {"down": 0, "up": 1, "mid": 2}
-
-
-def save(path: Path, adapter: Adapter, names: Sequence[str], training: Mapping[str, object]) -> None:
-    """Writes a gated adapter under FACT's own keys, as safetensors.
-
-    Args:
-        names: diffusers' paths of the transformer blocks, in checkpoint order.
-        training: facts to keep with the weights; must be JSON.
-    """
-    from safetensors.torch import save_file
-
-    tensors = {f"local_fac_prj.{key}": value for key, value in adapter.projection.state_dict().items()}
-    for index, name in enumerate(names):
-        own = adapter.site(index).state_dict()
-        tensors |= {f"{name}.attn2.processor.{key}": value for key, value in own.items()}
-    tensors = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
-    save_file(tensors, str(path), metadata={"training": json.dumps(dict(training))})
 
 
 def recognise(file: WeightFile) -> bool:
