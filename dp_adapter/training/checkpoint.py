@@ -14,10 +14,8 @@ from typing import Any, cast
 
 import torch
 
-from dp_adapter.core.adapter import Adapter
 from dp_adapter.errors import TrainingError
 from dp_adapter.training.config import Config, to_tables
-from dp_adapter.weights.files import open_weights
 
 FOLDER = "checkpoints"
 _FREE = ("out", "watch", "device")  # what a resumed run may say otherwise
@@ -29,7 +27,6 @@ class Progress:
 
     Attributes:
         stage: number of the current stage; step: steps done in it; total: steps done in all.
-        parts: what is trained or came from a file already, without the current stage.
         processes: how many there were: the order of the samples depends on it.
         started: date and time of the run's beginning; seconds: spent on it so far.
         run: the configuration.
@@ -38,7 +35,6 @@ class Progress:
     stage: int
     step: int
     total: int
-    parts: tuple[str, ...]
     processes: int
     started: str
     seconds: float
@@ -76,7 +72,7 @@ def write(
 def read_progress(folder: Path, config: Config, processes: int) -> Progress:
     """Raises TrainingError where the run would not go on as it began."""
     values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    progress = Progress(**{**values, "parts": tuple(values["parts"])})
+    progress = Progress(**values)
     changed = _changed(progress, to_tables(config))
     if changed:
         raise TrainingError(
@@ -89,16 +85,6 @@ def read_progress(folder: Path, config: Config, processes: int) -> Progress:
             "Start as many: which samples a process sees depends on it.",
         )
     return progress
-
-
-def read_weights(adapter: Adapter, file: Path) -> None:
-    """Copies a checkpoint's weights into an adapter of the same build; its parameters stay the same objects.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
-    tensors = open_weights(file).tensors
-    adapter.load_state_dict({key: tensors[key] for key in adapter.state_dict()})
 
 
 def read_optimizer(folder: Path, device: torch.device) -> dict[str, Any]:

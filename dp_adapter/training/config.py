@@ -63,17 +63,14 @@ class AdapterPlan:
     """Attributes:
     encoder: whose embedding of the face the identity tokens are made of.
     tokens: identity tokens T.
-    tca_rank: of the text pathway's low-rank weights; 0 for none.
-    ffb: with the trained gate; ffb_rank: its width.
+    tca_rank: of the text pathway's low-rank weights, from the first stage that trains them on; 0 for none.
     gated: FaceChain-FACT's pathway before the text attention (SD1.5, TransFace); without TCA and FFB.
-    start: an adapter file whose projection, keys and values to begin with; of the same shapes.
+    start: an adapter file to begin with (FaceID, FaceID-Plus, FaceID-Portrait, FACT, or one of ours).
     """
 
     encoder: EncoderName = "sface"
     tokens: int = 4
     tca_rank: int = 16
-    ffb: bool = True
-    ffb_rank: int = 16
     gated: bool = False
     start: str = ""
 
@@ -312,7 +309,6 @@ def _check_parts(config: Config, stage: Stage, at: str) -> None:
     elif plan.encoder == "transface":
         raise SettingsError("adapter.encoder", "TransFace's tokens are for the gated pathway", "Set gated = true.")
     _require(stage.kind != "tca" or plan.tca_rank > 0, "adapter.tca_rank", f"{at} trains a TCA that is not there", 16)
-    _require(stage.kind != "ffb" or plan.ffb, "adapter.ffb", f"{at} trains an FFB that is not there", True)
     _require(not stage.losses.edit or bool(config.edits), "edits", f"{at} needs words to edit with", "smiling")
 
 

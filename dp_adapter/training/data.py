@@ -59,7 +59,7 @@ class Batch:
     Attributes:
         captions: empty where the text is dropped.
         mask: [B, 1, h, w]; features: of the reference [B, e] or [B, L, e], zero where the identity is dropped.
-        with_identity: [B] bool, where it is not dropped.
+        others: the same of other people; with_identity: [B] bool, where it is not dropped.
     """
 
     pixels: Tensor | None
@@ -67,6 +67,7 @@ class Batch:
     captions: list[str]
     mask: Tensor
     features: Tensor
+    others: Tensor
     with_identity: Tensor
     points: Tensor
     sface: Tensor
@@ -124,18 +125,24 @@ def _inside(box: tuple[float, float, float, float], reach: float, shape: tuple[i
     return inside
 
 
+def regions_of(sample: Sample, plan: Data) -> Tensor:
+    """``regions`` of a sample's crop: [2, R, R]."""
+    _, labels, _, (top, left) = cropped(sample, plan.resolution)
+    scale = plan.resolution / min(sample.picture.shape[:2])
+    x0, y0, x1, y1 = ((v - o) * scale for v, o in zip(sample.box, (left, top, left, top), strict=True))
+    return regions(labels, (x0, y0, x1, y1), plan.grow, plan.feather)
+
+
 def example(sample: Sample, plan: Data) -> Example:
     """A sample as the loop takes it, with its pixels."""
     side = plan.resolution
-    picture, labels, points, (top, left) = cropped(sample, side)
+    picture, _, points, (top, left) = cropped(sample, side)
     scale = side / min(sample.picture.shape[:2])
-    x0, y0, x1, y1 = ((v - o) * scale for v, o in zip(sample.box, (left, top, left, top), strict=True))
-    found = regions(labels, (x0, y0, x1, y1), plan.grow, plan.feather)
     sface = sample.embeddings.get("sface")
     return Example(
         pixels=torch.as_tensor(picture).permute(2, 0, 1).contiguous(),
         moments=None,
-        regions=on_grid(found, Grid(side // LATENT, side // LATENT), 0),
+        regions=on_grid(regions_of(sample, plan), Grid(side // LATENT, side // LATENT), 0),
         caption=sample.caption,
         points=torch.as_tensor(points),
         sface=torch.zeros(128) if sface is None else torch.as_tensor(sface),
@@ -197,6 +204,7 @@ class Examples(Dataset[dict[str, Any]]):
             "captions": "" if no_text else one.caption,
             "mask": one.regions[1 if with_hair else 0][None],
             "features": torch.zeros_like(features) if no_identity else features,
+            "others": self.features(self._other(number, random)),
             "with_identity": torch.tensor(not no_identity),
             "points": one.points,
             "sface": one.sface,
@@ -211,6 +219,16 @@ class Examples(Dataset[dict[str, Any]]):
         if not self.plan.shuffle or len(theirs) == 1:
             return number
         return theirs[other + (other >= place)]
+
+    def _other(self, number: int, random: np.random.Generator) -> int:
+        """A photo of another person; after some tries, as where there is but one, of anybody."""
+        person = self.shards.entries[number].person
+        other = number
+        for _ in range(16):
+            other = int(random.integers(len(self.shards)))
+            if self.shards.entries[other].person != person:
+                break
+        return other
 
 
 @lru_cache(maxsize=4)

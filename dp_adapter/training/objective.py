@@ -16,7 +16,7 @@ from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
 from dp_adapter.training.adapted import AdaptedUNet, Conditions, Record
 from dp_adapter.training.config import Losses
-from dp_adapter.training.faces import FaceNetwork
+from dp_adapter.training.faces import FaceNetwork, embed_faces
 from dp_adapter.training.frozen import Frozen, Text
 
 
@@ -35,7 +35,8 @@ class Inputs:
     """One batch with everything that is drawn for it.
 
     Attributes:
-        noisy, noise: [B, 4, h, w]; timesteps: [B]; mask: [B, 1, h, w]; features: [B, e] or [B, L, e].
+        noisy, noise: [B, 4, h, w]; timesteps: [B]; mask: [B, 1, h, w].
+        features, others: [B, e] or [B, L, e], of the references and of other people.
         with_identity, only_inside: [B] bool; text_on: [B], or None where the text is always on.
         points: [B, 5, 2] in pixels; sface: [B, 128] of the targets.
         seed: of what is drawn on the device.
@@ -47,6 +48,7 @@ class Inputs:
     text: Text
     mask: Tensor
     features: Tensor
+    others: Tensor
     with_identity: Tensor
     only_inside: Tensor
     text_on: Tensor | None
@@ -116,10 +118,11 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def _swapped(self, inputs: Inputs, conditions: Conditions) -> Tensor:
-        """What is predicted for a mixture with another row's identity: [B, 4, h, w]."""
+        """What is predicted for a mixture with another person: [B, 4, h, w]."""
         assert conditions.tokens is not None
+        others = self.adapted.tokens(inputs.others)
         generator = torch.Generator(inputs.noisy.device).manual_seed(inputs.seed)
-        other = losses.interpolated_identity(conditions.tokens, generator)
+        other = losses.interpolated_identity(conditions.tokens, others, generator)
         return self._said(inputs, replace(conditions, tokens=other)).noise.float()
 
     def _edit(self, edit: Edit, conditions: Conditions) -> Tensor:
@@ -154,5 +157,6 @@ class Objective(nn.Module):
             return noise.sum() * 0.0
         timesteps = inputs.timesteps[rows]
         clean = losses.clean_latents(inputs.noisy[rows], noise[rows], frozen.alphas, timesteps)
-        embeddings = faces(frozen.decoded(clean), inputs.points[rows])
+        points = inputs.points[rows].cpu().numpy()
+        embeddings = embed_faces(faces, frozen.decoded(clean), points)
         return losses.identity_loss(embeddings, inputs.sface[rows], timesteps, self._weights.identity_below)

@@ -30,16 +30,20 @@ from dp_adapter.hosts.diffusers import sites_of
 from dp_adapter.training import build, checkpoint, frozen
 from dp_adapter.training.adapted import AdaptedUNet
 from dp_adapter.training.checkpoint import Progress
-from dp_adapter.training.config import Config, Stage, StageKind, to_tables
+from dp_adapter.training.config import Config, Stage, to_tables
 from dp_adapter.training.data import Batch, Examples, batches, cache_latents
-from dp_adapter.training.faces import FaceNetwork
+from dp_adapter.training.faces import SFace
 from dp_adapter.training.losses import EDIT_TIMESTEPS
 from dp_adapter.training.objective import Edit, Inputs, Objective
 from dp_adapter.training.shards import Shards
+from dp_adapter.training.start import from_public
 from dp_adapter.training.watch import Watch
 
 RESULT, RAW = "adapter.safetensors", "adapter-last.safetensors"
 """The finished files in ``out``: the running average, and the last weights."""
+
+WEIGHTS, AVERAGE = "adapter.safetensors", "ema.safetensors"
+"""The same in a checkpoint."""
 
 _WARM = 10  # the running average follows faster at first: decay (1 + n) / (10 + n), as in EMA implementations since TF
 
@@ -54,7 +58,6 @@ class State:
 
     adapter: Adapter
     average: Adapter
-    parts: frozenset[StageKind]
     started: str
     stage: int = 0
     step: int = 0
@@ -116,21 +119,16 @@ class Run:
         self.config, self.accelerator, self.base, self.shards = config, accelerator, base, shards
         self.sites = sites_of(base.unet)
         examples = Examples(shards, config.data, config.adapter, (config.seed, 0))
-        adapter = build.new(
-            config.adapter, self.sites, base.context, tuple(examples.features(0).shape), config.seed
-        ).to(accelerator.device)
-        build.start_from_text(adapter, base.unet, self.sites)
-        parts: frozenset[StageKind] = frozenset()
-        if config.adapter.start:
-            parts = build.start_from_file(adapter, Path(config.adapter.start))
-        self.state = State(adapter, copy.deepcopy(adapter), parts, _now())
+        width = examples.features(0).shape[-1]
+        adapter = build.first(config, base.unet, base.family, width).to(accelerator.device)
+        self.state = State(adapter, copy.deepcopy(adapter), _now())
         self._known = examples.known
         if config.data.cache_latents:
             with accelerator.main_process_first():
                 cache_latents(examples, lambda pixels: base.moments(pixels).cpu(), config.folder, base.digest())
         faces = any(stage.losses.identity for stage in config.stage)
-        self._faces = FaceNetwork().to(accelerator.device) if faces else None
-        self.watch = Watch(config, base, shards, tell, active=accelerator.is_main_process)
+        self._faces = SFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
+        self.watch = Watch(config, accelerator, base, shards, tell)
 
     # --- one stage -------------------------------------------------------------------------------------------------
 
@@ -178,26 +176,27 @@ class Run:
             self._follow(names)
             state.seconds += time.perf_counter() - started
             self._after_step(stage, optimizer, asked)
-        state.parts |= {stage.kind} if stage.kind != "ffb" else {"iea", "tca", "ffb"}
         state.stage, state.step = state.stage + 1, 0
         self._save({})
         accelerator.free_memory()
 
     def _prepared(self, stage: Stage) -> tuple[Any, Any, list[str]]:
         """The stage's objective and optimiser as accelerate wraps them, and the names of what is trained."""
-        adapter = self.state.adapter
+        state, config = self.state, self.config
+        adapter, state.average = (
+            build.with_stage(one, config, state.stage).to(self.accelerator.device)
+            for one in (state.adapter, state.average)
+        )
         trained = build.trained_by(adapter, stage.kind)
         adapter.requires_grad_(False)
         for parameter in trained.values():
             parameter.requires_grad_(True)
-        parts = self.state.parts | {stage.kind} | ({"iea", "tca"} if stage.kind == "ffb" else set[StageKind]())
-        plan = self.config.adapter
         adapted = AdaptedUNet(
             self.base.plain_unet(),
-            build.view(adapter, frozenset(parts)),
-            mode="gated" if plan.gated else "add",
-            # With a gate to come, which is M itself at first, the region's powers would change when it comes.
-            powers=dict.fromkeys(GATE_POWERS, 1.0) if plan.ffb and not plan.gated else GATE_POWERS,
+            adapter,
+            mode="gated" if config.adapter.gated else "add",
+            # A gate to come is M itself at first: after powers of M, its coming would be a jump.
+            powers=dict.fromkeys(GATE_POWERS, 1.0) if any(one.kind == "ffb" for one in config.stage) else GATE_POWERS,
         )
         objective = Objective(adapted, self.base, self.sites, stage.losses, self._faces)
         objective.train()
@@ -259,6 +258,7 @@ class Run:
             text=base.texts(batch.captions, batch.place, side),
             mask=batch.mask,
             features=batch.features,
+            others=batch.others,
             with_identity=batch.with_identity,
             only_inside=only_inside,
             text_on=text_on if weights.text_off else None,
@@ -320,7 +320,6 @@ class Run:
                 state.stage,
                 state.step,
                 state.total,
-                tuple(sorted(state.parts)),
                 accelerator.num_processes,
                 state.started,
                 state.seconds,
@@ -330,16 +329,16 @@ class Run:
         accelerator.wait_for_everyone()
 
     def _weights(self, folder: Path) -> None:
-        for name, adapter in (("adapter.safetensors", self.state.adapter), ("ema.safetensors", self.state.average)):
+        for name, adapter in ((WEIGHTS, self.state.adapter), (AVERAGE, self.state.average)):
             self._write(folder / name, adapter)
 
     def restore(self, folder: Path, progress: Progress) -> None:
         """Takes weights and place in the run from a checkpoint; the optimiser's state comes with its stage."""
         state = self.state
-        checkpoint.read_weights(state.adapter, folder / "adapter.safetensors", self.sites)
-        checkpoint.read_weights(state.average, folder / "ema.safetensors", self.sites)
+        state.adapter, state.average = (
+            from_public(folder / name).adapter.to(self.accelerator.device) for name in (WEIGHTS, AVERAGE)
+        )
         state.stage, state.step, state.total = progress.stage, progress.step, progress.total
-        state.parts = frozenset(cast("tuple[StageKind, ...]", progress.parts))
         state.started, state.seconds = progress.started, progress.seconds
         self.watch.rewind(progress.total)
 
@@ -358,7 +357,7 @@ class Run:
 
     def _write(self, path: Path, adapter: Adapter) -> None:
         plan = self.config.adapter
-        build.save(path, adapter, self.base.family, plan.encoder, self.sites, self._facts())
+        build.save(path, adapter, self.base.family, plan.encoder, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What a file says of its training; JSON."""
