@@ -281,7 +281,9 @@ def _set(tables: dict[str, Any], change: str) -> None:
 
 def _check(config: Config) -> None:
     """What types cannot say."""
-    shares = {f"data.{name}": getattr(config.data, name) for name in ("drop_identity", "drop_text", "drop_both", "hair")}
+    shares = {
+        f"data.{name}": getattr(config.data, name) for name in ("drop_identity", "drop_text", "drop_both", "hair")
+    }
     for i, stage in enumerate(config.stage):
         at = f"stage[{i}]"
         shares |= {f"{at}.losses.{name}": getattr(stage.losses, name) for name in ("face_only", "text_off")}
@@ -303,7 +305,9 @@ def _check(config: Config) -> None:
 def _check_parts(config: Config, stage: Stage, at: str) -> None:
     plan = config.adapter
     if plan.gated:
-        _require(plan.encoder == "transface", "adapter.encoder", "the gated pathway takes TransFace's tokens", "transface")
+        _require(
+            plan.encoder == "transface", "adapter.encoder", "the gated pathway takes TransFace's tokens", "transface"
+        )
         _require(stage.kind == "iea", f"{at}.kind", "the gated pathway has no TCA and no FFB", "iea")
         _require(config.base.family == "sd15", "base.family", "the gated pathway is made for SD1.5", "sd15")
     elif plan.encoder == "transface":

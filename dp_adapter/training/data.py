@@ -100,9 +100,7 @@ def cropped(sample: Sample, side: int) -> tuple[NDArray[np.uint8], NDArray[np.ui
     return np.ascontiguousarray(picture), np.ascontiguousarray(labels), points, [top, left]
 
 
-def regions(
-    labels: NDArray[np.uint8], box: tuple[float, float, float, float], grow: float, feather: float
-) -> Tensor:
+def regions(labels: NDArray[np.uint8], box: tuple[float, float, float, float], grow: float, feather: float) -> Tensor:
     """The visually sensitive region of a target, without and with hair: [2, H, W] in 0..1.
 
     Args:
@@ -121,7 +119,9 @@ def _inside(box: tuple[float, float, float, float], reach: float, shape: tuple[i
     x0, y0, x1, y1 = box
     dx, dy = reach * (x1 - x0), reach * (y1 - y0)
     inside = np.zeros(shape, bool)
-    inside[max(int(y0 - dy), 0) : max(int(np.ceil(y1 + dy)), 0), max(int(x0 - dx), 0) : max(int(np.ceil(x1 + dx)), 0)] = True
+    inside[
+        max(int(y0 - dy), 0) : max(int(np.ceil(y1 + dy)), 0), max(int(x0 - dx), 0) : max(int(np.ceil(x1 + dx)), 0)
+    ] = True
     return inside
 
 

@@ -95,5 +95,7 @@ def _picture(png: bytes) -> str:
 
 
 def _table(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in facts.items())
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
+    )
     return f"<table>{rows}</table>"

@@ -47,7 +47,9 @@ class Shards:
         self.paths = [path for pattern in patterns for path in _matching(pattern)]
         self.entries = [entry for number, path in enumerate(self.paths) for entry in _entries(path, number)]
         if not self.entries:
-            raise TrainingError(f"There are no samples in {', '.join(patterns)}", "Make shards with: dp-adapter prepare.")
+            raise TrainingError(
+                f"There are no samples in {', '.join(patterns)}", "Make shards with: dp-adapter prepare."
+            )
         self.of_person: dict[str, list[int]] = {}
         for number, entry in enumerate(self.entries):
             self.of_person.setdefault(entry.person, []).append(number)
@@ -118,7 +120,11 @@ def _entries(path: Path, shard: int) -> list[Entry]:
     except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path} is no shard of training samples ({error})", "Make it again.") from error
     for key, own in files.items():
-        missing = [name for name in _FILES if name not in own] or [name for name in ("jpg",) if not {"jpg", "png"} & {*own}]
+        missing = [name for name in _FILES if name not in own] or [
+            name for name in ("jpg",) if not {"jpg", "png"} & {*own}
+        ]
         if missing:
-            raise TrainingError(f"Sample {key} in {path.name} has no {missing[0]}", "The shard was cut off: make it again.")
+            raise TrainingError(
+                f"Sample {key} in {path.name} has no {missing[0]}", "The shard was cut off: make it again."
+            )
     return [Entry(key, people[key], shard, own) for key, own in files.items()]
