@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.regions import GATE_POWERS
@@ -79,6 +80,7 @@ class AdaptedUNet(nn.Module):
 
     Rows may have different tokens, masks, timesteps and texts. The UNet keeps this module's attention processors, which
     compute its own attention for every other caller; so a pipeline and ``hosts.diffusers.attach`` work on it as before.
+    ``release`` takes them out.
     Mixed precision is by autocast: the adapter stays in float32, the UNet may be in half precision.
 
     Args:
@@ -88,7 +90,8 @@ class AdaptedUNet(nn.Module):
         weight: strength s in training.
 
     Raises:
-        HostError: the UNet is neither SD1.5 nor SDXL, or the adapter does not fit it or the mode.
+        HostError: the UNet is neither SD1.5 nor SDXL, or the adapter does not fit it or the mode, or another
+            ``AdaptedUNet`` has it.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class AdaptedUNet(nn.Module):
         self._sites = sites_of(unet)
         _require_kind(adapter, mode)
         require_fit(self._sites, adapter, self._widths)
+        self._handles: list[RemovableHandle] = []
         self._install()
 
     def forward(
@@ -154,6 +158,14 @@ class AdaptedUNet(nn.Module):
         """Identity tokens [B, T, D] of the encoder's features: [B, e] of a face, [B, L, e] of its patches."""
         return cast(Tensor, self.adapter.projection(features))
 
+    def release(self) -> None:
+        """Gives the UNet its own attention processors back; this module is of no use then."""
+        for site in self._sites:
+            for attention in self._attentions(site):
+                attention.set_processor(attention.processor.original)
+        for handle in self._handles:
+            handle.remove()
+
     def _run(
         self,
         noisy: Tensor,
@@ -197,8 +209,13 @@ class AdaptedUNet(nn.Module):
         return total / len(call.shares)
 
     def _widths(self, site: Site) -> tuple[int, int]:
-        attn2 = self.unet.get_submodule(f"{site.name}.attn2")
-        return cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim)
+        _, attn2 = self._attentions(site)
+        return attn2.inner_dim, attn2.cross_attention_dim
+
+    def _attentions(self, site: Site) -> tuple[Any, Any]:
+        """diffusers' ``attn1`` and ``attn2`` of a site."""
+        block = self.unet.get_submodule(site.name)
+        return block.get_submodule("attn1"), block.get_submodule("attn2")
 
     def _install(self) -> None:
         """Puts the processors in: plain objects, so that the adapter's weights do not become the UNet's."""
@@ -206,12 +223,14 @@ class AdaptedUNet(nn.Module):
         finest = min(site.halvings for site in self._sites)
         edited = next(_stage(site) for site in self._sites if site.level == "up")
         for site in self._sites:
-            block, weights = self.unet.get_submodule(site.name), self.adapter.site(site.index)
-            attn1, attn2 = cast(Any, block.get_submodule("attn1")), cast(Any, block.get_submodule("attn2"))
+            weights, (attn1, attn2) = self.adapter.site(site.index), self._attentions(site)
+            if isinstance(attn2.processor, TextAttention):
+                raise HostError("This UNet is being trained with already", "Release it first.")
             gate = None
             if isinstance(weights, GatedSiteAdapter):
                 gate = Gate(site, weights, self._powers[site.level])
-                block.get_submodule("norm2").register_forward_pre_hook(gate.before_norm2)
+                norm2 = self.unet.get_submodule(f"{site.name}.norm2")
+                self._handles.append(norm2.register_forward_pre_hook(gate.before_norm2))
             attn1.set_processor(SelfAttention(attn1.processor, gate))
             attn2.set_processor(
                 TextAttention(

@@ -28,7 +28,7 @@ class SelfAttention:
     """attn1's processor: the model's own attention, in the form whose backward is fast here (``core.attention``)."""
 
     def __init__(self, original: Processor, gate: Gate | None = None) -> None:
-        self._original = original
+        self.original = original
         self._gate = gate
 
     def __call__(
@@ -42,7 +42,7 @@ class SelfAttention:
     ) -> Tensor:
         """[B, N, C] -> [B, N, C]"""
         if dp_adapter is None:
-            return self._original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if self._gate is not None:
             self._gate.call = dp_adapter
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
@@ -101,7 +101,7 @@ class TextAttention:
         coarse: bool,
         edited: bool,
     ) -> None:
-        self._original = original
+        self.original = original
         self._site, self._weights, self._power, self._gate = site, weights, power, gate
         self._localised, self._coarse, self._edited = localised, coarse, edited
 
@@ -116,7 +116,7 @@ class TextAttention:
     ) -> Tensor:
         """[B, N, C] and the text [B, L, D] -> [B, N, C]"""
         if dp_adapter is None:
-            return self._original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         assert encoder_hidden_states is not None
         call, context = dp_adapter, encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
