@@ -58,9 +58,12 @@ def with_stage(adapter: Adapter, config: Config, number: int) -> Adapter:
 
 @contextmanager
 def _seeded(seed: int) -> Generator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(seed)
+    kept = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        torch.set_rng_state(kept)
 
 
 def part_of(name: str) -> StageKind:

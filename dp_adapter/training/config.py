@@ -259,18 +259,15 @@ def _set(tables: dict[str, Any], change: str) -> None:
     path, equals, value = change.partition("=")
     if not equals:
         raise SettingsError(path, "no value was given", "Write --set KEY=VALUE.")
-    at: Any = tables
+    at: dict[str, Any] | list[Any] = tables
     *parents, last = path.strip().split(".")
     for name in parents:
-        if isinstance(at, list):
-            stages = cast("list[Any]", at)
-            if not name.isdigit() or int(name) >= len(stages):
-                raise SettingsError(path, f"there is no number '{name}'", f"There are {len(stages)}, from 0.")
-            at = stages[int(name)]
-        else:
-            at = at.setdefault(name, {})
-        if not isinstance(at, dict | list):
+        if isinstance(at, list) and not (name.isdigit() and int(name) < len(at)):
+            raise SettingsError(path, f"there is no number '{name}'", f"There are {len(at)}, from 0.")
+        inner: object = at[int(name)] if isinstance(at, list) else at.setdefault(name, {})
+        if not isinstance(inner, dict | list):
             raise SettingsError(path, f"'{name}' is no table", "Check the key.")
+        at = cast("dict[str, Any] | list[Any]", inner)
     if not isinstance(at, dict):
         raise SettingsError(path, "names a list", "Give a number and a key, as in stage.0.steps=10.")
     try:

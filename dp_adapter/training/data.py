@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -82,7 +83,7 @@ class Batch:
 
 
 def cropped(sample: Sample, side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], list[int]]:
-    """The largest square around the face, resized: picture [side, side, 3], labels, points, top and left of the crop."""
+    """The largest square around the face, resized: picture [side, side, 3], labels, points, the crop's top and left."""
     import cv2
 
     height, width = sample.picture.shape[:2]
@@ -92,7 +93,7 @@ def cropped(sample: Sample, side: int) -> tuple[NDArray[np.uint8], NDArray[np.ui
     top = int(np.clip(round((y0 + y1 - square) / 2), 0, height - square))
     picture = sample.picture[top : top + square, left : left + square]
     labels = sample.labels[top : top + square, left : left + square]
-    points = (sample.points - np.float32([left, top])) * np.float32(side / square)
+    points = (sample.points - np.array([left, top], np.float32)) * np.float32(side / square)
     if square != side:
         smooth = cv2.INTER_AREA if square > side else cv2.INTER_CUBIC
         picture = np.asarray(cv2.resize(picture, (side, side), interpolation=smooth), np.uint8)
@@ -118,11 +119,8 @@ def _inside(box: tuple[float, float, float, float], reach: float, shape: tuple[i
     """[H, W]: the box, grown on each side by a share of its size."""
     x0, y0, x1, y1 = box
     dx, dy = reach * (x1 - x0), reach * (y1 - y0)
-    inside = np.zeros(shape, bool)
-    inside[
-        max(int(y0 - dy), 0) : max(int(np.ceil(y1 + dy)), 0), max(int(x0 - dx), 0) : max(int(np.ceil(x1 + dx)), 0)
-    ] = True
-    return inside
+    x, y = np.arange(shape[1])[None] + 0.5, np.arange(shape[0])[:, None] + 0.5
+    return (x > x0 - dx) & (x < x1 + dx) & (y > y0 - dy) & (y < y1 + dy)
 
 
 def regions_of(sample: Sample, plan: Data) -> Tensor:
@@ -180,7 +178,7 @@ class Examples(Dataset[dict[str, Any]]):
             )
         features = torch.as_tensor(found[self._name])
         if features.ndim == 1:  # patch features of a large data set would fill the memory
-            features = features / features.norm().clamp(min=1e-6)
+            features = F.normalize(features, dim=0)
             self._features[number] = features
         return features
 
@@ -238,13 +236,11 @@ def _permutation(count: int, key: tuple[int, ...]) -> NDArray[np.int64]:
 
 def collate(rows: list[dict[str, Any]]) -> Batch:
     """Stacks rows of ``Examples``."""
-    joined = {name: [row[name] for row in rows] for name in rows[0]}
-    return Batch(
-        **{
-            name: None if values[0] is None else torch.stack(values) if isinstance(values[0], Tensor) else values
-            for name, values in joined.items()
-        }
-    )
+    joined: dict[str, Any] = {}
+    for name, first in rows[0].items():
+        values = [row[name] for row in rows]
+        joined[name] = torch.stack(values) if isinstance(first, Tensor) else None if first is None else values
+    return Batch(**joined)
 
 
 def batches(
@@ -263,11 +259,13 @@ def batches(
     yield from loader
 
 
-def cache_latents(examples: Examples, encode: Any, folder: Path, digest: str, size: int = 16) -> None:
+def cache_latents(
+    examples: Examples, encode: Callable[[Tensor], Tensor], folder: Path, digest: str, size: int = 16
+) -> None:
     """Encodes every picture once, or reads what an earlier run kept.
 
     Args:
-        encode: pixels [n, 3, R, R] -> moments [n, 2, 4, h, w] on the CPU.
+        encode: pixels [n, 3, R, R] -> moments [n, 2, 4, h, w].
         folder: where ``latents-*.safetensors`` is kept; digest: of the VAE's weights.
     """
     from safetensors.torch import load_file, save_file
@@ -292,11 +290,11 @@ def cache_latents(examples: Examples, encode: Any, folder: Path, digest: str, si
         examples.known[number] = Example(pixels=None, caption=caption, **own)
 
 
-def _encoded(shards: Shards, plan: Data, encode: Any, size: int) -> dict[str, Tensor]:
+def _encoded(shards: Shards, plan: Data, encode: Callable[[Tensor], Tensor], size: int) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
     for start in range(0, len(shards), size):
         some = [example(shards.sample(number), plan) for number in range(start, min(start + size, len(shards)))]
-        moments = encode(torch.stack([one.pixels for one in some if one.pixels is not None]))
+        moments = encode(torch.stack([one.pixels for one in some if one.pixels is not None])).cpu()
         found.setdefault("moments", []).append(moments)
         for name in ("regions", "points", "sface", "place"):
             found.setdefault(name, []).append(torch.stack([getattr(one, name) for one in some]))

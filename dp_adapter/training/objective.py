@@ -6,7 +6,6 @@ Shapes: B rows, h x w cells of the latent grid, D width of the text context, k r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from dp_adapter.core.regions import on_grid
 from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
-from dp_adapter.training.adapted import AdaptedUNet, Conditions, Record
+from dp_adapter.training.adapted import AdaptedUNet, Conditions, Prediction
+from dp_adapter.training.call import Record
 from dp_adapter.training.config import Losses
 from dp_adapter.training.faces import FaceNetwork, embed_faces
 from dp_adapter.training.frozen import Frozen, Text
@@ -111,7 +111,7 @@ class Objective(nn.Module):
         }
         return frozenset(name for name, weight in names.items() if weight)
 
-    def _said(self, inputs: Inputs, conditions: Conditions, record: frozenset[Record] = frozenset()) -> Any:
+    def _said(self, inputs: Inputs, conditions: Conditions, record: frozenset[Record] = frozenset()) -> Prediction:
         return self.adapted(
             inputs.noisy, inputs.timesteps, conditions, record=record, added_cond_kwargs=inputs.text.added
         )
@@ -131,7 +131,7 @@ class Objective(nn.Module):
         tokens, mask = conditions.tokens[:count], conditions.mask[:count]
 
         def features(text: Text, identity: bool) -> tuple[Tensor, ...]:
-            said = self.adapted(
+            said: Prediction = self.adapted(
                 edit.noisy,
                 edit.timesteps,
                 Conditions(text.context, tokens, mask),
@@ -139,13 +139,14 @@ class Objective(nn.Module):
                 record=frozenset({"features"}),
                 added_cond_kwargs=text.added,
             )
+            assert said.features is not None
             return said.features
 
         with torch.no_grad():
             base = [features(text, False) for text in (edit.edited, edit.plain)]
         edited, plain = features(edit.edited, True), features(edit.plain, True)
         grid = on_grid(mask[:, 0], Grid(*mask.shape[-2:]), self._edited_halvings).flatten(1)[..., None]
-        return losses.edit_direction(edited, plain, *base, [grid] * len(plain))
+        return losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain))
 
     def _identity(self, inputs: Inputs, noise: Tensor) -> Tensor:
         """Only the rows that count are decoded; the rest would cost memory for nothing."""

@@ -41,7 +41,7 @@ def write(config: Config, history: Sequence[Mapping[str, Any]], facts: Mapping[s
     target = config.folder / "report.html"
     body = "\n".join(parts)
     target.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title><style>{_STYLE}</style>{body}</html>',
+        f"<!doctype html><meta charset='utf-8'><title>Training</title><style>{_STYLE}</style>{body}",
         encoding="utf-8",
     )
     return target

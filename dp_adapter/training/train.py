@@ -9,10 +9,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dp_adapter import __version__
 from dp_adapter.core.adapter import Adapter
@@ -37,6 +35,7 @@ from dp_adapter.training.losses import EDIT_TIMESTEPS
 from dp_adapter.training.objective import Edit, Inputs, Objective
 from dp_adapter.training.shards import Shards
 from dp_adapter.training.start import from_public
+from dp_adapter.training.stopping import Stopped, anyone, asked_to_stop
 from dp_adapter.training.watch import Watch
 
 RESULT, RAW = "adapter.safetensors", "adapter-last.safetensors"
@@ -48,13 +47,9 @@ WEIGHTS, AVERAGE = "adapter.safetensors", "ema.safetensors"
 _WARM = 10  # the running average follows faster at first: decay (1 + n) / (10 + n), as in EMA implementations since TF
 
 
-class Stopped(Exception):
-    """The user or the system asked for the end; a checkpoint was written."""
-
-
 @dataclass
 class State:
-    """What changes while a run goes on: ``stage`` and ``step`` are the next to be done."""
+    """What changes while a run goes on: ``stage`` and ``step`` are the next to be done, ``total`` those done in all."""
 
     adapter: Adapter
     average: Adapter
@@ -92,7 +87,7 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
     if found and progress:
         run.restore(found, progress)
         tell(f"Going on after step {progress.total} of {config.steps}.")
-    with _asked_to_stop() as asked:
+    with asked_to_stop() as asked:
         while run.state.stage < len(config.stage):
             run.stage(asked, found if found and progress and run.state.total == progress.total else None)
     return run.finish()
@@ -100,10 +95,10 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
 
 def _accelerator(config: Config) -> Any:
     try:
-        import accelerate
+        from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingDependencyError("accelerate", "Training", "train") from error
-    return cast(Any, accelerate).Accelerator(mixed_precision=config.precision, cpu=config.device == "cpu")
+    return cast(Any, Accelerator)(mixed_precision=config.precision, cpu=config.device == "cpu")
 
 
 class Run:
@@ -125,7 +120,7 @@ class Run:
         self._known = examples.known
         if config.data.cache_latents:
             with accelerator.main_process_first():
-                cache_latents(examples, lambda pixels: base.moments(pixels).cpu(), config.folder, base.digest())
+                cache_latents(examples, base.moments, config.folder, base.digest())
         faces = any(stage.losses.identity for stage in config.stage)
         self._faces = SFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
         self.watch = Watch(config, accelerator, base, shards, tell)
@@ -157,6 +152,7 @@ class Run:
             accelerator.num_processes,
             self.config.data.workers,
         )
+        stop = False
         while state.step < stage.steps:
             started = time.perf_counter()
             factor = rate(stage, state.step)
@@ -175,10 +171,16 @@ class Run:
             state.step, state.total = state.step + 1, state.total + 1
             self._follow(names)
             state.seconds += time.perf_counter() - started
-            self._after_step(stage, optimizer, asked)
-        state.stage, state.step = state.stage + 1, 0
-        self._save({})
-        accelerator.free_memory()
+            stop = self._after_step(stage, optimizer, asked)
+            if stop:
+                break
+        if state.step == stage.steps:
+            state.stage, state.step = state.stage + 1, 0
+            self._save({})
+            accelerator.free_memory()
+        if stop and state.stage < len(self.config.stage):
+            self.watch.close()
+            raise Stopped(f"Stopped after step {state.total} of {self.config.steps}; go on with --resume")
 
     def _prepared(self, stage: Stage) -> tuple[Any, Any, list[str]]:
         """The stage's objective and optimiser as accelerate wraps them, and the names of what is trained."""
@@ -279,27 +281,30 @@ class Run:
         for name in names:
             self.state.average.get_parameter(name).lerp_(self.state.adapter.get_parameter(name), 1 - decay)
 
-    def _after_step(self, stage: Stage, optimizer: Any, asked: Callable[[], bool]) -> None:
-        state, plan, accelerator = self.state, self.config.watch, self.accelerator
+    def _after_step(self, stage: Stage, optimizer: Any, asked: Callable[[], bool]) -> bool:
+        """Reports, samples and saves where it is time; returns whether to stop here."""
+        state, plan = self.state, self.config.watch
         last = state.step == stage.steps
         due = last or (plan.checkpoint_every > 0 and state.total % plan.checkpoint_every == 0)
-        stop = _anyone(accelerator, asked())
-        if due or stop or state.total % plan.every == 0:
-            spoiled = self.watch.report(stage, state.stage, state.total, rate(stage, state.step - 1), state.seconds)
-            if spoiled:
-                raise TrainingError(
-                    f"The loss is no number at step {state.total} ({spoiled})",
-                    "Lower lr, or set precision to bf16 or no, and go on from the last checkpoint with --resume.",
-                )
+        if due or state.total % plan.every == 0:
+            self._report(stage)
         if plan.samples_every and state.total % plan.samples_every == 0:
             self.watch.sample(state.average, state.total)
+        stop = anyone(self.accelerator, asked())
         if (due or stop) and not last:
+            self._report(stage)  # nothing is saved that is no number
             self._save(self._optimizer_state(optimizer))
-        if stop and not (last and state.stage + 1 == len(self.config.stage)):
-            if last:
-                return  # the stage's end writes a checkpoint; the next stage's first step stops
-            self.watch.close()
-            raise Stopped(f"Stopped after step {state.total}; go on with --resume.")
+        return stop
+
+    def _report(self, stage: Stage) -> None:
+        """Raises TrainingError where a loss since the last time is no number."""
+        state = self.state
+        spoiled = self.watch.report(stage, state.stage, state.total, rate(stage, state.step - 1), state.seconds)
+        if spoiled:
+            raise TrainingError(
+                f"The loss is no number at step {state.total} ({spoiled})",
+                "Lower lr, or set precision to bf16 or no, and go on from the last checkpoint with --resume.",
+            )
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -389,37 +394,6 @@ def rate(stage: Stage, step: int) -> float:
         return 1.0
     share = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _anyone(accelerator: Any, asked: bool) -> bool:
-    """Whether any process was asked to stop; all of them must save at the same step."""
-    if accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor(float(asked), device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum") > 0)
-
-
-@contextmanager
-def _asked_to_stop() -> Generator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM set a flag that is read between steps; the second Ctrl-C ends the program at once."""
-    asked = False
-    before: dict[signal.Signals, Any] = {}
-
-    def note(number: int, _frame: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread, where Python has no signals
-        before.clear()
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _now() -> str:

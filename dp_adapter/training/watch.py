@@ -1,11 +1,11 @@
-"""What one sees of a run: loss curves and sample grids to TensorBoard, history and pictures on disk, the HTML report."""
+"""What one sees of a run: curves and sample grids in TensorBoard, history and pictures on disk, the HTML report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class Watch:
         means = torch.stack([self._sums[name] / self._counts[name] for name in names])
         if self._accelerator.num_processes > 1:
             means = self._accelerator.reduce(means, "mean")
-        values = dict(zip(names, cast("list[float]", means.tolist()), strict=True))
+        values = dict(zip(names, [float(value) for value in means.cpu()], strict=True))
         self._sums, self._counts = {}, {}
         spoiled = ", ".join(name for name, value in values.items() if not np.isfinite(value))
         if self._active and not spoiled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import webdataset
+from webdataset.writer import TarWriter
 
 from dp_adapter.training.sample import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, Sample
 
@@ -17,7 +17,7 @@ def sample(number: int, person: int, side: int = 64) -> Sample:
     labels[side // 2 :] = CLOTHES
     labels[side // 8 : side // 4, side // 4 : 3 * side // 4] = HAIR
     labels[side // 4 : 5 * side // 8, 3 * side // 8 : 5 * side // 8] = FACE_SKIN
-    points = np.float32([[0.42, 0.35], [0.58, 0.35], [0.5, 0.43], [0.44, 0.52], [0.56, 0.52]]) * side
+    points = np.array([[0.42, 0.35], [0.58, 0.35], [0.5, 0.43], [0.44, 0.52], [0.56, 0.52]]) * side
     identity = np.random.default_rng(person).normal(size=128).astype(np.float32)
     return Sample(
         key=f"{number:04d}",
@@ -36,7 +36,7 @@ def shards(folder: Path, people: int = 3, photos: int = 4, side: int = 64) -> st
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [(i, i % people) for i in range(people * photos)]
     for half in range(2):
-        with webdataset.TarWriter(str(folder / f"{half:03d}.tar")) as tar:
+        with TarWriter(str(folder / f"{half:03d}.tar")) as tar:
             for number, person in numbers[half::2]:
                 tar.write(sample(number, person, side).to_record(lossless=True))
     return str(folder / "*.tar")
