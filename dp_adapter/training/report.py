@@ -14,6 +14,7 @@ from dp_adapter.errors import MissingDependencyError
 from dp_adapter.training.config import Config, to_tables
 
 _GRIDS = 8  # as many of the run's grids are shown, evenly spread
+_ACROSS = 4  # curves in a line
 _STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5 }
 table { border-collapse: collapse } td, th { border-bottom: 1px solid #ccc; padding: .2rem .8rem; text-align: left }
@@ -71,9 +72,11 @@ def _curves(kind: str, history: Sequence[Mapping[str, Any]]) -> str:
         raise MissingDependencyError("matplotlib", "The report of a training run", "train") from error
     lines = [line for line in history if line["kind"] == kind]
     names = list(dict.fromkeys(name for line in lines for name in line["losses"]))
-    figure: Any = Figure(figsize=(3.2 * min(len(names), 4), 2.4 * -(-len(names) // 4)), layout="constrained")
+    across, down = min(len(names), _ACROSS), -(-len(names) // _ACROSS)
+    figure: Any = Figure(figsize=(3.2 * across, 2.4 * down))
+    figure.subplots_adjust(left=0.18 / across, right=1 - 0.05 / across, top=1 - 0.15 / down, bottom=0.12 / down)
     for number, name in enumerate(names, 1):
-        axes = figure.add_subplot(-(-len(names) // 4), min(len(names), 4), number)
+        axes = figure.add_subplot(down, across, number)
         seen = [(line["step"], line["losses"][name]) for line in lines if name in line["losses"]]
         axes.plot(*zip(*seen, strict=True), linewidth=1)
         axes.set_title(f"{kind}: {name}", fontsize=9)

@@ -290,6 +290,7 @@ class Run:
             self._report(stage)
         if plan.samples_every and state.total % plan.samples_every == 0:
             self.watch.sample(state.average, state.total)
+            self.watch.write_report()
         stop = anyone(self.accelerator, asked())
         if (due or stop) and not last:
             self._report(stage)  # nothing is saved that is no number
@@ -355,8 +356,9 @@ class Run:
         if self.accelerator.is_main_process:
             self._write(out / RAW, self.state.adapter)
             self._write(out / RESULT, self.state.average)
-            self.watch.sample(self.state.average, self.state.total)
-            self.watch.close()
+        self.watch.sample(self.state.average, self.state.total)
+        self.watch.write_report()
+        self.watch.close()
         self.accelerator.wait_for_everyone()
         return out / RESULT
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,14 +114,18 @@ class Watch:
         path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         self._before = (total, json.loads(lines[-1])["seconds"] if lines else 0.0)
 
-    def close(self) -> Path | None:
-        """Writes the report and closes TensorBoard's files; returns the report's file."""
-        if not self._active:
-            return None
+    def close(self) -> None:
+        """Closes TensorBoard's files."""
         if self._board is not None:
             self._board.close()
+
+    def write_report(self) -> None:
+        """Writes ``report.html`` of the run so far."""
+        if not self._active:
+            return
         history = self.config.folder / HISTORY
-        lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+        text = history.read_text(encoding="utf-8") if history.is_file() else ""
+        lines = [json.loads(line) for line in text.splitlines()]
         facts = {
             "base model": self._base.name,
             "samples": str(len(self._shards)),
@@ -132,4 +135,4 @@ class Watch:
             "torch": torch.__version__,
             "peak memory": f"{peak(self._accelerator.device) / 2**30:.2f} GiB",
         }
-        return report.write(self.config, lines, facts)
+        report.write(self.config, lines, facts)
