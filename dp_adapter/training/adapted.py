@@ -107,7 +107,7 @@ class AdaptedUNet(nn.Module):
         self.unet = unet.requires_grad_(False)
         self.adapter = adapter
         self.mode: Mode = mode
-        self._powers, self._weight = powers, weight
+        self._powers, self._weight = dict(powers), weight
         self._sites = sites_of(unet)
         _require_kind(adapter, mode)
         require_fit(self._sites, adapter, self._widths)

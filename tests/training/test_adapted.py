@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dp_adapter.core.adapter import Adapter
+from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions import on_grid
 from dp_adapter.core.types import Grid, Row
@@ -20,6 +21,9 @@ from dp_adapter.hosts.sites import Base
 from dp_adapter.training.adapted import AdaptedUNet, Conditions, Mode, progress_of
 from dp_adapter.training.sites import identity_share
 from tests import tiny
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel as UNet
 
 SIZE = (10, 12)  # halves to 5 x 6, 3 x 3, 2 x 2: masks and grids must round up alike
 TIMESTEPS = torch.tensor([400, 90])
@@ -36,7 +40,7 @@ KINDS: dict[str, tuple[Callable[[], Adapter], Mode]] = {
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
+def model() -> UNet:
     return tiny.unet("sd15")
 
 
@@ -44,7 +48,7 @@ Adapt = Callable[..., AdaptedUNet]
 
 
 @pytest.fixture
-def adapt(model: nn.Module) -> Iterator[Adapt]:
+def adapt(model: UNet) -> Iterator[Adapt]:
     """Adapts the one UNet, and releases it in the end."""
     made: list[AdaptedUNet] = []
 
@@ -75,7 +79,7 @@ def predict(adapted: AdaptedUNet, given: Conditions, **options: object) -> Tenso
     return adapted(tiny.inputs("sd15", ROWS, SIZE).latents, TIMESTEPS, given, **options).noise
 
 
-def as_the_extension(model: nn.Module, adapter: Adapter, mode: Mode, base: Base) -> Tensor:
+def as_the_extension(model: UNet, adapter: Adapter, mode: Mode, base: Base) -> Tensor:
     """Row by row through ``hosts.diffusers.attach``."""
     given, rows = tiny.inputs(base, ROWS, SIZE), list[Tensor]()
     for row, timestep in enumerate(TIMESTEPS.tolist()):
@@ -86,7 +90,7 @@ def as_the_extension(model: nn.Module, adapter: Adapter, mode: Mode, base: Base)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_computes_what_the_extension_does(model: nn.Module, adapt: Adapt, kind: str) -> None:
+def test_computes_what_the_extension_does(model: UNet, adapt: Adapt, kind: str) -> None:
     adapted = adapt(kind)
     with torch.no_grad():
         mine = predict(adapted, conditions())
@@ -109,7 +113,7 @@ def test_computes_what_the_extension_does_in_sdxl() -> None:
     assert len(mine.features) == 30 and mine.attention.shape == (2, 1, 5, 6)
 
 
-def test_without_identity_it_is_the_base_model(model: nn.Module, adapt: Adapt) -> None:
+def test_without_identity_it_is_the_base_model(model: UNet, adapt: Adapt) -> None:
     given = tiny.inputs("sd15", ROWS, SIZE)
     with torch.no_grad():
         untouched = model(given.latents, TIMESTEPS, given.context).sample
@@ -149,7 +153,7 @@ def gradients(adapted: AdaptedUNet) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["both", "gated"])
-def test_gradients_reach_everything_trained_and_nothing_else(model: nn.Module, adapt: Adapt, kind: str) -> None:
+def test_gradients_reach_everything_trained_and_nothing_else(model: UNet, adapt: Adapt, kind: str) -> None:
     adapted = adapt(kind)
     found = gradients(adapted)
     assert set(found) == {f"adapter.{name}" for name, _ in adapted.adapter.named_parameters()}
@@ -178,11 +182,14 @@ def test_mixed_precision(adapt: Adapt, kind: str) -> None:
     assert (half - full).abs().max() < 0.1 * full.abs().max()
 
 
-def test_two_forwards_before_one_backward_keep_their_conditions(model: nn.Module, adapt: Adapt) -> None:
+def test_two_forwards_before_one_backward_keep_their_conditions(model: UNet, adapt: Adapt) -> None:
     adapted = adapt("both")
     given = conditions()
+    assert given.tokens is not None
     swapped = replace(given, tokens=given.tokens.flip(0))
-    weight = adapted.adapter.site(5).to_k.weight
+    site = adapted.adapter.site(5)
+    assert isinstance(site, SiteAdapter)
+    weight = site.to_k.weight
     apart = [torch.autograd.grad(predict(adapted, one).square().sum(), weight)[0] for one in (given, swapped)]
     model.enable_gradient_checkpointing()
     try:
@@ -201,7 +208,7 @@ def test_records(adapt: Adapt) -> None:
         everywhere = adapted(latents, TIMESTEPS, conditions(mask=torch.ones(2, 1, *SIZE)), record=EVERYTHING)
         plain = adapted(latents, TIMESTEPS, conditions())
     assert made.fair > 0.001 and everywhere.fair == 0
-    assert made.attention.shape == (2, 1, *SIZE) and 0 < made.attention.min() and made.attention.max() < 1
+    assert made.attention.shape == (2, 1, *SIZE) and made.attention.min() > 0 and made.attention.max() < 1
     assert [x.shape for x in made.features] == [(2, 9, 32)] * 3  # up_blocks.1 of three transformers, two halvings
     assert -1 < made.localisation < 1
     assert plain == replace(plain, fair=None, localisation=None, attention=None, features=None)
@@ -218,7 +225,7 @@ def test_progress_is_the_hosts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "gated"])
-def test_release_and_copies(model: nn.Module, kind: str) -> None:
+def test_release_and_copies(model: UNet, kind: str) -> None:
     processors = dict(model.attn_processors)
     adapter, mode = KINDS[kind]
     adapted = AdaptedUNet(model, adapter(), mode=mode)
@@ -237,13 +244,14 @@ def test_release_and_copies(model: nn.Module, kind: str) -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_refusals(model: nn.Module, adapt: Adapt) -> None:
-    for adapter, mode in (
+def test_refusals(model: UNet, adapt: Adapt) -> None:
+    cases: tuple[tuple[Adapter, Mode], ...] = (
         (tiny.gated_adapter(), "add"),
         (tiny.adapter("sd15"), "gated"),
         (tiny.text_query_adapter("sd15"), "add"),
         (tiny.adapter("sd15", wanted=True), "add"),
-    ):
+    )
+    for adapter, mode in cases:
         with pytest.raises(HostError, match="cannot be trained in mode"):
             AdaptedUNet(model, adapter, mode=mode)
     with pytest.raises(HostError, match="made for SDXL"):
