@@ -54,7 +54,6 @@ class Frozen:
             raise TrainingError(f"{name} is an inpainting model", "Choose its base model.")
         self.alphas = cast(Tensor, pipeline.scheduler.alphas_cumprod).to(self.device, torch.float32)
         """[1000], the share of the picture's variance that is left at each timestep."""
-        self._processors: dict[str, Any] = dict(pipeline.unet.attn_processors)
         for module in self.modules:
             module.requires_grad_(False).eval()
 
@@ -71,11 +70,6 @@ class Frozen:
     def context(self) -> int:
         """Width D of the text context."""
         return self.pipeline.unet.config.cross_attention_dim
-
-    def plain_unet(self) -> nn.Module:
-        """The UNet with the attention processors that it came with."""
-        cast(Any, self.unet).set_attn_processor(dict(self._processors))
-        return self.unet
 
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> Tensor:

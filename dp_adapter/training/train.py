@@ -118,6 +118,7 @@ class Run:
         adapter = build.first(config, base.unet, base.family, width).to(accelerator.device)
         self.state = State(adapter, copy.deepcopy(adapter), _now())
         self._known = examples.known
+        self._adapted: AdaptedUNet | None = None
         if config.data.cache_latents:
             with accelerator.main_process_first():
                 cache_latents(examples, base.moments, config.folder, base.digest())
@@ -193,14 +194,16 @@ class Run:
         adapter.requires_grad_(False)
         for parameter in trained.values():
             parameter.requires_grad_(True)
-        adapted = AdaptedUNet(
-            self.base.plain_unet(),
+        if self._adapted:
+            self._adapted.release()
+        self._adapted = AdaptedUNet(
+            self.base.unet,
             adapter,
             mode="gated" if config.adapter.gated else "add",
             # A gate to come is M itself at first: after powers of M, its coming would be a jump.
             powers=dict.fromkeys(GATE_POWERS, 1.0) if any(one.kind == "ffb" for one in config.stage) else GATE_POWERS,
         )
-        objective = Objective(adapted, self.base, self.sites, stage.losses, self._faces)
+        objective = Objective(self._adapted, self.base, self.sites, stage.losses, self._faces)
         objective.train()
         self.base.unet.eval()
         slow = {name for name in trained if stage.kind == "ffb" and build.part_of(name) == "iea"}
