@@ -39,7 +39,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     if _plain_is_faster(q, k, v):
         logits = q * q.shape[-1] ** -0.5 @ k.mT
-        return merge_heads(logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v)
+        attention = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return merge_heads(attention.to(v.dtype) @ v)
     return merge_heads(F.scaled_dot_product_attention(q, k, v))
 
 
