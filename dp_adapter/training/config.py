@@ -262,9 +262,13 @@ def _set(tables: dict[str, Any], change: str) -> None:
     at: dict[str, Any] | list[Any] = tables
     *parents, last = path.strip().split(".")
     for name in parents:
-        if isinstance(at, list) and not (name.isdigit() and int(name) < len(at)):
+        inner: object
+        if isinstance(at, dict):
+            inner = at.setdefault(name, {})
+        elif name.isdigit() and int(name) < len(at):
+            inner = at[int(name)]
+        else:
             raise SettingsError(path, f"there is no number '{name}'", f"There are {len(at)}, from 0.")
-        inner: object = at[int(name)] if isinstance(at, list) else at.setdefault(name, {})
         if not isinstance(inner, dict | list):
             raise SettingsError(path, f"'{name}' is no table", "Check the key.")
         at = cast("dict[str, Any] | list[Any]", inner)

@@ -234,7 +234,7 @@ def _measured(run: Callable[[], Tensor], module: nn.Module) -> Pass:
         ):
             output = run()
     with FlopCounterMode(display=False) as back:
-        output.float().sum().backward()
+        torch.autograd.backward(output.float().sum())
     total = sum(kept.values())
     outside = total - in_blocks
     recomputed = outside + largest + sum(entered.values()) if blocks else total

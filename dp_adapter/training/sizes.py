@@ -105,14 +105,15 @@ def models(config: Config) -> Models:
     library, family = cast(Any, diffusers), config.base.family
     folder = Path(config.base.model)
     told = [_of(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
-    unet, vae, first, second = told if told[0] is not None else (_UNET[family], _VAE, _CLIP_L, _CLIP_G)
+    mine = (_UNET[family], _VAE, _CLIP_L, _CLIP_G)
+    unet, vae, first, second = (one or two for one, two in zip(told, mine, strict=True)) if told[0] else mine
     with torch.device("meta"):
-        texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**(first or _CLIP_L)))]
+        texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**first))]
         if family == "sdxl":
-            texts.append(CLIPTextModelWithProjection(CLIPTextConfig(**(second or _CLIP_G))))
+            texts.append(CLIPTextModelWithProjection(CLIPTextConfig(**second)))
         return Models(
             library.UNet2DConditionModel.from_config(unet) if told[0] else library.UNet2DConditionModel(**unet),
-            library.AutoencoderKL.from_config(vae) if told[0] else library.AutoencoderKL(**(vae or _VAE)),
+            library.AutoencoderKL.from_config(vae) if told[0] else library.AutoencoderKL(**vae),
             tuple(texts),
         )
 

@@ -26,14 +26,15 @@ NARROW = {
 def folder_of_base(folder: Path) -> Path:
     """A diffusers folder of SD1.5's layout with random weights."""
     torch.manual_seed(0)
-    text = {**tiny_base.TEXT_CONFIG, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    unet: Any = diffusers.UNet2DConditionModel(**{**tiny_unet.CONFIG, **NARROW})
-    diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL(**{**tiny_vae.CONFIG, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1}),
+    library: Any = diffusers
+    text: dict[str, Any] = {**tiny_base.TEXT_CONFIG, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    unet = library.UNet2DConditionModel(**{**tiny_unet.CONFIG, **NARROW})
+    library.StableDiffusionPipeline(
+        vae=library.AutoencoderKL(**{**tiny_vae.CONFIG, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1}),
         text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
         tokenizer=clip_tokenizer(),
         unet=unet,
-        scheduler=diffusers.DDIMScheduler(**tiny_base.SCHEDULER_CONFIG),
+        scheduler=library.DDIMScheduler(**tiny_base.SCHEDULER_CONFIG),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
