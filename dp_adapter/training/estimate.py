@@ -144,7 +144,7 @@ def _stage(config: Config, stage: Stage, models: sizes.Models, dtype: torch.dtyp
     record = frozenset(name for name, weight in records.items() if weight)
     cells = config.data.resolution // LATENT
     inputs = _inputs(models, plan.tokens, cells, dtype, config.base.family == "sdxl")
-    one = _measured(lambda: adapted(**inputs, record=record).noise, adapted)
+    one = measured(lambda: adapted(**inputs, record=record).noise, adapted)
     adapted.release()
     # Rows of the UNet with gradients, and further ones without: the base model's, another person's.
     edited = max(1, stage.batch // 4) / losses.edit_every if losses.edit else 0.0
@@ -155,7 +155,7 @@ def _stage(config: Config, stage: Stage, models: sizes.Models, dtype: torch.dtyp
     forward = one.forward * (with_gradients + without)
     backward, again = one.backward * with_gradients, one.forward * with_gradients
     if losses.identity:
-        decoded = _measured(lambda: _decoded(models.vae, cells, dtype), models.vae)
+        decoded = measured(lambda: _decoded(models.vae, cells, dtype), models.vae)
         rows = stage.batch * (losses.identity_below + 1) / 1000
         kept, recomputed = (value + decoded.kept * math.ceil(rows) for value in (kept, recomputed))
         forward, backward = forward + rows * decoded.forward, backward + rows * decoded.backward
@@ -195,7 +195,7 @@ def _decoded(vae: nn.Module, cells: int, dtype: torch.dtype) -> Tensor:
     return cast(Any, vae).decode(latents).sample
 
 
-def _measured(run: Callable[[], Tensor], module: nn.Module) -> Pass:
+def measured(run: Callable[[], Tensor], module: nn.Module) -> Pass:
     """One forward and backward of a module on the meta device."""
     parameters = {_storage(value) for value in (*module.parameters(), *module.buffers())}
     kept: dict[int, int] = {}

@@ -17,7 +17,7 @@ from torch import nn
 from dp_adapter.hosts.sites import Base
 from dp_adapter.training.config import Config
 
-_UNET: dict[Base, dict[str, Any]] = {
+UNETS: dict[Base, dict[str, Any]] = {
     "sd15": {
         "sample_size": 64,
         "in_channels": 4,
@@ -105,7 +105,7 @@ def models(config: Config) -> Models:
     library, family = cast(Any, diffusers), config.base.family
     folder = Path(config.base.model)
     told = [_of(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
-    mine = (_UNET[family], _VAE, _CLIP_L, _CLIP_G)
+    mine = (UNETS[family], _VAE, _CLIP_L, _CLIP_G)
     unet, vae, first, second = (one or two for one, two in zip(told, mine, strict=True)) if told[0] else mine
     with torch.device("meta"):
         texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**first))]
