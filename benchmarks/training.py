@@ -48,7 +48,7 @@ def data(folder: Path, side: int, count: int = 16) -> str:
 
 
 def ours(config: Config) -> tuple[list[float], int]:
-    from dp_adapter.training.memory import peak
+    from dp_adapter.training.devices import peak
     from dp_adapter.training.train import train
 
     train(config)
@@ -63,7 +63,7 @@ def plain(config: Config) -> tuple[list[float], int]:
     from dp_adapter.core.projection import FaceProjection
     from dp_adapter.training import frozen
     from dp_adapter.training.data import Examples, batches
-    from dp_adapter.training.memory import peak
+    from dp_adapter.training.devices import peak
     from dp_adapter.training.shards import Shards
 
     device = torch.device("cuda" if torch.cuda.is_available() and config.device == "auto" else "cpu")

@@ -23,13 +23,14 @@ from torch import Tensor
 from dp_adapter import __version__
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.regions import GATE_POWERS
-from dp_adapter.errors import MissingDependencyError, TrainingError
+from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.diffusers import sites_of
 from dp_adapter.training import build, checkpoint, frozen
 from dp_adapter.training.adapted import AdaptedUNet
 from dp_adapter.training.checkpoint import Progress
 from dp_adapter.training.config import Config, Stage, to_tables
 from dp_adapter.training.data import Batch, Examples, batches, cache_latents
+from dp_adapter.training.devices import accelerator_for
 from dp_adapter.training.faces import SFace
 from dp_adapter.training.losses import EDIT_TIMESTEPS
 from dp_adapter.training.objective import Edit, Inputs, Objective
@@ -79,7 +80,7 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
     found = checkpoint.latest(out)
     if found and not resume:
         raise TrainingError(f"{out} holds a run already", "Go on with --resume, or choose another out.")
-    accelerator = _accelerator(config)
+    accelerator = accelerator_for(config)
     progress = checkpoint.read_progress(found, config, accelerator.num_processes) if found else None
     out.mkdir(parents=True, exist_ok=True)
     base = frozen.load(config, accelerator.device)
@@ -91,21 +92,6 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
         while run.state.stage < len(config.stage):
             run.stage(asked, found if found and progress and run.state.total == progress.total else None)
     return run.finish()
-
-
-def _accelerator(config: Config) -> Any:
-    try:
-        from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError as error:
-        raise MissingDependencyError("accelerate", "Training", "train") from error
-    accelerator: Any = cast(Any, Accelerator)(mixed_precision=config.precision, cpu=config.device == "cpu")
-    kind = str(accelerator.distributed_type.value)
-    if kind not in ("NO", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU"))):
-        raise TrainingError(
-            f"accelerate is configured for {kind}, which splits the states that a checkpoint here holds whole",
-            "Choose plain multi-GPU (DDP) in accelerate config; what is trained is small.",
-        )
-    return accelerator
 
 
 class Run:

@@ -14,9 +14,9 @@ from dp_adapter.core.adapter import Adapter
 from dp_adapter.errors import MissingDependencyError
 from dp_adapter.training import report
 from dp_adapter.training.config import Config, Stage
+from dp_adapter.training.devices import peak
 from dp_adapter.training.frozen import Frozen
 from dp_adapter.training.grid import grid
-from dp_adapter.training.memory import peak
 from dp_adapter.training.shards import Shards
 
 HISTORY = "history.jsonl"
