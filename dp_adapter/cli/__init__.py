@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dp_adapter import __version__
-from dp_adapter.cli import faces, generate, identities, inspect, models, modes, personalise, prepare, regions, settings
+from dp_adapter.cli import faces, generate, identities, inspect, models, modes, personalise, prepare, regions, settings, train
 from dp_adapter.errors import DPAdapterError
 
 
@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (generate, personalise, faces, regions, identities, inspect, models, modes, settings, prepare):
+    for command in (generate, train, personalise, prepare, faces, regions, identities, inspect, models, modes, settings):
         command.add_parser(subparsers)
     return parser
 
