@@ -1,7 +1,7 @@
 """FastComposer's 40 evaluation prompts (Xiao et al., arXiv 2305.10431), ten of each kind.
 
-Source: mit-han-lab/fastcomposer@b9304a2 ``evaluation/single_object/data.py``, MIT. There a prompt is filled with a class
-word and a token of the identity, which is stripped where the prompt is judged; here ``{person}`` stands for both.
+Source: mit-han-lab/fastcomposer@b9304a2 ``evaluation/single_object/data.py``, MIT. There a prompt is filled with a
+class word and a token of the identity, which is stripped where the prompt is judged; here ``{person}`` stands for both.
 """
 
 from __future__ import annotations

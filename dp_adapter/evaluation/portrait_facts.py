@@ -108,7 +108,7 @@ _RED = 3.0
 GLASSES = (0.0, 0.04, 0.12)
 """Share of glasses: none at the first, judged by the second, said to have them above the third."""
 
-TEETH = (0.03, 0.12, 0.22)
+TEETH = (0.03, 0.09, 0.22)
 """Share of teeth: serious below the first, judged by the second, smiling above the third."""
 
 

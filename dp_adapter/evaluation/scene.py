@@ -133,7 +133,9 @@ def drawn(seed: int, facts: Facts, count: int) -> list[str]:
 def _caption(chance: random.Random, facts: Facts) -> str:
     size = chance.choices(("close-up ", "", "full body "), (0.35, 0.5, 0.15))[0]
     place = "" if size == "close-up " else chance.choice((" on the left", "", " on the right"))
-    smile = {True: "smiling ", False: "serious ", None: ""}[facts.smiling]
+    # A mouth of five pixels cannot be judged.
+    smiling = None if size == "full body " else facts.smiling
+    smile = {True: "smiling ", False: "serious ", None: ""}[smiling]
     background, clothes = chance.sample(list(COLOURS), 2)
     pattern = chance.choices(("", *(f"{name} " for name in PATTERNS)), (0.55, 0.15, 0.15, 0.15))[0]
     parts = [f"{size}color photo of a {smile}person{place}"]
