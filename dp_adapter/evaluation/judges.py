@@ -7,6 +7,7 @@ non-commercial research; SFace (opencv_zoo) is Apache-2.0.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +134,10 @@ class ArcFaceJudge:
 class Dlib:
     """dlib's ResNet-29 face recognition model v1 (King, 2017), on chips of 150 px aligned by its own five points.
 
+    It was trained on Euclidean distances: all its vectors share a direction, so that the plain cosine of two persons is
+    0.83 and of one person 0.96. The mean vector of 160 persons is taken off first, which gives cosines the range that
+    other judges have (-0.06 and 0.77 on the same photos).
+
     Raises:
         MissingDependencyError: dlib is not installed.
         CatalogError: its two files are neither in the folders nor in the package face_recognition_models.
@@ -157,9 +162,11 @@ class Dlib:
             )
         self._points = self._dlib.shape_predictor(str(files[0]))
         self._network = self._dlib.face_recognition_model_v1(str(files[1]))
+        shared = json.loads((Path(__file__).parent / "dlib_mean.json").read_text(encoding="utf-8"))
+        self._mean = np.asarray(shared["mean"], np.float32)
 
     def vector(self, picture: Picture, face: Face) -> Floats:
-        """[128]; small pictures are enlarged first, as the points are found on whole pixels."""
+        """[128] less the mean; small pictures are enlarged first, as the points are found on whole pixels."""
         import cv2
 
         scale = max(1.0, 150 / max(face.size, 1.0))
@@ -172,7 +179,7 @@ class Dlib:
         box = self._dlib.rectangle(x, y, x + side, y + side)
         shape = self._points(np.ascontiguousarray(large), box)
         chip = self._dlib.get_face_chip(np.ascontiguousarray(large), shape, 150, 0.25)
-        return np.asarray(self._network.compute_face_descriptor(chip), np.float32)
+        return np.asarray(self._network.compute_face_descriptor(chip), np.float32) - self._mean
 
 
 def _package(name: str, folder: str) -> list[Path]:

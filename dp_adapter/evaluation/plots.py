@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,8 @@ _COLOURS = ("#d95f02", "#1b7db5", "#7a7a7a", "#2a9d5c", "#a05195", "#e0a800")
 
 def require() -> None:
     """Raises MissingDependencyError where matplotlib is not installed: before the work, not after it."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError("matplotlib", "The report's plots", "eval") from None
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError("matplotlib", "The report's plots", "eval")
 
 
 def pareto(path: Path, points: Sequence[Point], labels: Mapping[str, str], single: bool = False) -> None:
@@ -28,8 +27,8 @@ def pareto(path: Path, points: Sequence[Point], labels: Mapping[str, str], singl
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    axes: Any = figure.subplots()
+    figure: Any = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
     for number, arm in enumerate(dict.fromkeys(point.arm for point in points)):
         own = [point for point in points if point.arm == arm]
         colour = _COLOURS[number % len(_COLOURS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,10 +42,8 @@ class Results:
 def require() -> None:
     """Raises MissingDependencyError for what the report needs: before the work, not after it."""
     plots.require()
-    try:
-        import jinja2  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError("jinja2", "The report's page", "eval") from None
+    if importlib.util.find_spec("jinja2") is None:
+        raise MissingDependencyError("jinja2", "The report's page", "eval")
 
 
 def write(folder: Path, results: Results) -> Path:

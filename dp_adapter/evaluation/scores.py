@@ -135,6 +135,12 @@ class Scorer:
             return np.zeros(base.shape[:2], np.float32)
         return metrics.grown(self._parser.parse(base, face)["face"], _GROWN)
 
+    def both(self, picture: Picture, reference: Reference, text: str) -> tuple[float, float]:
+        """Identity and prompt consistency alone."""
+        face = self.face(picture)
+        identity = 0.0 if face is None else metrics.cosine(self.judge.vector(picture, face), reference.photo)
+        return identity, self.prompts.consistency(picture, text)[0]
+
     def score(
         self, picture: Picture, reference: Reference, text: str, base: Picture, region: Floats, seconds: float
     ) -> Scores:
