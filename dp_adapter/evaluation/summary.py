@@ -91,7 +91,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     """What the method claims against plain add, and identity against the base model.
 
     A claim holds where the paired interval lies on its side altogether: above -0.02 for identity, above or below 0 for
-    the others. It fails where the interval lies altogether on the other side, and is undecided in between.
+    the others. It fails where the interval lies altogether on the other side, and is undecided in between, or where no
+    picture shows a face to compare.
     """
     means = table(rows)
     found = [_claim(rows, means, f"identity within {NEAR} of plain add", IDENTITY, ADD, -NEAR)]
@@ -108,7 +109,9 @@ def _claim(
     found = paired(rows, DP, against, metric)
     own, other = means.get(DP, {}).get(metric), means.get(against, {}).get(metric)
     apart = None if own is None or other is None else own.apart_from(other)
-    if found is None or found.low is None or found.high is None:
+    faces = means.get(DP, {}).get("detected")
+    unseen = metric == IDENTITY and faces is not None and faces.mean == 0  # nobody to be like anybody
+    if found is None or found.low is None or found.high is None or unseen:
         return Claim(words, None, found, apart)
     worst, best = (found.low, found.high) if sign > 0 else (-found.high, -found.low)
     return Claim(words, True if worst > least else False if best < least else None, found, apart)
