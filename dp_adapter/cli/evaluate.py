@@ -321,6 +321,7 @@ def config_of(args: argparse.Namespace, studio: Studio, scorer: Scorer, job: Job
     from importlib import metadata
 
     from dp_adapter import __version__
+    from dp_adapter.cli.output import shared_settings
 
     versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy", "onnxruntime")}
     names = ("width", "height", "steps", "guidance", "sampler", "negative_prompt", "batch")
@@ -333,7 +334,7 @@ def config_of(args: argparse.Namespace, studio: Studio, scorer: Scorer, job: Job
         "prompts": {"title": scorer.prompts.title, "set": getattr(args, "prompts", "scenes")},
         "job": {name: getattr(job, name) for name in names},
         "first_seed": args.seed,
-        "settings": settings.to_dict(changed_only=True),
+        "settings": shared_settings(settings),
         "device": args.device,
     }
 

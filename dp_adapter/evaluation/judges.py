@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from dp_adapter.identity.embed import SFace
 from dp_adapter.identity.face import Face, norm_crop
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.shipped import open_network
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 NAMES = ("dlib", "insightface", "sface")
 _DLIB = ("shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat")
@@ -118,7 +115,7 @@ class ArcFaceJudge:
         self.title = f"ArcFace ({self._path.name})"
 
     @cached_property
-    def _network(self) -> InferenceSession:
+    def _network(self) -> Any:  # an InferenceSession, whose package only identity imports
         assert self._path is not None
         return open_network(self._path)
 
@@ -126,7 +123,7 @@ class ArcFaceJudge:
         """[512] of length 1; input as in insightface ``model_zoo/arcface_onnx.py``: RGB, (x - 127.5) / 127.5."""
         crop = norm_crop(picture, face.points, 112).astype(np.float32)
         blob = np.moveaxis((crop - 127.5) / 127.5, -1, 0)[None]  # [1, 3, 112, 112]
-        name = str(cast(Any, self._network).get_inputs()[0].name)
+        name = str(self._network.get_inputs()[0].name)
         vector = cast("Floats", self._network.run(None, {name: blob})[0])[0]
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 

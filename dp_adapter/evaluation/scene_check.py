@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from dp_adapter.identity.detect import Detector, YuNet
 from dp_adapter.identity.face import Face
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.shipped import SELFIE, open_network, shipped
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 _SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: full body below, close-up above
 
@@ -157,7 +154,7 @@ class SceneCheck:
         )
 
     @cached_property
-    def _network(self) -> InferenceSession:
+    def _network(self) -> Any:  # an InferenceSession, whose package only identity imports
         return open_network(shipped(SELFIE))
 
     def _labels(self, square: Picture) -> Bytes:

@@ -11,8 +11,9 @@ BLACK, WHITE = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uin
 
 
 def test_cosine_and_harmonic_mean() -> None:
-    assert metrics.cosine(np.float32([3, 4]), np.float32([4, 3])) == pytest.approx(24 / 25)
-    assert metrics.cosine(np.float32([0, 0]), np.float32([1, 0])) == 0
+    one, other = np.array([3, 4], np.float32), np.array([4, 3], np.float32)
+    assert metrics.cosine(one, other) == pytest.approx(24 / 25)
+    assert metrics.cosine(0 * one, other) == 0
     assert metrics.harmonic(0.5, 1.0) == pytest.approx(2 / 3)
     assert metrics.harmonic(-0.1, 0.9) == metrics.harmonic(0.0, 0.9) == 0
 

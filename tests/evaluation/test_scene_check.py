@@ -31,7 +31,7 @@ def portrait(people: list[Path], check: SceneCheck) -> portraits.Portrait:
     square = np.asarray(cv2.resize(picture, (256, 256)), np.uint8)
     labels = cv2.resize(check._labels(square), (192, 240), interpolation=cv2.INTER_NEAREST)
     x0, y0, x1, y1 = face.box.tolist()
-    box = np.float32([x0, y0, x1 - x0, y1 - y0])
+    box = np.array([x0, y0, x1 - x0, y1 - y0], np.float32)
     return portraits.of("a", 0, picture, np.asarray(labels, np.uint8), face.points, box, np.zeros(128, np.float32))
 
 
