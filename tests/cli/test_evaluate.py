@@ -82,3 +82,35 @@ def test_what_is_wrong_is_said_before_the_work(
     assert main([*asked, *flags]) == 1
     assert words in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapter_file: Path, tmp_path: Path) -> None:
+    import torch
+
+    from dp_adapter.cli.trials import Studio
+    from dp_adapter.core.adapter import SiteAdapter
+    from dp_adapter.core.blend import FeatureBlending, TextConsistency
+    from dp_adapter.evaluation.protocol import Weights
+    from dp_adapter.hosts import pipelines
+    from dp_adapter.session import Session
+    from dp_adapter.weights import formats, own
+
+    adapter = formats.read(adapter_file).adapter
+    for index in range(len(adapter.sites)):
+        site = adapter.site(index)
+        assert isinstance(site, SiteAdapter)
+        site.text = TextConsistency(site.context, site.width, 2)
+        site.blending = FeatureBlending(site.width, 2)
+    own.save(tmp_path / "whole.safetensors", adapter, "sd15", "sface", {"steps": 3})
+    pipeline = pipelines.load(tiny_folder, "cpu", "float32")
+    studio = Studio(Session([], paths_allowed=True), pipeline, tiny_folder, tmp_path / "whole.safetensors", tmp_path)
+    assert studio.trained == {"text", "blending"} and studio.model("whole") == str(tmp_path / "whole.safetensors")
+    expected: tuple[tuple[Weights, set[str]], ...] = (("no-blending", {"text"}), ("bare", set()))
+    for weights, left in expected:
+        found = formats.read(Path(studio.model(weights)))
+        site = found.adapter.site(0)
+        assert isinstance(site, SiteAdapter)
+        assert {name for name in ("text", "blending") if getattr(site, name) is not None} == left
+        assert found.metadata["training"] == '{"steps": 3}'
+        whole = adapter.site(0)
+        assert isinstance(whole, SiteAdapter) and torch.equal(site.to_k.weight, whole.to_k.weight)
