@@ -7,7 +7,21 @@ import sys
 from collections.abc import Sequence
 
 from dp_adapter import __version__
-from dp_adapter.cli import faces, generate, identities, inspect, models, modes, personalise, prepare, regions, settings, train
+from dp_adapter.cli import (
+    evaluate,
+    faces,
+    generate,
+    identities,
+    inspect,
+    models,
+    modes,
+    personalise,
+    prepare,
+    regions,
+    settings,
+    train,
+    tune,
+)
 from dp_adapter.errors import DPAdapterError
 
 
@@ -17,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (generate, train, personalise, prepare, faces, regions, identities, inspect, models, modes, settings):
+    making, looking = (generate, personalise, train, prepare, evaluate, tune), (faces, regions, inspect, settings)
+    for command in (*making, *looking, identities, models, modes):
         command.add_parser(subparsers)
     return parser
 
