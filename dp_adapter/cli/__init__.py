@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dp_adapter import __version__
-from dp_adapter.cli import faces, generate, identities, inspect, models, modes, regions, settings
+from dp_adapter.cli import demo_base, faces, generate, identities, inspect, models, modes, regions, settings
 from dp_adapter.errors import DPAdapterError
 
 
@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (generate, faces, regions, identities, inspect, models, modes, settings):
+    for command in (generate, faces, regions, identities, inspect, models, modes, settings, demo_base):
         command.add_parser(subparsers)
     return parser
 
