@@ -1,10 +1,10 @@
-"""The small base's files in a WebUI: what AUTOMATIC1111 and Forge must find beside a checkpoint of other widths than SD1.5's.
+"""The small base's files in a WebUI: what must lie beside a checkpoint of other widths than SD1.5's.
 
-Both build their networks from configurations of their own, unless told otherwise:
+AUTOMATIC1111 and Forge build their networks from configurations of their own, unless told otherwise:
 
-* AUTOMATIC1111@82a973c0 ``modules/sd_models_config.py`` reads ``NAME.yaml`` beside ``NAME.safetensors``: UNet and VAE. The text encoder
-  is ldm's ``FrozenCLIPEmbedder``, whose ``version`` may be a folder with a configuration and a tokenizer; it has to be
-  absolute, as it is looked up from wherever the WebUI was started. Nothing of the extension is needed.
+* AUTOMATIC1111@82a973c0 ``modules/sd_models_config.py`` reads ``NAME.yaml`` beside ``NAME.safetensors``: UNet and VAE.
+  The text encoder is ldm's ``FrozenCLIPEmbedder``, whose ``version`` may be a folder with a configuration and a
+  tokenizer; absolute, as it is looked up from wherever the WebUI was started. Nothing of the extension is needed.
 * Forge reads no yaml for that; the extension leads it to the folder ``NAME`` (``webui/forge_widths.py``).
 """
 

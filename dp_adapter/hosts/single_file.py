@@ -92,8 +92,8 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
     """A diffusers pipeline from one ``.safetensors`` or ``.ckpt`` file, without the network.
 
     Args:
-        config: folder in diffusers' layout with the configurations of a model of other widths; by default the one beside
-            the file that has its name, where there is one.
+        config: folder in diffusers' layout with the configurations of a model of other widths; by default the one
+            beside the file that has its name, where there is one.
 
     Raises:
         HostError: not a file that ``detect`` accepts, damaged, or a pickle that is not only weights.

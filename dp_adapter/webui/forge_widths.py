@@ -1,11 +1,11 @@
 """Forge: checkpoints of SD1.5's layout in other widths, such as the demo's small base.
 
-Forge tells what a checkpoint is by exact widths (lllyasviel/huggingface_guess@84826248 ``model_list.py``, ``class SD15``: context_dim 768,
-model_channels 320) and builds the VAE and the text encoder from ``backend/huggingface/<huggingface_repo>``
-(Forge@dfdcbab6 ``backend/loader.py``, ``forge_loader``). No file beside a checkpoint changes that. So one more kind of
-model goes to the end of that list, where it is asked only if none of Forge's own matches: a narrow SD1.5 whose
-configurations lie in the folder ``NAME`` beside ``NAME.safetensors``. The absolute path of that folder is its
-``huggingface_repo``: joined to Forge's own folder, it stays what it is.
+Forge tells what a checkpoint is by exact widths (lllyasviel/huggingface_guess@84826248 ``model_list.py``, ``SD15``:
+context_dim 768, model_channels 320) and builds the VAE and the text encoder from
+``backend/huggingface/<huggingface_repo>`` (Forge@dfdcbab6 ``backend/loader.py``, ``forge_loader``). No file beside a
+checkpoint changes that. So one more kind of model goes to the end of its list, where it is asked only if none of
+Forge's own matches: a narrow SD1.5 whose configurations lie in the folder ``NAME`` beside ``NAME.safetensors``. The
+absolute path of that folder is its ``huggingface_repo``: joined to Forge's own folder, it stays what it is.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def register() -> None:
 def _kind(sd15: Any) -> type:
     """A subclass, as Forge chooses the engine of a checkpoint by what its kind is an instance of."""
 
-    def matches(_cls: type, unet_config: Mapping[str, Any], state_dict: Any = None) -> bool:
+    def matches(_cls: type, unet_config: Mapping[str, Any], _state_dict: object = None) -> bool:
         folder = _configs()
-        if folder is None or any(unet_config.get(k) != v for k, v in sd15.unet_config.items() if k not in _WIDTHS):
+        if folder is None:
             return False
-        config = _unet(folder)
-        return all(unet_config.get(name) == config[name] for name in _WIDTHS)
+        widths = {name: _unet(folder)[name] for name in ("model_channels", "context_dim")}
+        return all(unet_config.get(name) == value for name, value in (sd15.unet_config | widths).items())
 
     def init(self: Any, unet_config: Mapping[str, Any]) -> None:
         folder = _configs()
@@ -44,9 +44,6 @@ def _kind(sd15: Any) -> type:
         sd15.__init__(self, unet_config)
 
     return type(_NAME, (sd15,), {"matches": classmethod(matches), "__init__": init})
-
-
-_WIDTHS = ("model_channels", "context_dim")
 
 
 def _unet(folder: Path) -> dict[str, int]:

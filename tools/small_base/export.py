@@ -1,4 +1,4 @@
-"""The small base as it is shipped: one file in half precision, in the naming of SD1.5, and its configurations beside it.
+"""The small base as it is shipped: one file in half precision in the naming of SD1.5, and its configurations.
 
     python -m tools.small_base.export DIFFUSERS_FOLDER models/demo
 
@@ -28,8 +28,8 @@ METADATA = {
     "modelspec.architecture": "stable-diffusion-v1",
     "modelspec.implementation": "https://github.com/CompVis/stable-diffusion",
     "modelspec.title": "DP-Adapter's small base",
-    "modelspec.description": "SD1.5's block layout, narrow, for 128 px pictures of composed scenes; trained from scratch on "
-    "public domain portraits. Needs its configurations, which lie beside it: dp-adapter demo-base install.",
+    "modelspec.description": "SD1.5's block layout, narrow, for 128 px pictures of composed scenes; trained "
+    "from scratch on public domain portraits. Needs its configurations beside it: dp-adapter demo-base install.",
     "modelspec.license": "Apache-2.0",
     "modelspec.resolution": "128x128",
     "modelspec.prediction_type": "epsilon",
@@ -54,7 +54,7 @@ def export(folder: Path, out: Path) -> Path:
         config = _without_versions(json.loads((folder / name).read_text(encoding="utf-8")))
         target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     path = out / f"{NAME}.safetensors"
-    save_file(state, path, METADATA)
+    save_file(state, str(path), METADATA)
     _check(pipeline, pipelines.load(path, "cpu", "float32"))
     return path
 
