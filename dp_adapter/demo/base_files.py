@@ -64,7 +64,11 @@ def checkpoints_of(webui: Path) -> Path:
 
 
 def ldm_config(configs: Path) -> dict[str, Any]:
-    """The model as CompVis' ``v1-inference.yaml`` describes it, from diffusers' configurations in a folder."""
+    """The model as CompVis' ``v1-inference.yaml`` describes it, from diffusers' configurations in a folder.
+
+    Raises:
+        HostError: it cannot be described so.
+    """
     unet, vae, schedule = (
         json.loads((configs / name).read_text(encoding="utf-8"))
         for name in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
@@ -94,6 +98,9 @@ def ldm_config(configs: Path) -> dict[str, Any]:
 
 def _unet(config: dict[str, Any]) -> dict[str, Any]:
     widths, heads = config["block_out_channels"], config["attention_head_dim"]  # that name means heads, in diffusers
+    sizes = {width / number for width, number in zip(widths, heads, strict=True)}
+    if len(sizes) > 1:
+        raise HostError("The UNet's heads are not all of one size", "Train it with heads in proportion to its widths.")
     return {
         "image_size": config["sample_size"],
         "in_channels": config["in_channels"],
@@ -102,7 +109,7 @@ def _unet(config: dict[str, Any]) -> dict[str, Any]:
         "attention_resolutions": [2**i for i, kind in enumerate(config["down_block_types"]) if "CrossAttn" in kind],
         "num_res_blocks": config["layers_per_block"],
         "channel_mult": [width // widths[0] for width in widths],
-        "num_head_channels": widths[0] // heads[0],
+        "num_head_channels": int(sizes.pop()),
         "use_spatial_transformer": True,
         "transformer_depth": 1,
         "context_dim": config["cross_attention_dim"],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dp_adapter.demo.base_files import NAME
 from dp_adapter.hosts import pipelines
@@ -54,9 +54,19 @@ def export(folder: Path, out: Path) -> Path:
         config = _without_versions(json.loads((folder / name).read_text(encoding="utf-8")))
         target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     path = out / f"{NAME}.safetensors"
-    save_file(state, str(path), METADATA)
+    path.write_bytes(_sorted(save(state, METADATA)))
     _check(pipeline, pipelines.load(path, "cpu", "float32"))
     return path
+
+
+def _sorted(file: bytes) -> bytes:
+    """The same file with its metadata in order; safetensors writes them in any, and the checksum should not change."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
 def _without_versions(config: dict[str, Any]) -> dict[str, Any]:
