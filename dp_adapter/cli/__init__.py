@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from dp_adapter import __version__
 from dp_adapter.cli import (
+    demo_base,
     evaluate,
     faces,
     generate,
@@ -31,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    making, looking = (generate, personalise, train, prepare, evaluate, tune), (faces, regions, inspect, settings)
-    for command in (*making, *looking, identities, models, modes):
+    making = (generate, personalise, train, prepare, evaluate, tune)
+    for command in (*making, faces, regions, identities, inspect, models, modes, settings, demo_base):
         command.add_parser(subparsers)
     return parser
 

@@ -30,6 +30,15 @@ def clip_tokenizer(pad: str = END) -> Any:
         from transformers import CLIPTokenizer
     except ImportError as error:
         raise MissingDependencyError("transformers", "Reading prompts", "generate") from error
+    # Files are the one way to make it that transformers 4 (slow class) and 5 (fast only) share.
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tokenizer(folder, pad)
+        return cast(Any, CLIPTokenizer).from_pretrained(folder, local_files_only=True)
+
+
+def write_tokenizer(folder: Path, pad: str = END) -> None:
+    """Writes the files that every version of transformers makes this tokenizer of into a folder that is there."""
     merges = _merges()
     settings = {
         "tokenizer_class": "CLIPTokenizer",
@@ -40,14 +49,10 @@ def clip_tokenizer(pad: str = END) -> Any:
         "unk_token": END,
         "pad_token": pad,
     }
-    # Files are the one way to make it that transformers 4 (slow class) and 5 (fast only) share.
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        vocabulary = {token: index for index, token in enumerate(_tokens(merges))}
-        (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        return cast(Any, CLIPTokenizer).from_pretrained(folder, local_files_only=True)
+    vocabulary = {token: index for index, token in enumerate(_tokens(merges))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _merges() -> list[str]:

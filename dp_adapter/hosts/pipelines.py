@@ -47,7 +47,8 @@ def load(base: Path, device: str = "auto", dtype: str = "auto", *, config: Path 
         base: a folder as diffusers' ``save_pretrained`` writes it, or one ``.safetensors`` or ``.ckpt`` file.
         device: ``auto``, or torch's name of one.
         dtype: ``auto`` (float16 on CUDA, else float32), ``float32``, ``float16`` or ``bfloat16``.
-        config: for a single file of other widths than SD1.5's and SDXL's, the folder with its configurations.
+        config: for a single file of other widths than SD1.5's and SDXL's, the folder with its configurations; by
+            default the folder beside it that has its name.
 
     Raises:
         HostError: missing, damaged or another kind of model, no such device, or out of memory.

@@ -92,7 +92,8 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
     """A diffusers pipeline from one ``.safetensors`` or ``.ckpt`` file, without the network.
 
     Args:
-        config: folder in diffusers' layout with the configurations of a model of other widths.
+        config: folder in diffusers' layout with the configurations of a model of other widths; by default the one
+            beside the file that has its name, where there is one.
 
     Raises:
         HostError: not a file that ``detect`` accepts, damaged, or a pickle that is not only weights.
@@ -101,7 +102,7 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
 
     library = cast(Any, diffusers)
     found = inspect_file(path)
-    folder = str(config or RESOURCES / found.base)
+    folder = str(config or config_beside(path) or RESOURCES / found.base)
     common: dict[str, Any] = {"config": folder, "torch_dtype": dtype, "local_files_only": True}
     parts: dict[str, Any] = {"tokenizer": clip_tokenizer()}
     if found.base == "sdxl":
@@ -120,6 +121,12 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
         kind = cast(Any, type(pipeline.scheduler))
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
     return pipeline
+
+
+def config_beside(checkpoint: Path) -> Path | None:
+    """The folder ``NAME`` beside ``NAME.safetensors`` with a model's configurations, which other widths need."""
+    folder = checkpoint.with_suffix("")
+    return folder if (folder / "model_index.json").is_file() else None
 
 
 def _shapes(path: Path) -> Shapes:

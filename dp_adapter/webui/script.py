@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules import scripts
 
-from dp_adapter.webui import compat
+from dp_adapter.webui import compat, forge_widths
 from dp_adapter.webui.stop import stopping, warn
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def register() -> None:
     compat.on("app_started", _routes)
     compat.on("after_component", _after_component)
     compat.on("script_unloaded", _forget)
+    forge_widths.register()
 
 
 class DPAdapterScript(scripts.Script):

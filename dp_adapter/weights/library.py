@@ -36,7 +36,8 @@ class Library:
     def files(self) -> dict[str, Path]:
         """Every candidate by name without folder; the first folder wins. Files are not opened.
 
-        Known encoders that lie beside adapters are none, nor are ResAdapters, which all have the same file names.
+        Known encoders that lie beside adapters are none, nor are ResAdapters, which all have the same file names, nor
+        is a base model with its configurations beside it.
         """
         encoders = {model.filename for model in catalog.load() if model.kind in _ENCODERS}
         found: dict[str, Path] = {}
@@ -47,7 +48,8 @@ class Library:
                 inside = path.relative_to(folder).parts[:-1]
                 if _OTHERS & set(inside) or any(part.lower().startswith(_RES_ADAPTER) for part in inside):
                     continue
-                if path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file():
+                base = (path.with_suffix("") / "model_index.json").is_file()
+                if path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file() and not base:
                     found.setdefault(path.name, path)
         return found
 

@@ -1,0 +1,176 @@
+"""The small base's files: the export read back, and what an installation puts beside it for each WebUI."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dp_adapter.cli import main
+from dp_adapter.demo import tiny_base
+from dp_adapter.demo.base_files import NAME, install, ldm_config
+from dp_adapter.errors import HostError
+from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.hosts.pipelines import load
+from dp_adapter.webui import forge_widths
+from dp_adapter.weights.library import Library
+from tests import tiny
+from tests.hosts import ldm_unet
+from tests.webui import fake_webui
+from tools.small_base import ldm_names
+from tools.small_base.export import METADATA, PARTS, export
+
+diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
+UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64, 64, 64),
+    "attention_head_dim": (1, 2, 2, 2),
+    "cross_attention_dim": 64,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+VAE: dict[str, Any] = {
+    "block_out_channels": (32, 32, 32, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "sample_size": 128,
+}
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    torch.manual_seed(0)
+    return diffusers.StableDiffusionPipeline(
+        unet=diffusers.UNet2DConditionModel(**UNET),
+        vae=diffusers.AutoencoderKL(**VAE),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**tiny_base.TEXT_CONFIG)),
+        tokenizer=clip_tokenizer(),
+        scheduler=diffusers.DDIMScheduler(**tiny_base.SCHEDULER_CONFIG),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def shipped(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    base.save_pretrained(folder / "diffusers")
+    export(folder / "diffusers", folder)
+    return folder
+
+
+@pytest.fixture
+def webui(shipped: Path, tmp_path: Path) -> Path:
+    checkpoints = tmp_path / "models" / "Stable-diffusion"
+    checkpoints.mkdir(parents=True)
+    install(tmp_path, shipped)
+    return checkpoints
+
+
+def test_diffusers_reads_the_file_by_the_folder_beside_it(base: Any, shipped: Path) -> None:
+    read = load(shipped / f"{NAME}.safetensors", "cpu")
+    for part in PARTS:
+        written, found = getattr(base, part).state_dict(), getattr(read, part).state_dict()
+        assert written.keys() == found.keys()
+        assert all(torch.equal(value.half().float(), found[key]) for key, value in written.items())
+    assert dict(read.scheduler.config).items() >= tiny_base.SCHEDULER_CONFIG.items()
+
+
+def test_the_files_checksum_does_not_change(shipped: Path) -> None:
+    with safe_open(str(shipped / f"{NAME}.safetensors"), framework="pt") as file:
+        metadata: dict[str, str] = file.metadata()
+        assert metadata == METADATA
+    header = (shipped / f"{NAME}.safetensors").read_bytes()[8:2000].decode()
+    places = [header.index(f'"{key}"') for key in sorted(metadata)]
+    assert places == sorted(places), "safetensors writes them in any order"
+
+
+def test_the_yaml_describes_this_unet_to_ldm(base: Any, webui: Path) -> None:
+    described = json.loads((webui / f"{NAME}.yaml").read_text())
+    settings = described["model"]["params"]["unet_config"]["params"]
+    prefix = "model.diffusion_model."
+    state = {key.removeprefix(prefix): value for key, value in ldm_names.unet(base.unet).items()}
+    unet = ldm_unet.build(settings, state)
+    torch.manual_seed(1)
+    given = tiny.Inputs(torch.randn(2, 4, 16, 16), torch.randn(2, 77, 64), 300.0)
+    with torch.no_grad():
+        wanted = base.unet(given.latents, given.timestep, given.context).sample
+        assert torch.allclose(ldm_unet.call(unet, given), wanted, atol=1e-5)
+
+
+def test_a_base_model_is_no_adapter(webui: Path) -> None:
+    assert (webui / f"{NAME}.safetensors").is_file()
+    assert Library([], False, [webui]).files() == {}
+
+
+def test_the_text_encoders_folder_is_all_that_ldm_needs(webui: Path) -> None:
+    params = json.loads((webui / f"{NAME}.yaml").read_text())["model"]["params"]
+    folder = Path(params["cond_stage_config"]["params"]["version"])
+    assert folder.is_absolute()
+    assert CLIPTextConfig.from_pretrained(folder).hidden_size == 64
+    tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert params["first_stage_config"]["params"]["ddconfig"]["ch_mult"] == [1, 1, 1, 1]
+
+
+def test_heads_of_unequal_size_cannot_be_described(shipped: Path, tmp_path: Path) -> None:
+    for name in ("unet", "vae", "scheduler"):
+        (tmp_path / name).mkdir()
+        for file in (shipped / NAME / name).iterdir():
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "unet" / "config.json").read_text()) | {"attention_head_dim": [1, 1, 2, 2]}
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(HostError, match="heads"):
+        ldm_config(tmp_path)
+
+
+def test_where_it_cannot_be_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(HostError, match="no folder"):
+        install(tmp_path / "absent")
+    with pytest.raises(HostError, match="not in"):
+        install(tmp_path, tmp_path)
+    assert main(["demo-base", "install"]) == 1
+    assert "Give the WebUI's folder" in capsys.readouterr().err
+
+
+class SD15:
+    """huggingface_guess@84826248 ``model_list.py``: what of ``BASE`` and ``SD15`` decides about widths."""
+
+    unet_config: ClassVar[dict[str, Any]] = {"context_dim": 768, "model_channels": 320, "use_linear_in_transformer": False}
+    huggingface_repo = "runwayml/stable-diffusion-v1-5"
+    unet_extra_config: ClassVar[dict[str, int]] = {"num_heads": 8, "num_head_channels": -1}
+
+    def __init__(self, unet_config: dict[str, Any]) -> None:
+        self.unet_config = unet_config | self.unet_extra_config
+
+
+def test_forge_is_led_to_the_folder(webui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = ModuleType("huggingface_guess.model_list")
+    vars(listed).update(SD15=SD15, models=[SD15])
+    forge_widths.register()  # another WebUI: nothing to do
+    monkeypatch.setitem(sys.modules, listed.__name__, listed)
+    forge_widths.register()
+    forge_widths.register()
+    known, kind = listed.models
+    assert (known, issubclass(kind, SD15)) == (SD15, True)
+    narrow = {"context_dim": 64, "model_channels": 32, "use_linear_in_transformer": False, "num_res_blocks": 2}
+    with fake_webui.installed(tmp_path / "models") as modules:
+        parameters: dict[str, Any] = {}
+        vars(modules["modules.sd_models"])["model_data"].forge_loading_parameters = parameters
+        assert not kind.matches(narrow, {})
+        parameters["checkpoint_info"] = SimpleNamespace(filename=str(webui / "other.safetensors"))
+        assert not kind.matches(narrow, {})
+        parameters["checkpoint_info"] = SimpleNamespace(filename=str(webui / f"{NAME}.safetensors"))
+        assert not kind.matches(narrow | {"context_dim": 768}, {})
+        assert kind.matches(narrow, {})
+        made = kind(narrow)
+    assert made.huggingface_repo == str(webui / NAME)
+    assert made.unet_config == narrow | {"num_heads": -1, "num_head_channels": 32}
