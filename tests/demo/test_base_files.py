@@ -144,7 +144,11 @@ def test_where_it_cannot_be_installed(tmp_path: Path, capsys: pytest.CaptureFixt
 class SD15:
     """huggingface_guess@84826248 ``model_list.py``: what of ``BASE`` and ``SD15`` decides about widths."""
 
-    unet_config: ClassVar[dict[str, Any]] = {"context_dim": 768, "model_channels": 320, "use_linear_in_transformer": False}
+    unet_config: ClassVar[dict[str, Any]] = {
+        "context_dim": 768,
+        "model_channels": 320,
+        "use_linear_in_transformer": False,
+    }
     huggingface_repo = "runwayml/stable-diffusion-v1-5"
     unet_extra_config: ClassVar[dict[str, int]] = {"num_heads": 8, "num_head_channels": -1}
 
