@@ -8,13 +8,12 @@ of the time everywhere, as plain decoupled attention does.
 from __future__ import annotations
 
 import argparse
-import copy
-import math
-import pickle
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.diffusers import sites_of
-from tools.small_base import portraits, scenes
-from tools.small_base.pool import Chunk
+from tools.small_base import pool, portraits, scenes
+from tools.small_base.pool import GRID, Chunk
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -94,11 +93,11 @@ class Joint(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from diffusers import UNet2DConditionModel
+        import diffusers
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        self.text_encoder: Any = CLIPTextModel(CLIPTextConfig(**TEXT, attn_implementation="eager"))
-        self.unet: Any = UNet2DConditionModel(**UNET)
+        self.text_encoder: Any = CLIPTextModel(CLIPTextConfig(**TEXT))
+        self.unet: Any = cast(Any, diffusers).UNet2DConditionModel(**UNET)
         context = UNET["cross_attention_dim"]
         sites = sites_of(self.unet)
         self.adapter = Adapter(
@@ -124,15 +123,27 @@ class Joint(nn.Module):
         return self.unet(noisy, timesteps, text).sample
 
 
+@cache
 def alphas_cumprod() -> Tensor:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, 0).float()
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """latents [B, 4, 16, 16], token ids [B, 77], references' SFace vectors [B, 128], gates and faces [B, 1, 16, 16]."""
+
+    latents: Tensor
+    ids: Tensor
+    references: Tensor
+    gates: Tensor
+    faces: Tensor
+
+
 class Batches:
     """Random scenes with captions and reference faces, from what the pool has so far."""
 
-    def __init__(self, folder: Path, people: Sequence[portraits.Portrait], seed: int) -> None:
+    def __init__(self, folder: Path, people: Sequence[portraits.Portrait], seed: tuple[int, int]) -> None:
         self._folder, self._people = folder, people
         self._random = np.random.default_rng(seed)
         self._chunks: list[Chunk] = []
@@ -142,33 +153,35 @@ class Batches:
             self._others.setdefault(portrait.person, []).append(index)
 
     def look(self) -> int:
-        for path in sorted(self._folder.glob("*.pkl"))[len(self._chunks) :]:
-            self._chunks.append(pickle.loads(path.read_bytes()))  # noqa: S301 - our own file
+        for path in sorted(self._folder.glob("*.safetensors"))[len(self._chunks) :]:
+            self._chunks.append(pool.read(path))
         return len(self._chunks)
 
-    def next(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """latents, token ids, faces [B, 128], gates [B, 1, 16, 16], face masks of everybody [B, 1, 16, 16]."""
-        random = self._random
-        latents, captions, faces, gates, masks = [], [], [], [], []
-        for _ in range(BATCH):
-            chunk = self._chunks[int(random.integers(len(self._chunks)))]
-            i = int(random.integers(len(chunk.plans)))
-            plan = chunk.plans[i]
-            who = int(random.integers(len(plan.people)))
-            person = self._people[plan.people[who].portrait].person
-            reference = self._people[int(random.choice(self._others[person]))].sface
-            everywhere = len(plan.people) == 1 and random.random() < EVERYWHERE
-            gate = torch.ones(1, 16, 16) if everywhere else grown(chunk.faces[i, who].float()[None])
-            kept = random.random() >= DROP_IDENTITY
-            latents.append(chunk.latents[i].float())
-            captions.append("" if random.random() < DROP_TEXT else scenes.caption(random, plan))
-            faces.append(torch.from_numpy(reference / np.linalg.norm(reference)))
-            gates.append(gate * float(kept))
-            masks.append(chunk.faces[i].float().sum(0, keepdim=True))
+    def next(self) -> Batch:
+        """The next random batch; the text is dropped in some, the identity in more."""
+        rows = [self._row() for _ in range(BATCH)]
+        captions = [row[0] for row in rows]
+        latents, references, gates, faces = (torch.stack([row[i] for row in rows]) for i in range(1, 5))
         ids = self._tokenizer(
             captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
         ).input_ids
-        return torch.stack(latents), ids, torch.stack(faces), torch.stack(gates), torch.stack(masks)
+        return Batch(latents, ids, references, gates, faces)
+
+    def _row(self) -> tuple[Any, ...]:
+        """Caption, latents, reference, gate and faces of one scene."""
+        random = self._random
+        chunk = self._chunks[int(random.integers(len(self._chunks)))]
+        i = int(random.integers(len(chunk.plans)))
+        plan = chunk.plans[i]
+        who = int(random.integers(len(plan.people)))
+        person = self._people[plan.people[who].portrait].person
+        sface = self._people[int(random.choice(self._others[person]))].sface
+        everywhere = len(plan.people) == 1 and random.random() < EVERYWHERE
+        gate = torch.ones(1, GRID, GRID) if everywhere else grown(chunk.faces[i, who].float()[None])
+        kept = float(random.random() >= DROP_IDENTITY)
+        caption = "" if random.random() < DROP_TEXT else scenes.caption(random, plan)
+        reference = torch.from_numpy(sface / np.linalg.norm(sface))
+        return caption, chunk.latents[i].float(), reference, kept * gate, chunk.faces[i].float().sum(0, keepdim=True)
 
 
 def grown(mask: Tensor) -> Tensor:
@@ -176,74 +189,86 @@ def grown(mask: Tensor) -> Tensor:
     return F.avg_pool2d(F.max_pool2d(mask, 3, 1, 1), 3, 1, 1).clamp(0, 1)
 
 
+@dataclass
+class Progress:
+    """How far a run is: seconds that it trained, steps, and the running mean of the loss."""
+
+    spent: float = 0.0
+    step: int = 0
+    mean: float = 1.0
+
+
 def train(args: argparse.Namespace) -> None:
+    """Trains until the minutes are spent; goes on from ``state.pt`` where there is one."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    people = portraits.split(portraits.load(args.portraits))[0]
     model = Joint()
     model.unet.to(memory_format=torch.channels_last)
-    ema = copy.deepcopy(model.state_dict())
+    ema = {key: value.clone() for key, value in model.state_dict().items()}
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
-    batches = Batches(args.pool, people, args.seed + int(time.time()))
-    spent, step, mean = 0.0, 0, 1.0
-    state = args.out / "state.pt"
-    if state.exists():
-        stored = torch.load(state, weights_only=True)
-        model.load_state_dict(stored["model"])
-        optimiser.load_state_dict(stored["optimiser"])
-        ema, spent, step, mean = stored["ema"], stored["spent"], stored["step"], stored["mean"]
-    bars = alphas_cumprod()
+    now = resumed(args.out / "state.pt", model, ema, optimiser)
+    batches = Batches(args.pool, portraits.split(portraits.load(args.portraits))[0], (args.seed, now.step))
     while not batches.look():
         time.sleep(2)
-    clock = time.monotonic()
-    saved = clock
+    clock = saved = time.monotonic()
     budget = 60.0 * args.minutes
-    while spent < budget:
-        place = spent / budget
-        rate = args.rate * min(1.0, (step + 1) / 200) * min(1.0, (1 - place) / args.cooldown + 0.01)
+    while now.spent < budget:
+        falling = min(1.0, (1 - now.spent / budget) / args.cooldown + 0.01)
         for group in optimiser.param_groups:
-            group["lr"] = rate
-        latents, ids, faces, gates, masks = batches.next()
-        timesteps = torch.randint(0, 1000, (BATCH,))
-        bar = bars[timesteps][:, None, None, None]
-        noise = torch.randn_like(latents) + 0.07 * torch.randn(BATCH, 4, 1, 1)
-        noisy = (bar.sqrt() * latents + (1 - bar).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            made = model(noisy, timesteps, ids, faces, gates)
-        snr = bar / (1 - bar)
-        weight = snr.clamp(max=5.0) / snr * (1 + 2 * masks)  # min-SNR (arXiv 2303.09556); faces count more
-        loss = (weight * (made.float() - noise).square()).mean()
+            group["lr"] = args.rate * min(1.0, (now.step + 1) / 200) * falling
+        loss = loss_of(model, batches.next())
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        decay = min(args.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            now = model.state_dict()
-            floats = [key for key, value in ema.items() if value.is_floating_point()]
-            torch._foreach_lerp_([ema[key] for key in floats], [now[key] for key in floats], 1 - decay)
-        mean = 0.99 * mean + 0.01 * loss.item()
-        step += 1
-        spent += -clock + (clock := time.monotonic())
-        if step % 50 == 0:
-            chunks = batches.look()
-            print(f"{step} loss {mean:.4f} rate {rate:.1e} {spent:.0f} s, {chunks} chunks", flush=True)
-        if clock - saved > 240 or spent >= budget:
-            part = state.with_suffix(".part")
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "ema": ema,
-                    "optimiser": optimiser.state_dict(),
-                    "spent": spent,
-                    "step": step,
-                    "mean": mean,
-                },
-                part,
-            )
-            part.rename(state)
-            saved = time.monotonic()
-            clock = saved
+        average(ema, model, min(args.ema, (1 + now.step) / (10 + now.step)))
+        now.mean = 0.99 * now.mean + 0.01 * loss.item()
+        now.step += 1
+        before, clock = clock, time.monotonic()
+        now.spent += clock - before
+        if now.step % 50 == 0:
+            print(f"{now.step} loss {now.mean:.4f} {now.spent:.0f} s, {batches.look()} chunks", flush=True)
+        if clock - saved > 240 or now.spent >= budget:
+            keep(args.out / "state.pt", model, ema, optimiser, now)
+            clock = saved = time.monotonic()
+
+
+def loss_of(model: Joint, batch: Batch) -> Tensor:
+    """Mean squared error of the noise, weighted by min-SNR (arXiv 2303.09556); faces count three times."""
+    timesteps = torch.randint(0, 1000, (BATCH,))
+    bar = alphas_cumprod()[timesteps][:, None, None, None]
+    # the level of the noise moves a little with each channel, or the model reads the picture's own from it
+    noise = torch.randn_like(batch.latents) + 0.07 * torch.randn(BATCH, 4, 1, 1)
+    noisy = (bar.sqrt() * batch.latents + (1 - bar).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = model(noisy, timesteps, batch.ids, batch.references, batch.gates)
+    snr = bar / (1 - bar)
+    weight = snr.clamp(max=5.0) / snr * (1 + 2 * batch.faces)
+    return (weight * (made.float() - noise).square()).mean()
+
+
+@torch.no_grad()
+def average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            ema[key].lerp_(value, 1 - decay)
+
+
+def resumed(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
+    if not path.exists():
+        return Progress()
+    stored = torch.load(path, weights_only=True)
+    model.load_state_dict(stored["model"])
+    optimiser.load_state_dict(stored["optimiser"])
+    ema.update(stored["ema"])
+    return Progress(stored["spent"], stored["step"], stored["mean"])
+
+
+def keep(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer, now: Progress) -> None:
+    part = path.with_suffix(".part")
+    states = {"model": model.state_dict(), "ema": ema, "optimiser": optimiser.state_dict()}
+    torch.save(states | asdict(now), part)
+    part.replace(path)
 
 
 def main() -> None:
@@ -266,6 +291,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["TEXT", "UNET", "Joint", "math"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -14,7 +15,7 @@ from tools.small_base.base import Joint
 
 
 def main() -> None:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    import diffusers
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="state.pt of base.py")
@@ -26,7 +27,8 @@ def main() -> None:
     model.load_state_dict(stored["ema"])
     net = vae.new()
     net.load_state_dict(torch.load(args.vae, weights_only=True))
-    scheduler = DDIMScheduler(
+    library = cast(Any, diffusers)
+    scheduler = library.DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -34,7 +36,7 @@ def main() -> None:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    pipeline = StableDiffusionPipeline(
+    pipeline = library.StableDiffusionPipeline(
         vae=net,
         text_encoder=model.text_encoder,
         tokenizer=clip_tokenizer(),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import pickle
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.small_base import portraits, scenes, vae
-from tools.small_base.portraits import BACKGROUND, FACE, OTHERS, Bytes, Portrait
-from tools.small_base.scenes import Plan
+from tools.small_base.portraits import FACE, OTHERS, Bytes, Floats, Portrait
+from tools.small_base.scenes import Person, Plan
 
 CHUNK = 250
 GRID = 16
@@ -30,7 +33,7 @@ class Chunk:
     plans: tuple[Plan, ...]
 
 
-def face_masks(labels: Bytes, owner: Bytes) -> np.ndarray:
+def face_masks(labels: Bytes, owner: Bytes) -> Floats:
     """[2, 16, 16]: the share of each latent cell that is a person's face."""
     masks = np.zeros((2, GRID, GRID), np.float32)
     for number in (1, 2):
@@ -40,17 +43,35 @@ def face_masks(labels: Bytes, owner: Bytes) -> np.ndarray:
 
 
 @torch.no_grad()
-def encoded(net: object, pictures: Sequence[Bytes]) -> Tensor:
+def encoded(net: Any, pictures: Sequence[Bytes]) -> Tensor:
     batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return net.encode(batch).latent_dist.mean * vae.CONFIG["scaling_factor"]  # type: ignore[attr-defined]
+    return net.encode(batch).latent_dist.mean * vae.CONFIG["scaling_factor"]
 
 
-def make(random: np.random.Generator, people: Sequence[Portrait], net: object) -> Chunk:
+def make(random: np.random.Generator, people: Sequence[Portrait], net: Any) -> Chunk:
     plans = [scenes.planned(random, people) for _ in range(CHUNK)]
     made = [scenes.composed(random, plan, people) for plan in plans]
     latents = torch.cat([encoded(net, [s.picture for s in made[i : i + 10]]) for i in range(0, CHUNK, 10)])
     faces = np.stack([face_masks(scene.labels, scene.owner) for scene in made])
     return Chunk(latents.half(), torch.from_numpy(faces).half(), tuple(plans))
+
+
+def write(path: Path, chunk: Chunk) -> None:
+    """One safetensors file, the plans in its metadata."""
+    plans = json.dumps([asdict(plan) for plan in chunk.plans])
+    part = path.with_suffix(".part")
+    save_file({"latents": chunk.latents.contiguous(), "faces": chunk.faces}, str(part), {"plans": plans})
+    part.replace(path)
+
+
+def read(path: Path) -> Chunk:
+    with safe_open(str(path), "pt") as file:
+        plans = json.loads((file.metadata() or {})["plans"])
+        return Chunk(file.get_tensor("latents"), file.get_tensor("faces"), tuple(_plan(plan) for plan in plans))
+
+
+def _plan(stored: dict[str, Any]) -> Plan:
+    return Plan(**(stored | {"people": tuple(Person(**person) for person in stored["people"])}))
 
 
 def main() -> None:
@@ -68,18 +89,13 @@ def main() -> None:
     net.load_state_dict(torch.load(args.vae, weights_only=True))
     net.eval()
     for number in range(args.chunks):
-        target = args.out / f"{number:04d}.pkl"
+        target = args.out / f"{number:04d}.safetensors"
         if target.exists():
             continue
         chunk = make(np.random.default_rng(1000 + number), people, net)
-        part = target.with_suffix(".part")
-        part.write_bytes(pickle.dumps(chunk))
-        part.rename(target)
+        write(target, chunk)
         print(target.name, flush=True)
 
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["BACKGROUND", "Chunk", "face_masks", "make"]

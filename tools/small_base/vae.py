@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dp_adapter.training.faces import SFace, embed_faces
 from tools.small_base import portraits, scenes, vae_start
 from tools.small_base.portraits import Portrait
-from tools.small_base.sface_torch import SFace
 
 CONFIG: dict[str, Any] = {
     "in_channels": 3,
@@ -39,30 +39,9 @@ CONFIG: dict[str, Any] = {
 
 BATCH = 2
 
-TEMPLATE = np.float32(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
-"""Where the five landmarks stand in an aligned face of 112 px (insightface's arcface_dst)."""
-
-
-def to_sface(points: np.ndarray, side: int) -> np.ndarray:
-    """The affine map [2, 3] by which ``grid_sample`` reads a 112 px aligned face out of a picture of ``side`` px."""
-    forward, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), TEMPLATE, method=cv2.LMEDS)
-    back = np.linalg.inv(np.vstack([forward, [0, 0, 1]]))[:2]  # aligned -> picture, pixels
-    # pixel centres p = (u + 1) n / 2 - 1 / 2
-    aligned = np.array([[56, 0, 55.5], [0, 56, 55.5], [0, 0, 1]])
-    picture = np.array([[2 / side, 0, 1 / side - 1], [0, 2 / side, 1 / side - 1], [0, 0, 1]])
-    return (picture @ np.vstack([back, [0, 0, 1]]) @ aligned)[:2].astype(np.float32)
-
-
-def aligned(pictures: Tensor, maps: Tensor) -> Tensor:
-    """[n, 3, S, S] -> [n, 3, 112, 112]"""
-    grid = F.affine_grid(maps, [len(pictures), 3, 112, 112], align_corners=False)
-    return F.grid_sample(pictures, grid, align_corners=False)
-
 
 class Crops(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, float]]):
-    """Crops of scenes in -1..1, most around a face, with the map that aligns it and whether the face is inside."""
+    """Crops of scenes in -1..1, most around a face, with its landmarks [5, 2] and whether the face is inside."""
 
     def __init__(self, people: Sequence[Portrait], side: int, seed: int) -> None:
         self._people, self._side, self._seed = people, side, seed
@@ -77,13 +56,13 @@ class Crops(torch.utils.data.IterableDataset[tuple[Tensor, Tensor, float]]):
             middle = points.mean(0) + random.normal(0, 10 if side > 80 else 22, 2)
             x, y = (int(np.clip(v - side / 2, 0, scenes.SIDE - side)) for v in middle)
             crop = scene.picture[y : y + side, x : x + side].astype(np.float32) / 127.5 - 1
-            local = points - np.float32([x, y])
+            local = points - np.array([x, y], np.float32)
             apart = float(np.linalg.norm(local[1] - local[0]))
             seen = bool((local.min() > 0.4 * apart) and (local.max() < side - 0.4 * apart) and apart > 15)
-            yield torch.from_numpy(crop).permute(2, 0, 1), torch.from_numpy(to_sface(local, side)), float(seen)
+            yield torch.from_numpy(crop).permute(2, 0, 1), torch.from_numpy(local), float(seen)
 
 
-def loss_of(vae: Any, sface: SFace, pictures: Tensor, maps: Tensor, seen: Tensor, facing: float) -> dict[str, Tensor]:
+def loss_of(vae: Any, sface: SFace, pictures: Tensor, points: Tensor, seen: Tensor, facing: float) -> dict[str, Tensor]:
     posterior = vae.encode(pictures).latent_dist
     latents = posterior.mean
     spread = latents.detach().std((0, 2, 3), keepdim=True)
@@ -94,10 +73,9 @@ def loss_of(vae: Any, sface: SFace, pictures: Tensor, maps: Tensor, seen: Tensor
     losses["size"] = 1e-4 * latents.square().mean()
     which = seen.bool()
     if facing and which.any():
-        both = torch.cat([decoded[which], pictures[which]])
-        features = F.normalize(sface((aligned(both, maps[which].repeat(2, 1, 1)) + 1) * 127.5), dim=-1)
-        made, true = features.chunk(2)
-        losses["face"] = facing * (1 - (made * true.detach()).sum(-1)).mean()
+        places = points[which].numpy()
+        made, true = (embed_faces(sface, x[which], places) for x in (decoded, pictures))
+        losses["face"] = facing * (1 - F.cosine_similarity(made, true.detach(), dim=-1)).mean()
     return losses
 
 
@@ -121,9 +99,9 @@ def whiten(vae: Any, pictures: Tensor) -> None:
 
 
 def new() -> Any:
-    from diffusers import AutoencoderKL
+    import diffusers
 
-    vae = AutoencoderKL(**CONFIG)
+    vae = cast(Any, diffusers).AutoencoderKL(**CONFIG)
     vae_start.construct(vae)
     return vae.to(memory_format=torch.channels_last)
 
@@ -167,7 +145,7 @@ def saved(vae: Any, resting: Resting | None, path: Path) -> None:
 
 def train(people: Sequence[Portrait], args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    vae, sface = new(), SFace(args.sface)
+    vae, sface = new(), SFace()
     trained: nn.Module = vae
     if args.start:
         vae.load_state_dict(torch.load(args.start, weights_only=True))
@@ -181,13 +159,13 @@ def train(people: Sequence[Portrait], args: argparse.Namespace) -> None:
     )
     loader = torch.utils.data.DataLoader(Crops(people, args.crop, args.seed), BATCH, num_workers=1, prefetch_factor=4)
     started, means = time.monotonic(), {}
-    for step, (pictures, maps, seen) in zip(range(args.steps), loader, strict=False):
+    for step, (pictures, points, seen) in zip(range(args.steps), loader, strict=False):
         place = step / args.steps
         rate = args.rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * place)))
         for group in optimiser.param_groups:
             group["lr"] = rate
         facing = args.facing if place >= args.facing_from else 0.0
-        losses = loss_of(vae, sface, pictures.contiguous(memory_format=torch.channels_last), maps, seen, facing)
+        losses = loss_of(vae, sface, pictures.contiguous(memory_format=torch.channels_last), points, seen, facing)
         optimiser.zero_grad()
         sum(losses.values()).backward()  # type: ignore[union-attr]
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -209,7 +187,6 @@ def train(people: Sequence[Portrait], args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portraits", type=Path, required=True)
-    parser.add_argument("--sface", type=Path, default=Path("models/face_recognition_sface_2021dec_int8bq.onnx"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=2e-3)

@@ -1,10 +1,10 @@
-"""Where the training of the autoencoder starts: weights that carry the colours through, averaged, and leave the rest free.
+"""Where the training of the autoencoder starts: weights that carry averaged colours through, and leave the rest free.
 
 ldm's GroupNorms have 32 groups whatever the width. With two or four channels a group they take the level of a plain
 colour away, and a small network needs thousands of steps to learn a way around. So the colours travel in groups whose
 mean is 0 and whose variance is not theirs: {x, -x, K, -K} in the encoder, where K is constant, and {x, -x, P, -P} or
 {x + P, -x - P} in the decoder, where P is a ring along the picture's border that the zero padding makes. Then
-silu(x) - silu(-x) = x gives the colour back (the same trick as in dp_adapter's tests' hand-written autoencoder).
+silu(x) - silu(-x) = x gives the colour back (as in dp_adapter/demo/tiny_vae.py).
 """
 
 from __future__ import annotations
@@ -68,25 +68,13 @@ def _decoder(vae: Any) -> None:
         elif name.endswith("to_out.0"):
             conv.weight.zero_()
         elif name == "conv_in":
-            for i in range(COLOURS):
-                _row(conv, 4 * i, {i: 1.0})
-                _row(conv, 4 * i + 1, {i: -1.0})
-                _row(conv, 4 * i + 2, {})
-                _row(conv, 4 * i + 3, {})
+            for i in range(4 * COLOURS):
+                _row(conv, i, {i // 4: (1.0, -1.0)[i % 4]} if i % 4 < 2 else {})
         elif name.endswith("samplers.0.conv"):
-            kernel = torch.tensor([0.25, 0.5, 0.25])
-            narrow = conv.out_channels == 64
-            for i in range(8 if narrow else 4 * COLOURS):
-                _row(conv, i, {})
-                # a ring stays sharp; where it is added to a colour both are smoothed
-                if narrow or i % 4 < 2:
-                    conv.weight[i, i] = kernel[:, None] * kernel
-                else:
-                    conv.weight[i, i, 1, 1] = 1.0
+            _enlarging(conv)
         elif name.endswith("conv_shortcut"):
-            for i in range(COLOURS):
-                for offset in (0, 1):
-                    _row(conv, 2 * i + offset, {4 * i + offset: 1.0, 4 * i + 2 + offset: 1.0})
+            for i in range(2 * COLOURS):
+                _row(conv, i, {4 * (i // 2) + i % 2: 1.0, 4 * (i // 2) + i % 2 + 2: 1.0})
             for offset in (0, 1):
                 _row(conv, 2 * COLOURS + offset, {2 + offset: 1.0})
     _ring(decoder.mid_block.resnets[0])
@@ -94,6 +82,16 @@ def _decoder(vae: Any) -> None:
     out.weight.mul_(0.1)
     for i in range(COLOURS):
         _row(out, i, {2 * i: unit, 2 * i + 1: -unit, 2 * COLOURS: -unit, 2 * COLOURS + 1: unit})
+
+
+def _enlarging(conv: Any) -> None:
+    """Bilinear, after the repetition of pixels; a ring stays sharp, but where it has been added to a colour."""
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    joined = conv.out_channels == 64
+    for i in range(2 * COLOURS + 2 if joined else 4 * COLOURS):
+        _row(conv, i, {i: 1.0})
+        if joined or i % 4 < 2:
+            conv.weight[i, i] = kernel[:, None] * kernel
 
 
 def _ring(resnet: Any) -> None:
