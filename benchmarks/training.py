@@ -80,7 +80,7 @@ def plain(config: Config) -> tuple[list[float], int]:
     projection = FaceProjection(128, 256, tokens, base.context).to(device)
     added = [one for one in processors.values() if isinstance(one, torch.nn.Module)]
     trained = [value for module in (projection, *added) for value in module.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=stage.lr, weight_decay=stage.weight_decay)
+    optimizer: Any = torch.optim.AdamW(trained, lr=stage.lr, weight_decay=stage.weight_decay)
     examples = Examples(Shards(config.data.shards), config.data, config.adapter, (0, 0))
     moments = {i: base.moments(examples[i]["pixels"][None]) for i in range(len(examples.shards))}
     seconds: list[float] = []
@@ -98,7 +98,7 @@ def plain(config: Config) -> tuple[list[float], int]:
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with torch.autocast(device.type, frozen.DTYPES[config.precision], enabled=config.precision != "no"):
             predicted = unet(noisy, timesteps, (text.context, [image]), added_cond_kwargs=text.added).sample
-        torch.nn.functional.mse_loss(predicted.float(), noise).backward()
+        torch.autograd.backward(torch.nn.functional.mse_loss(predicted.float(), noise))
         torch.nn.utils.clip_grad_norm_(trained, stage.clip)
         optimizer.step()
         optimizer.zero_grad()
