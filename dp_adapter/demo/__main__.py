@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from dp_adapter.demo import page, sheets, story
+from dp_adapter.demo.base_files import NAME, SHIPPED
 from dp_adapter.demo.people import gathered
 from dp_adapter.demo.shots import SECTIONS, SEED, STEPS, Programme, Shot
 from dp_adapter.demo.studio import Made, Studio
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.shipped import MODELS
 from dp_adapter.session import Session
 
-BASE = MODELS / "demo" / "dp-demo.safetensors"
-ADAPTER = MODELS / "demo" / "dp-demo-adapter.safetensors"
+BASE = SHIPPED / f"{NAME}.safetensors"
+ADAPTER = SHIPPED / f"{NAME}_adapter.safetensors"
 
 
 def main() -> int:

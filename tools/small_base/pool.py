@@ -71,7 +71,8 @@ def read(path: Path) -> Chunk:
 
 
 def _plan(stored: dict[str, Any]) -> Plan:
-    return Plan(**(stored | {"people": tuple(Person(**person) for person in stored["people"])}))
+    people = tuple(Person(**person) for person in stored["people"])
+    return Plan(stored["size"], stored["background"], stored["pattern"], stored["grey"], people)
 
 
 def main() -> None:
