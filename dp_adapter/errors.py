@@ -63,3 +63,7 @@ class MissingDependencyError(DPAdapterError):
 
 class HostError(DPAdapterError):
     """The model at hand is not one the adapter can work in."""
+
+
+class TrainingError(DPAdapterError):
+    """Training data are missing or damaged, or a run cannot go on."""

@@ -31,6 +31,7 @@ class Result:
         facts: what was measured, as short texts by name.
         words: the same in one sentence.
         left_out: whether it is less like the photos than was asked for.
+        regions: by person, where they acted [h, w] in 0..1; None is the whole picture.
     """
 
     picture: Picture
@@ -39,6 +40,7 @@ class Result:
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     words: str = ""
     left_out: bool = False
+    regions: Mapping[int, Mask | None] = field(default_factory=dict[int, Mask | None])
 
     @property
     def likeness(self) -> float | None:
@@ -144,10 +146,10 @@ class _Work:
         made = self._with_faces(job, picture, number, self._prepared)
         judge, asked = self._judge, self._settings.report
         if judge is None:
-            return Result(made.picture, job.seed, facts=made.facts)
+            return Result(made.picture, job.seed, facts=made.facts, regions=made.regions)
         first = report.Candidate(0, judge.see(made.picture), made)
         if not self._wanted:
-            return Result(made.picture, job.seed, first.verdict, made.facts)
+            return Result(made.picture, job.seed, first.verdict, made.facts, regions=made.regions)
 
         def another(place: int) -> report.Candidate[_Made]:
             candidate = self._candidate(replace(job, seed=report.candidate_seed(job.seed, place)))
@@ -167,6 +169,7 @@ class _Work:
             {**kept.made.facts, **report.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
             report.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
             asked.below == "skip" and report.too_little(asked, kept.verdict),
+            kept.made.regions,
         )
 
     def _candidate(self, job: Job) -> _Made:

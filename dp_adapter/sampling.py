@@ -11,7 +11,7 @@ from typing import Any
 from dp_adapter import edits
 from dp_adapter.core.types import Grid
 from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines, previews, prompts
+from dp_adapter.hosts import learned, pipelines, previews, prompts
 from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
 from dp_adapter.hosts.predicted import told
 from dp_adapter.hosts.spoken import repeated
@@ -71,6 +71,8 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
                 watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
                 stack.enter_context(told(running, watch.before_call, watch.after_call))
             spoken = prompts.spoken(running, job, prepared.spoken) if prepared.spoken else None
+            if spoken is not None:
+                spoken = learned.spelled(running, job, prepared.spoken, spoken)
             stack.enter_context(
                 host.attach(
                     running.unet,

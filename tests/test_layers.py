@@ -54,7 +54,7 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
         "hosts.diffusers", "hosts.pipelines", "hosts.previews", "hosts.samplers", "hosts.single_file", "training",
         "demo",
     ),
-    "transformers": ("identity", "hosts.pipelines", "hosts.clip_tokenizer", "demo"),
+    "transformers": ("identity", "hosts.pipelines", "hosts.clip_tokenizer", "demo", "training.sizes"),
     "insightface": ("identity",),
     "onnxruntime": ("identity",),
 }  # fmt: skip

@@ -7,7 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from dp_adapter import __version__
-from dp_adapter.cli import demo_base, faces, generate, identities, inspect, models, modes, regions, settings
+from dp_adapter.cli import (
+    demo_base,
+    evaluate,
+    faces,
+    generate,
+    identities,
+    inspect,
+    models,
+    modes,
+    personalise,
+    prepare,
+    regions,
+    settings,
+    train,
+    tune,
+)
 from dp_adapter.errors import DPAdapterError
 
 
@@ -17,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (generate, faces, regions, identities, inspect, models, modes, settings, demo_base):
+    making = (generate, personalise, train, prepare, evaluate, tune)
+    for command in (*making, faces, regions, identities, inspect, models, modes, settings, demo_base):
         command.add_parser(subparsers)
     return parser
 

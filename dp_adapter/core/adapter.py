@@ -83,14 +83,14 @@ class GatedSiteAdapter(nn.Module):
         """The term to add to the hidden states between self-attention and text attention.
 
         Args:
-            x: [N, C] of one row; tokens: [T, D]; weight: a number or a gate [N, 1].
+            x: [..., N, C]; tokens: [..., T, D]; weight: a number or a gate [..., N, 1].
 
         Returns:
-            [N, C]
+            [..., N, C]
         """
-        joined = self.norm1(torch.cat([x, self.linear(tokens)]))  # [N + T, C]
+        joined = self.norm1(torch.cat([x, self.linear(tokens)], dim=-2))  # [..., N + T, C]
         q, k, v = (self.attn[name](joined) for name in ("to_q", "to_k", "to_v"))
-        attended = self.attn["to_out"](attend(q[: len(x)], k, v, heads))
+        attended = self.attn["to_out"](attend(q[..., : x.shape[-2], :], k, v, heads))
         first = weight * torch.tanh(self.alpha_attn) * attended
         return first + weight * torch.tanh(self.alpha_dense) * self.ff["net"](self.norm2(x + first))
 

@@ -103,20 +103,30 @@ class FeatureBlending(nn.Module):
         self.g = nn.Parameter(torch.zeros(()))
         self.r = nn.Parameter(torch.zeros(()))
 
-    def gate(self, f_v: Tensor, f_t: Tensor, mask: Tensor, grid: Grid, progress: float) -> Tensor:
-        """f_v, f_t: [N, I]; mask: [N, 1] -> G [N, 1]. Exactly 0 or 1 where the mask is."""
+    def gate(self, f_v: Tensor, f_t: Tensor, mask: Tensor, grid: Grid, progress: float | Tensor) -> Tensor:
+        """G [..., N, 1], exactly 0 or 1 where the mask is.
+
+        Args:
+            f_v, f_t: [..., N, I]; mask: [..., N, 1]; progress: a number, or [..., 1, 1].
+        """
         features = [self.project_v(self.norm_v(f_v)), self.project_t(self.norm_t(f_t)), mask.to(f_v)]
-        stacked = torch.cat([*features, _time_features(progress, f_v).expand(len(f_v), -1)], dim=-1)  # [N, 2r + 1 + 8]
-        shift = self.conv(stacked.mT.unflatten(-1, (grid.height, grid.width)))  # [1, h, w]
-        return torch.sigmoid(torch.logit(mask.float()) + torch.tanh(self.g) * shift.flatten()[:, None].float()).to(f_v)
+        time = _time_features(progress, f_v).expand(*f_v.shape[:-1], -1)
+        stacked = torch.cat([*features, time], dim=-1)  # [..., N, 2r + 1 + 8]
+        shift = self.conv(stacked.mT.unflatten(-1, (grid.height, grid.width)))  # [..., 1, h, w]
+        shift = shift.flatten(-3)[..., None].float()  # [..., N, 1]
+        return torch.sigmoid(torch.logit(mask.float()) + torch.tanh(self.g) * shift).to(f_v)
 
     def seam_term(self, f_v: Tensor, f_t: Tensor, mask: Tensor) -> Tensor:
-        """[N, I] x 2 and [N, 1] -> [N, I], zero where the mask is 0 or 1."""
+        """[..., N, I] x 2 and [..., N, 1] -> [..., N, I], zero where the mask is 0 or 1."""
         return torch.tanh(self.r) * self.seam(torch.cat([f_v, f_t], -1)) * (4 * mask * (1 - mask)).to(f_v)
 
 
-def _time_features(progress: float, like: Tensor) -> Tensor:
-    """tau(t): sines and cosines of progress at octaves of pi: [8]."""
+def _time_features(progress: float | Tensor, like: Tensor) -> Tensor:
+    """tau(t): sines and cosines of progress, a number or [..., 1, 1], at octaves of pi: [8] or [..., 1, 8]."""
+    if isinstance(progress, Tensor):
+        octaves = math.pi * 2.0 ** torch.arange(_TIME_FEATURES // 2, device=progress.device)
+        angles = progress.float() * octaves
+        return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2).to(like)
     angles = [math.pi * progress * 2**octave for octave in range(_TIME_FEATURES // 2)]
     return torch.tensor([f(a) for a in angles for f in (math.sin, math.cos)], dtype=like.dtype, device=like.device)
 
@@ -132,12 +142,19 @@ class TextConsistency(nn.Module):
             nn.init.zeros_(up.weight)
 
     def forward(self, q: Tensor, context: Tensor, k: Tensor, v: Tensor, heads: int, weight: float) -> Tensor:
-        """F_t: text attention with weight * delta W. q: [n, I]; context: [L, D]; k, v: [L, I] of the base -> [n, I]."""
+        """F_t: text attention with weight * delta W; all with the same leading sides.
+
+        Args:
+            q: [..., n, I]; context: [..., L, D]; k, v: [..., L, I] of the base.
+
+        Returns:
+            [..., n, I]
+        """
         k = k + weight * self.k_up(self.k_down(context))
         v = v + weight * self.v_up(self.v_down(context))
         return attend(q, k, v, heads)
 
 
 def blend(f_v: Tensor, f_t: Tensor, gate: Tensor) -> Tensor:
-    """F = G F_v + (1 - G) F_t, all [N, I] with gate [N, 1]."""
+    """F = G F_v + (1 - G) F_t, all [..., N, I] with gate [..., N, 1]."""
     return torch.lerp(f_t, f_v, gate.to(f_v).expand_as(f_v))

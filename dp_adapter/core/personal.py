@@ -7,8 +7,9 @@
 
 Source: Whslee/ID-EA@9481a95 ``train.py`` CrossAttentionFusion and AdapterLayer; parameter names are theirs. The
 released code trains the adapter but saves only two words for the text encoder's input; here the whole is kept and
-applied.
-Shapes: k anchor tokens (two), D width of the text context, e of the face embedding.
+applied. Those words are ``learned``: vectors in place of the person's word at the text encoder's input.
+Shapes: k anchor tokens (two), D width of the text context, e of the face embedding, d of the encoder's input (with two
+encoders their widths together; in Stable Diffusion d = D).
 """
 
 from __future__ import annotations
@@ -60,18 +61,24 @@ class Personal(nn.Module):
 
     Args:
         faceid: the person's face embedding [e]; anchor: mean embedding of well-known names [k, D].
+        learned: vectors at the text encoder's input [k, d]; None for a person without words of their own.
     """
 
-    def __init__(self, faceid: Tensor, anchor: Tensor, beta: float = BETA) -> None:
+    def __init__(self, faceid: Tensor, anchor: Tensor, beta: float = BETA, learned: Tensor | None = None) -> None:
         super().__init__()
         self.context = anchor.shape[1]
         self.enhancer = IdentityEnhancer(len(faceid), self.context)
         self.adapter = IdentityAdapter(self.context, beta)
         self.register_buffer("faceid", faceid)
         self.register_buffer("anchor", anchor)
+        self.learned = None if learned is None else nn.Parameter(learned.clone())
+
+    def fused(self) -> Tensor:
+        """The identity's embedding E_f [k, 2 D]."""
+        return self.enhancer(self.get_buffer("faceid"), self.get_buffer("anchor"))
 
     def forward(self, context: Tensor) -> Tensor:
         """The context [L, D] of one row with the person in it, chunk by chunk of 77 tokens."""
-        fused = self.enhancer(self.get_buffer("faceid"), self.get_buffer("anchor"))
+        fused = self.fused()
         starts = range(0, len(context), CHUNK)
         return torch.cat([self.adapter(context[None, at : at + CHUNK], fused)[0] for at in starts])

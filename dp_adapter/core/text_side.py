@@ -28,6 +28,7 @@ Fuse = Callable[[Tensor, Sequence[int]], Tensor]
 Positions = tuple[int, ...]
 
 _CHUNK = 77  # tokens that a text encoder reads at once; longer texts are several of them
+_SAME = 0.02  # of the largest number: half precision and its batches differ by less, texts by more
 _KEPT = 8  # distinct texts whose changes are kept: prompts of a batch, parts of AND, stages of a prompt
 
 
@@ -47,6 +48,9 @@ class TextIdentity:
         start: progress before which the context stays as it is, for families whose identity attention starts earlier.
         needs_word: whether it cannot act in a prompt without a word for the person.
         trigger: a word that users of the published system write behind the person's, which is taken out of prompts.
+        learned: vectors [tokens, d] that take the place of the word's tokens at the text encoder's input, before
+            ``fuse``; None for families that leave that input alone.
+        word: that means the person when the request names none; empty for the person words of the prompt.
     """
 
     fuse: Fuse
@@ -56,6 +60,22 @@ class TextIdentity:
     start: float = 0.0
     needs_word: bool = True
     trigger: str = ""
+    learned: Tensor | None = field(default=None, compare=False)
+    word: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Spelling:
+    """One chunk of a text as a host encodes it, with a person's word and with their learned vectors in its place.
+
+    Attributes:
+        person: number in the request.
+        plain, learned: [77, D] in float32 on the CPU.
+    """
+
+    person: int
+    plain: Tensor
+    learned: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ class Spoken:
     Attributes:
         person: number in the request.
         words: the user's, with commas between alternatives; empty for the person words of the prompt in their order.
-        tokens, needed, trigger: as ``TextIdentity`` says.
+        tokens, needed, trigger, learned: as ``TextIdentity`` says.
     """
 
     person: int
@@ -73,10 +93,16 @@ class Spoken:
     tokens: int = 1
     needed: bool = True
     trigger: str = ""
+    learned: Tensor | None = field(default=None, compare=False)
 
 
 class PersonWords(Protocol):
     """Where the persons' words stand in the texts of a generation."""
+
+    @property
+    def spellings(self) -> Sequence[Spelling]:
+        """Of every chunk with the word of a person who has learned vectors."""
+        ...
 
     def positions(self, row: Row, person: int) -> Positions:
         """Of a person's word in the text of a conditional row, in the text's own 77 n tokens; empty for none.
@@ -124,20 +150,42 @@ class Window:
     length: int
 
 
-def change_of(identity: TextIdentity, context: Tensor, words: Positions) -> Change:
-    """What a person changes in a context [L, D] with their word at some positions."""
+def change_of(identity: TextIdentity, context: Tensor, words: Positions, spellings: Sequence[Spelling] = ()) -> Change:
+    """What a person changes in a context [L, D] with their word at some positions.
+
+    Args:
+        spellings: the person's, where they have learned vectors.
+
+    Raises:
+        HostError: a chunk with their word is none of these.
+    """
     plain = context.detach().to("cpu", torch.float32)
     step = _CHUNK if len(plain) % _CHUNK == 0 else len(plain)
-    fused = [
-        identity.fuse(plain[start : start + step], [one - start for one in words if start <= one < start + step])
-        for start in range(0, len(plain), step)
-    ]
-    delta = torch.cat([one.to("cpu", torch.float32) for one in fused]) - plain
+    fused: list[Tensor] = []
+    for start in range(0, len(plain), step):
+        chunk, places = plain[start : start + step], [one - start for one in words if start <= one < start + step]
+        spelled = chunk if identity.learned is None or not places else _spelled(chunk, spellings)
+        fused.append(identity.fuse(spelled, places).to("cpu", torch.float32))
+    delta = torch.cat(fused) - plain
     if identity.lock == "others":
         tokens = torch.tensor(words, dtype=torch.long)
     else:
         (tokens,) = torch.where(delta.any(1))
     return Change(tokens, delta[tokens])
+
+
+def _spelled(chunk: Tensor, spellings: Sequence[Spelling]) -> Tensor:
+    """A chunk [77, D] with learned vectors in the word's place. The nearest is taken: batches round differently."""
+    near = [(float((one.plain - chunk).abs().max()), one) for one in spellings if one.plain.shape == chunk.shape]
+    distance, found = min(near, key=lambda one: one[0], default=(float("inf"), None))
+    if found is None or distance > _SAME * float(chunk.abs().max()):
+        raise HostError(
+            "A text reaches the UNet other than the host encoded it, so the learned words of the personalised "
+            "identity cannot take their place in it",
+            "Switch off extensions that change encoded prompts, or use the words as an embedding ('dp-adapter "
+            "personalise --export-embedding').",
+        )
+    return found.learned
 
 
 def period_of(context: Tensor) -> int:
@@ -223,8 +271,14 @@ class TextSide:
     def change(self, text: _Text, number: int) -> Change:
         """What identity ``number`` of the injection changes in a text."""
         if number not in text.changes:
-            text.changes[number] = change_of(self.of(number), text.context, text.words[number])
+            text.changes[number] = change_of(self.of(number), text.context, text.words[number], self._spellings(number))
         return text.changes[number]
+
+    def _spellings(self, number: int) -> list[Spelling]:
+        """Those of identity ``number`` of the injection."""
+        person = self._people[number]
+        given = () if self._words is None or person is None or person[1].learned is None else self._words.spellings
+        return [one for one in given if person is not None and one.person == person[0]]
 
     def _text(self, row: Row, context: Tensor) -> _Text:
         words = self._words

@@ -4,72 +4,79 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dp_adapter import __version__
-from dp_adapter.demo.arms import Experiment
+from dp_adapter.core.regions import GATE_POWERS, gains
+from dp_adapter.core.types import Grid
+from dp_adapter.demo.drawing import Values, heat, overlay
+from dp_adapter.demo.sheets import alike
+from dp_adapter.demo.shots import GUIDANCE, SIDE, WEIGHT
+from dp_adapter.demo.story import Comparison, Story
+from dp_adapter.hosts.sites import site_names
 from dp_adapter.identity.pictures import Picture
 
-Values = NDArray[np.float32]
 
-# Viridis at five points: dark is no difference, yellow the largest one.
-_COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float32)
-
-
-def write(path: Path, photo: Picture, faces: Picture, facts: Sequence[str], experiments: Sequence[Experiment]) -> None:
+def write(path: Path, story: Story, base: str, seconds: float) -> None:
     """Renders the page.
 
     Args:
-        photo: the reference; faces: the same with the found face and its parts drawn in.
-        facts: sentences about the reference.
+        base: the base model's name.
+        seconds: what it took so far.
     """
     import jinja2
 
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     html = environment.get_template("page.html").render(
         version=__version__,
-        photo=photo,
-        faces=faces,
-        facts=facts,
-        experiments=experiments,
+        story=story,
+        base=base,
+        seconds=seconds,
+        side=SIDE,
+        guidance=GUIDANCE,
+        weight=WEIGHT,
+        levels=levels(story.comparisons[0]) if story.comparisons else {},
+        alike=alike,
         overlay=overlay,
-        picture_url=picture_url,
-        heat_url=heat_url,
+        heat=heat,
+        url=url,
         grid_url=grid_url,
-        largest={e.title: max(float(arm.heat.max()) for arm in e.arms) for e in experiments},
+        largest=max((float(v.max()) for one in story.comparisons for v in one.heat.values()), default=0.0),
     )
     path.write_text(html, encoding="utf-8")
 
 
-def picture_url(picture: Picture) -> str:
+def url(picture: Picture) -> str:
     """A PNG as a data URL."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def heat_url(values: Values, largest: float) -> str:
-    """[H, W] from 0 to ``largest`` in colours."""
-    place = np.clip(values / max(largest, 1e-6), 0, 1) * (len(_COLOURS) - 1)
-    low = np.minimum(place.astype(int), len(_COLOURS) - 2)
-    share = (place - low)[..., None]
-    return picture_url(((1 - share) * _COLOURS[low] + share * _COLOURS[low + 1]).astype(np.uint8))
 
 
 def grid_url(gate: Values) -> str:
     """A gate [h, w] in greys, one pixel a cell; the page enlarges it without smoothing."""
-    return picture_url(np.repeat((gate * 255).round().astype(np.uint8)[..., None], 3, -1))
+    return url(np.repeat((gate * 255).round().astype(np.uint8)[..., None], 3, -1))
 
 
-def overlay(picture: Picture, region: Values) -> Picture:
-    """The picture with everything outside the region dimmed and greyed."""
-    grey = picture.astype(np.float32).mean(-1, keepdims=True) * 0.35
-    share = region[..., None]
-    return (share * picture + (1 - share) * grey).astype(np.uint8)
+def levels(one: Comparison) -> dict[str, Values]:
+    """The gate M^p [h, w] at every grid that the sites have, from the top down and up again; none without a region."""
+    import torch
+
+    if one.region is None:
+        return {}
+    mask, latent = torch.as_tensor(one.region)[None], Grid(SIDE // 8, SIDE // 8)
+    found: dict[str, Values] = {}
+    order = ("down", "middle", "up")  # as the UNet runs; a checkpoint's order has the middle last
+    for site in sorted(site_names("sd15"), key=lambda site: order.index(site.level)):
+        grid = latent.halved(site.halvings)
+        gate = gains([mask], latent, site.halvings, site.level, GATE_POWERS)[0]
+        if gate is not None:
+            name = f"{site.level}, {grid.height}×{grid.width}, p = {GATE_POWERS[site.level]:g}"
+            found.setdefault(name, gate.reshape(grid.height, grid.width).numpy())
+    return found

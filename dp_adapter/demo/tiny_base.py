@@ -1,4 +1,4 @@
-"""A small untrained Stable Diffusion base and adapter, so that the demo runs the real code without a download."""
+"""An untrained Stable Diffusion base and adapter for the tests of the real code; what the demo shows is trained."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Evaluation: what an adapter does to a model's pictures, measured by judges that did not condition it."""
+"""The protocol of docs/evaluation.md: arms, prompts, judges, metrics, intervals, report. Makes no pictures itself."""

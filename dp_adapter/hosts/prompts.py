@@ -28,25 +28,31 @@ def encode(pipeline: Any, prompt: str, negative_prompt: str, guided: bool) -> di
         ``prompt_embeds`` [1, 77 n, D], with SDXL ``pooled_prompt_embeds`` [1, P]; the same with ``negative_`` when
         guided, n being the chunks of the longer prompt.
     """
-    tokenizers = [pipeline.tokenizer]
-    encoders = [pipeline.text_encoder]
-    if hasattr(pipeline, "text_encoder_2"):
-        tokenizers.append(pipeline.tokenizer_2)
-        encoders.append(pipeline.text_encoder_2)
+    readers = readers_of(pipeline)
     texts = [prompt, negative_prompt] if guided else [prompt]
-    chunks = max(_chunks(tokenizers[0], text) for text in texts)
+    chunks = max(chunks_of(readers[0][0], text) for text in texts)
     arguments: dict[str, Tensor] = {}
     for prefix, text in zip(("", "negative_"), texts, strict=False):
         blank = prefix and not text and getattr(pipeline.config, "force_zeros_for_empty_prompt", False)
         parts: list[Tensor] = []
-        for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
-            ids = torch.tensor(_rows(tokenizer, text, chunks))  # [chunks, 77]
-            hidden, pooled = _encoded(encoder, ids, last=len(encoders) == 1)
+        for tokenizer, encoder in readers:
+            ids = torch.tensor(rows_of(tokenizer, text, chunks))  # [chunks, 77]
+            with torch.no_grad():
+                hidden, pooled = encoded(encoder, ids, last=len(readers) == 1)
+            hidden = hidden.flatten(0, 1)[None]  # [1, 77 chunks, d]
             parts.append(hidden * 0 if blank else hidden)
             if pooled is not None:
-                arguments[f"{prefix}pooled_prompt_embeds"] = pooled * 0 if blank else pooled
+                arguments[f"{prefix}pooled_prompt_embeds"] = pooled[:1] * 0 if blank else pooled[:1]
         arguments[f"{prefix}prompt_embeds"] = torch.cat(parts, dim=-1)
     return arguments
+
+
+def readers_of(pipeline: Any) -> list[tuple[Any, Any]]:
+    """A pipeline's tokenizers with their text encoders, in the order in which their widths make up the context's."""
+    readers = [(pipeline.tokenizer, pipeline.text_encoder)]
+    if hasattr(pipeline, "text_encoder_2"):
+        readers.append((pipeline.tokenizer_2, pipeline.text_encoder_2))
+    return readers
 
 
 def contexts(pipeline: Any, texts: Sequence[str]) -> Tensor:
@@ -58,7 +64,7 @@ def contexts(pipeline: Any, texts: Sequence[str]) -> Tensor:
     if getattr(pipeline, "text_encoder", None) is None or getattr(pipeline, "tokenizer", None) is None:
         raise HostError("The pipeline has no text encoder", "Load a model folder or checkpoint that holds one.")
     for text in texts:
-        if _chunks(pipeline.tokenizer, text) > 1:
+        if chunks_of(pipeline.tokenizer, text) > 1:
             raise HostError(f"'{text[:40]}…' is too long for one chunk of the text encoder")
     encoded = [encode(pipeline, text, "", guided=False)["prompt_embeds"] for text in texts]
     return torch.cat(encoded).to("cpu", torch.float32)
@@ -112,7 +118,7 @@ def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Fou
         words: the user's own, with commas between.
     """
     tokenizer = pipeline.tokenizer
-    rows = _rows(tokenizer, prompt, _chunks(tokenizer, prompt))
+    rows = rows_of(tokenizer, prompt, chunks_of(tokenizer, prompt))
     found = in_text(rows, lambda texts: [_tokens(tokenizer, text) for text in texts], words)
     return Found(((found,),) * batch)
 
@@ -125,7 +131,7 @@ def spoken(pipeline: Any, job: Job, people: Sequence[Spoken]) -> SpokenTexts:
     """
     tokenizer = pipeline.tokenizer
     texts = [job.prompt, *(one.prompt for one in job.later)]
-    chunks = [_rows(tokenizer, text, _chunks(tokenizer, text)) for text in texts]
+    chunks = [rows_of(tokenizer, text, chunks_of(tokenizer, text)) for text in texts]
     stages = [in_tokens([one], lambda words: [_tokens(tokenizer, text) for text in words], people)[0] for one in chunks]
     found = SpokenTexts((tuple(same_always([stages], people)),) * job.batch)
     require(found, people)
@@ -136,11 +142,11 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
 
 
-def _chunks(tokenizer: Any, text: str) -> int:
+def chunks_of(tokenizer: Any, text: str) -> int:
     return max(1, -(-len(_tokens(tokenizer, text)) // _CHUNK))
 
 
-def _rows(tokenizer: Any, text: str, chunks: int) -> list[list[int]]:
+def rows_of(tokenizer: Any, text: str, chunks: int) -> list[list[int]]:
     """As many rows of 77 tokens, each with its start and end, the rest padded."""
     tokens = _tokens(tokenizer, text)
     rows: list[list[int]] = []
@@ -150,13 +156,13 @@ def _rows(tokenizer: Any, text: str, chunks: int) -> list[list[int]]:
     return rows
 
 
-@torch.no_grad()
-def _encoded(encoder: Any, ids: Tensor, last: bool) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [1, 77 n, D], normed from the last layer or plain from the last but one; pooled [1, P] of chunk 0.
+def encoded(encoder: Any, ids: Tensor, last: bool) -> tuple[Tensor, Tensor | None]:
+    """Hidden states [n, 77, d] of tokens [n, 77], normed from the last layer or plain from the last but one; pooled
+    [n, P].
 
     Only an encoder with a projection pools; diffusers takes SDXL's pooled vector from it.
     """
     output = encoder(ids.to(encoder.device), output_hidden_states=True)
     hidden: Tensor = output.last_hidden_state if last else output.hidden_states[-2]
     pooled: Tensor | None = None if last else getattr(output, "text_embeds", None)
-    return hidden.flatten(0, 1)[None], None if pooled is None else pooled[:1]
+    return hidden, pooled

@@ -11,7 +11,7 @@ from dp_adapter.hosts.person_words import PERSON, Tokenize
 from dp_adapter.hosts.spoken import Place, phrases_of, shared_out
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text_side import Positions, Spoken
+    from dp_adapter.core.text_side import Positions, Spelling, Spoken
     from dp_adapter.core.types import Row
 
 
@@ -65,9 +65,11 @@ class SpokenTexts:
 
     Attributes:
         texts: per picture, per text that AND joins, per person the positions.
+        spellings: see ``PersonWords``.
     """
 
     texts: tuple[tuple[Mapping[int, Positions], ...], ...]
+    spellings: tuple[Spelling, ...] = ()
 
     @property
     def prompts(self) -> int:
@@ -109,6 +111,16 @@ def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:
                     "Write one (man, woman, girl, boy, person …) for each person, in their order, or say in the "
                     "photo's words which words of the prompt mean them.",
                 )
+
+
+def require_one_token(one: Spoken, positions: Positions) -> None:
+    """Raises HostError where the word of a person with learned vectors is several tokens, of which one would go."""
+    if list(positions) != list(range(positions[0], positions[0] + len(positions))):
+        raise HostError(
+            f"The word for person {one.person} is several tokens for the text encoder, and learned words take the "
+            "place of one",
+            "Write man, woman or person, or say in the photo's words which other word it is.",
+        )
 
 
 def same_always(

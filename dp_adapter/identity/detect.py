@@ -41,17 +41,24 @@ class YuNet:
         tiles: search enlarged tiles when the whole picture shows no face; off is faster on pictures without faces.
         path: another YuNet file; the shipped one when None.
         providers: onnxruntime's, in order of preference.
+        threads: onnxruntime's; 0 for all cores.
     """
 
     name = "yunet"
 
     def __init__(
-        self, threshold: float = 0.6, tiles: bool = True, path: Path | None = None, providers: Sequence[str] = CPU
+        self,
+        threshold: float = 0.6,
+        tiles: bool = True,
+        path: Path | None = None,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
     ) -> None:
         self._threshold = threshold
         self._tiles = tiles
         self._path = path
         self._providers = tuple(providers)
+        self._threads = threads
 
     def detect(self, picture: Picture) -> list[Face]:
         """See `Detector.detect`.
@@ -64,7 +71,7 @@ class YuNet:
 
     @cached_property
     def _network(self) -> InferenceSession:
-        return open_network(self._path or shipped(YUNET), self._providers)
+        return open_network(self._path or shipped(YUNET), self._providers, self._threads)
 
     def _find(self, canvas: Picture) -> list[Face]:
         blob = np.moveaxis(canvas[None, :, :, ::-1], -1, 1).astype(np.float32)  # [1, 3, 640, 640] BGR, 0..255

@@ -49,14 +49,16 @@ class SFace:
     Args:
         path: another SFace file; the shipped one when None.
         providers: onnxruntime's, in order of preference.
+        threads: onnxruntime's; 0 for all cores.
     """
 
     name = "sface"
     dim = 128
 
-    def __init__(self, path: Path | None = None, providers: Sequence[str] = CPU) -> None:
+    def __init__(self, path: Path | None = None, providers: Sequence[str] = CPU, threads: int = 0) -> None:
         self._path = path
         self._providers = tuple(providers)
+        self._threads = threads
 
     @property
     def version(self) -> str:
@@ -64,7 +66,7 @@ class SFace:
 
     @cached_property
     def _network(self) -> InferenceSession:
-        return open_network(self._path or shipped(SFACE), self._providers)
+        return open_network(self._path or shipped(SFACE), self._providers, self._threads)
 
     def embed(self, picture: Picture, face: Face) -> Floats:
         """Vector [128] of length 1.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dp_adapter.identity.face import Face, Floats
 from dp_adapter.identity.features import FACE, NECK, ear_mask, feature_masks, frame, glasses_mask, oval_mask
@@ -51,13 +52,15 @@ class Parser:
     Args:
         path: another file of the same network; the shipped one when None.
         providers: onnxruntime's, in order of preference.
+        threads: onnxruntime's; 0 for all cores.
     """
 
     name = "selfie-multiclass"
 
-    def __init__(self, path: Path | None = None, providers: Sequence[str] = CPU) -> None:
+    def __init__(self, path: Path | None = None, providers: Sequence[str] = CPU, threads: int = 0) -> None:
         self._path = path
         self._providers = tuple(providers)
+        self._threads = threads
 
     def parse(self, picture: Picture, face: Face) -> dict[str, Floats]:
         """Masks [H, W] in 0..1 by name, see `PARTS`.
@@ -89,9 +92,17 @@ class Parser:
             **feature_masks(at),
         }
 
+    def labels(self, picture: Picture, face: Face) -> NDArray[np.uint8]:
+        """The likeliest class of each pixel, [H, W], 0 ``BACKGROUND`` to 5 ``OTHERS``; of everybody in the picture.
+
+        Raises:
+            CatalogError, MissingDependencyError: as in `parse`.
+        """
+        return self._stuff(picture, face).argmax(-1).astype(np.uint8)
+
     @cached_property
     def _network(self) -> InferenceSession:
-        return open_network(self._path or shipped(SELFIE), self._providers)
+        return open_network(self._path or shipped(SELFIE), self._providers, self._threads)
 
     def _stuff(self, picture: Picture, face: Face) -> Floats:
         """Shares [H, W, 6] of the network's classes; the crop's blended into the whole picture's."""

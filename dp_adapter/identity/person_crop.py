@@ -51,10 +51,14 @@ def person_mask(picture: Picture, face: Face, faces: Sequence[Face], parser: Fac
     people = (parts["background"] < 0.5) | own
     others = [other for other in faces if not np.array_equal(other.box, face.box)]
     if others:
-        nearest = np.min([_distance(other, people.shape) for other in others], axis=0)
-        people &= own | (_distance(face, people.shape) <= nearest)
+        people &= own | nearer(face, others, people.shape)
     _, labels = cv2.connectedComponents(people.astype(np.uint8))
     return np.asarray(labels == int(np.bincount(labels[own]).argmax()), np.bool_)
+
+
+def nearer(face: Face, others: Sequence[Face], shape: tuple[int, ...]) -> Hard:
+    """Where, [H, W], a face is at least as near as any of the others, of which there is one or more."""
+    return np.asarray(_distance(face, shape) <= np.min([_distance(other, shape) for other in others], axis=0), np.bool_)
 
 
 def _distance(face: Face, shape: tuple[int, ...]) -> Floats:

@@ -51,8 +51,8 @@ def providers_for(device: str) -> tuple[str, ...]:
     return (gpu, *CPU) if gpu in onnxruntime.get_available_providers() else CPU
 
 
-def open_network(path: Path, providers: Sequence[str] = CPU) -> InferenceSession:
-    """A quiet onnxruntime session on a file; `providers` in order of preference.
+def open_network(path: Path, providers: Sequence[str] = CPU, threads: int = 0) -> InferenceSession:
+    """A quiet onnxruntime session on a file; `providers` in order of preference, `threads` 0 for all cores.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -69,6 +69,7 @@ def open_network(path: Path, providers: Sequence[str] = CPU) -> InferenceSession
             "Choose one of those, or install the onnxruntime build for your device.",
         )
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # the shipped files cause harmless warnings about unused constants
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # unpacks SFace's int8 once, not at every run
     try:

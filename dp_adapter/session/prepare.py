@@ -134,7 +134,8 @@ class Session:
         areas = sharing.delayed(areas, by_words, checkpoint)
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        texts = self._on_text(settings, scene, checkpoint, variant, people)
+        texts, left_out = self._on_text(settings, scene, checkpoint, variant, people)
+        notes = (*notes, *left_out)
         prepared = prepared_of(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene, by_words)
         prepared = replace(prepared, injection=replace(prepared.injection, companion=companion))
         if variant != identity_net.VARIANT or not prepared.injection.active:
@@ -216,8 +217,8 @@ class Session:
 
     def _on_text(
         self, settings: Settings, scene: Scene, checkpoint: Checkpoint, variant: str, people: Mapping[int, Person]
-    ) -> dict[int, TextIdentity | None]:
-        """What each person changes on the text side; a personalised identity beside the model is the first's."""
+    ) -> tuple[dict[int, TextIdentity | None], tuple[str, ...]]:
+        """What each person changes on the text side, and notes; a personalised identity beside it is the first's."""
         options = options_of(settings, variant, scene.encode)
         texts = {number: self._texts.of(checkpoint, one.features, options) for number, one in people.items()}
         if settings.text_side.personal and checkpoint.family != personal.FAMILY:
@@ -227,8 +228,15 @@ class Session:
                 raise SettingsError("text_side.personal", problem, "Choose it as the model instead.")
             _require_base(own, scene, "text_side.personal")
             first = min(texts)
-            texts[first] = joined(texts[first], self._texts.of(own, Features(), options))
-        return texts
+            person = self._texts.of(own, Features(), options)
+            both = joined(texts[first], person)
+            if person is not None and both is not None and person.learned is not None and both.learned is None:
+                note = (
+                    f"The learned words of {own.path.name} stay out: {checkpoint.title} speaks through the same word."
+                )
+                return {**texts, first: both}, (note,)
+            texts[first] = both
+        return texts, ()
 
 
 def _require_base(checkpoint: Checkpoint, scene: Scene, field: str) -> None:

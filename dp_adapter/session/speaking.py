@@ -34,8 +34,8 @@ def words_of(settings: Settings, number: int) -> str:
 
 def spoken_of(settings: Settings, number: int, identity: TextIdentity) -> Spoken:
     """How prompts have to speak of a person."""
-    words = words_of(settings, number)
-    return Spoken(number, words, identity.tokens, identity.needs_word, identity.trigger)
+    words = words_of(settings, number) or identity.word
+    return Spoken(number, words, identity.tokens, identity.needs_word, identity.trigger, identity.learned)
 
 
 def in_words(settings: Settings, number: int, identity: TextIdentity | None) -> str:
@@ -44,7 +44,8 @@ def in_words(settings: Settings, number: int, identity: TextIdentity | None) -> 
         return ""
     if not identity.needs_word:
         return f"all words of the prompt, weight {tidy(identity.weight)}"
-    words = words_of(settings, number)
+    words = words_of(settings, number) or identity.word
     named = f"'{words}'" if words else "the person word that is theirs"
     times = f", {identity.tokens} times in a row" if identity.tokens > 1 else ""
-    return f"{named} in the prompt{times}, weight {tidy(identity.weight)}{_LOCKED.get(identity.lock, '')}"
+    learned = ", learned words in its place" if identity.learned is not None else ""
+    return f"{named} in the prompt{times}{learned}, weight {tidy(identity.weight)}{_LOCKED.get(identity.lock, '')}"

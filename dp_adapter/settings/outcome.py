@@ -29,7 +29,7 @@ class FacePass(Record):
     )
     weight: float = setting(1.0, WEIGHT, "Face pass weight", "Strength of the identity pathway in the face pass.")
     size: int = setting(
-        512, Integer(256, 1024, step=64), "Face pass size", "Side in pixels of the square that a face is enlarged to."
+        512, Integer(128, 1024, step=64), "Face pass size", "Side in pixels of the square that a face is enlarged to."
     )
 
 

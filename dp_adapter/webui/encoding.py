@@ -26,25 +26,35 @@ def encoder(p: Any) -> Encode:
 
     def encode(texts: Sequence[str]) -> Tensor:
         """Raises HostError where the model has no text encoder that can be asked, or a text takes several chunks."""
-        import torch
-        from modules import devices, prompt_parser, shared
-
-        model: Any = p.sd_model
-        if not hasattr(model, "get_learned_conditioning"):
-            raise HostError(
-                f"The loaded model ({type(model).__name__}) does not encode texts",
-                "Load a Stable Diffusion 1.5 or SDXL checkpoint with its text encoders.",
-            )
-        read = prompt_parser.SdConditioning(list(texts), width=p.width, height=p.height)
-        with torch.no_grad(), devices.autocast():
-            if hasattr(model, "set_clip_skip"):  # Forge tells its engine before each call
-                model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
-            encoded: Any = model.get_learned_conditioning(read)
-        # SDXL's is a dictionary with a pooled vector beside it
-        context: Tensor = encoded if hasattr(encoded, "shape") else encoded["crossattn"]
+        context = conditions(p, texts)
         if context.shape[1] != CHUNK:
             longest = max(texts, key=len)
             raise HostError(f"'{longest[:40]}…' is too long for one chunk of the text encoder")
-        return context.detach().to("cpu", torch.float32, copy=True)
+        return context
 
     return encode
+
+
+def conditions(p: Any, texts: Sequence[str]) -> Tensor:
+    """Texts -> contexts [n, 77 m, D] of as many chunks as the longest has, in float32 on the CPU.
+
+    Raises:
+        HostError: the model has no text encoder that can be asked.
+    """
+    import torch
+    from modules import devices, prompt_parser, shared
+
+    model: Any = p.sd_model
+    if not hasattr(model, "get_learned_conditioning"):
+        raise HostError(
+            f"The loaded model ({type(model).__name__}) does not encode texts",
+            "Load a Stable Diffusion 1.5 or SDXL checkpoint with its text encoders.",
+        )
+    read = prompt_parser.SdConditioning(list(texts), width=p.width, height=p.height)
+    with torch.no_grad(), devices.autocast():
+        if hasattr(model, "set_clip_skip"):  # Forge tells its engine before each call
+            model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
+        encoded: Any = model.get_learned_conditioning(read)
+    # SDXL's is a dictionary with a pooled vector beside it
+    context: Tensor = encoded if hasattr(encoded, "shape") else encoded["crossattn"]
+    return context.detach().to("cpu", torch.float32, copy=True)

@@ -6,12 +6,14 @@ So emphasis, BREAK, the padding at commas and textual inversion move positions a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.person_words import CHUNK, Found, InText, in_text
 from dp_adapter.hosts.spoken_tokens import SpokenTexts, in_tokens, require, same_always
+from dp_adapter.webui.learned import spellings
 
 if TYPE_CHECKING:
     from dp_adapter.core.text_side import Positions, Spoken
@@ -51,7 +53,13 @@ def spoken(p: Any, people: Sequence[Spoken]) -> SpokenTexts:
     reader, prompts = read
     found = SpokenTexts(tuple(tuple(_spoken(reader, parts, people)) for parts in prompts))
     require(found, people)
-    return found
+    if all(one.learned is None for one in people):
+        return found
+    places: dict[str, Mapping[int, Positions]] = {}
+    for parts, texts in zip(prompts, found.texts, strict=True):
+        for stages, where in zip(parts, texts, strict=True):
+            places.update(dict.fromkeys(stages, where))
+    return replace(found, spellings=tuple(spellings(p, people, places)))
 
 
 def _spoken(reader: Any, parts: Sequence[Sequence[str]], people: Sequence[Spoken]) -> list[dict[int, Positions]]:

@@ -8,6 +8,7 @@ the unconditional row the same tokens as the conditional one.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def _is_gated(file: WeightFile) -> bool:
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = load_projection(Resampler.like, under(file.tensors, "local_fac_prj."), file)
-    return _checkpoint(file, family, title, net, _tokens, net.latents.shape[1], net.proj_in.in_features)
+    return _checkpoint(file, family, title, net, resampled_tokens, net.latents.shape[1], net.proj_in.in_features)
 
 
 def read_first(file: WeightFile, family: str, title: str) -> Checkpoint:
@@ -72,25 +73,27 @@ def _sites(file: WeightFile) -> list[GatedSiteAdapter]:
             sites.setdefault(match[1], {})[match[3]] = tensor
     if len(sites) != SITES["sd15"]:
         raise WeightsError(f"{file.path.name} has {len(sites)} gated attention layers; SD1.5 needs {SITES['sd15']}")
-    return [_site(sites[name], name, file) for name in sorted(sites, key=_checkpoint_order)]
+    return [gated_site(sites[name], name, file) for name in sorted(sites, key=_checkpoint_order)]
 
 
 def _checkpoint_order(name: str) -> tuple[int, ...]:
     return _ORDER[name.split("_", maxsplit=1)[0]], *map(int, re.findall(r"\d+", name))
 
 
-def _site(state: dict[str, Tensor], name: str, file: WeightFile) -> GatedSiteAdapter:
+def gated_site(state: Mapping[str, Tensor], name: str | int, file: WeightFile) -> GatedSiteAdapter:
+    """A layer whose weights are the file's own tensors. Raises WeightsError where it is incomplete."""
     try:
         width, context = state["linear.weight"].shape
         with torch.device("meta"):
             site = GatedSiteAdapter(context, width, state["ff.net.2.weight"].shape[1])
-        site.load_state_dict(state, strict=True, assign=True)
+        site.load_state_dict(dict(state), strict=True, assign=True)
     except (RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"{file.path.name}: layer {name} is incomplete ({str(error).splitlines()[-1]})") from error
     return site.eval().requires_grad_(False)
 
 
-def _tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def resampled_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+    """Tokens of TransFace's patches; uncond are those of zeros."""
     net = adapter.projection
     assert isinstance(net, Resampler)
     x = given(features.face_patches, "TransFace patch features", net.proj_in.in_features)

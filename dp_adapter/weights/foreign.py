@@ -26,8 +26,8 @@ _RES_ADAPTER = Known("a ResAdapter", "Choose its folder as size companion, besid
 _WORDS_KEY = re.compile(r".+_v\d+")
 _WORDS = Known(
     "the words of an identity as ID-EA's released code saves them (textual inversion)",
-    "They act at the text encoder's input, which this extension leaves alone: save each as an embedding of the WebUI "
-    "and use it through the prompt. A personalised identity of this extension holds more than the words.",
+    "They act at the text encoder's input: save each as an embedding of the WebUI and use it through the prompt, or "
+    "learn the person anew with 'dp-adapter personalise', whose file holds more than the words.",
 )
 _SIGNS: tuple[tuple[str, Known], ...] = (
     ("model.diffusion_model.", Known("a whole Stable Diffusion checkpoint", "Choose it as the base model instead.")),

@@ -1,6 +1,7 @@
 """This project's own checkpoints: safetensors of ``Adapter.state_dict()`` with metadata that says what it is.
 
-Metadata: ``format`` = ``dp_adapter``, ``version``, ``base``, ``encoder``, ``kind`` and ``training`` (JSON facts).
+Metadata: ``format`` = ``dp_adapter``, ``version``, ``base``, ``encoder``, ``kind`` and ``training`` (JSON facts). The
+kind says what makes the tokens; the keys of the sites say how they act.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
-from dp_adapter.core.projection import FaceProjection
+from dp_adapter.core.projection import FaceProjection, Resampler
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder
+from dp_adapter.weights.fact import gated_site, resampled_tokens
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.ip_adapter import face_tokens, load_projection, under
 
 VERSION = 1
 FORMAT = "dp_adapter"
-KIND = "face-projection"
+FACE, PATCHES = "face-projection", "patch-resampler"
+KINDS = (FACE, PATCHES)
 
 
 def recognise(file: WeightFile) -> bool:
@@ -31,17 +34,18 @@ def recognise(file: WeightFile) -> bool:
 
 
 def save(path: Path, adapter: Adapter, base: Base, encoder: Encoder, training: Mapping[str, object]) -> None:
-    """Writes an adapter whose projection is a FaceProjection.
+    """Writes an adapter whose projection is a FaceProjection or, for patches of a face, a Resampler.
 
     Args:
-        encoder: network whose embedding the projection takes.
+        encoder: network whose embedding or patches the projection takes.
         training: facts to keep with the weights (steps, data, date); must be JSON.
     """
     from safetensors.torch import save_file
 
-    assert isinstance(adapter.projection, FaceProjection)
+    assert isinstance(adapter.projection, FaceProjection | Resampler)
     assert len(adapter.sites) == SITES[base]
-    metadata = {"format": FORMAT, "version": str(VERSION), "base": base, "kind": KIND, "encoder": encoder}
+    kind = FACE if isinstance(adapter.projection, FaceProjection) else PATCHES
+    metadata = {"format": FORMAT, "version": str(VERSION), "base": base, "kind": kind, "encoder": encoder}
     tensors = {key: value.detach().contiguous().cpu() for key, value in adapter.state_dict().items()}
     save_file(tensors, str(path), metadata=metadata | {"training": json.dumps(dict(training))})
 
@@ -51,9 +55,9 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     count = len({key.split(".")[1] for key in file.tensors if key.startswith("sites.")})
     if count != SITES[base]:
         raise WeightsError(f"{file.path.name} is for {base} but has {count} of {SITES[base]} layers", "It is damaged.")
-    net = load_projection(FaceProjection.like, under(file.tensors, "projection."), file)
+    patches = file.metadata["kind"] == PATCHES
     sites = [_site(under(file.tensors, f"sites.{index}."), index, file) for index in range(SITES[base])]
-    width = file.tensors["projection.proj.0.weight"].shape[1]
+    net, tokens, width = _patches(file) if patches else _face(file)
     return Checkpoint(
         path=file.path,
         family=family,
@@ -61,11 +65,26 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         base=base,
         adapter=Adapter(net, sites),
         encoders=(encoder,),
-        recipe=face_tokens,
-        tokens_per_photo=file.tensors["projection.proj.2.weight"].shape[0] // net.norm.normalized_shape[0],
+        recipe=resampled_tokens if patches else face_tokens,
+        tokens_per_photo=tokens,
         features_width={encoder: width},
+        combine="concatenate" if patches else "average",
+        mode="gated" if isinstance(sites[0], GatedSiteAdapter) else "add",
         metadata=file.metadata,
     )
+
+
+def _face(file: WeightFile) -> tuple[nn.Module, int, int]:
+    """The projection of a face embedding, its number of tokens and the embedding's width."""
+    net = load_projection(FaceProjection.like, under(file.tensors, "projection."), file)
+    tokens = file.tensors["projection.proj.2.weight"].shape[0] // net.norm.normalized_shape[0]
+    return net, tokens, file.tensors["projection.proj.0.weight"].shape[1]
+
+
+def _patches(file: WeightFile) -> tuple[nn.Module, int, int]:
+    """The same of the patches of a face."""
+    net = load_projection(Resampler.like, under(file.tensors, "projection."), file)
+    return net, net.latents.shape[1], net.proj_in.in_features
 
 
 def _checked(file: WeightFile) -> tuple[Base, Encoder]:
@@ -76,7 +95,7 @@ def _checked(file: WeightFile) -> tuple[Base, Encoder]:
             f"up to {VERSION}",
             "Update the extension.",
         )
-    for key, known in (("base", get_args(Base)), ("encoder", get_args(Encoder)), ("kind", (KIND,))):
+    for key, known in (("base", get_args(Base)), ("encoder", get_args(Encoder)), ("kind", KINDS)):
         if facts.get(key) not in known:
             raise WeightsError(f"{file.path.name}: its metadata says {key} '{facts.get(key)}', known are {known}")
     base: Base = next(name for name in get_args(Base) if name == facts["base"])
@@ -84,7 +103,9 @@ def _checked(file: WeightFile) -> tuple[Base, Encoder]:
     return base, encoder
 
 
-def _site(state: Mapping[str, Tensor], index: int, file: WeightFile) -> SiteAdapter:
+def _site(state: Mapping[str, Tensor], index: int, file: WeightFile) -> SiteAdapter | GatedSiteAdapter:
+    if _any(state, "alpha_"):
+        return gated_site(state, index, file)
     try:
         width, context = state["to_k.weight"].shape
         with torch.device("meta"):

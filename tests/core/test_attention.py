@@ -49,6 +49,30 @@ def test_attend(heads: int) -> None:
     torch.testing.assert_close(attend(q, k, v, heads), by_loops(q, k, v, heads), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_attend_in_training(dtype: torch.dtype) -> None:
+    """On a CPU it is written out there, with leading sides of every number."""
+    given = (randn(2, POSITIONS, CHANNELS), randn(2, TOKENS, CHANNELS, seed=1), randn(2, TOKENS, CHANNELS, seed=2))
+    q, k, v = (x.to(dtype) for x in given)
+    plain = attend(q, k, v, HEADS)
+    trained = attend(q, k.clone().requires_grad_(), v, HEADS)
+    assert "Softmax" in _history(trained) and trained.dtype == dtype
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(trained.detach(), plain, atol=tolerance, rtol=tolerance)
+    large = torch.zeros(1, 2048, 2, requires_grad=True)
+    assert "Softmax" not in _history(attend(large, large, large, 1))
+
+
+def _history(x: Tensor) -> str:
+    """Names of the operations that made a tensor."""
+    names, pending = list[str](), [x.grad_fn]
+    while pending:
+        if node := pending.pop():
+            names.append(node.name())
+            pending.extend(before for before, _ in node.next_functions)
+    return " ".join(names)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("inner", "heads"), [(24, 3), (16, 2), (48, 6)])
 def test_fold(inner: int, heads: int, bias: bool) -> None:

@@ -42,7 +42,7 @@ def test_positions_are_those_of_what_is_encoded(pipeline: Any) -> None:
     prompt = "a long story, " * 20 + "of a woman"
     tokenizer = pipeline.tokenizer
     (found,) = prompts.person_words(pipeline, prompt, batch=1).tokens[0]
-    rows = prompts._rows(tokenizer, prompt, 2)
+    rows = prompts.rows_of(tokenizer, prompt, 2)
     assert [row[0] for row in rows] == [tokenizer.bos_token_id] * 2
     assert [one for row in rows for one in row][found[0]] == tokenizer.convert_tokens_to_ids("woman</w>")
 

@@ -66,7 +66,7 @@ Found = list[Mapping[int, Positions]]
 
 def found(pipeline: Any, people: tuple[Spoken, ...], *texts: str) -> Found:
     tokenizer = pipeline.tokenizer
-    chunks = [prompts._rows(tokenizer, text, prompts._chunks(tokenizer, text)) for text in texts]
+    chunks = [prompts.rows_of(tokenizer, text, prompts.chunks_of(tokenizer, text)) for text in texts]
     return list(in_tokens(chunks, lambda words: [prompts._tokens(tokenizer, word) for word in words], people))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.personal import Personal
 from dp_adapter.core.photomaker import PhotoMakerEncoder
-from dp_adapter.core.text_side import Positions
+from dp_adapter.core.text_side import Positions, Spelling
 from dp_adapter.core.types import Row
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hosts import diffusers
@@ -41,6 +41,7 @@ class Words:
     """The person's word at the same place in every text."""
 
     places: Positions
+    spellings: tuple[Spelling, ...] = ()
 
     def positions(self, row: Row, person: int) -> Positions:
         return self.places if person == 0 else ()

@@ -286,6 +286,26 @@ def test_a_personal_file_keeps_the_person(tmp_path: Path) -> None:
     assert not torch.allclose(changed, context)
 
 
+def test_learned_words_are_kept_from_version_2_on(tmp_path: Path) -> None:
+    path = tmp_path / "ada.safetensors"
+    net = person_of()
+    personal.save(path, net, "sd15", "Ada", {})
+    first = formats.read(path)
+    assert first.metadata["version"] == "1" and "word" not in first.metadata
+    words = numbers("learned", (3, 64))
+    net.learned = torch.nn.Parameter(words.clone())
+    personal.save(path, net, "sd15", "Ada", {}, word="ada")
+    second = formats.read(path)
+    person = second.on_text(Features())
+    assert second.metadata["version"] == "2" and person is not None and person.learned is not None
+    assert torch.equal(person.learned, words) and not person.learned.requires_grad
+    assert (person.tokens, person.word, person.needs_word) == (3, "ada", True)
+    net.learned = torch.nn.Parameter(torch.zeros(64))
+    personal.save(path, net, "sd15", "Ada", {})
+    with pytest.raises(WeightsError, match="personalised identity"):
+        formats.read(path)
+
+
 def test_a_person_starts_as_nobody() -> None:
     net = Personal(numbers("idea-face", (24,)), numbers("anchor", (2, 64)))
     context = numbers("context64", (77, 64))
@@ -304,8 +324,8 @@ def test_personal_files_that_cannot_be_used(tmp_path: Path) -> None:
         save_file(tensors, str(tmp_path / "x.safetensors"), metadata=metadata)
         return tmp_path / "x.safetensors"
 
-    with pytest.raises(WeightsError, match="version 2 of the format"):
-        formats.read(written(version="2"))
+    with pytest.raises(WeightsError, match="version 3 of the format"):
+        formats.read(written(version="3"))
     with pytest.raises(WeightsError, match="base 'flux'"):
         formats.read(written(base="flux"))
     save_file({"faceid": torch.zeros(24)}, str(tmp_path / "y.safetensors"), metadata={"format": "dp_adapter_personal"})

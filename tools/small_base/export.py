@@ -42,7 +42,8 @@ README = """# The small base
 {title}: {description}
 
 `tools/small_base/` trains it, `python -m tools.small_base.export` writes this folder, and
-[docs/demo.md](../../docs/demo.md) says how it is used. Adapters beside it are trained on it by `dp-adapter train`.
+[docs/small_base.md](../../docs/small_base.md) says how it is used. Adapters beside it are trained on it by
+`dp-adapter train`.
 
 Licence: {license}, as this repository. The portraits are in the public domain (works of the United States government).
 The tokens are CLIP's (openai/CLIP, MIT).

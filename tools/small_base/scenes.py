@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 
-from tools.small_base.portraits import BACKGROUND, BODY, CLOTHES, FACE, HAIR, Bytes, Floats, Portrait
+from dp_adapter.evaluation.scene import COLOURS
+from tools.small_base.portraits import BACKGROUND, CLOTHES, Bytes, Floats, Portrait
 
 SIDE = 128
 
 Random = np.random.Generator
-
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (200, 40, 40),
-    "orange": (235, 140, 40),
-    "yellow": (235, 215, 70),
-    "green": (50, 150, 70),
-    "blue": (50, 90, 200),
-    "purple": (130, 60, 160),
-    "pink": (240, 150, 180),
-    "brown": (120, 80, 50),
-    "white": (238, 238, 238),
-    "grey": (135, 135, 135),
-    "black": (28, 28, 28),
-}
 
 PATTERNS = ("plain", "striped", "checkered", "dotted")
 PLACES = {"on the left": -1, "in the centre": 0, "on the right": 1}
@@ -145,8 +133,12 @@ def caption(random: Random, plan: Plan, *, whole: bool = False) -> str:
     return ", ".join([head, *parts])
 
 
+def _floats(values: Any) -> Floats:
+    return np.array(values, np.float32)
+
+
 def _colour(random: Random, name: str) -> Floats:
-    return (np.float32(COLOURS[name]) + random.normal(0, 7, 3).astype(np.float32)).clip(0, 255)
+    return (_floats(COLOURS[name]) + random.normal(0, 7, 3).astype(np.float32)).clip(0, 255)
 
 
 def _background(random: Random, plan: Plan) -> Floats:
@@ -189,7 +181,7 @@ def _paint(random: Random, canvas: Floats, scene: Scene, person: Person, portrai
         lowest = SIDE - len(picture) * scale  # the portrait must reach the lower edge
         top = max(box[1] * scale + lowest, 0) if scene.plan.size == "portrait" else SIDE * 0.52 - height / 2
         top = max(float(top + random.normal(0, 2)), float(box[1] * scale + lowest) + 0.0)
-    move = np.float32([[scale, 0, centre - scale * (box[0] + box[2] / 2)], [0, scale, top - scale * box[1]]])
+    move = _floats([[scale, 0, centre - scale * (box[0] + box[2] / 2)], [0, scale, top - scale * box[1]]])
     size = (SIDE, SIDE)
     tinted = _dressed(random, picture, labels, person.clothes)
     alpha = cv2.GaussianBlur((labels != BACKGROUND).astype(np.float32), (0, 0), 1.0)
@@ -212,12 +204,12 @@ def _paint(random: Random, canvas: Floats, scene: Scene, person: Person, portrai
 
 def _mirrored(picture: Floats, labels: Bytes, points: Floats, box: Floats) -> tuple[Floats, Bytes, Floats, Floats]:
     width = picture.shape[1]
-    turned = points[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([width - 1, 0])
+    turned = points[[1, 0, 2, 4, 3]] * _floats([-1, 1]) + _floats([width - 1, 0])
     return (
         np.ascontiguousarray(picture[:, ::-1]),
         np.ascontiguousarray(labels[:, ::-1]),
         turned,
-        np.float32([width - 1 - box[0] - box[2], box[1], box[2], box[3]]),
+        _floats([width - 1 - box[0] - box[2], box[1], box[2], box[3]]),
     )
 
 
@@ -250,16 +242,13 @@ def _body(
         [(s * 2.0, ground - 3), (s * half * 0.75, ground - 3), (s * half * 0.85, ground + 1), (s * 2.0, ground + 1)]
         for s in (-1, 1)
     ]
-    for shapes, colour in ((legs, trousers), ([trunk, *arms], clothes), (shoes, np.float32([25, 22, 20]))):
+    for shapes, colour in ((legs, trousers), ([trunk, *arms], clothes), (shoes, _floats([25, 22, 20]))):
         for shape in shapes:
             mask = np.zeros((SIDE, SIDE), np.uint8)
-            corners = (np.float32(shape) + np.float32([centre, 0])) * 8
+            corners = (_floats(shape) + _floats([centre, 0])) * 8
             cv2.fillConvexPoly(mask, corners.round().astype(np.int32), 255, cv2.LINE_AA, shift=3)
             share = (mask / np.float32(255))[..., None]
             canvas *= 1 - share
             canvas += share * colour
             scene.labels[mask > 127] = CLOTHES
             scene.owner[mask > 127] = number
-
-
-__all__ = ["BACKGROUND", "BODY", "CLOTHES", "FACE", "HAIR", "Person", "Plan", "Scene", "caption", "composed", "planned"]

@@ -7,6 +7,7 @@ __version__: str
 
 class SessionOptions:
     log_severity_level: int
+    intra_op_num_threads: int
     def add_session_config_entry(self, key: str, value: str) -> None: ...
 
 class InferenceSession:

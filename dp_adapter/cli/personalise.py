@@ -1,0 +1,234 @@
+"""``dp-adapter personalise``: learns one person from a photo or a few, for a base model; writes one small file."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.cli.models import models_root
+from dp_adapter.errors import HostError, WeightsError
+
+if TYPE_CHECKING:
+    from dp_adapter.training.personal_objective import Options
+    from dp_adapter.training.personal_views import Subject
+    from dp_adapter.training.personalise import Learning, Progress
+
+_SAME_PERSON = {"sface": 0.363, "arcface": 0.25}  # opencv_zoo's threshold for SFace; usual for ArcFace
+_SMALL = 0.5  # a cut of fewer px than this share of the training size is told
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add ``personalise`` to the command line."""
+    parser = subparsers.add_parser("personalise", help="learn a person from a photo", description=__doc__)
+    parser.set_defaults(run=run)
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="one photo, or several of one person")
+    parser.add_argument("--base", type=Path, required=True, help="diffusers folder or single file of SD1.5 or SDXL")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: NAME.safetensors in the models folder")
+    parser.add_argument("--name", help="of the person, for people to read; default: the photo's name")
+    parser.add_argument(
+        "--export-embedding", type=Path, metavar="FILE", help="also write the words alone, as a textual inversion file"
+    )
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with encoders and for the result")
+    parser.add_argument("--replace", action="store_true", help="overwrite files of these names")
+    parser.add_argument("--half", action="store_true", help="write half precision, a file of half the size")
+    _add_training(parser.add_argument_group("training"))
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="auto")
+    machine.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    machine.add_argument("--checkpointing", action="store_true", help="less memory, about a third more time")
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+    group.add_argument(
+        "--encoder", default="sface", choices=("sface", "arcface"), help="of the face; arcface: insightface"
+    )
+    group.add_argument("--word", default="person", help="whose place the learned words take; one token")
+    group.add_argument("--words", type=int, default=2, help="how many learned words")
+    group.add_argument("--steps", type=int, default=320)
+    group.add_argument("--batch", type=int, default=8)
+    group.add_argument("--rate", type=float, default=0.012, help="learning rate of the words and of gamma")
+    group.add_argument("--network-rate", type=float, default=1e-3, help="of enhancer and adapter")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--size", type=int, help="side of the pictures in px; default: the base model's")
+    group.add_argument("--views", type=int, default=64, help="varied cuts that are made of the photos")
+    group.add_argument("--names", type=Path, metavar="FILE", help="well-known names for the anchor, one a line")
+    group.add_argument("--template", action="append", metavar="TEXT", help="training prompt with {}; may be repeated")
+    group.add_argument("--masked", action="store_true", help="learn from the head alone (Break-A-Scene's masked loss)")
+    group.add_argument("--core", action="store_true", help="CoRe's context regularisation; slower")
+    group.add_argument(
+        "--released-behaviour",
+        action="store_true",
+        help="as ID-EA's public code: the enhancer untrained, and only the words applied",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Learns and writes; 0, or 130 when interrupted, with what was learned until then written.
+
+    Raises:
+        DPAdapterError: in words, before training.
+    """
+    name = args.name or args.photos[0].stem
+    out = _outputs(args, name)
+    import numpy as np
+    import torch
+
+    from dp_adapter.hosts import learned, pipelines
+    from dp_adapter.hosts.diffusers import base_of
+    from dp_adapter.identity.encoders import Encoders
+    from dp_adapter.training import personal_text, personal_views
+    from dp_adapter.training.personal_objective import bank_of
+    from dp_adapter.training.personalise import begin, personalise
+    from dp_adapter.weights import personal
+    from dp_adapter.weights.embedding import save_embedding
+
+    options = _options(args)
+    names = personal_text.names_in(args.names or personal_text.NAMES)
+    encoders = Encoders([models_root(args.models_dir)])
+    subjects = personal_views.look(args.photos, encoders, args.encoder)
+    encoders.release()
+    pipeline = pipelines.load(args.base, args.device, _dtype(args.dtype, args.device))
+    size = args.size or int(pipeline.unet.config.sample_size) * 8
+    if size < 64 or size % 64:
+        raise HostError(f"A side of {size} px cannot be used", "Give a multiple of 64.")
+    for line in _doubts(subjects, args.encoder, size):
+        print(line)
+    views = personal_views.views(subjects, size, max(args.views, len(subjects)), np.random.default_rng(options.seed))
+    bank = bank_of(pipeline, views)
+    pipeline.vae.to("cpu")  # it is not needed any more
+    faceid = torch.as_tensor(personal_views.mean_embedding(subjects))
+    base, widths, network = base_of(pipeline.unet), learned.widths(pipeline), begin(pipeline, faceid, names, options)
+    print(f"Learning {name} from {len(subjects)} photo(s) at {size} px on {pipeline.device}, {options.steps} steps.")
+    learning = personalise(pipeline, network, bank, options, _bar())
+    del pipeline, bank
+    _free()
+    if not learning.curve:
+        print("Interrupted before the first step; nothing was learned.", file=sys.stderr)
+        return 130
+    facts = _facts(args, learning, size)
+    word = "" if _generic(options.word) else options.word
+    network = network.half() if args.half else network
+    personal.save(out, network, base, name, facts, word)
+    print(f"{_told(learning)}\n-> {out} ({out.stat().st_size / 2**20:.1f} MB)")
+    if args.export_embedding:
+        assert network.learned is not None
+        save_embedding(args.export_embedding, network.learned, widths)
+        print(f"-> {args.export_embedding}: the words alone; write '{args.export_embedding.stem}' in prompts")
+    return 130 if learning.interrupted else 0
+
+
+def _outputs(args: argparse.Namespace, name: str) -> Path:
+    """Where the result goes; its folder is made.
+
+    Raises:
+        WeightsError: a file is there already, or its name is not one of safetensors.
+    """
+    out: Path = args.out or models_root(args.models_dir) / "dp_adapter" / f"{name}.safetensors"
+    for path in filter(None, (out, args.export_embedding)):
+        if path.suffix != ".safetensors":
+            raise WeightsError(f"{path.name} is no name for a result", "Let it end in .safetensors.")
+        if path.exists() and not args.replace:
+            raise WeightsError(f"{path} is there already", "Choose another name, or add --replace.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from dp_adapter.training.personal_objective import Options
+    from dp_adapter.training.personal_text import TEMPLATES
+
+    return Options(
+        steps=args.steps,
+        batch=args.batch,
+        words=args.words,
+        word=args.word,
+        rate=args.rate,
+        network_rate=args.network_rate,
+        masked=args.masked,
+        core=args.core,
+        released=args.released_behaviour,
+        templates=tuple(args.template or TEMPLATES),
+        seed=args.seed,
+        checkpointing=args.checkpointing,
+    )
+
+
+def _dtype(asked: str, device: str) -> str:
+    """Half precision's range is too small for gradients: bfloat16 where a GPU computes in it, else float32."""
+    import torch
+
+    if asked != "auto":
+        return asked
+    gpu = torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
+    return "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _generic(word: str) -> bool:
+    from dp_adapter.hosts.person_words import PERSON
+
+    return word in PERSON
+
+
+def _doubts(subjects: list[Subject], encoder: str, size: int) -> list[str]:
+    from dp_adapter.identity.parse import CROP
+    from dp_adapter.training.personal_views import likeness_of
+
+    told: list[str] = []
+    if (likeness := likeness_of(subjects)) < _SAME_PERSON[encoder]:
+        told.append(f"Note: two of the photos look like different people (likeness {likeness:.2f}).")
+    small = [one for one in subjects if CROP * one.face.size < _SMALL * size]
+    if small:
+        told.append(f"Note: in {len(small)} photo(s) the face is small, so it is enlarged more than twice.")
+    return told
+
+
+def _facts(args: argparse.Namespace, learning: Learning, size: int) -> dict[str, object]:
+    kept = ("words", "word", "batch", "rate", "network_rate", "seed", "views", "encoder", "masked", "core")
+    return {
+        "steps": len(learning.curve),
+        "photos": len(args.photos),
+        "size": size,
+        "base_name": args.base.resolve().name,
+        "released_behaviour": args.released_behaviour,
+        "loss": {key: round(value, 6) for key, value in _mean(learning.curve[-20:]).items()},
+        "seconds": round(learning.seconds, 1),
+        **{key: getattr(args, key) for key in kept},
+    }
+
+
+def _mean(curve: list[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(one[key] for one in curve) / len(curve) for key in curve[0]}
+
+
+def _told(learning: Learning) -> str:
+    losses = ", ".join(f"{key} {value:.4g}" for key, value in _mean(learning.curve[-20:]).items())
+    how = "Interrupted after" if learning.interrupted else "Learned in"
+    return f"{how} {len(learning.curve)} steps, {learning.seconds:.0f} s; mean of the last losses: {losses}."
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _bar() -> Progress:
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def progress(done: int, total: int, losses: dict[str, float]) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc="learning", total=total, file=sys.stderr, unit="step", leave=False, disable=None)
+        bar.set_postfix({key: f"{value:.4f}" for key, value in losses.items()}, refresh=False)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return progress

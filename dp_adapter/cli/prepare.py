@@ -1,0 +1,146 @@
+"""``dp-adapter prepare``: from a folder of pictures to shards that training reads."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.cli.models import ROOT_VARIABLE, models_root
+from dp_adapter.errors import SettingsError
+
+if TYPE_CHECKING:
+    from dp_adapter.training.prepare.runners import Runner
+
+_NUMBERS = {
+    "size": (
+        int,
+        512,
+        "PX",
+        "short side of a stored picture: the resolution of training; smaller ones are not enlarged",
+    ),
+    "same": (float, 0.48, "COSINE", "least mean SFace cosine of two groups of faces that are one person"),
+    "min-photos": (int, 1, "N", "drop people with fewer photos"),
+    "min-face": (float, 64.0, "PX", "drop smaller faces"),
+    "min-sharpness": (float, 60.0, "X", "drop blurred faces; 'dp-adapter faces' shows the figure of a photo"),
+    "max-yaw": (float, 45.0, "DEGREES", "drop heads that are turned farther"),
+    "max-pitch": (float, 45.0, "DEGREES", "drop heads that look farther up or down"),
+    "min-score": (float, 0.7, "X", "drop faces that the detector is less sure of, 0.6 to 1"),
+    "near-bits": (int, 9, "N", "near duplicates: most bits of 64 in which perceptual hashes differ, and"),
+    "near-cosine": (float, 0.85, "COSINE", "least cosine of their faces"),
+    "shard-mb": (float, 256.0, "MIB", "most of a shard"),
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add ``prepare`` to the command line."""
+    parser = subparsers.add_parser("prepare", help="make training shards of a folder of pictures", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="pictures, also in sub-folders")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or one to go on in")
+    parser.add_argument("--crop", choices=("whole", "head"), default="whole", help="head and shoulders, or all of it")
+    parser.add_argument(
+        "--several", choices=("drop", "largest", "each"), default="drop", help="what to do with several faces"
+    )
+    parser.add_argument(
+        "--people", choices=("faces", "folders", "table"), default="faces", help="what tells who is in a picture"
+    )
+    parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV with a header, or JSON lines")
+    parser.add_argument("--file-column", metavar="NAME", help="of the table: path below FOLDER (default: file)")
+    parser.add_argument("--caption-column", metavar="NAME", help="of the table (default: caption, text or prompt)")
+    for name, (kind, default, metavar, text) in _NUMBERS.items():
+        parser.add_argument(
+            f"--{name}", type=kind, default=default, metavar=metavar, help=f"{text} (default: {default:g})"
+        )
+    parser.add_argument("--lossless", action="store_true", help="PNG instead of JPEG")
+    parser.add_argument(
+        "--encoders", default="sface", metavar="LIST", help="of sface (always), insightface, transface; with commas"
+    )
+    parser.add_argument("--pack", default="buffalo_l", metavar="NAME", help="insightface's (default: buffalo_l)")
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help=f"models folder (default: ${ROOT_VARIABLE})")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; without ADDRESS on this machine"
+    )
+    parser.add_argument("--keep-work", action="store_true", help="so that pictures can be added later")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepares; 0.
+
+    Raises:
+        DPAdapterError: in words.
+    """
+    from dp_adapter.training.prepare.captions import Captions
+    from dp_adapter.training.prepare.options import Options
+    from dp_adapter.training.prepare.run import prepare
+
+    names = [name.replace("-", "_") for name in _NUMBERS]
+    encoders = tuple(name.strip() for name in args.encoders.split(",") if name.strip())
+    options = Options(
+        crop=args.crop,
+        several=args.several,
+        people=args.people,
+        encoders=encoders,
+        pack=args.pack,
+        lossless=args.lossless,
+        **{name: getattr(args, name) for name in names},
+    )
+    runner = _runner(args)
+    captions = Captions(args.folder, args.captions, args.file_column, args.caption_column)
+    models = [models_root(args.models_dir)]
+    started = time.monotonic()
+    with _Bar() as bar:
+        manifest, there = prepare(
+            args.folder, args.out, options,
+            captions=captions, models=models, runner=runner, tell=bar.tell, keep_work=args.keep_work,
+        )  # fmt: skip
+    if there:
+        print(f"{args.out} was finished before; what came into {args.folder} since is not in it.")
+    _tell(manifest, args.out, time.monotonic() - started)
+    return 0
+
+
+def _runner(args: argparse.Namespace) -> Runner:
+    from dp_adapter.training.prepare.runners import here, in_processes, on_ray
+
+    if args.jobs < 1:
+        raise SettingsError("jobs", f"{args.jobs} is less than 1")
+    if args.ray is not None:
+        if args.jobs > 1:
+            raise SettingsError("jobs", "--jobs and --ray were both given", "Leave one out: Ray uses all its CPUs.")
+        return on_ray(args.ray or None)
+    return in_processes(args.jobs) if args.jobs > 1 else here
+
+
+def _tell(manifest: Mapping[str, Any], out: Path, seconds: float) -> None:
+    counts = manifest["counts"]
+    print(f"{counts['samples']} samples of {counts['people']} people from {counts['pictures']} pictures")
+    for reason, count in counts["dropped"].items():
+        print(f"  dropped {count}: {reason}")
+    print(f"{len(manifest['shards'])} shards, {seconds:.1f} s, {seconds / counts['pictures']:.2f} s a picture")
+    print(f"-> {out / 'statistics.html'}")
+
+
+class _Bar:
+    """A progress bar on stderr that shows the counts."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def tell(self, done: int, total: int, counts: Mapping[str, int]) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(unit="picture", desc="prepare", mininterval=0.5, total=total)
+        self._bar.set_postfix({name: n for name, n in counts.items() if name != "files"}, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

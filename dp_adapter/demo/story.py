@@ -1,0 +1,181 @@
+"""From the programme to what is shown: which shots are needed, and what is measured on their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_adapter.demo import shots
+from dp_adapter.demo.people import Person, aged, looked_at
+from dp_adapter.demo.shots import Edited, Programme, Shot
+from dp_adapter.demo.studio import Made
+from dp_adapter.edits import mode_parameters
+from dp_adapter.identity.pictures import Picture
+from dp_adapter.session import Session
+from dp_adapter.session.judge import Judge
+from dp_adapter.session.report import Drift, drift
+
+Values = NDArray[np.float32]
+Shoot = Callable[[Sequence[Shot]], Mapping[Shot, Made]]
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture as it is shown.
+
+    Attributes:
+        likeness: cosine to the photo of the face that is most like it, by SFace; None where no face is found.
+        words, against: what a mode has added to the prompt and the negative prompt.
+        lines: what was done, in sentences.
+        region: [h, w] in 0..1, where the identity acted; None: all over, or nowhere in the base model's picture.
+        face_pass: how many faces were made anew, in words; empty where none should be.
+    """
+
+    picture: Picture
+    likeness: float | None
+    words: str
+    against: str
+    lines: tuple[str, ...]
+    region: Values | None
+    face_pass: str
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The arms for one prompt and person.
+
+    Attributes:
+        heat: by arm, mean absolute difference to the base model's picture over the colours, [h, w] in 0..255.
+        drift: the same inside and outside the region of the DP-Adapter arm, as mean squares of colours in 0..1.
+    """
+
+    prompt: str
+    person: Person
+    frames: Mapping[str, Frame]
+    heat: Mapping[str, Values]
+    drift: Mapping[str, Drift]
+
+    @property
+    def region(self) -> Values | None:
+        """That of the DP-Adapter arm."""
+        return self.frames["DP-Adapter"].region
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Pictures beside each other: an edit before and after, or one prompt at rising weights."""
+
+    title: str
+    does: str
+    prompt: str
+    reference: Picture
+    frames: Mapping[str, Frame]
+
+
+@dataclass(frozen=True, eq=False)
+class Story:
+    """All that is shown, with its measurements."""
+
+    programme: Programme
+    people: tuple[Person, ...]
+    comparisons: tuple[Comparison, ...]
+    edits: tuple[Strip, ...]
+    sweep: Strip | None
+
+    def by_prompt(self) -> dict[str, list[Comparison]]:
+        """The comparisons of each prompt, a person each."""
+        return {
+            prompt: [one for one in self.comparisons if one.prompt == prompt]
+            for prompt in dict.fromkeys(one.prompt for one in self.comparisons)
+        }
+
+    def means(self) -> dict[str, tuple[float, float | None]]:
+        """By arm: mean likeness (0 where no face is found), and mean drift outside, None where nothing is outside."""
+        found: dict[str, tuple[float, float | None]] = {}
+        for arm in self.comparisons[0].frames if self.comparisons else ():
+            alike = [one.frames[arm].likeness or 0.0 for one in self.comparisons]
+            moved = [o for one in self.comparisons if (o := one.drift[arm].outside) is not None]
+            found[arm] = float(np.mean(alike)), float(np.mean(moved)) if moved else None
+        return found
+
+
+def told(
+    session: Session, programme: Programme, people: Sequence[Person], adapter: Path, folder: Path, shoot: Shoot
+) -> Story:
+    """Makes the pictures and measures them.
+
+    Args:
+        folder: for photos made to look old.
+        shoot: makes each shot once.
+
+    Raises:
+        DPAdapterError: a picture cannot be made.
+    """
+    wanted, seed = programme.sections, programme.seed
+    asked = [shots.asking(adapter, person.photo) for person in people]
+    arms = [
+        (prompt, number, shots.arms_of(asked[number], prompt, seed))
+        for prompt in (programme.prompts if "arms" in wanted else ())
+        for number in range(programme.grid)
+    ]
+    edits: list[tuple[Edited, Person, dict[str, Shot]]] = []
+    for edit in programme.edits if "modes" in wanted else ():
+        person = people[edit.person]
+        if edit.old:
+            person = looked_at(session, f"{person.name}-old", aged(person.picture, person.face), folder)
+        edits.append((edit, person, shots.edits_of(shots.asking(adapter, person.photo), edit, seed)))
+    sweep = shots.sweep_of(asked[0], programme.prompts[0], programme.weights if "sweep" in wanted else (), seed)
+    every = [*(s for *_, some in arms for s in some.values()), *(s for *_, some in edits for s in some.values())]
+    made = shoot([*every, *sweep.values()])
+
+    judges = [Judge(session, one) for one in asked]
+    strip = Strip(
+        "The weight", "", programme.prompts[0], people[0].shown,
+        {f"{weight:g}": _frame(made[shot], judges[0]) for weight, shot in sweep.items()},
+    )  # fmt: skip
+    return Story(
+        programme,
+        tuple(people),
+        tuple(_compared(prompt, people[n], _frames(made, some, judges[n])) for prompt, n, some in arms),
+        tuple(
+            Strip(edit.title, edit.does, edit.prompt, person.shown, _frames(made, some, judges[edit.person]))
+            for edit, person, some in edits
+        ),
+        strip if sweep else None,
+    )
+
+
+def _frames(made: Mapping[Shot, Made], some: Mapping[Key, Shot], judge: Judge) -> dict[Key, Frame]:
+    return {caption: _frame(made[shot], judge) for caption, shot in some.items()}
+
+
+def _frame(made: Made, judge: Judge) -> Frame:
+    explanation, result = made.generation.explanation, made.result
+    added = mode_parameters((), explanation.words)
+    return Frame(
+        result.picture,
+        judge.see(result.picture).likeness.get(0),
+        added.get("DP-Adapter result words", ""),
+        added.get("DP-Adapter result negative words", ""),
+        tuple(explanation.lines()),
+        result.regions.get(0),
+        result.facts.get("face pass", ""),
+    )
+
+
+def _compared(prompt: str, person: Person, frames: Mapping[str, Frame]) -> Comparison:
+    base, region = frames["base model"].picture, frames["DP-Adapter"].region
+    pictures = {arm: frame.picture for arm, frame in frames.items()}
+    return Comparison(
+        prompt,
+        person,
+        frames,
+        {arm: np.abs(one.astype(np.float32) - base).mean(-1) for arm, one in pictures.items()},
+        {arm: drift(one, base, region) for arm, one in pictures.items()},
+    )

@@ -1,0 +1,163 @@
+"""Does a picture show what its caption says? Each statement is measured by segmentation, faces and colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+
+from dp_adapter.evaluation import portrait_facts as facts
+from dp_adapter.evaluation.portrait_facts import Bytes, HairMeasure
+from dp_adapter.evaluation.scene import PLACES, Facts, Statement, statements
+from dp_adapter.evaluation.scene_measures import (
+    SIDE,
+    Floats,
+    Seen,
+    background_colour,
+    clothes_colour,
+    head_crop,
+    is_grey,
+    lab_of,
+    pattern,
+    place_of,
+    resized,
+)
+from dp_adapter.identity.detect import Detector, YuNet
+from dp_adapter.identity.face import Face
+from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.shipped import SELFIE, open_network, shipped
+
+_SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: full body below, close-up above
+
+
+@dataclass(frozen=True)
+class Head:
+    """What was measured of the largest head; ``teeth`` None where its mouth is cut off."""
+
+    height: float
+    place: str
+    hair: HairMeasure
+    glasses: float
+    teeth: float | None
+
+    def true(self, stated: Statement) -> bool:
+        """Whether a statement about one person is true."""
+        value = stated.value
+        if stated.kind == "size":
+            return self.height > _LARGE if value == "close-up" else self.height < _SMALL
+        if stated.kind == "place":
+            return self.place == value
+        if stated.kind == "hair":
+            return self.hair.judged(value)
+        if stated.kind == "glasses":
+            return (self.glasses > facts.GLASSES[1]) == (value == "yes")
+        return self.teeth is not None and (self.teeth > facts.TEETH[1]) == (value == "yes")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that captions speak of, as it is in one picture.
+
+    Attributes:
+        people: faces found; head: the largest one's, None without a face.
+        clothes: colour by place of the person, and under "" of the largest one; None where it cannot be seen.
+        background: None where too little of it is seen.
+    """
+
+    grey: bool
+    people: int
+    head: Head | None
+    clothes: dict[str, str | None]
+    background: str | None
+    pattern: str
+
+    def true(self, stated: Statement) -> bool:
+        """Whether a statement is true; of a person who is not found, nothing is."""
+        kind, value = stated.kind, stated.value
+        whole: dict[str, bool] = {
+            "medium": self.grey == (value == "grey"),
+            "background": self.background == value,
+            "pattern": self.pattern == value,
+            "people": str(self.people) == value,
+            "clothes": self.clothes.get(stated.where) == value,
+        }
+        return whole[kind] if kind in whole else self.head is not None and self.head.true(stated)
+
+    @property
+    def facts(self) -> Facts:
+        """What can be said of the person with certainty, for captions."""
+        if self.head is None:
+            return Facts()
+        glasses = facts.between(self.head.glasses, facts.GLASSES)
+        return Facts(self.head.hair.strict, glasses, facts.between(self.head.teeth, facts.TEETH))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Every statement of a caption with whether it is true of the picture."""
+
+    statements: tuple[tuple[Statement, bool], ...]
+
+    @property
+    def score(self) -> float:
+        """Share of the true ones."""
+        return sum(true for _, true in self.statements) / len(self.statements)
+
+
+class SceneCheck:
+    """Measures pictures of the small base with the shipped networks; ``detector`` finds the faces."""
+
+    name = "measured scene"
+
+    def __init__(self, detector: Detector | None = None) -> None:
+        self._detector = detector or YuNet(tiles=False)
+
+    def check(self, picture: Picture, caption: str) -> Verdict:
+        """Judges every statement of a caption on a nearly square picture [H, W, 3].
+
+        Raises:
+            SettingsError: the caption is not of the grammar.
+        """
+        asked = statements(caption)
+        measured = self.measure(picture)
+        return Verdict(tuple((one, measured.true(one)) for one in asked))
+
+    def measure(self, picture: Picture) -> Measured:
+        """Everything that captions speak of, in a picture [H, W, 3]."""
+        whole = resized(picture, SIDE)
+        faces = sorted(self._detector.detect(whole), key=lambda face: float(face.centre[0]))
+        seen = Seen(whole, lab_of(whole), self._labels(whole), tuple(faces))
+        kind = pattern(seen).name
+        return Measured(
+            grey=is_grey(seen),
+            people=len(faces),
+            head=self._head(seen),
+            clothes={where: clothes_colour(seen, where) for where in ("", *PLACES)},
+            background=background_colour(seen, kind != "plain"),
+            pattern=kind,
+        )
+
+    def _head(self, seen: Seen) -> Head | None:
+        face: Face | None = max(seen.faces, key=lambda one: one.size, default=None)
+        if face is None:
+            return None
+        crop, points = head_crop(seen.picture, face)
+        labels, lab = self._labels(crop), lab_of(crop)
+        return Head(
+            height=float(face.box[3] - face.box[1]) / SIDE,
+            place=place_of(face),
+            hair=facts.hair_of(lab, labels),
+            glasses=facts.glasses_share(labels, points),
+            teeth=facts.teeth_share(lab, points),
+        )
+
+    @cached_property
+    def _network(self) -> Any:  # an InferenceSession, whose package only identity imports
+        return open_network(shipped(SELFIE))
+
+    def _labels(self, square: Picture) -> Bytes:
+        """Labels [SIDE, SIDE] of a picture [SIDE, SIDE, 3]."""
+        shares = cast("Floats", self._network.run(None, {"input_29": square[None].astype(np.float32) / 255})[0])
+        return shares[0].argmax(-1).astype(np.uint8)

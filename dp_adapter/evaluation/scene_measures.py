@@ -1,0 +1,186 @@
+"""Colours, places and patterns of a segmented picture: the measuring that `scene_check` judges by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_adapter.evaluation.patterns import GRID, Floats, Found, pattern_of
+from dp_adapter.evaluation.portrait_facts import BACKGROUND, CLOTHES, FACE, Bytes
+from dp_adapter.evaluation.scene import COLOURS
+from dp_adapter.identity.face import Face
+from dp_adapter.identity.pictures import Picture
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+SIDE = 256
+"""Side in px that every picture is brought to, the input of the selfie network."""
+
+_HEAD = 2.75  # side of the crop around a head, in sizes of the face, as the network was trained with
+_OFF_CENTRE = 0.117  # half the shift of the training scenes' places, in widths of the picture
+_GREY = 9.0  # chroma below which the skin of a face has no colour; skin of a colour photo has 12 and more
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A picture as the networks see it; everything in px of [SIDE, SIDE].
+
+    Attributes:
+        picture: [SIDE, SIDE, 3] RGB; lab: the same in CIELAB; labels: [SIDE, SIDE] of the selfie network.
+        faces: from left to right.
+    """
+
+    picture: Picture
+    lab: Floats
+    labels: Bytes
+    faces: tuple[Face, ...]
+
+
+def resized(picture: Picture, side: int) -> Picture:
+    """[side, side, 3]"""
+    import cv2
+
+    smooth = cv2.INTER_AREA if picture.shape[0] > side else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (side, side), interpolation=smooth), np.uint8)
+
+
+def lab_of(picture: Picture) -> Floats:
+    """CIELAB [H, W, 3], L* in 0..100."""
+    import cv2
+
+    return np.asarray(cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab), np.float32)
+
+
+def head_crop(picture: Picture, face: Face) -> tuple[Picture, Floats]:
+    """A square around a head, [SIDE, SIDE, 3], edges repeated; and the five landmarks in it."""
+    import cv2
+
+    scale = SIDE / (_HEAD * max(face.size, 8.0))
+    corner = face.centre - SIDE / scale / 2
+    move = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]], np.float32)
+    crop = cv2.warpAffine(picture, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, np.uint8), ((face.points - corner) * scale).astype(np.float32)
+
+
+def place_of(face: Face) -> str:
+    """On the left, in the centre or on the right."""
+    off = float(face.centre[0]) / SIDE - 0.5
+    return "on the left" if off < -_OFF_CENTRE else "on the right" if off > _OFF_CENTRE else "in the centre"
+
+
+def is_grey(seen: Seen) -> bool:
+    """Whether a picture has no colour: by the skin of the faces, else by the whole picture."""
+    chroma = np.hypot(seen.lab[..., 1], seen.lab[..., 2])
+    skin = seen.labels == FACE
+    if seen.faces and skin.sum() > 100:
+        return float(np.median(chroma[skin])) < _GREY
+    return float(np.percentile(chroma, 98)) < _GREY
+
+
+def clothes_colour(seen: Seen, where: str = "") -> str | None:
+    """The palette's colour of the clothes below a face; None where there is no such person or no clothes are seen."""
+    face = _person(seen, where)
+    if face is None:
+        return None
+    height = float(face.box[3] - face.box[1])
+    mask = eroded(seen.labels == CLOTHES, 3)
+    bottom = int(face.box[3])
+    mask[: max(bottom, 0)] = False
+    mask[int(bottom + 1.3 * height) :] = False
+    others = [one for one in seen.faces if one is not face]
+    for other in others:  # each side of the middle between two people is its own
+        middle = int((face.centre[0] + other.centre[0]) / 2)
+        if other.centre[0] > face.centre[0]:
+            mask[:, middle:] = False
+        else:
+            mask[:, :middle] = False
+    if mask.sum() < 40:
+        return None
+    return nearest(_median(seen.lab[mask]))
+
+
+def _person(seen: Seen, where: str) -> Face | None:
+    if not where:
+        return max(seen.faces, key=lambda face: face.size, default=None)
+    return next((face for face in seen.faces if place_of(face) == where), None)
+
+
+def _behind(seen: Seen) -> Mask:
+    return eroded(seen.labels == BACKGROUND, 9)
+
+
+def pattern(seen: Seen) -> Found:
+    """The background's pattern."""
+    import cv2
+
+    share = cv2.resize(_behind(seen).astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
+    light = cv2.resize(seen.lab[..., 0] / 100, (GRID, GRID), interpolation=cv2.INTER_AREA)
+    return pattern_of(np.asarray(light, np.float32), (np.asarray(share) > 0.5).astype(np.float32))
+
+
+def background_colour(seen: Seen, patterned: bool) -> str | None:
+    """The palette's colour nearest to the background's; of a pattern, the colour whose two shades explain it best."""
+    pixels = seen.lab[_behind(seen)]
+    if len(pixels) < 0.02 * SIDE * SIDE:
+        return None
+    if not patterned:
+        return nearest(_median(pixels))
+    light = pixels[:, 0]
+    middle = float(np.percentile(light, 10) + np.percentile(light, 90)) / 2
+    return nearest_shades(_median(pixels[light >= middle]), _median(pixels[light <= middle]))
+
+
+def nearest(colour: Floats) -> str:
+    """The palette's name of a colour in CIELAB [3]."""
+    return min(plain_colours(), key=lambda name: _distance(colour, plain_colours()[name]))
+
+
+def nearest_shades(light: Floats, dark: Floats) -> str:
+    """The palette's name of the colour whose pattern has a light and a dark shade nearest to these, [3] each."""
+    shades = pattern_colours()
+    return min(shades, key=lambda name: _distance(light, shades[name][0]) + _distance(dark, shades[name][1]))
+
+
+def _distance(one: Floats, other: Floats) -> float:
+    """In CIELAB with less of the lightness, which shading changes."""
+    return float(np.linalg.norm((one - other) * np.array([0.6, 1, 1], np.float32)))
+
+
+@cache
+def plain_colours() -> Mapping[str, Floats]:
+    """CIELAB [3] of the palette."""
+    return {name: lab_colour(np.array(rgb, np.float32)) for name, rgb in COLOURS.items()}
+
+
+@cache
+def pattern_colours() -> Mapping[str, tuple[Floats, Floats]]:
+    """Light and dark shade of each patterned background, as the training scenes make them."""
+    found: dict[str, tuple[Floats, Floats]] = {}
+    for name, rgb in COLOURS.items():
+        colour = np.array(rgb, np.float32)
+        other = colour * 0.45 if colour.mean() > 110 else colour + 0.5 * (255 - colour)
+        shades = sorted((lab_colour(colour), lab_colour(other)), key=lambda one: -float(one[0]))
+        found[name] = (shades[0], shades[1])
+    return found
+
+
+def lab_colour(rgb: Floats) -> Floats:
+    """CIELAB [3] of one colour, RGB [3] in 0..255."""
+    return lab_of(rgb.round().astype(np.uint8)[None, None])[0, 0]
+
+
+def eroded(mask: Mask, side: int) -> Mask:
+    """A mask [H, W] without its rim."""
+    import cv2
+
+    return np.asarray(cv2.erode(mask.astype(np.uint8), np.ones((side, side), np.uint8))) > 0
+
+
+def _median(pixels: Floats) -> Floats:
+    """Median colour [3] of pixels [n, 3]."""
+    return np.asarray(np.median(pixels, axis=0), np.float32)

@@ -1,0 +1,165 @@
+"""Scores of one picture: the judges at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from dp_adapter.errors import FaceError
+from dp_adapter.evaluation import metrics
+from dp_adapter.evaluation.judges import IdentityJudge
+from dp_adapter.evaluation.metrics import Floats
+from dp_adapter.evaluation.scene_check import SceneCheck
+from dp_adapter.identity.detect import Detector, YuNet
+from dp_adapter.identity.face import Face
+from dp_adapter.identity.parse import FaceParser, Parser
+from dp_adapter.identity.pictures import Picture
+
+_GROWN = 0.1  # as automatic regions are (settings, tracking.grow), so that the region's rim counts as face
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of the report; ``better`` is 1 where more is better, -1 where less is, 0 where neither."""
+
+    name: str
+    label: str
+    better: int
+    digits: int = 3
+
+
+IDENTITY, PROMPT, PRESERVED, OUTSIDE, HARMONIC = "identity", "prompt", "preserved", "outside", "harmonic"
+METRICS = (
+    Metric(IDENTITY, "identity", 1),
+    Metric("identity_other", "identity, another photo", 1),
+    Metric(PROMPT, "prompt consistency", 1),
+    Metric(HARMONIC, "harmonic mean", 1),
+    Metric(PRESERVED, "base preservation", 1),
+    Metric(OUTSIDE, "drift outside the face", -1, 4),
+    Metric("inside", "drift inside the face", 0, 4),
+    Metric("colour", "colour distance outside", -1, 2),
+    Metric("detected", "face found", 1, 2),
+    Metric("seconds", "seconds a picture", -1, 2),
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores by the name of their metric, where measured; the caption's statements, where those are measured."""
+
+    values: dict[str, float]
+    statements: dict[str, bool] = field(default_factory=dict[str, bool])
+
+
+class PromptJudge(Protocol):
+    """Says how far a picture shows a text, and how like two pictures are."""
+
+    @property
+    def title(self) -> str: ...
+
+    def consistency(self, picture: Picture, text: str) -> tuple[float, dict[str, bool]]:
+        """A score, and the statements that it is made of, if any."""
+        ...
+
+    def preserved(self, picture: Picture, base: Picture, outside: Floats) -> float | None:
+        """How like a picture is to the base model's of the same seed; ``outside`` [H, W] is 0 in the face."""
+        ...
+
+
+class MeasuredScene:
+    """For the small base: the share of true statements; SSIM outside the face."""
+
+    title = "share of the caption's statements that are measured to be true; base preservation: SSIM outside the face"
+
+    def __init__(self) -> None:
+        self._check = SceneCheck()
+
+    def consistency(self, picture: Picture, text: str) -> tuple[float, dict[str, bool]]:
+        """See `PromptJudge`. Raises SettingsError for a text that is no caption of the small base."""
+        verdict = self._check.check(picture, text)
+        return verdict.score, {str(one): true for one, true in verdict.statements}
+
+    def preserved(self, picture: Picture, base: Picture, outside: Floats) -> float | None:
+        """See `PromptJudge`."""
+        return metrics.structure(picture, base, outside)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A person as the judge sees them: vectors of the photo [D], and of others of theirs."""
+
+    photo: Floats
+    others: tuple[Floats, ...]
+
+
+class Scorer:
+    """Scores pictures against a person's photos, a prompt and the base model's picture of the same seed."""
+
+    def __init__(
+        self,
+        judge: IdentityJudge,
+        prompts: PromptJudge,
+        detector: Detector | None = None,
+        parser: FaceParser | None = None,
+    ) -> None:
+        self.judge = judge
+        self.prompts = prompts
+        self._detector = detector or YuNet(tiles=False)
+        self._parser = parser or Parser()
+
+    def reference(self, name: str, photo: Picture, others: Sequence[Picture] = ()) -> Reference:
+        """Looks at a person's photos.
+
+        Raises:
+            FaceError: a photo shows no face.
+        """
+        vectors: list[Floats] = []
+        for picture in (photo, *others):
+            face = self.face(picture)
+            if face is None:
+                raise FaceError(f"The judge finds no face in a photo of {name}", "Give another photo, or leave it out.")
+            vectors.append(self.judge.vector(picture, face))
+        return Reference(vectors[0], tuple(vectors[1:]))
+
+    def face(self, picture: Picture) -> Face | None:
+        """The largest face."""
+        return max(self._detector.detect(picture), key=lambda face: face.size, default=None)
+
+    def region(self, base: Picture) -> Floats:
+        """M [H, W]: the face in the base model's picture, widened as automatic regions are; 0 where it has none."""
+        face = self.face(base)
+        if face is None:
+            return np.zeros(base.shape[:2], np.float32)
+        return metrics.grown(self._parser.parse(base, face)["face"], _GROWN)
+
+    def both(self, picture: Picture, reference: Reference, text: str) -> tuple[float, float]:
+        """Identity and prompt consistency alone."""
+        face = self.face(picture)
+        identity = 0.0 if face is None else metrics.cosine(self.judge.vector(picture, face), reference.photo)
+        return identity, self.prompts.consistency(picture, text)[0]
+
+    def score(
+        self, picture: Picture, reference: Reference, text: str, base: Picture, region: Floats, seconds: float
+    ) -> Scores:
+        """All scores of one picture; those against the base model are missing where it is the base model's own."""
+        face = self.face(picture)
+        vector = None if face is None else self.judge.vector(picture, face)
+        values = {IDENTITY: 0.0 if vector is None else metrics.cosine(vector, reference.photo)}
+        if reference.others:
+            alike = [0.0 if vector is None else metrics.cosine(vector, other) for other in reference.others]
+            values["identity_other"] = float(np.mean(alike))
+        values[PROMPT], statements = self.prompts.consistency(picture, text)
+        values[HARMONIC] = metrics.harmonic(values[IDENTITY], values[PROMPT])
+        if picture is not base:
+            outside = (1 - region).astype(np.float32)
+            compared = {
+                PRESERVED: self.prompts.preserved(picture, base, outside),
+                OUTSIDE: metrics.drift(picture, base, outside),
+                "inside": metrics.drift(picture, base, region),
+                "colour": metrics.colour_distance(picture, base, outside),
+            }
+            values |= {name: value for name, value in compared.items() if value is not None}
+        return Scores(values | {"detected": float(face is not None), "seconds": seconds}, statements)

@@ -1,0 +1,322 @@
+"""What a training run is told: one TOML file, checked before anything is loaded. docs/training.md has the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+from dp_adapter.errors import SettingsError
+from dp_adapter.training.records import decode
+
+StageKind = Literal["iea", "tca", "ffb"]
+EncoderName = Literal["sface", "arcface", "transface"]
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The frozen model.
+
+    Attributes:
+        model: a diffusers folder, or one ``.safetensors`` or ``.ckpt`` file.
+        config: for a single file of other widths than SD1.5's and SDXL's, a folder with its configurations.
+        family: what it is; only needed to estimate a run (``--dry-run``) without the file.
+    """
+
+    model: str
+    config: str = ""
+    family: Literal["sd15", "sdxl"] = "sd15"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Attributes:
+    shards: tar files, names with ``*`` and ``?`` allowed.
+    resolution: side of the training pictures in px, a multiple of 64.
+    cache_latents: encode all pictures once and keep their latents, in memory and in ``out``.
+    drop_identity, drop_text, drop_both: shares of samples without one or both conditions.
+    shuffle: the reference is another photo of the same person, where there is one.
+    hair: share of samples whose region holds the hair too.
+    grow, feather: of the region, in widths of the face.
+    workers: processes that read pictures; 0 with cached latents.
+    """
+
+    shards: tuple[str, ...]
+    resolution: int = 512
+    cache_latents: bool = False
+    drop_identity: float = 0.05
+    drop_text: float = 0.05
+    drop_both: float = 0.05
+    shuffle: bool = True
+    hair: float = 0.3
+    grow: float = 0.06
+    feather: float = 0.04
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Attributes:
+    encoder: whose embedding of the face the identity tokens are made of.
+    tokens: identity tokens T.
+    tca_rank: of the text pathway's low-rank weights, from the first stage that trains them on; 0 for none.
+    gated: FaceChain-FACT's pathway before the text attention (SD1.5, TransFace); without TCA and FFB.
+    start: an adapter file to begin with (FaceID, FaceID-Plus, FaceID-Portrait, FACT, or one of ours).
+    """
+
+    encoder: EncoderName = "sface"
+    tokens: int = 4
+    tca_rank: int = 16
+    gated: bool = False
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of the terms; 0 leaves one out, with what it costs. Defaults depend on the stage, see ``DEFAULTS``.
+
+    Attributes:
+        face: (1 + face_gain M) MSE; face_only: share of samples whose loss counts inside M alone.
+        background: (1 - M) MSE.
+        consistency: ‖(1 - M)(eps - eps of the base model)‖².
+        swap: ‖(1 - M)(eps(c_id) - sg eps(c'_id))‖², c'_id between this person and another.
+        localisation: attention outside M minus inside, over the middle five stages.
+        fair: FaceChain-FACT's change of features outside M.
+        edit: MasterWeaver's editing directions, every ``edit_every`` steps.
+        identity: 1 - cos of the face in the decoded prediction, for timesteps up to ``identity_below``.
+        story: StoryMaker's mask loss.
+        text_off: share of samples whose text attention is switched off.
+    """
+
+    face: float = 0.0
+    face_gain: float = 5.0
+    face_only: float = 0.0
+    background: float = 0.0
+    consistency: float = 0.0
+    swap: float = 0.0
+    localisation: float = 0.0
+    fair: float = 0.0
+    edit: float = 0.0
+    edit_every: int = 2
+    identity: float = 0.0
+    identity_below: int = 250
+    story: float = 0.0
+    text_off: float = 0.0
+
+
+DEFAULTS: Mapping[StageKind, Losses] = MappingProxyType(
+    {
+        "iea": Losses(face=1.0, face_only=0.5, localisation=0.01, text_off=0.5),
+        "tca": Losses(background=1.0, consistency=0.4, swap=0.6),
+        "ffb": Losses(face=1.0, consistency=0.4, swap=0.6, fair=0.01, edit=0.02, identity=0.1),
+    }
+)
+"""Losses of the three stages, method.md, Training [ours]."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Attributes:
+    kind: what is trained: ``iea`` (projection, keys, values), ``tca`` (text pathway), ``ffb`` (all, IEA slower).
+    batch: samples a process and forward pass; accumulate: forward passes a step.
+    warmup: steps over which the learning rate rises; schedule: what it does then.
+    iea_lr: factor on the learning rate of the IEA's weights in stage ``ffb``.
+    clip: largest norm of the gradient; 0 for none.
+    losses: see ``Losses``.
+    """
+
+    kind: StageKind
+    steps: int
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    batch: int = 8
+    accumulate: int = 1
+    warmup: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    iea_lr: float = 0.1
+    clip: float = 1.0
+    losses: Losses = field(default_factory=Losses)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Attributes:
+    every: steps between two points of the loss curves.
+    checkpoint_every, samples_every: steps between two checkpoints and two sample grids; 0 for none on the way.
+    keep: checkpoints that are kept, the latest ones.
+    samples: rows of a grid; sample_steps, guidance: how they are sampled.
+    """
+
+    every: int = 10
+    checkpoint_every: int = 1000
+    samples_every: int = 1000
+    keep: int = 3
+    samples: int = 4
+    sample_steps: int = 20
+    guidance: float = 5.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run.
+
+    Attributes:
+        out: folder for checkpoints, logs and the result.
+        precision: of the frozen models and of the mixed-precision passes; trained weights stay in float32.
+        gradient_checkpointing: recompute the UNet's activations instead of keeping them.
+        ema: decay of the running average of the weights; 0 for none.
+        device: ``auto``, or ``cpu`` even where there is a GPU.
+        edits: what MasterWeaver's loss adds to captions; needed where a stage has ``losses.edit``.
+    """
+
+    out: str
+    base: BaseModel
+    data: Data
+    stage: tuple[Stage, ...]
+    adapter: AdapterPlan = field(default_factory=AdapterPlan)
+    watch: Watching = field(default_factory=Watching)
+    seed: int = 0
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    ema: float = 0.9999
+    device: Literal["auto", "cpu"] = "auto"
+    edits: tuple[str, ...] = ("smiling", "angry", "with eyeglasses", "old", "young", "black and white")
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stage)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out)
+
+
+def read(path: Path, changes: Sequence[str] = ()) -> Config:
+    """A run from a file.
+
+    Args:
+        changes: ``KEY=VALUE`` each, the key dotted (``data.resolution=256``, ``stage.0.steps=10``), the value as TOML
+            writes it, or plain text.
+
+    Raises:
+        SettingsError: the file is missing or no TOML, or says something that cannot be run.
+    """
+    try:
+        tables = _toml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError("config", f"{path} cannot be read ({error})", "Check the path.") from error
+    for change in changes:
+        _set(tables, change)
+    return from_tables(tables)
+
+
+def from_tables(tables: Mapping[str, object]) -> Config:
+    """A run from parsed TOML. Raises SettingsError as ``read``."""
+    tables = dict(tables)
+    stages = tables.get("stage")
+    if not isinstance(stages, list) or not stages:
+        raise SettingsError("stage", "there is none", "Write at least one [[stage]] table with its kind and steps.")
+    tables["stage"] = [_with_losses(one, f"stage[{i}]") for i, one in enumerate(cast("list[object]", stages))]
+    config = decode(Config, tables)
+    _check(config)
+    return config
+
+
+def to_tables(config: Config) -> dict[str, Any]:
+    """The whole run as JSON can hold it, every default written out."""
+    return dataclasses.asdict(config)
+
+
+def _with_losses(table: object, path: str) -> object:
+    """A stage's table whose losses are those of its kind where it does not say others."""
+    if not isinstance(table, Mapping):
+        raise SettingsError(path, "is not a table", "Write [[stage]].")
+    stage = dict(cast(Mapping[str, object], table))
+    kind = stage.get("kind")
+    if kind in DEFAULTS:
+        losses = decode(Losses, stage.get("losses", {}), f"{path}.losses", DEFAULTS[cast(StageKind, kind)])
+        stage["losses"] = dataclasses.asdict(losses)
+    return stage
+
+
+def _toml(text: str, name: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib as library
+    else:
+        import tomli as library  # the same parser before Python 3.11
+    try:
+        return library.loads(text)
+    except library.TOMLDecodeError as error:
+        raise SettingsError("config", f"{name} is no TOML ({error})", "Correct that line.") from error
+
+
+def _set(tables: dict[str, Any], change: str) -> None:
+    path, equals, value = change.partition("=")
+    if not equals:
+        raise SettingsError(path, "no value was given", "Write --set KEY=VALUE.")
+    at: dict[str, Any] | list[Any] = tables
+    *parents, last = path.strip().split(".")
+    for name in parents:
+        inner: object
+        if isinstance(at, dict):
+            inner = at.setdefault(name, {})
+        elif name.isdigit() and int(name) < len(at):
+            inner = at[int(name)]
+        else:
+            raise SettingsError(path, f"there is no number '{name}'", f"There are {len(at)}, from 0.")
+        if not isinstance(inner, dict | list):
+            raise SettingsError(path, f"'{name}' is no table", "Check the key.")
+        at = cast("dict[str, Any] | list[Any]", inner)
+    if not isinstance(at, dict):
+        raise SettingsError(path, "names a list", "Give a number and a key, as in stage.0.steps=10.")
+    try:
+        at[last] = _toml(f"value = {value}", "value")["value"]
+    except SettingsError:
+        at[last] = value
+
+
+def _check(config: Config) -> None:
+    """What types cannot say."""
+    shares = {
+        f"data.{name}": getattr(config.data, name) for name in ("drop_identity", "drop_text", "drop_both", "hair")
+    }
+    for i, stage in enumerate(config.stage):
+        at = f"stage[{i}]"
+        shares |= {f"{at}.losses.{name}": getattr(stage.losses, name) for name in ("face_only", "text_off")}
+        for name in ("steps", "batch", "accumulate"):
+            _require(getattr(stage, name) >= 1, f"{at}.{name}", "must be 1 or more", 1)
+        _require(stage.lr > 0, f"{at}.lr", "must be more than 0", 1e-4)
+        _require(stage.losses.edit_every >= 1, f"{at}.losses.edit_every", "must be 1 or more", 1)
+        _check_parts(config, stage, at)
+    for name, value in shares.items():
+        _require(0 <= value <= 1, name, f"{value} is no share", min(max(value, 0.0), 1.0))
+    side = config.data.resolution
+    _require(side >= 64 and side % 64 == 0, "data.resolution", f"{side} is no multiple of 64", max(64, side // 64 * 64))
+    _require(0 <= config.ema < 1, "ema", f"{config.ema} is outside 0 to 1", 0.9999)
+    _require(bool(config.data.shards), "data.shards", "there are none", "shards/*.tar")
+    _require(config.watch.every >= 1, "watch.every", "must be 1 or more", 1)
+    _require(config.watch.keep >= 1, "watch.keep", "must be 1 or more", 1)
+
+
+def _check_parts(config: Config, stage: Stage, at: str) -> None:
+    plan = config.adapter
+    if plan.gated:
+        _require(
+            plan.encoder == "transface", "adapter.encoder", "the gated pathway takes TransFace's tokens", "transface"
+        )
+        _require(stage.kind == "iea", f"{at}.kind", "the gated pathway has no TCA and no FFB", "iea")
+        _require(config.base.family == "sd15", "base.family", "the gated pathway is made for SD1.5", "sd15")
+    elif plan.encoder == "transface":
+        raise SettingsError("adapter.encoder", "TransFace's tokens are for the gated pathway", "Set gated = true.")
+    _require(stage.kind != "tca" or plan.tca_rank > 0, "adapter.tca_rank", f"{at} trains a TCA that is not there", 16)
+    _require(not stage.losses.edit or bool(config.edits), "edits", f"{at} needs words to edit with", "smiling")
+
+
+def _require(good: bool, name: str, problem: str, nearest: object) -> None:
+    if not good:
+        raise SettingsError(name, problem, f"Take {nearest}.", nearest)

@@ -1,0 +1,163 @@
+"""What is minimised: one forward from a batch to the dictionary of losses, so that every gradient passes one module.
+
+Shapes: B rows, h x w cells of the latent grid, D width of the text context, k rows that are edited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.core.regions import on_grid
+from dp_adapter.core.types import Grid, Site
+from dp_adapter.training import losses
+from dp_adapter.training.adapted import AdaptedUNet, Conditions, Prediction
+from dp_adapter.training.call import Record
+from dp_adapter.training.config import Losses
+from dp_adapter.training.faces import FaceNetwork, embed_faces
+from dp_adapter.training.frozen import Frozen, Text
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """The first k rows at timesteps of their own, with their captions and with something more in them."""
+
+    noisy: Tensor
+    timesteps: Tensor
+    plain: Text
+    edited: Text
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """One batch with everything that is drawn for it.
+
+    Attributes:
+        noisy, noise: [B, 4, h, w]; timesteps: [B]; mask: [B, 1, h, w].
+        features, others: [B, e] or [B, L, e], of the references and of other people.
+        with_identity, only_inside: [B] bool; text_on: [B], or None where the text is always on.
+        points: [B, 5, 2] in pixels; sface: [B, 128] of the targets.
+        seed: of what is drawn on the device.
+    """
+
+    noisy: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    text: Text
+    mask: Tensor
+    features: Tensor
+    others: Tensor
+    with_identity: Tensor
+    only_inside: Tensor
+    text_on: Tensor | None
+    points: Tensor
+    sface: Tensor
+    edit: Edit | None
+    seed: int
+
+
+class Objective(nn.Module):
+    """The losses of one stage.
+
+    Args:
+        adapted: the frozen UNet with the stage's adapter; faces: for the identity loss, else None.
+    """
+
+    def __init__(
+        self, adapted: AdaptedUNet, frozen: Frozen, sites: list[Site], weights: Losses, faces: FaceNetwork | None
+    ) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self._weights = weights
+        # In a tuple, so that they are no submodules: what wraps this one must not shard or average them.
+        self._frozen = (frozen, faces)
+        self._edited_halvings = next(site.halvings for site in sites if site.level == "up")
+
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Each term unweighted by name, and ``loss``, their weighted sum."""
+        weights, mask = self._weights, inputs.mask
+        conditions = Conditions(inputs.text.context, self.adapted.tokens(inputs.features), mask, inputs.text_on)
+        said = self._said(inputs, conditions, self._recorded())
+        noise = said.noise.float()
+        terms: dict[str, Tensor] = {}
+        if weights.face:
+            terms["face"] = losses.masked_mse(noise, inputs.noise, mask, weights.face_gain, inputs.only_inside)
+        if weights.background:
+            terms["background"] = losses.outside_mse(noise, inputs.noise, mask)
+        if weights.consistency:
+            base = self.adapted.base(inputs.noisy, inputs.timesteps, inputs.text.context, inputs.text.added)
+            terms["consistency"] = losses.outside_mse(noise, base, mask)
+        if weights.swap:
+            terms["swap"] = losses.outside_mse(noise, self._swapped(inputs, conditions), mask)
+        for name, value in (("localisation", said.localisation), ("fair", said.fair)):
+            if value is not None:
+                terms[name] = value
+        if weights.story and said.attention is not None:
+            terms["story"] = losses.story_mask(said.attention, mask)
+        if weights.edit and inputs.edit is not None:
+            terms["edit"] = self._edit(inputs.edit, conditions)
+        if weights.identity:
+            terms["identity"] = self._identity(inputs, noise)
+        terms["loss"] = torch.stack([getattr(weights, name) * value.float() for name, value in terms.items()]).sum()
+        return terms
+
+    def _recorded(self) -> frozenset[Record]:
+        names: dict[Record, float] = {
+            "localisation": self._weights.localisation,
+            "fair": self._weights.fair,
+            "attention": self._weights.story,
+        }
+        return frozenset(name for name, weight in names.items() if weight)
+
+    def _said(self, inputs: Inputs, conditions: Conditions, record: frozenset[Record] = frozenset()) -> Prediction:
+        return self.adapted(
+            inputs.noisy, inputs.timesteps, conditions, record=record, added_cond_kwargs=inputs.text.added
+        )
+
+    @torch.no_grad()
+    def _swapped(self, inputs: Inputs, conditions: Conditions) -> Tensor:
+        """What is predicted for a mixture with another person: [B, 4, h, w]."""
+        assert conditions.tokens is not None
+        others = self.adapted.tokens(inputs.others)
+        generator = torch.Generator(inputs.noisy.device).manual_seed(inputs.seed)
+        other = losses.interpolated_identity(conditions.tokens, others, generator)
+        return self._said(inputs, replace(conditions, tokens=other)).noise.float()
+
+    def _edit(self, edit: Edit, conditions: Conditions) -> Tensor:
+        count = len(edit.noisy)
+        assert conditions.tokens is not None
+        tokens, mask = conditions.tokens[:count], conditions.mask[:count]
+
+        def features(text: Text, identity: bool) -> tuple[Tensor, ...]:
+            said: Prediction = self.adapted(
+                edit.noisy,
+                edit.timesteps,
+                Conditions(text.context, tokens, mask),
+                identity=identity,
+                record=frozenset({"features"}),
+                added_cond_kwargs=text.added,
+            )
+            assert said.features is not None
+            return said.features
+
+        with torch.no_grad():
+            base = [features(text, False) for text in (edit.edited, edit.plain)]
+        edited, plain = features(edit.edited, True), features(edit.plain, True)
+        grid = on_grid(mask[:, 0], Grid(*mask.shape[-2:]), self._edited_halvings).flatten(1)[..., None]
+        return losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain))
+
+    def _identity(self, inputs: Inputs, noise: Tensor) -> Tensor:
+        """Only the rows that count are decoded; the rest would cost memory for nothing."""
+        frozen, faces = self._frozen
+        assert faces is not None
+        known = inputs.sface.square().sum(1) > 0
+        rows = ((inputs.timesteps <= self._weights.identity_below) & inputs.with_identity & known).nonzero()[:, 0]
+        if not len(rows):
+            return noise.sum() * 0.0
+        timesteps = inputs.timesteps[rows]
+        clean = losses.clean_latents(inputs.noisy[rows], noise[rows], frozen.alphas, timesteps)
+        points = inputs.points[rows].cpu().numpy()
+        embeddings = embed_faces(faces, frozen.decoded(clean), points)
+        return losses.identity_loss(embeddings, inputs.sface[rows], timesteps, self._weights.identity_below)

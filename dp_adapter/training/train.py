@@ -1,0 +1,398 @@
+"""The training loop, from the configuration to the finished file; read it from top to bottom.
+
+What is random in step s of a stage is a function of the seed, the stage, s, the pass and the process. So there is no
+state of random numbers, and a run that was cut ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dp_adapter import __version__
+from dp_adapter.core.adapter import Adapter
+from dp_adapter.core.regions import GATE_POWERS
+from dp_adapter.errors import TrainingError
+from dp_adapter.hosts.diffusers import sites_of
+from dp_adapter.training import build, checkpoint, frozen
+from dp_adapter.training.adapted import AdaptedUNet
+from dp_adapter.training.checkpoint import Progress
+from dp_adapter.training.config import Config, Stage, to_tables
+from dp_adapter.training.data import Batch, Examples, batches, cache_latents
+from dp_adapter.training.devices import accelerator_for
+from dp_adapter.training.faces import SFace
+from dp_adapter.training.losses import EDIT_TIMESTEPS
+from dp_adapter.training.objective import Edit, Inputs, Objective
+from dp_adapter.training.shards import Shards
+from dp_adapter.training.start import from_public
+from dp_adapter.training.stopping import Stopped, anyone, asked_to_stop
+from dp_adapter.training.watch import Watch
+
+RESULT, RAW = "adapter.safetensors", "adapter-last.safetensors"
+"""The finished files in ``out``: the running average, and the last weights."""
+
+WEIGHTS, AVERAGE = "adapter.safetensors", "ema.safetensors"
+"""The same in a checkpoint."""
+
+_WARM = 10  # the running average follows faster at first: decay (1 + n) / (10 + n), as in EMA implementations since TF
+
+
+@dataclass
+class State:
+    """What changes while a run goes on: ``stage`` and ``step`` are the next to be done, ``total`` those done in all."""
+
+    adapter: Adapter
+    average: Adapter
+    started: str
+    stage: int = 0
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+
+
+def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] = lambda _: None) -> Path:
+    """Runs all stages of a configuration.
+
+    Args:
+        resume: go on from the latest checkpoint in ``config.out``.
+        tell: is told the progress in sentences.
+
+    Returns:
+        The finished adapter, which the extension reads.
+
+    Raises:
+        TrainingError: data are missing or damaged, the folder holds another run, or a loss is no number.
+        HostError: the base model cannot be opened.
+        Stopped: Ctrl-C or a termination signal; there is a checkpoint to resume from.
+    """
+    out = config.folder
+    found = checkpoint.latest(out)
+    if found and not resume:
+        raise TrainingError(f"{out} holds a run already", "Go on with --resume, or choose another out.")
+    accelerator = accelerator_for(config)
+    progress = checkpoint.read_progress(found, config, accelerator.num_processes) if found else None
+    out.mkdir(parents=True, exist_ok=True)
+    base = frozen.load(config, accelerator.device)
+    run = Run(config, accelerator, base, Shards(config.data.shards), tell)
+    if found and progress:
+        run.restore(found, progress)
+        tell(f"Going on after step {progress.total} of {config.steps}.")
+    with asked_to_stop() as asked:
+        while run.state.stage < len(config.stage):
+            run.stage(asked, found if found and progress and run.state.total == progress.total else None)
+    return run.finish()
+
+
+class Run:
+    """One run of training.
+
+    Args:
+        accelerator: of accelerate; says device, precision and processes.
+    """
+
+    def __init__(
+        self, config: Config, accelerator: Any, base: frozen.Frozen, shards: Shards, tell: Callable[[str], None]
+    ) -> None:
+        self.config, self.accelerator, self.base, self.shards = config, accelerator, base, shards
+        self.sites = sites_of(base.unet)
+        examples = Examples(shards, config.data, config.adapter, (config.seed, 0))
+        width = examples.features(0).shape[-1]
+        adapter = build.first(config, base.unet, base.family, width).to(accelerator.device)
+        self.state = State(adapter, copy.deepcopy(adapter), _now())
+        self._known = examples.known
+        self._adapted: AdaptedUNet | None = None
+        if config.data.cache_latents:
+            with accelerator.main_process_first():
+                cache_latents(examples, base.moments, config.folder, base.digest())
+        faces = any(stage.losses.identity for stage in config.stage)
+        self._faces = SFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
+        self.watch = Watch(config, accelerator, base, shards, tell)
+
+    # --- one stage -------------------------------------------------------------------------------------------------
+
+    def stage(self, asked: Callable[[], bool], resumed: Path | None) -> None:
+        """Does what is left of the current stage.
+
+        Args:
+            resumed: a checkpoint from which the optimiser's state is taken.
+
+        Raises:
+            Stopped, TrainingError: see ``train``.
+        """
+        state, stage, accelerator = self.state, self.config.stage[self.state.stage], self.accelerator
+        model, optimizer, names = self._prepared(stage)
+        if resumed and state.step:
+            self._restore_optimizer(optimizer, resumed)
+        passes = stage.accumulate
+        examples = Examples(self.shards, self.config.data, self.config.adapter, (self.config.seed, state.stage))
+        examples.known = self._known
+        source = batches(
+            examples,
+            stage.batch,
+            state.step * passes,
+            (stage.steps - state.step) * passes,
+            accelerator.process_index,
+            accelerator.num_processes,
+            self.config.data.workers,
+        )
+        stop = False
+        while state.step < stage.steps:
+            started = time.perf_counter()
+            factor = rate(stage, state.step)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial"] * factor
+            for number in range(passes):
+                inputs = self.inputs(next(source).to(accelerator.device), stage, number)
+                with accelerator.accumulate(model):
+                    terms = model(inputs)
+                    accelerator.backward(terms["loss"])
+                    if accelerator.sync_gradients and stage.clip:
+                        accelerator.clip_grad_norm_(model.parameters(), stage.clip)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                self.watch.add(terms)
+            state.step, state.total = state.step + 1, state.total + 1
+            self._follow(names)
+            state.seconds += time.perf_counter() - started
+            stop = self._after_step(stage, optimizer, asked)
+            if stop:
+                break
+        if state.step == stage.steps:
+            state.stage, state.step = state.stage + 1, 0
+            self._save({})
+            accelerator.free_memory()
+        if stop and state.stage < len(self.config.stage):
+            self.watch.close()
+            raise Stopped(f"Stopped after step {state.total} of {self.config.steps}; go on with --resume")
+
+    def _prepared(self, stage: Stage) -> tuple[Any, Any, list[str]]:
+        """The stage's objective and optimiser as accelerate wraps them, and the names of what is trained."""
+        state, config = self.state, self.config
+        adapter, state.average = (
+            build.with_stage(one, config, state.stage).to(self.accelerator.device)
+            for one in (state.adapter, state.average)
+        )
+        trained = build.trained_by(adapter, stage.kind)
+        adapter.requires_grad_(False)
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        if self._adapted:
+            self._adapted.release()
+        self._adapted = AdaptedUNet(
+            self.base.unet,
+            adapter,
+            mode="gated" if config.adapter.gated else "add",
+            # A gate to come is M itself at first: after powers of M, its coming would be a jump.
+            powers=dict.fromkeys(GATE_POWERS, 1.0) if any(one.kind == "ffb" for one in config.stage) else GATE_POWERS,
+        )
+        objective = Objective(self._adapted, self.base, self.sites, stage.losses, self._faces)
+        objective.train()
+        self.base.unet.eval()
+        slow = {name for name in trained if stage.kind == "ffb" and build.part_of(name) == "iea"}
+        groups = [
+            {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr, "initial": lr}
+            for slower, lr in ((False, stage.lr), (True, stage.lr * stage.iea_lr))
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(groups, weight_decay=stage.weight_decay)
+        self.accelerator.gradient_accumulation_steps = stage.accumulate
+        self.accelerator.step = 0
+        model, prepared = self.accelerator.prepare(objective, optimizer)
+        return model, prepared, list(trained)
+
+    def inputs(self, batch: Batch, stage: Stage, number: int) -> Inputs:
+        """A batch with what is drawn for this step and pass.
+
+        The draws are made on the CPU, so that they are the same on every device.
+        """
+        state, base, weights, device = self.state, self.base, stage.losses, self.accelerator.device
+        key = (self.config.seed, state.stage, state.step, number, self.accelerator.process_index)
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        generator = torch.Generator().manual_seed(seed)
+        moments = batch.moments if batch.moments is not None else base.moments(cast(Tensor, batch.pixels))
+        shape = moments[:, 0].shape
+
+        def normal(*sizes: int) -> Tensor:
+            return torch.randn(sizes, generator=generator).to(device)
+
+        def drawn(low: int, high: int, count: int) -> Tensor:
+            return torch.randint(low, high, (count,), generator=generator).to(device)
+
+        def shares() -> Tensor:
+            return torch.rand(len(batch), generator=generator).to(device)
+
+        latents, noise = base.latents(moments, normal(*shape)), normal(*shape)
+        timesteps = drawn(0, len(base.alphas), len(batch))
+        side = self.config.data.resolution
+        only_inside, text_on = shares() < weights.face_only, (shares() >= weights.text_off).float()
+        edit = None
+        if weights.edit and (state.step + 1) % weights.edit_every == 0:
+            count = max(1, len(batch) // 4)
+            words = self.config.edits[int(drawn(0, len(self.config.edits), 1))]
+            plain, place = batch.captions[:count], batch.place[:count]
+            at = drawn(*EDIT_TIMESTEPS, count)
+            edited = [f"{caption}, {words}" if caption else words for caption in plain]
+            edit = Edit(
+                self._noised(latents[:count], normal(count, *shape[1:]), at),
+                at,
+                base.texts(plain, place, side),
+                base.texts(edited, place, side),
+            )
+        return Inputs(
+            noisy=self._noised(latents, noise, timesteps),
+            noise=noise,
+            timesteps=timesteps,
+            text=base.texts(batch.captions, batch.place, side),
+            mask=batch.mask,
+            features=batch.features,
+            others=batch.others,
+            with_identity=batch.with_identity,
+            only_inside=only_inside,
+            text_on=text_on if weights.text_off else None,
+            points=batch.points,
+            sface=batch.sface,
+            edit=edit,
+            seed=seed,
+        )
+
+    def _noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        alpha = self.base.alphas[timesteps][:, None, None, None]
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+    @torch.no_grad()
+    def _follow(self, names: list[str]) -> None:
+        """The running average takes a step towards the weights."""
+        decay = min(self.config.ema, (1 + self.state.total) / (_WARM + self.state.total)) if self.config.ema else 0.0
+        for name in names:
+            self.state.average.get_parameter(name).lerp_(self.state.adapter.get_parameter(name), 1 - decay)
+
+    def _after_step(self, stage: Stage, optimizer: Any, asked: Callable[[], bool]) -> bool:
+        """Reports, samples and saves where it is time; returns whether to stop here."""
+        state, plan = self.state, self.config.watch
+        last = state.step == stage.steps
+        due = last or (plan.checkpoint_every > 0 and state.total % plan.checkpoint_every == 0)
+        if due or state.total % plan.every == 0:
+            self._report(stage)
+        if plan.samples_every and state.total % plan.samples_every == 0:
+            self.watch.sample(state.average, state.total)
+            self.watch.write_report()
+        stop = anyone(self.accelerator, asked())
+        if (due or stop) and not last:
+            self._report(stage)  # nothing is saved that is no number
+            self._save(self._optimizer_state(optimizer))
+        return stop
+
+    def _report(self, stage: Stage) -> None:
+        """Raises TrainingError where a loss since the last time is no number."""
+        state = self.state
+        spoiled = self.watch.report(stage, state.stage, state.total, rate(stage, state.step - 1), state.seconds)
+        if spoiled:
+            raise TrainingError(
+                f"The loss is no number at step {state.total} ({spoiled})",
+                "Lower lr, or set precision to bf16 or no, and go on from the last checkpoint with --resume.",
+            )
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
+
+    def _restore_optimizer(self, optimizer: Any, folder: Path) -> None:
+        kept = checkpoint.read_optimizer(folder, self.accelerator.device)
+        optimizer.load_state_dict(kept["optimizer"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(kept["scaler"])
+
+    def _save(self, optimizer: Mapping[str, Any]) -> None:
+        state, accelerator = self.state, self.accelerator
+        if accelerator.is_main_process:
+            progress = Progress(
+                state.stage,
+                state.step,
+                state.total,
+                accelerator.num_processes,
+                state.started,
+                state.seconds,
+                to_tables(self.config),
+            )
+            checkpoint.write(self.config.folder, progress, optimizer, self._weights, self.config.watch.keep)
+        accelerator.wait_for_everyone()
+
+    def _weights(self, folder: Path) -> None:
+        for name, adapter in ((WEIGHTS, self.state.adapter), (AVERAGE, self.state.average)):
+            self._write(folder / name, adapter)
+
+    def restore(self, folder: Path, progress: Progress) -> None:
+        """Takes weights and place in the run from a checkpoint; the optimiser's state comes with its stage."""
+        state = self.state
+        state.adapter, state.average = (
+            from_public(folder / name).adapter.to(self.accelerator.device) for name in (WEIGHTS, AVERAGE)
+        )
+        state.stage, state.step, state.total = progress.stage, progress.step, progress.total
+        state.started, state.seconds = progress.started, progress.seconds
+        self.watch.rewind(progress.total)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Path:
+        """Writes the adapters and the report; returns the averaged adapter's file."""
+        out = self.config.folder
+        if self.accelerator.is_main_process:
+            self._write(out / RAW, self.state.adapter)
+            self._write(out / RESULT, self.state.average)
+        self.watch.sample(self.state.average, self.state.total)
+        self.watch.write_report()
+        self.watch.close()
+        self.accelerator.wait_for_everyone()
+        return out / RESULT
+
+    def _write(self, path: Path, adapter: Adapter) -> None:
+        plan = self.config.adapter
+        build.save(path, adapter, self.base.family, plan.encoder, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What a file says of its training; JSON."""
+        config, state = self.config, self.state
+        stages = [dataclasses.asdict(stage) for stage in config.stage[: state.stage + 1]]
+        return {
+            "steps": state.total,
+            "stages": stages,
+            "base": self.base.name,
+            "seed": config.seed,
+            "ema": config.ema,
+            "resolution": config.data.resolution,
+            "data": {
+                "shards": [path.name for path in self.shards.paths],
+                "samples": len(self.shards),
+                "people": len(self.shards.of_person),
+            },
+            "started": state.started,
+            "written": _now(),
+            "dp_adapter": __version__,
+        }
+
+
+def rate(stage: Stage, step: int) -> float:
+    """Factor on the learning rate at a step, from 0: a linear rise, then constant or half a cosine down to 0."""
+    if step < stage.warmup:
+        return (step + 1) / (stage.warmup + 1)
+    if stage.schedule == "constant":
+        return 1.0
+    share = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

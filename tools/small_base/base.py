@@ -1,0 +1,293 @@
+"""Trains the small base: text encoder, UNet and, with them, the attention to an identity, on the scenes' latents.
+
+The identity is learned together with the rest, and dropped in a part of the scenes, so that the UNet without it is a
+text-to-image model and an adapter needs few steps afterwards. Half of the time it acts in the person's face only, half
+of the time everywhere, as plain decoupled attention does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.projection import FaceProjection
+from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.hosts.diffusers import sites_of
+from tools.small_base import pool, portraits, scenes
+from tools.small_base.pool import GRID, Chunk
+
+UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "block_out_channels": (64, 128, 128, 128),
+    "layers_per_block": 2,
+    "cross_attention_dim": 64,
+    "attention_head_dim": (2, 4, 4, 4),  # heads, of 32 channels each
+}
+
+TEXT: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "projection_dim": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
+
+FACE_DIM, TOKENS = 128, 4
+BATCH = 32
+DROP_TEXT, DROP_IDENTITY, EVERYWHERE = 0.1, 0.4, 0.5
+
+
+class Attention:
+    """diffusers' attention processor, with an identity's term in the cross-attentions; plain products, not SDPA.
+
+    On a CPU the backward pass of ``scaled_dot_product_attention`` takes half of the whole step.
+    """
+
+    def __init__(self, joint: Joint | None, index: int = 0, halvings: int = 0) -> None:
+        self._joint, self._index, self._halvings = joint, index, halvings
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q = attn.to_q(hidden_states)
+        out = _attend(q, attn.to_k(context), attn.to_v(context), attn.heads)
+        joint = self._joint
+        if joint is not None and joint.tokens is not None:
+            site = joint.adapter.site(self._index)
+            assert isinstance(site, SiteAdapter)
+            term = _attend(q, site.to_k(joint.tokens), site.to_v(joint.tokens), attn.heads)
+            out = out + joint.gates[self._halvings] * term
+        return attn.to_out[0](out)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+class Joint(nn.Module):
+    """Text encoder, UNet and adapter in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import diffusers
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        self.text_encoder: Any = CLIPTextModel(CLIPTextConfig(**TEXT))
+        self.unet: Any = cast(Any, diffusers).UNet2DConditionModel(**UNET)
+        context = UNET["cross_attention_dim"]
+        sites = sites_of(self.unet)
+        self.adapter = Adapter(
+            FaceProjection(FACE_DIM, 2 * FACE_DIM, TOKENS, context),
+            [SiteAdapter(context, site.channels) for site in sites],
+        )
+        with torch.no_grad():  # a face's vector has length 1
+            self.adapter.get_parameter("projection.proj.0.weight").mul_(FACE_DIM**0.5)
+        self.tokens: Tensor | None = None
+        self.gates: dict[int, Tensor] = {}
+        processors: dict[str, Attention] = {name: Attention(None) for name in self.unet.attn_processors}
+        for site in sites:
+            processors[f"{site.name}.attn2.processor"] = Attention(self, site.index, site.halvings)
+        self.unet.set_attn_processor(processors)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, ids: Tensor, faces: Tensor | None, gate: Tensor) -> Tensor:
+        """faces: [B, 128] or None; gate: [B, 1, 16, 16] where they act, 0 where dropped. Returns the noise."""
+        text = self.text_encoder(ids).last_hidden_state
+        self.tokens = None
+        if faces is not None:
+            self.tokens = self.adapter.projection(faces)
+            self.gates = {n: F.avg_pool2d(gate, 2**n).flatten(2).transpose(1, 2) for n in range(4)}
+        return self.unet(noisy, timesteps, text).sample
+
+
+@cache
+def alphas_cumprod() -> Tensor:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """latents [B, 4, 16, 16], token ids [B, 77], references' SFace vectors [B, 128], gates and faces [B, 1, 16, 16]."""
+
+    latents: Tensor
+    ids: Tensor
+    references: Tensor
+    gates: Tensor
+    faces: Tensor
+
+
+class Batches:
+    """Random scenes with captions and reference faces, from what the pool has so far."""
+
+    def __init__(self, folder: Path, people: Sequence[portraits.Portrait], seed: tuple[int, int]) -> None:
+        self._folder, self._people = folder, people
+        self._random = np.random.default_rng(seed)
+        self._chunks: list[Chunk] = []
+        self._tokenizer = clip_tokenizer()
+        self._others: dict[str, list[int]] = {}
+        for index, portrait in enumerate(people):
+            self._others.setdefault(portrait.person, []).append(index)
+
+    def look(self) -> int:
+        for path in sorted(self._folder.glob("*.safetensors"))[len(self._chunks) :]:
+            self._chunks.append(pool.read(path))
+        return len(self._chunks)
+
+    def next(self) -> Batch:
+        """The next random batch; the text is dropped in some, the identity in more."""
+        rows = [self._row() for _ in range(BATCH)]
+        captions = [row[0] for row in rows]
+        latents, references, gates, faces = (torch.stack([row[i] for row in rows]) for i in range(1, 5))
+        ids = self._tokenizer(
+            captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
+        return Batch(latents, ids, references, gates, faces)
+
+    def _row(self) -> tuple[Any, ...]:
+        """Caption, latents, reference, gate and faces of one scene."""
+        random = self._random
+        chunk = self._chunks[int(random.integers(len(self._chunks)))]
+        i = int(random.integers(len(chunk.plans)))
+        plan = chunk.plans[i]
+        who = int(random.integers(len(plan.people)))
+        person = self._people[plan.people[who].portrait].person
+        sface = self._people[int(random.choice(self._others[person]))].sface
+        everywhere = len(plan.people) == 1 and random.random() < EVERYWHERE
+        gate = torch.ones(1, GRID, GRID) if everywhere else grown(chunk.faces[i, who].float()[None])
+        kept = float(random.random() >= DROP_IDENTITY)
+        caption = "" if random.random() < DROP_TEXT else scenes.caption(random, plan)
+        reference = torch.from_numpy(sface / np.linalg.norm(sface))
+        return caption, chunk.latents[i].float(), reference, kept * gate, chunk.faces[i].float().sum(0, keepdim=True)
+
+
+def grown(mask: Tensor) -> Tensor:
+    """[1, h, w]: a mask's cells and their neighbours, feathered."""
+    return F.avg_pool2d(F.max_pool2d(mask, 3, 1, 1), 3, 1, 1).clamp(0, 1)
+
+
+@dataclass
+class Progress:
+    """How far a run is: seconds that it trained, steps, and the running mean of the loss."""
+
+    spent: float = 0.0
+    step: int = 0
+    mean: float = 1.0
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains until the minutes are spent; goes on from ``state.pt`` where there is one."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    model = Joint()
+    model.unet.to(memory_format=torch.channels_last)
+    ema = {key: value.clone() for key, value in model.state_dict().items()}
+    optimiser = torch.optim.AdamW(model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
+    now = resumed(args.out / "state.pt", model, ema, optimiser)
+    batches = Batches(args.pool, portraits.split(portraits.load(args.portraits))[0], (args.seed, now.step))
+    while not batches.look():
+        time.sleep(2)
+    clock = saved = time.monotonic()
+    budget = 60.0 * args.minutes
+    while now.spent < budget:
+        falling = min(1.0, (1 - now.spent / budget) / args.cooldown + 0.01)
+        for group in optimiser.param_groups:
+            group["lr"] = args.rate * min(1.0, (now.step + 1) / 200) * falling
+        loss = loss_of(model, batches.next())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average(ema, model, min(args.ema, (1 + now.step) / (10 + now.step)))
+        now.mean = 0.99 * now.mean + 0.01 * loss.item()
+        now.step += 1
+        before, clock = clock, time.monotonic()
+        now.spent += clock - before
+        if now.step % 50 == 0:
+            print(f"{now.step} loss {now.mean:.4f} {now.spent:.0f} s, {batches.look()} chunks", flush=True)
+        if clock - saved > 240 or now.spent >= budget:
+            keep(args.out / "state.pt", model, ema, optimiser, now)
+            clock = saved = time.monotonic()
+
+
+def loss_of(model: Joint, batch: Batch) -> Tensor:
+    """Mean squared error of the noise, weighted by min-SNR (arXiv 2303.09556); faces count three times."""
+    timesteps = torch.randint(0, 1000, (BATCH,))
+    bar = alphas_cumprod()[timesteps][:, None, None, None]
+    # the level of the noise moves a little with each channel, or the model reads the picture's own from it
+    noise = torch.randn_like(batch.latents) + 0.07 * torch.randn(BATCH, 4, 1, 1)
+    noisy = (bar.sqrt() * batch.latents + (1 - bar).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = model(noisy, timesteps, batch.ids, batch.references, batch.gates)
+    snr = bar / (1 - bar)
+    weight = snr.clamp(max=5.0) / snr * (1 + 2 * batch.faces)
+    return (weight * (made.float() - noise).square()).mean()
+
+
+@torch.no_grad()
+def average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            ema[key].lerp_(value, 1 - decay)
+
+
+def resumed(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
+    if not path.exists():
+        return Progress()
+    stored = torch.load(path, weights_only=True)
+    model.load_state_dict(stored["model"])
+    optimiser.load_state_dict(stored["optimiser"])
+    ema.update(stored["ema"])
+    return Progress(stored["spent"], stored["step"], stored["mean"])
+
+
+def keep(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer, now: Progress) -> None:
+    part = path.with_suffix(".part")
+    states = {"model": model.state_dict(), "ema": ema, "optimiser": optimiser.state_dict()}
+    torch.save(states | asdict(now), part)
+    part.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--portraits", type=Path, required=True)
+    parser.add_argument("--pool", type=Path, required=True, help="folder that pool.py fills")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="of training in all; the learning rate falls at the end"
+    )
+    parser.add_argument("--cooldown", type=float, default=0.25, help="share of the time in which the rate falls")
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()

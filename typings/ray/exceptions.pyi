@@ -1,0 +1,2 @@
+class RayTaskError(Exception):
+    cause: Exception
