@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 _EVEN = {"timestep_spacing": "linspace"}
-"""From the last timestep to the first, as k-diffusion and so every WebUI has it; SD1.5's own configuration says otherwise
-because of PNDM. With it, a seed gives the WebUI's picture (tests/real/test_demo_base.py)."""
+"""From the last timestep to the first, as in k-diffusion and so in every WebUI: the same seed, the same picture
+(tests/real/test_demo_base.py). SD1.5's configuration in diffusers has it otherwise, because of PNDM."""
 
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),

@@ -1,11 +1,13 @@
 """The small base's files: the export read back, and what an installation puts beside it for each WebUI."""
 
+import hashlib
 import importlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -84,12 +86,17 @@ def test_diffusers_reads_the_file_by_the_folder_beside_it(base: Any, shipped: Pa
     assert dict(read.scheduler.config).items() >= tiny_base.SCHEDULER_CONFIG.items()
 
 
+def test_licence_and_checksum_are_beside_it(shipped: Path) -> None:
+    text = (shipped / "README.md").read_text()
+    assert "Licence: Apache-2.0" in text
+    assert hashlib.sha256((shipped / f"{NAME}.safetensors").read_bytes()).hexdigest() in text
+
+
 def test_the_files_checksum_does_not_change(shipped: Path) -> None:
     with safe_open(str(shipped / f"{NAME}.safetensors"), framework="pt") as file:
-        metadata: dict[str, str] = file.metadata()
-        assert metadata == METADATA
+        assert file.metadata() == METADATA
     header = (shipped / f"{NAME}.safetensors").read_bytes()[8:2000].decode()
-    places = [header.index(f'"{key}"') for key in sorted(metadata)]
+    places = [header.index(f'"{key}"') for key in sorted(METADATA)]
     assert places == sorted(places), "safetensors writes them in any order"
 
 
@@ -144,16 +151,16 @@ def test_where_it_cannot_be_installed(tmp_path: Path, capsys: pytest.CaptureFixt
 class SD15:
     """huggingface_guess@84826248 ``model_list.py``: what of ``BASE`` and ``SD15`` decides about widths."""
 
-    unet_config: ClassVar[dict[str, Any]] = {
+    unet_config: Mapping[str, Any] = {
         "context_dim": 768,
         "model_channels": 320,
         "use_linear_in_transformer": False,
     }
     huggingface_repo = "runwayml/stable-diffusion-v1-5"
-    unet_extra_config: ClassVar[dict[str, int]] = {"num_heads": 8, "num_head_channels": -1}
+    unet_extra_config: Mapping[str, int] = {"num_heads": 8, "num_head_channels": -1}
 
     def __init__(self, unet_config: dict[str, Any]) -> None:
-        self.unet_config = unet_config | self.unet_extra_config
+        self.unet_config = {**unet_config, **self.unet_extra_config}
 
 
 def test_forge_is_led_to_the_folder(webui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,9 +37,25 @@ METADATA = {
 }
 """Stability-AI/ModelSpec 1.0.0; WebUIs show it beside the checkpoint."""
 
+README = """# The small base
+
+{title}: {description}
+
+`tools/small_base/` trains it, `python -m tools.small_base.export` writes this folder, and
+[docs/small_base.md](../../docs/small_base.md) says how it is used. Adapters beside it are trained on it by
+`dp-adapter train`.
+
+Licence: {license}, as this repository. The portraits are in the public domain (works of the United States government).
+The tokens are CLIP's (openai/CLIP, MIT).
+
+| file | bytes | sha256 |
+|---|---|---|
+{rows}
+"""
+
 
 def export(folder: Path, out: Path) -> Path:
-    """Writes ``NAME.safetensors`` and the folder ``NAME`` with the configurations into ``out``.
+    """Writes ``NAME.safetensors``, the folder ``NAME`` with the configurations and a README into ``out``.
 
     Raises:
         ValueError: what diffusers reads from the file is not what was written.
@@ -56,7 +72,14 @@ def export(folder: Path, out: Path) -> Path:
     path = out / f"{NAME}.safetensors"
     path.write_bytes(_sorted(save(state, METADATA)))
     _check(pipeline, pipelines.load(path, "cpu", "float32"))
+    facts = {key.removeprefix("modelspec."): value for key, value in METADATA.items()}
+    rows = "\n".join(map(_row, sorted(out.glob("*.safetensors"))))
+    (out / "README.md").write_text(README.format(rows=rows, **facts), encoding="utf-8")
     return path
+
+
+def _row(path: Path) -> str:
+    return f"| `{path.name}` | {path.stat().st_size:,} | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |"
 
 
 def _sorted(file: bytes) -> bytes:
@@ -89,8 +112,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="as diffusers' save_pretrained writes it")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    path = export(args.folder, args.out)
-    print(f"| `{path.name}` | {path.stat().st_size:,} | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |")
+    print(_row(export(args.folder, args.out)))
 
 
 if __name__ == "__main__":
