@@ -248,9 +248,9 @@ def loss_of(model: Joint, batch: Batch) -> Tensor:
 def spread_noise(like: Tensor) -> Tensor:
     """White noise whose level moves with each channel and, less, with each quarter of a side.
 
-    SD1.5's schedule leaves 0.5 % of a picture's variance at its noisiest step: of single cells nothing is left, but
-    the colour of a plain background, averaged over 256 cells, is still there. A model trained so reads it from its input
-    and never from the text, and then samples colours of its own.
+    SD1.5's schedule leaves 0.5 % of a picture's variance at its noisiest step. Single cells are lost in it, but not the
+    colour of a plain background, averaged over 256 cells. A model trained so reads it from its input and never from
+    the text, and then samples colours of its own.
     """
     noise = torch.randn_like(like)
     level = torch.randn(len(like), like.shape[1], 1, 1)
