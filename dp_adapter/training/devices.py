@@ -10,8 +10,8 @@ import torch
 from dp_adapter.errors import MissingDependencyError, TrainingError
 from dp_adapter.training.config import Config
 
-_WHOLE = ("NO", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU")))
-"""Kinds of accelerate in which every process holds the whole of what is trained."""
+_KINDS = ("NO", "FSDP", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU")))
+"""Kinds of accelerate in which every process holds the whole of what is trained (with FSDP: ``sharding``)."""
 
 
 def accelerator_for(config: Config) -> Any:
@@ -27,7 +27,7 @@ def accelerator_for(config: Config) -> Any:
         raise MissingDependencyError("accelerate", "Training", "train") from error
     accelerator: Any = cast(Any, Accelerator)(mixed_precision=config.precision, cpu=config.device == "cpu")
     kind = str(accelerator.distributed_type.value)
-    if kind not in _WHOLE:
+    if kind not in _KINDS:
         raise TrainingError(
             f"accelerate is configured for {kind}, which splits the states that a checkpoint here holds whole",
             "Choose plain multi-GPU (DDP) in accelerate config; what is trained is small.",
