@@ -24,7 +24,7 @@ class Learner:
     """
 
     def __init__(self, accelerator: Any, objective: Objective, groups: list[dict[str, Any]], stage: Stage) -> None:
-        self.accelerator, self.clip = accelerator, stage.clip
+        self.accelerator, self._stage = accelerator, stage
         accelerator.gradient_accumulation_steps = stage.accumulate
         accelerator.step = 0
         initial = [group["lr"] for group in groups]
@@ -57,12 +57,12 @@ class Learner:
 
     def _meet(self) -> None:
         """Between the last backward and the step."""
-        if self.clip:
+        if self._stage.clip:
             self.accelerator.unscale_gradients()
-            nn.utils.clip_grad_norm_(self.trained, self.clip)
+            nn.utils.clip_grad_norm_(self._trained, self._stage.clip)
 
     @property
-    def trained(self) -> list[nn.Parameter]:
+    def _trained(self) -> list[nn.Parameter]:
         return [one for group in self.optimizer.param_groups for one in group["params"]]
 
     def state(self) -> dict[str, Any]:
@@ -92,10 +92,10 @@ class ShardedLearner(Learner):
 
     def _meet(self) -> None:
         """Means over the processes, in one exchange. A parameter that no loss reached has zeros, as in DDP."""
-        for one in self.trained:
+        for one in self._trained:
             if one.grad is None:
                 one.grad = torch.zeros_like(one)
-        gradients = [cast(Tensor, one.grad) for one in self.trained]
+        gradients = [cast(Tensor, one.grad) for one in self._trained]
         mean: Tensor = self.accelerator.reduce(torch.cat([one.flatten() for one in gradients]), "mean")
         for gradient, part in zip(gradients, mean.split([one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))

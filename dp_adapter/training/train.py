@@ -39,6 +39,7 @@ from dp_adapter.training.shards import Shards
 from dp_adapter.training.start import from_public
 from dp_adapter.training.stopping import Stopped, anyone, asked_to_stop
 from dp_adapter.training.watch import Watch
+from dp_adapter.training.zero import ZeroLearner
 
 RESULT, RAW = "adapter.safetensors", "adapter-last.safetensors"
 """The finished files in ``out``: the running average, and the last weights."""
@@ -128,8 +129,9 @@ class Run:
         self._faces = SFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
         if plugin is not None:  # after the adapter took its first weights from the UNet
             sharding.shard(base.unet, accelerator, plugin)
-        self._sharded = plugin is not None
-        self.watch = Watch(config, accelerator, base, shards, tell, self._sharded)
+        deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
+        self._kind = ZeroLearner if deepspeed else Learner if plugin is None else ShardedLearner
+        self.watch = Watch(config, accelerator, base, shards, tell, plugin is not None)
 
     # --- one stage -------------------------------------------------------------------------------------------------
 
@@ -207,8 +209,7 @@ class Run:
             {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr}
             for slower, lr in ((False, stage.lr), (True, stage.lr * stage.iea_lr))
         ]
-        kind = ShardedLearner if self._sharded else Learner
-        learner = kind(self.accelerator, objective, [group for group in groups if group["params"]], stage)
+        learner = self._kind(self.accelerator, objective, [group for group in groups if group["params"]], stage)
         return learner, list(trained)
 
     def inputs(self, batch: Batch, stage: Stage, number: int) -> Inputs:
