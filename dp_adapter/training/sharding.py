@@ -41,7 +41,7 @@ def shard(unet: nn.Module, accelerator: Any, plugin: Any) -> None:
     """Spreads a frozen diffusers UNet in place; names of its modules stay.
 
     The blocks that are gathered one by one are those of ``fsdp_transformer_layer_cls_to_wrap``, else diffusers' own
-    ``_no_split_modules``. Precision is autocast's, not FSDP's, which would copy what travels to the sites (``Call``).
+    ``_no_split_modules``. Precision is autocast's, as without FSDP.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

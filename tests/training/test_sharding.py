@@ -100,7 +100,7 @@ def test_what_deepspeed_cannot_do_here_is_said(tables: dict[str, Any]) -> None:
     require(fits, precision="bf16")
     with pytest.raises(TrainingError, match="bf16 or no"):
         require(fits, precision="fp16")
-    with pytest.raises(TrainingError, match="stage 3.*take FSDP"):
+    with pytest.raises(TrainingError, match=r"stage 3.*take FSDP"):
         require(DeepSpeedPlugin(zero_stage=3))
     with pytest.raises(TrainingError, match="optimiser on cpu"):
         require(DeepSpeedPlugin(zero_stage=2, offload_optimizer_device="cpu"))
