@@ -201,7 +201,9 @@ class Run:
             # A gate to come is M itself at first: after powers of M, its coming would be a jump.
             powers=dict.fromkeys(GATE_POWERS, 1.0) if any(one.kind == "ffb" for one in config.stage) else GATE_POWERS,
         )
-        objective = Objective(self._adapted, self.base, self.sites, stage.losses, self._faces)
+        objective = Objective(
+            self._adapted, self.base, self.sites, stage.losses, self._faces, self._kind is ShardedLearner
+        )
         objective.train()
         self.base.unet.eval()
         slow = {name for name in trained if stage.kind == "ffb" and build.part_of(name) == "iea"}
