@@ -147,7 +147,7 @@ class Run:
         state, stage, accelerator = self.state, self.config.stage[self.state.stage], self.accelerator
         learner, names = self._prepared(stage)
         if resumed and state.step:
-            learner.restore(checkpoint.read_optimizer(resumed, accelerator.device))
+            learner.restore(checkpoint.read_optimizer(resumed))
         passes = stage.accumulate
         examples = Examples(self.shards, self.config.data, self.config.adapter, (self.config.seed, state.stage))
         examples.known = self._known
