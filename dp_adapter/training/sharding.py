@@ -21,7 +21,8 @@ def plugin_of(accelerator: Any) -> Any | None:
         TrainingError: it asks for what this use of FSDP has not.
     """
     plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is None and accelerator.use_distributed and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and accelerator.distributed_type.value != "NO"
+    if plugin is None and asked:
         from accelerate.utils import FullyShardedDataParallelPlugin  # pyright: ignore[reportMissingTypeStubs]
 
         plugin = FullyShardedDataParallelPlugin()  # it reads accelerate's configuration from the environment
