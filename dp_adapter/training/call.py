@@ -9,7 +9,6 @@ Shapes: B rows, N positions of a site's grid, T identity tokens, D token width, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -22,9 +21,11 @@ KEYWORD = "dp_adapter"
 Record = Literal["fair", "localisation", "attention", "features"]
 
 
-@dataclass(frozen=True)
 class Call:
     """One forward.
+
+    No dataclass: FSDP copies those that enter a module with gradients in them (torch 2.13, ``replace_grad_tensors`` of
+    ``torch.distributed.fsdp``), and what the sites tell would be lost in the copies.
 
     Attributes:
         tokens: [B, T, D]; None for the base model's own attention.
@@ -37,18 +38,24 @@ class Call:
         record: what the sites are to put into ``fair`` and the rest, each by the site's index.
     """
 
-    tokens: Tensor | None
-    masks: Mapping[int, Tensor]
-    acts: Tensor
-    text_on: Tensor | None
-    progress: Tensor
-    latent: Grid
-    weight: float
-    record: frozenset[Record]
-    fair: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    localisation: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    shares: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-    features: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    def __init__(
+        self,
+        *,
+        tokens: Tensor | None,
+        masks: Mapping[int, Tensor],
+        acts: Tensor,
+        text_on: Tensor | None,
+        progress: Tensor,
+        latent: Grid,
+        weight: float,
+        record: frozenset[Record],
+    ) -> None:
+        self.tokens, self.masks, self.acts, self.text_on = tokens, masks, acts, text_on
+        self.progress, self.latent, self.weight, self.record = progress, latent, weight, record
+        self.fair: dict[int, Tensor] = {}
+        self.localisation: dict[int, Tensor] = {}
+        self.shares: dict[int, Tensor] = {}
+        self.features: dict[int, Tensor] = {}
 
     def spoken(self, z: Tensor) -> Tensor:
         """The text's attention [B, N, I] where it is on."""

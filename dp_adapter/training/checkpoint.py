@@ -87,8 +87,9 @@ def read_progress(folder: Path, config: Config, processes: int) -> Progress:
     return progress
 
 
-def read_optimizer(folder: Path, device: torch.device) -> dict[str, Any]:
-    loaded = torch.serialization.load(folder / "optimizer.pt", map_location=device, weights_only=True)
+def read_optimizer(folder: Path) -> dict[str, Any]:
+    """On the CPU: ``load_state_dict`` of an optimiser moves it to the weights' device."""
+    loaded = torch.serialization.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     return cast("dict[str, Any]", loaded)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, cast
 
 import torch
 
 from dp_adapter.errors import MissingDependencyError, TrainingError
+from dp_adapter.training import zero
 from dp_adapter.training.config import Config
 
-_WHOLE = ("NO", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU")))
-"""Kinds of accelerate in which every process holds the whole of what is trained."""
+_KINDS = ("NO", "FSDP", "DEEPSPEED", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU")))
+"""Kinds of accelerate in which every process holds the whole of what is trained (``sharding``, ``zero``)."""
 
 
 def accelerator_for(config: Config) -> Any:
@@ -19,19 +21,23 @@ def accelerator_for(config: Config) -> Any:
 
     Raises:
         MissingDependencyError: accelerate is not installed.
-        TrainingError: it is configured for a kind whose state cannot be saved here.
+        TrainingError: it is configured for a kind that splits what is saved whole here.
     """
     try:
         from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingDependencyError("accelerate", "Training", "train") from error
-    accelerator: Any = cast(Any, Accelerator)(mixed_precision=config.precision, cpu=config.device == "cpu")
+    # With DeepSpeed, which would convert the trained weights, autocast is our own: ``zero``.
+    precision = "no" if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true" else config.precision
+    accelerator: Any = cast(Any, Accelerator)(mixed_precision=precision, cpu=config.device == "cpu")
     kind = str(accelerator.distributed_type.value)
-    if kind not in _WHOLE:
+    if kind not in _KINDS:
         raise TrainingError(
             f"accelerate is configured for {kind}, which splits the states that a checkpoint here holds whole",
-            "Choose plain multi-GPU (DDP) in accelerate config; what is trained is small.",
+            "Choose multi-GPU (DDP), FSDP or DeepSpeed in accelerate config.",
         )
+    if kind == "DEEPSPEED":
+        zero.require(accelerator, config)
     return accelerator
 
 

@@ -63,14 +63,21 @@ class Objective(nn.Module):
 
     Args:
         adapted: the frozen UNet with the stage's adapter; faces: for the identity loss, else None.
+        spread: whether FSDP has split the UNet, whose blocks it gathers again where gradients reach their outputs.
     """
 
     def __init__(
-        self, adapted: AdaptedUNet, frozen: Frozen, sites: list[Site], weights: Losses, faces: FaceNetwork | None
+        self,
+        adapted: AdaptedUNet,
+        frozen: Frozen,
+        sites: list[Site],
+        weights: Losses,
+        faces: FaceNetwork | None,
+        spread: bool = False,
     ) -> None:
         super().__init__()
         self.adapted = adapted
-        self._weights = weights
+        self._weights, self._spread = weights, spread
         # In a tuple, so that they are no submodules: what wraps this one must not shard or average them.
         self._frozen = (frozen, faces)
         self._edited_halvings = next(site.halvings for site in sites if site.level == "up")
@@ -130,6 +137,8 @@ class Objective(nn.Module):
         assert conditions.tokens is not None
         tokens, mask = conditions.tokens[:count], conditions.mask[:count]
 
+        through: list[Tensor] = []
+
         def features(text: Text, identity: bool) -> tuple[Tensor, ...]:
             said: Prediction = self.adapted(
                 edit.noisy,
@@ -140,13 +149,15 @@ class Objective(nn.Module):
                 added_cond_kwargs=text.added,
             )
             assert said.features is not None
+            if self._spread and identity:
+                through.append(0.0 * said.noise.float().sum())
             return said.features
 
         with torch.no_grad():
             base = [features(text, False) for text in (edit.edited, edit.plain)]
         edited, plain = features(edit.edited, True), features(edit.plain, True)
         grid = on_grid(mask[:, 0], Grid(*mask.shape[-2:]), self._edited_halvings).flatten(1)[..., None]
-        return losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain))
+        return sum(through, losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain)))
 
     def _identity(self, inputs: Inputs, noise: Tensor) -> Tensor:
         """Only the rows that count are decoded; the rest would cost memory for nothing."""

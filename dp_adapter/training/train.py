@@ -25,19 +25,21 @@ from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.regions import GATE_POWERS
 from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.diffusers import sites_of
-from dp_adapter.training import build, checkpoint, frozen
+from dp_adapter.training import build, checkpoint, frozen, sharding
 from dp_adapter.training.adapted import AdaptedUNet
 from dp_adapter.training.checkpoint import Progress
 from dp_adapter.training.config import Config, Stage, to_tables
 from dp_adapter.training.data import Batch, Examples, batches, cache_latents
 from dp_adapter.training.devices import accelerator_for
 from dp_adapter.training.faces import SFace
+from dp_adapter.training.learner import Learner, ShardedLearner
 from dp_adapter.training.losses import EDIT_TIMESTEPS
 from dp_adapter.training.objective import Edit, Inputs, Objective
 from dp_adapter.training.shards import Shards
 from dp_adapter.training.start import from_public
 from dp_adapter.training.stopping import Stopped, anyone, asked_to_stop
 from dp_adapter.training.watch import Watch
+from dp_adapter.training.zero import ZeroLearner
 
 RESULT, RAW = "adapter.safetensors", "adapter-last.safetensors"
 """The finished files in ``out``: the running average, and the last weights."""
@@ -81,10 +83,11 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
     if found and not resume:
         raise TrainingError(f"{out} holds a run already", "Go on with --resume, or choose another out.")
     accelerator = accelerator_for(config)
+    plugin = sharding.plugin_of(accelerator)
     progress = checkpoint.read_progress(found, config, accelerator.num_processes) if found else None
     out.mkdir(parents=True, exist_ok=True)
     base = frozen.load(config, accelerator.device)
-    run = Run(config, accelerator, base, Shards(config.data.shards), tell)
+    run = Run(config, accelerator, base, Shards(config.data.shards), tell, plugin)
     if found and progress:
         run.restore(found, progress)
         tell(f"Going on after step {progress.total} of {config.steps}.")
@@ -99,10 +102,17 @@ class Run:
 
     Args:
         accelerator: of accelerate; says device, precision and processes.
+        plugin: accelerate's for FSDP, which spreads the base's UNet; None leaves it whole.
     """
 
     def __init__(
-        self, config: Config, accelerator: Any, base: frozen.Frozen, shards: Shards, tell: Callable[[str], None]
+        self,
+        config: Config,
+        accelerator: Any,
+        base: frozen.Frozen,
+        shards: Shards,
+        tell: Callable[[str], None],
+        plugin: Any = None,
     ) -> None:
         self.config, self.accelerator, self.base, self.shards = config, accelerator, base, shards
         self.sites = sites_of(base.unet)
@@ -117,7 +127,11 @@ class Run:
                 cache_latents(examples, base.moments, config.folder, base.digest())
         faces = any(stage.losses.identity for stage in config.stage)
         self._faces = SFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
-        self.watch = Watch(config, accelerator, base, shards, tell)
+        if plugin is not None:  # after the adapter took its first weights from the UNet
+            sharding.shard(base.unet, accelerator, plugin)
+        deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
+        self._kind = ZeroLearner if deepspeed else Learner if plugin is None else ShardedLearner
+        self.watch = Watch(config, accelerator, base, shards, tell, plugin is not None)
 
     # --- one stage -------------------------------------------------------------------------------------------------
 
@@ -131,9 +145,9 @@ class Run:
             Stopped, TrainingError: see ``train``.
         """
         state, stage, accelerator = self.state, self.config.stage[self.state.stage], self.accelerator
-        model, optimizer, names = self._prepared(stage)
+        learner, names = self._prepared(stage)
         if resumed and state.step:
-            self._restore_optimizer(optimizer, resumed)
+            learner.restore(checkpoint.read_optimizer(resumed))
         passes = stage.accumulate
         examples = Examples(self.shards, self.config.data, self.config.adapter, (self.config.seed, state.stage))
         examples.known = self._known
@@ -149,23 +163,14 @@ class Run:
         stop = False
         while state.step < stage.steps:
             started = time.perf_counter()
-            factor = rate(stage, state.step)
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial"] * factor
+            learner.set_rate(rate(stage, state.step))
             for number in range(passes):
                 inputs = self.inputs(next(source).to(accelerator.device), stage, number)
-                with accelerator.accumulate(model):
-                    terms = model(inputs)
-                    accelerator.backward(terms["loss"])
-                    if accelerator.sync_gradients and stage.clip:
-                        accelerator.clip_grad_norm_(model.parameters(), stage.clip)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                self.watch.add(terms)
+                self.watch.add(learner.learn(inputs))
             state.step, state.total = state.step + 1, state.total + 1
             self._follow(names)
             state.seconds += time.perf_counter() - started
-            stop = self._after_step(stage, optimizer, asked)
+            stop = self._after_step(stage, learner, asked)
             if stop:
                 break
         if state.step == stage.steps:
@@ -176,8 +181,8 @@ class Run:
             self.watch.close()
             raise Stopped(f"Stopped after step {state.total} of {self.config.steps}; go on with --resume")
 
-    def _prepared(self, stage: Stage) -> tuple[Any, Any, list[str]]:
-        """The stage's objective and optimiser as accelerate wraps them, and the names of what is trained."""
+    def _prepared(self, stage: Stage) -> tuple[Learner, list[str]]:
+        """What does the stage's steps, and the names of what is trained."""
         state, config = self.state, self.config
         adapter, state.average = (
             build.with_stage(one, config, state.stage).to(self.accelerator.device)
@@ -196,20 +201,18 @@ class Run:
             # A gate to come is M itself at first: after powers of M, its coming would be a jump.
             powers=dict.fromkeys(GATE_POWERS, 1.0) if any(one.kind == "ffb" for one in config.stage) else GATE_POWERS,
         )
-        objective = Objective(self._adapted, self.base, self.sites, stage.losses, self._faces)
+        objective = Objective(
+            self._adapted, self.base, self.sites, stage.losses, self._faces, self._kind is ShardedLearner
+        )
         objective.train()
         self.base.unet.eval()
         slow = {name for name in trained if stage.kind == "ffb" and build.part_of(name) == "iea"}
         groups = [
-            {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr, "initial": lr}
+            {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr}
             for slower, lr in ((False, stage.lr), (True, stage.lr * stage.iea_lr))
         ]
-        groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, weight_decay=stage.weight_decay)
-        self.accelerator.gradient_accumulation_steps = stage.accumulate
-        self.accelerator.step = 0
-        model, prepared = self.accelerator.prepare(objective, optimizer)
-        return model, prepared, list(trained)
+        learner = self._kind(self.accelerator, objective, [group for group in groups if group["params"]], stage)
+        return learner, list(trained)
 
     def inputs(self, batch: Batch, stage: Stage, number: int) -> Inputs:
         """A batch with what is drawn for this step and pass.
@@ -277,7 +280,7 @@ class Run:
         for name in names:
             self.state.average.get_parameter(name).lerp_(self.state.adapter.get_parameter(name), 1 - decay)
 
-    def _after_step(self, stage: Stage, optimizer: Any, asked: Callable[[], bool]) -> bool:
+    def _after_step(self, stage: Stage, learner: Learner, asked: Callable[[], bool]) -> bool:
         """Reports, samples and saves where it is time; returns whether to stop here."""
         state, plan = self.state, self.config.watch
         last = state.step == stage.steps
@@ -290,7 +293,7 @@ class Run:
         stop = anyone(self.accelerator, asked())
         if (due or stop) and not last:
             self._report(stage)  # nothing is saved that is no number
-            self._save(self._optimizer_state(optimizer))
+            self._save(learner.state())
         return stop
 
     def _report(self, stage: Stage) -> None:
@@ -304,16 +307,6 @@ class Run:
             )
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
-
-    def _optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
-        return {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
-
-    def _restore_optimizer(self, optimizer: Any, folder: Path) -> None:
-        kept = checkpoint.read_optimizer(folder, self.accelerator.device)
-        optimizer.load_state_dict(kept["optimizer"])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(kept["scaler"])
 
     def _save(self, optimizer: Mapping[str, Any]) -> None:
         state, accelerator = self.state, self.accelerator

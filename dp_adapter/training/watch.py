@@ -27,13 +27,20 @@ class Watch:
 
     Args:
         tell: is told the progress in sentences.
+        together: whether the base model is spread over the processes.
     """
 
     def __init__(
-        self, config: Config, accelerator: Any, base: Frozen, shards: Shards, tell: Callable[[str], None]
+        self,
+        config: Config,
+        accelerator: Any,
+        base: Frozen,
+        shards: Shards,
+        tell: Callable[[str], None],
+        together: bool = False,
     ) -> None:
         self.config, self._base, self._shards, self._tell = config, base, shards, tell
-        self._accelerator = accelerator
+        self._accelerator, self._together = accelerator, together
         self._active: bool = accelerator.is_main_process
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -93,13 +100,17 @@ class Watch:
         return self._board
 
     def sample(self, adapter: Adapter, total: int) -> None:
-        """Samples a grid with the weights as they are, through the extension's own way of making pictures."""
-        count = self.config.watch.samples
-        if not self._active or count == 0:
+        """Samples a grid with the weights as they are, through the extension's own way of making pictures.
+
+        Where the UNet is spread, every process has to compute along; the main one writes.
+        """
+        if self.config.watch.samples == 0 or not (self._active or self._together):
             return
         from PIL import Image
 
         picture = grid(self._base, adapter, self._shards, self.config)
+        if not self._active:
+            return
         folder = self.config.folder / "samples"
         folder.mkdir(exist_ok=True)
         Image.fromarray(picture).save(folder / f"step-{total:08d}.png")

@@ -1,0 +1,102 @@
+"""One stage's objective and optimiser on one or many processes: forward, backward, step, and the optimiser's state.
+
+What is trained is small, and every process holds it whole; so weights, running average and checkpoints are the same for
+all ways to spread a run. What FSDP spreads is the frozen UNet (``sharding``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.training.config import Stage
+from dp_adapter.training.objective import Inputs, Objective
+
+
+class Learner:
+    """The objective as accelerate wraps it: alone, or in DDP, which averages the gradients.
+
+    Args:
+        accelerator: of accelerate.
+        groups: of parameters with their ``lr``, as a torch optimiser takes them.
+    """
+
+    def __init__(self, accelerator: Any, objective: Objective, groups: list[dict[str, Any]], stage: Stage) -> None:
+        self.accelerator, self._stage = accelerator, stage
+        accelerator.gradient_accumulation_steps = stage.accumulate
+        accelerator.step = 0
+        initial = [group["lr"] for group in groups]
+        optimizer = torch.optim.AdamW(groups, weight_decay=stage.weight_decay)
+        self.model, self.optimizer = self._prepared(objective, optimizer)
+        self._initial = initial
+
+    def _prepared(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+        return self.accelerator.prepare(objective, optimizer)
+
+    def set_rate(self, factor: float) -> None:
+        """The learning rates of the next steps, as shares of those at first."""
+        for group, initial in zip(self.optimizer.param_groups, self._initial, strict=True):
+            group["lr"] = initial * factor
+
+    def learn(self, inputs: Inputs) -> dict[str, Tensor]:
+        """One pass; the last one of a step moves the weights. Returns the losses."""
+        accelerator = self.accelerator
+        with accelerator.accumulate(self.model):
+            terms = self._forward(inputs)
+            accelerator.backward(terms["loss"])
+            if accelerator.sync_gradients:
+                self._meet()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return terms
+
+    def _forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        return cast("dict[str, Tensor]", self.model(inputs))
+
+    def _meet(self) -> None:
+        """Between the last backward and the step."""
+        if self._stage.clip:
+            self.accelerator.unscale_gradients()
+            nn.utils.clip_grad_norm_(self._trained, self._stage.clip)
+
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [one for group in self.optimizer.param_groups for one in group["params"]]
+
+    def state(self) -> dict[str, Any]:
+        """The optimiser's and fp16's scaler's state, for ``restore``; to be called in every process."""
+        scaler = self.accelerator.scaler
+        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+class ShardedLearner(Learner):
+    """Beside a UNet that FSDP has spread: autocast by accelerate, the adapter's gradients averaged here.
+
+    accelerate would spread the adapter, too: it wraps the whole of what it prepares. But then nothing that reads the
+    adapter between two steps (the running average, the files, the sample grids) would find it.
+    """
+
+    def _prepared(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+        return objective, self.accelerator.prepare_optimizer(optimizer)
+
+    def _forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        with self.accelerator.autocast():
+            return super()._forward(inputs)
+
+    def _meet(self) -> None:
+        """Means over the processes, in one exchange. A parameter that no loss reached has zeros, as in DDP."""
+        for one in self._trained:
+            if one.grad is None:
+                one.grad = torch.zeros_like(one)
+        gradients = [cast(Tensor, one.grad) for one in self._trained]
+        mean: Tensor = self.accelerator.reduce(torch.cat([one.flatten() for one in gradients]), "mean")
+        for gradient, part in zip(gradients, mean.split([one.numel() for one in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        super()._meet()
