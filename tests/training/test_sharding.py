@@ -87,6 +87,7 @@ def test_what_fsdp_cannot_do_here_is_said(launched: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match="fsdp_offload_params"):
         sharding.plugin_of(accelerator)
     launched.setenv("FSDP_VERSION", "1")
+    launched.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # FSDP 1 has it on GPUs alone
     with pytest.raises(TrainingError, match="Set fsdp_version to 2"):
         sharding.plugin_of(accelerator)
 
