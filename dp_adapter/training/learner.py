@@ -97,6 +97,7 @@ class ShardedLearner(Learner):
                 one.grad = torch.zeros_like(one)
         gradients = [cast(Tensor, one.grad) for one in self._trained]
         mean: Tensor = self.accelerator.reduce(torch.cat([one.flatten() for one in gradients]), "mean")
-        for gradient, part in zip(gradients, mean.split([one.numel() for one in gradients]), strict=True):
+        parts = torch.split(mean, [one.numel() for one in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
         super()._meet()

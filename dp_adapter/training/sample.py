@@ -57,7 +57,8 @@ class Sample:
             "facts": dict(self.facts),
         }
         arrays = io.BytesIO()
-        np.savez_compressed(arrays, **{name: value.astype(np.float16) for name, value in self.embeddings.items()})
+        stored: dict[str, Any] = {name: value.astype(np.float16) for name, value in self.embeddings.items()}
+        np.savez_compressed(arrays, **stored)
         kind, picture = ("png", _encoded(self.picture, "PNG")) if lossless else ("jpg", _encoded(self.picture, "JPEG"))
         return {
             "__key__": self.key,

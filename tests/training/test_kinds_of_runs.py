@@ -59,7 +59,7 @@ def test_a_run_goes_on_from_a_faceid_file_and_another_from_its_result(
     second = finished(again)
     assert torch.equal(key_of(second.adapter, 3), key_of(first.adapter, 3))
     assert any(".text." in name for name in second.adapter.state_dict())
-    again["adapter"]["encoder"] = "sface"
+    again["adapter"] = {"encoder": "sface", "tca_rank": 2, "start": str(made_by_us)}
     with pytest.raises(TrainingError, match="has encoder 'arcface', this run 'sface'"):
         train(from_tables({**again, "out": str(tmp_path / "third")}))
 
