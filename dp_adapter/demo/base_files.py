@@ -19,6 +19,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.clip_tokenizer import write_tokenizer
 
 NAME = "dp_small_base"
+ADAPTER = f"{NAME}_adapter.safetensors"
 SHIPPED = Path(__file__).parents[2] / "models" / "demo"
 
 
@@ -30,7 +31,7 @@ def install(webui: Path, shipped: Path = SHIPPED) -> list[Path]:
         shipped: folder with ``NAME.safetensors`` and ``NAME``, as ``tools/small_base/export.py`` writes it.
 
     Returns:
-        The checkpoint, its yaml, and the folder of its configurations.
+        The checkpoint, its yaml, the folder of its configurations and, in a WebUI's own folder, the adapter.
 
     Raises:
         HostError: no such folder, or the small base is not here.
@@ -48,7 +49,12 @@ def install(webui: Path, shipped: Path = SHIPPED) -> list[Path]:
     # JSON is YAML, and needs no package to be written.
     yaml.write_text(json.dumps(ldm_config(configs), indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(shipped / checkpoint.name, checkpoint)
-    return [checkpoint, yaml, configs]
+    adapter = webui.resolve() / "models" / "dp_adapter" / ADAPTER
+    if folder == webui.resolve() or not (shipped / ADAPTER).is_file():
+        return [checkpoint, yaml, configs]
+    adapter.parent.mkdir(exist_ok=True)
+    shutil.copyfile(shipped / ADAPTER, adapter)
+    return [checkpoint, yaml, configs, adapter]
 
 
 def checkpoints_of(webui: Path) -> Path:

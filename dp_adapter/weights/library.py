@@ -16,7 +16,8 @@ FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid", "pulid")
 ANSWERS = "variants.json"
 _ENCODERS = ("clip_vision", "face")  # kinds of the catalogue
 _RES_ADAPTER = ("resadapter", "res_adapter", "res-adapter")  # begins the folder of one
-_OTHERS = frozenset({"identities", "latents", "w_directions"})  # folders whose files have the same endings
+_OTHERS = frozenset({"identities", "latents", "w_directions", "demo"})
+"""Folders whose files have the same endings; the demo's adapter fits no checkpoint but the demo's."""
 
 
 class Library:

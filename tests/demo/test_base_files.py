@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dp_adapter.cli import main
 from dp_adapter.demo import tiny_base
-from dp_adapter.demo.base_files import NAME, install, ldm_config
+from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install, ldm_config
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.pipelines import load
@@ -84,6 +84,23 @@ def test_diffusers_reads_the_file_by_the_folder_beside_it(base: Any, shipped: Pa
         assert written.keys() == found.keys()
         assert all(torch.equal(value.half().float(), found[key]) for key, value in written.items())
     assert dict(read.scheduler.config).items() >= tiny_base.SCHEDULER_CONFIG.items()
+
+
+def test_the_adapter_goes_where_the_webui_looks(shipped: Path, tmp_path: Path) -> None:
+    (tmp_path / "models" / "Stable-diffusion").mkdir(parents=True)
+    assert len(install(tmp_path, shipped)) == 3  # there is none yet
+    adapter = shipped / ADAPTER
+    adapter.write_bytes(b"weights")
+    try:
+        installed = install(tmp_path, shipped)
+    finally:
+        adapter.unlink()
+    assert installed[3] == tmp_path / "models" / "dp_adapter" / ADAPTER and installed[3].read_bytes() == b"weights"
+
+
+def test_the_shipped_adapter_is_in_nobodys_list() -> None:
+    assert (SHIPPED / ADAPTER).is_file()
+    assert ADAPTER not in Library((), False, [SHIPPED.parent]).files()
 
 
 def test_licence_and_checksum_are_beside_it(shipped: Path) -> None:
