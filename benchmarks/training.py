@@ -23,8 +23,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from dp_adapter.identity.parse import FACE_SKIN
 from dp_adapter.training.config import Config, from_tables
-from dp_adapter.training.sample import FACE_SKIN, Sample
+from dp_adapter.training.sample import Sample
 
 PLAIN, MSE, STAGE = "plain diffusers loop", "ours, MSE", "ours, stage 1"
 

@@ -105,6 +105,14 @@ def _pipeline(seed: int) -> Any:
     tiny_unet.construct(unet, seed)
     text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT_CONFIG))
     tiny_weights.fill(text_encoder, seed, "text.")
+    return assembled(unet, vae, text_encoder)
+
+
+def assembled(unet: Any, vae: Any, text_encoder: Any) -> Any:
+    """A Stable Diffusion pipeline of SD1.5's tokenizer and schedule around other networks."""
+    import diffusers
+
+    library = cast(Any, diffusers)
     return library.StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

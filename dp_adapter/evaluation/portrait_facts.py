@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_adapter.identity.parse import FACE_SKIN, HAIR, OTHERS
+
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
-
-BACKGROUND, HAIR, BODY, FACE, CLOTHES, OTHERS = range(6)
-"""Labels of MediaPipe's selfie network."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def hair_of(lab: Floats, labels: Bytes) -> HairMeasure:
     import cv2
 
     mask = (labels == HAIR).astype(np.uint8)
-    area = float(mask.sum()) / max(int((labels == FACE).sum()), 1)
+    area = float(mask.sum()) / max(int((labels == FACE_SKIN).sum()), 1)
     hair = lab[np.asarray(cv2.erode(mask, np.ones((5, 5), np.uint8))) > 0]
     if len(hair) < 60:
         return HairMeasure(area)

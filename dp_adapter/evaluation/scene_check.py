@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
 
 import numpy as np
 
@@ -13,7 +11,6 @@ from dp_adapter.evaluation.portrait_facts import Bytes, HairMeasure
 from dp_adapter.evaluation.scene import PLACES, Facts, Statement, statements
 from dp_adapter.evaluation.scene_measures import (
     SIDE,
-    Floats,
     Seen,
     background_colour,
     clothes_colour,
@@ -26,8 +23,8 @@ from dp_adapter.evaluation.scene_measures import (
 )
 from dp_adapter.identity.detect import Detector, YuNet
 from dp_adapter.identity.face import Face
+from dp_adapter.identity.parse import Parser
 from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.shipped import SELFIE, open_network, shipped
 
 _SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: full body below, close-up above
 
@@ -113,6 +110,7 @@ class SceneCheck:
 
     def __init__(self, detector: Detector | None = None) -> None:
         self._detector = detector or YuNet(tiles=False)
+        self._parser = Parser()
 
     def check(self, picture: Picture, caption: str) -> Verdict:
         """Judges every statement of a caption on a nearly square picture [H, W, 3].
@@ -153,11 +151,6 @@ class SceneCheck:
             teeth=facts.teeth_share(lab, points),
         )
 
-    @cached_property
-    def _network(self) -> Any:  # an InferenceSession, whose package only identity imports
-        return open_network(shipped(SELFIE))
-
     def _labels(self, square: Picture) -> Bytes:
         """Labels [SIDE, SIDE] of a picture [SIDE, SIDE, 3]."""
-        shares = cast("Floats", self._network.run(None, {"input_29": square[None].astype(np.float32) / 255})[0])
-        return shares[0].argmax(-1).astype(np.uint8)
+        return self._parser.logits(square).argmax(-1).astype(np.uint8)

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.evaluation.patterns import GRID, Floats, Found, pattern_of
-from dp_adapter.evaluation.portrait_facts import BACKGROUND, CLOTHES, FACE, Bytes
+from dp_adapter.evaluation.portrait_facts import Bytes
 from dp_adapter.evaluation.scene import COLOURS
 from dp_adapter.identity.face import Face
+from dp_adapter.identity.parse import BACKGROUND, CLOTHES, CROP, FACE_SKIN, INPUT
 from dp_adapter.identity.pictures import Picture
 
 Mask: TypeAlias = NDArray[np.bool_]
 
-SIDE = 256
+SIDE = INPUT
 """Side in px that every picture is brought to, the input of the selfie network."""
 
-_HEAD = 2.75  # side of the crop around a head, in sizes of the face, as the network was trained with
 _OFF_CENTRE = 0.117  # half the shift of the training scenes' places, in widths of the picture
 _GREY = 9.0  # chroma below which the skin of a face has no colour; skin of a colour photo has 12 and more
 
@@ -60,7 +60,7 @@ def head_crop(picture: Picture, face: Face) -> tuple[Picture, Floats]:
     """A square around a head, [SIDE, SIDE, 3], edges repeated; and the five landmarks in it."""
     import cv2
 
-    scale = SIDE / (_HEAD * max(face.size, 8.0))
+    scale = SIDE / (CROP * max(face.size, 8.0))
     corner = face.centre - SIDE / scale / 2
     move = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]], np.float32)
     crop = cv2.warpAffine(picture, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -76,7 +76,7 @@ def place_of(face: Face) -> str:
 def is_grey(seen: Seen) -> bool:
     """Whether a picture has no colour: by the skin of the faces, else by the whole picture."""
     chroma = np.hypot(seen.lab[..., 1], seen.lab[..., 2])
-    skin = seen.labels == FACE
+    skin = seen.labels == FACE_SKIN
     if seen.faces and skin.sum() > 100:
         return float(np.median(chroma[skin])) < _GREY
     return float(np.percentile(chroma, 98)) < _GREY

@@ -22,6 +22,8 @@ PARTS = (
     "face", "skin", "hair", "clothes", "background", "neck", "ears", "glasses", "eyes", "brows", "nose", "mouth",
 )  # fmt: skip
 BACKGROUND, HAIR, BODY_SKIN, FACE_SKIN, CLOTHES, OTHERS = range(6)
+"""Labels of the selfie network."""
+
 INPUT = 256
 CROP = 2.75  # side of the crop in sizes of the face: head and shoulders, as in the network's training pictures
 SEAM = 0.25  # width of the blend from the crop to the rest, in sides of the crop; clothes need the wider view
@@ -121,15 +123,20 @@ class Parser:
         whole[y1:y2, x1:x2] = share * near + (1 - share) * whole[y1:y2, x1:x2]
         return whole
 
+    def logits(self, square: Picture) -> Floats:
+        """What the network says of a square picture [S, S, 3], at its own size: [256, 256, 6]."""
+        import cv2
+
+        smooth = cv2.INTER_AREA if square.shape[0] > INPUT else cv2.INTER_LINEAR
+        small = cv2.resize(square, (INPUT, INPUT), interpolation=smooth).astype(np.float32) / 255
+        return cast("Floats", self._network.run(None, {"input_29": small[None]})[0])[0]
+
     def _segment(self, square: Picture) -> Floats:
         """Shares [S, S, 6] of the classes, exactly 0 and 1 where the network is sure, of a square picture [S, S, 3]."""
         import cv2
 
         side = square.shape[0]
-        smooth = cv2.INTER_AREA if side > INPUT else cv2.INTER_LINEAR
-        small = cv2.resize(square, (INPUT, INPUT), interpolation=smooth).astype(np.float32) / 255
-        logits = cast("Floats", self._network.run(None, {"input_29": small[None]})[0])[0]  # [256, 256, 6]
-        logits = np.asarray(cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
+        logits = np.asarray(cv2.resize(self.logits(square), (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
         powers = np.exp(CONTRAST * (logits - logits.max(-1, keepdims=True)))
         shares = powers / powers.sum(-1, keepdims=True)
         return ((shares - FLOOR) / (1 - 2 * FLOOR)).clip(0, 1)

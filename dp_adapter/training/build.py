@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from dp_adapter.core.adapter import Adapter
-from dp_adapter.core.projection import FaceProjection
 from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.sites import Base
 from dp_adapter.training.config import AdapterPlan, Config, EncoderName, StageKind
@@ -31,12 +30,7 @@ def first(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
     if plan.start:
         return _started(plan, family)
     with _seeded(config.seed):
-        adapter = new_adapter(unet, plan.encoder, "gated" if plan.gated else "add", plan.tokens, width=width)
-    if isinstance(adapter.projection, FaceProjection):
-        with torch.no_grad():
-            # A face's vector has length 1: times the root of its width each entry has variance 1, as a layer expects.
-            adapter.projection.get_parameter("proj.0.weight").mul_(width**0.5)
-    return adapter
+        return new_adapter(unet, plan.encoder, "gated" if plan.gated else "add", plan.tokens, width=width)
 
 
 def _started(plan: AdapterPlan, family: Base) -> Adapter:

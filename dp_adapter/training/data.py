@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from dp_adapter.core.regions import grow_and_feather, on_grid
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import TrainingError
+from dp_adapter.identity.parse import FACE_SKIN, HAIR, OTHERS
 from dp_adapter.training.config import AdapterPlan, Data, EncoderName
-from dp_adapter.training.sample import FACE_SKIN, HAIR, OTHERS, Sample
+from dp_adapter.training.sample import Sample
 from dp_adapter.training.shards import Shards
 
 EMBEDDING: dict[EncoderName, str] = {"sface": "sface", "arcface": "insightface", "transface": "transface"}

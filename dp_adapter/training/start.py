@@ -76,6 +76,9 @@ def new_adapter(
         projection = new_resampler(features, tokens, context)
     else:
         projection = FaceProjection(features, 2 * features, tokens, context)
+        with torch.no_grad():
+            # A face's vector has length 1: times the root of its width each entry has variance 1, as a layer expects.
+            projection.get_parameter("proj.0.weight").mul_(features**0.5)
     fresh = _gated_site if kind == "gated" else _site
     adapter = Adapter(projection, [fresh(attn2) for attn2 in sites])
     return adapter if kind == "gated" else with_pathways(adapter, tca_rank, ffb)

@@ -49,8 +49,8 @@ class Library:
                 inside = path.relative_to(folder).parts[:-1]
                 if _OTHERS & set(inside) or any(part.lower().startswith(_RES_ADAPTER) for part in inside):
                     continue
-                base = (path.with_suffix("") / "model_index.json").is_file()
-                if path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file() and not base:
+                candidate = path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file()
+                if candidate and not (path.with_suffix("") / "model_index.json").is_file():
                     found.setdefault(path.name, path)
         return found
 

@@ -18,7 +18,6 @@ from dp_adapter.cli import main
 from dp_adapter.demo import tiny_base
 from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install, ldm_config
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.pipelines import load
 from dp_adapter.webui import forge_widths
 from dp_adapter.weights.library import Library
@@ -49,15 +48,10 @@ VAE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def base() -> Any:
     torch.manual_seed(0)
-    return diffusers.StableDiffusionPipeline(
-        unet=diffusers.UNet2DConditionModel(**UNET),
-        vae=diffusers.AutoencoderKL(**VAE),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**tiny_base.TEXT_CONFIG)),
-        tokenizer=clip_tokenizer(),
-        scheduler=diffusers.DDIMScheduler(**tiny_base.SCHEDULER_CONFIG),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    return tiny_base.assembled(
+        diffusers.UNet2DConditionModel(**UNET),
+        diffusers.AutoencoderKL(**VAE),
+        CLIPTextModel(CLIPTextConfig(**tiny_base.TEXT_CONFIG)),
     )
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from dp_adapter.evaluation.patterns import GRID, pattern_of, templates
-from dp_adapter.evaluation.portrait_facts import CLOTHES, HairMeasure
+from dp_adapter.evaluation.portrait_facts import HairMeasure
 from dp_adapter.evaluation.scene import Statement, statements
 from dp_adapter.evaluation.scene_check import SceneCheck
 from dp_adapter.evaluation.scene_measures import nearest, nearest_shades, pattern_colours, plain_colours
 from dp_adapter.identity.detect import YuNet
+from dp_adapter.identity.parse import CLOTHES
 from dp_adapter.identity.pictures import load_picture
 from tools.small_base import portraits, scenes
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from webdataset.writer import TarWriter
 
-from dp_adapter.training.sample import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, Sample
+from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, HAIR
+from dp_adapter.training.sample import Sample
 
 
 def sample(number: int, person: int, side: int = 64) -> Sample:

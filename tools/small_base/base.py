@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.attention import attend
 from dp_adapter.core.projection import FaceProjection
+from dp_adapter.demo import tiny_base
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.diffusers import sites_of
 from tools.small_base import pool, portraits, scenes
@@ -39,19 +41,7 @@ UNET: dict[str, Any] = {
     "attention_head_dim": (2, 4, 4, 4),  # heads, of 32 channels each
 }
 
-TEXT: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 64,
-    "intermediate_size": 256,
-    "projection_dim": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-    "pad_token_id": 49407,
-}
+TEXT: dict[str, Any] = tiny_base.TEXT_CONFIG | {"intermediate_size": 256, "num_hidden_layers": 3}
 
 FACE_DIM, TOKENS = 128, 4
 BATCH = 32
@@ -59,10 +49,7 @@ DROP_TEXT, DROP_IDENTITY, EVERYWHERE = 0.1, 0.4, 0.5
 
 
 class Attention:
-    """diffusers' attention processor, with an identity's term in the cross-attentions; plain products, not SDPA.
-
-    On a CPU the backward pass of ``scaled_dot_product_attention`` takes half of the whole step.
-    """
+    """diffusers' attention processor, with an identity's term in the cross-attentions (see ``core.attention``)."""
 
     def __init__(self, joint: Joint | None, index: int = 0, halvings: int = 0) -> None:
         self._joint, self._index, self._halvings = joint, index, halvings
@@ -72,20 +59,14 @@ class Attention:
     ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q = attn.to_q(hidden_states)
-        out = _attend(q, attn.to_k(context), attn.to_v(context), attn.heads)
+        out = attend(q, attn.to_k(context), attn.to_v(context), attn.heads)
         joint = self._joint
         if joint is not None and joint.tokens is not None:
             site = joint.adapter.site(self._index)
             assert isinstance(site, SiteAdapter)
-            term = _attend(q, site.to_k(joint.tokens), site.to_v(joint.tokens), attn.heads)
+            term = attend(q, site.to_k(joint.tokens), site.to_v(joint.tokens), attn.heads)
             out = out + joint.gates[self._halvings] * term
         return attn.to_out[0](out)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
 
 class Joint(nn.Module):
@@ -125,8 +106,9 @@ class Joint(nn.Module):
 
 @cache
 def alphas_cumprod() -> Tensor:
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float()
+    import diffusers
+
+    return cast(Any, diffusers).DDIMScheduler(**tiny_base.SCHEDULER_CONFIG).alphas_cumprod
 
 
 @dataclass(frozen=True, eq=False)

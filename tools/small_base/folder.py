@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
-from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.demo import tiny_base
 from dp_adapter.weights import own
 from tools.small_base import vae
 from tools.small_base.base import Joint
 
 
 def main() -> None:
-    import diffusers
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="state.pt of base.py")
     parser.add_argument("--vae", type=Path, required=True)
@@ -27,25 +24,7 @@ def main() -> None:
     model.load_state_dict(stored["ema"])
     net = vae.new()
     net.load_state_dict(torch.load(args.vae, weights_only=True))
-    library = cast(Any, diffusers)
-    scheduler = library.DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    pipeline = library.StableDiffusionPipeline(
-        vae=net,
-        text_encoder=model.text_encoder,
-        tokenizer=clip_tokenizer(),
-        unet=model.unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = tiny_base.assembled(model.unet, net, model.text_encoder)
     pipeline.save_pretrained(args.out)
     steps = {"steps": stored["step"], "with": "the small base"}
     own.save(args.out / "joint-adapter.safetensors", model.adapter, "sd15", "sface", steps)

@@ -11,11 +11,7 @@ import cv2
 import numpy as np
 
 from dp_adapter.evaluation.portrait_facts import (
-    BACKGROUND,
-    CLOTHES,
-    FACE,
     GLASSES,
-    OTHERS,
     TEETH,
     Bytes,
     Floats,
@@ -24,6 +20,7 @@ from dp_adapter.evaluation.portrait_facts import (
     hair_of,
     teeth_share,
 )
+from dp_adapter.identity.parse import BACKGROUND, CLOTHES
 
 HELD_OUT = 10
 """Every tenth person (in order of names) is kept out of all training."""
@@ -128,6 +125,3 @@ def _decoded(data: Any, mode: int) -> Bytes:
     picture = cv2.imdecode(data, mode)
     assert picture is not None
     return np.asarray(picture, np.uint8)
-
-
-__all__ = ["BACKGROUND", "CLOTHES", "FACE", "OTHERS", "Bytes", "Floats", "Portrait", "load", "of", "split"]

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from dp_adapter.evaluation.scene import COLOURS
-from tools.small_base.portraits import BACKGROUND, CLOTHES, Bytes, Floats, Portrait
+from dp_adapter.identity.parse import BACKGROUND, CLOTHES
+from tools.small_base.portraits import Bytes, Floats, Portrait
 
 SIDE = 128
 

@@ -20,21 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dp_adapter.demo import tiny_vae
 from dp_adapter.training.faces import SFace, embed_faces
 from tools.small_base import portraits, scenes, vae_start
 from tools.small_base.portraits import Portrait
 
-CONFIG: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
+CONFIG: dict[str, Any] = tiny_vae.CONFIG | {
     "block_out_channels": (64, 64, 128, 128),
     "layers_per_block": 1,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
     "norm_num_groups": 32,
     "sample_size": 128,
-    "scaling_factor": 0.18215,
 }
 
 BATCH = 2

@@ -17,14 +17,14 @@ from dp_adapter.errors import CatalogError, MissingDependencyError, PictureError
 from dp_adapter.identity.detect import YuNet
 from dp_adapter.identity.embed import SFace
 from dp_adapter.identity.face import TEMPLATE, Face, Floats
-from dp_adapter.identity.parse import Parser
+from dp_adapter.identity.parse import BACKGROUND, FACE_SKIN, OTHERS, Parser
 from dp_adapter.identity.person_crop import nearer
 from dp_adapter.identity.pictures import Picture, load_picture
 from dp_adapter.identity.quality import Quality, quality
 from dp_adapter.training.prepare.measured import fields_of
 from dp_adapter.training.prepare.options import Options
 from dp_adapter.training.prepare.outcome import Drop, Outcome, Record, Task
-from dp_adapter.training.sample import BACKGROUND, FACE_SKIN, OTHERS, Sample
+from dp_adapter.training.sample import Sample
 
 BYSTANDER = 0.25
 """A face smaller than this share of the largest is no second person; its surroundings are background all the same."""
