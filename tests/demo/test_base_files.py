@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dp_adapter.cli import main
@@ -95,6 +96,16 @@ def test_the_adapter_goes_where_the_webui_looks(shipped: Path, tmp_path: Path) -
 def test_the_shipped_adapter_is_in_nobodys_list() -> None:
     assert (SHIPPED / ADAPTER).is_file()
     assert ADAPTER not in Library((), False, [SHIPPED.parent]).files()
+
+
+def test_the_adapter_is_shipped_in_half_precision(shipped: Path, tmp_path: Path) -> None:
+    trained = {"projection.norm.weight": torch.rand(4), "sites.0.to_k.weight": torch.rand(2, 2)}
+    save_file(trained, str(tmp_path / "adapter.safetensors"), {"format": "dp_adapter", "encoder": "sface"})
+    export(shipped / "diffusers", tmp_path, tmp_path / "adapter.safetensors")
+    with safe_open(str(tmp_path / ADAPTER), framework="pt") as file:
+        assert file.metadata() == {"format": "dp_adapter", "encoder": "sface"}
+        assert all(torch.equal(file.get_tensor(key), value.half()) for key, value in trained.items())
+    assert hashlib.sha256((tmp_path / ADAPTER).read_bytes()).hexdigest() in (tmp_path / "README.md").read_text()
 
 
 def test_licence_and_checksum_are_beside_it(shipped: Path) -> None:

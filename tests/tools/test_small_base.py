@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tools.small_base import base, pool, portraits, scenes, vae
+from tools.small_base import base, mixing, pool, portraits, scenes, vae
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,27 @@ def test_whitened_latents_have_the_deviation_that_hosts_expect() -> None:
     assert (before - after).abs().max() < 1e-2
 
 
+def test_an_autoencoder_learns_its_teachers_latents(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    wide = vae.new(vae.WIDER)
+    torch.save(wide.state_dict(), tmp_path / "wide.pt")
+    net = vae.new()
+    teacher = vae.taught_by(tmp_path / "wide.pt", net)
+    assert torch.equal(net.decoder.mid_block.resnets[0].conv1.weight, wide.decoder.mid_block.resnets[0].conv1.weight)
+    pictures = torch.nn.functional.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=64, mode="bilinear")
+    torch.nn.init.ones_(net.encoder.conv_out.bias)
+    optimiser = torch.optim.SGD([net.encoder.conv_out.bias], 60.0)
+    told: list[dict[str, float]] = []
+    for _ in range(6):
+        losses = vae.loss_of(net, vae.SFace(), pictures, torch.zeros(2, 5, 2), torch.zeros(2), 0.0, teacher)
+        optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+        told.append({name: loss.item() for name, loss in losses.items()})
+    assert "size" not in told[0] and all(p.grad is None for p in teacher.net.parameters())
+    assert told[-1]["followed"] < 0.5 * told[0]["followed"]
+
+
 def test_scenes_in_the_pool_come_back(tmp_path: Path, people: list[portraits.Portrait]) -> None:
     random = np.random.default_rng(1)
     plans = tuple(scenes.planned(random, people) for _ in range(4))
@@ -71,6 +93,37 @@ def test_scenes_in_the_pool_come_back(tmp_path: Path, people: list[portraits.Por
     pool.write(tmp_path / "0.safetensors", chunk)
     back = pool.read(tmp_path / "0.safetensors")
     assert back.plans == plans and torch.equal(back.latents, chunk.latents) and torch.equal(back.faces, chunk.faces)
+
+
+def test_mixed_faces_come_back_with_vectors_of_their_own(tmp_path: Path, people: list[portraits.Portrait]) -> None:
+    crowd = mixing.crowd(np.random.default_rng(4), people, 3)
+    assert all("+" in one.person for one in crowd)
+    assert [np.linalg.norm(one.sface) for one in crowd] == pytest.approx([1, 1, 1], abs=1e-5)
+    plans = tuple(scenes.planned(np.random.default_rng(1), crowd) for _ in range(2))
+    vectors = torch.from_numpy(np.stack([one.sface for one in crowd]))
+    latents, faces = torch.randn(2, 4, 16, 16).half(), torch.rand(2, 2, 16, 16).half()
+    pool.write(tmp_path / "mixed0000.safetensors", pool.Chunk(latents, faces, plans, vectors))
+    back = pool.read(tmp_path / "mixed0000.safetensors")
+    assert back.vectors is not None and torch.equal(back.vectors, vectors)
+
+
+def test_a_mixed_face_has_the_others_features_in_a_tone_between(people: list[portraits.Portrait]) -> None:
+    one, other = people[0], replace(people[1], picture=people[1].picture.copy())
+    other.picture[148:160, 120:168] = 250  # a mouth; portraits are widened by 48 columns
+    other.picture[..., 0] *= 0.5
+    mixed = mixing.blended(one, other, 0.5)
+    assert mixed is not None
+    red = [float(picture[130, 144, 0]) for picture in (one.picture, mixed, other.picture)]
+    assert red[0] > red[1] > red[2]
+    assert mixed[154, 144, 2] > one.picture[154, 144, 2] + 20
+    assert np.abs(mixed - one.picture)[200:].max() == 0  # clothes are the first one's
+
+
+def test_the_middle_of_a_face_counts_more() -> None:
+    points = torch.tensor([[[40.0, 40], [60, 40], [50, 50], [42, 60], [58, 60]]])
+    weights = vae.around(points, 128)
+    assert weights.shape == (1, 1, 128, 128)
+    assert weights[0, 0, 50, 50] > 0.99 and 0.5 < weights[0, 0, 50, 70] < 0.8 and weights[0, 0, 110, 110] < 0.01
 
 
 def test_a_face_mask_is_the_owners_face(people: list[portraits.Portrait]) -> None:
@@ -96,7 +149,7 @@ def test_a_run_goes_on(tmp_path: Path, people: list[portraits.Portrait], monkeyp
         tmp_path / "pool" / "0.safetensors", pool.Chunk(torch.randn(4, 4, 16, 16), torch.rand(4, 2, 16, 16), plans)
     )
     told = {"portraits": Path("unused"), "pool": tmp_path / "pool", "out": tmp_path, "cooldown": 0.5, "rate": 1e-3}
-    run = Namespace(**told, minutes=1e-6, ema=0.9, threads=1, seed=0)
+    run = Namespace(**told, minutes=1e-6, ema=0.9, threads=1, seed=0, compile=False)
     base.train(run)
     first = torch.load(tmp_path / "state.pt", weights_only=True)
     base.train(run)  # its time is spent: nothing more happens

@@ -1,6 +1,6 @@
 """The small base as it is shipped: one file in half precision in the naming of SD1.5, and its configurations.
 
-    python -m tools.small_base.export DIFFUSERS_FOLDER models/demo
+    python -m tools.small_base.export DIFFUSERS_FOLDER models/demo --adapter RUN/adapter.safetensors
 
 What WebUIs need besides depends on where it is put, so ``dp-adapter demo-base install`` writes that.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from dp_adapter.demo.base_files import NAME
@@ -54,8 +55,10 @@ The tokens are CLIP's (openai/CLIP, MIT).
 """
 
 
-def export(folder: Path, out: Path) -> Path:
+def export(folder: Path, out: Path, adapter: Path | None = None) -> Path:
     """Writes ``NAME.safetensors``, the folder ``NAME`` with the configurations and a README into ``out``.
+
+    An adapter is written beside them, in half precision too, as ``NAME_adapter.safetensors``.
 
     Raises:
         ValueError: what diffusers reads from the file is not what was written.
@@ -72,10 +75,18 @@ def export(folder: Path, out: Path) -> Path:
     path = out / f"{NAME}.safetensors"
     path.write_bytes(_sorted(save(state, METADATA)))
     _check(pipeline, pipelines.load(path, "cpu", "float32"))
+    if adapter:
+        _write_adapter(adapter, out / f"{NAME}_adapter.safetensors")
     facts = {key.removeprefix("modelspec."): value for key, value in METADATA.items()}
     rows = "\n".join(map(_row, sorted(out.glob("*.safetensors"))))
     (out / "README.md").write_text(README.format(rows=rows, **facts), encoding="utf-8")
     return path
+
+
+def _write_adapter(adapter: Path, target: Path) -> None:
+    with safe_open(str(adapter), "pt") as file:
+        state = {key: file.get_tensor(key).half() for key in file.keys()}  # noqa: SIM118 - a file has no iterator
+        target.write_bytes(_sorted(save(state, file.metadata())))
 
 
 def _row(path: Path) -> str:
@@ -111,8 +122,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="as diffusers' save_pretrained writes it")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--adapter", type=Path, help="adapter.safetensors of a training run on it")
     args = parser.parse_args()
-    print(_row(export(args.folder, args.out)))
+    print(_row(export(args.folder, args.out, args.adapter)))
 
 
 if __name__ == "__main__":

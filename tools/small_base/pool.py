@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dp_adapter.identity.parse import FACE_SKIN, OTHERS
-from tools.small_base import portraits, scenes, vae
+from tools.small_base import mixing, portraits, scenes, vae
 from tools.small_base.portraits import Bytes, Floats, Portrait
 from tools.small_base.scenes import Person, Plan
 
 CHUNK = 250
+MIXES = 100
 GRID = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Scenes: latents [n, 4, 16, 16] of unit variance, face masks [n, 2, 16, 16] in 0..1 by person, and plans."""
+    """Scenes: latents [n, 4, 16, 16] of unit variance, face masks [n, 2, 16, 16] in 0..1 by person, and plans.
+
+    With ``vectors`` [m, 128] the plans' portraits are faces that were mixed for this chunk.
+    """
 
     latents: Tensor
     faces: Tensor
     plans: tuple[Plan, ...]
+    vectors: Tensor | None = None
 
 
 def face_masks(labels: Bytes, owner: Bytes) -> Floats:
@@ -57,18 +62,27 @@ def make(random: np.random.Generator, people: Sequence[Portrait], net: Any) -> C
     return Chunk(latents.half(), torch.from_numpy(faces).half(), tuple(plans))
 
 
+def make_mixed(random: np.random.Generator, people: Sequence[Portrait], net: Any) -> Chunk:
+    crowd = mixing.crowd(random, people, MIXES)
+    return replace(make(random, crowd, net), vectors=torch.from_numpy(np.stack([p.sface for p in crowd])))
+
+
 def write(path: Path, chunk: Chunk) -> None:
     """One safetensors file, the plans in its metadata."""
     plans = json.dumps([asdict(plan) for plan in chunk.plans])
     part = path.with_suffix(".part")
-    save_file({"latents": chunk.latents.contiguous(), "faces": chunk.faces}, str(part), {"plans": plans})
+    tensors = {"latents": chunk.latents.contiguous(), "faces": chunk.faces}
+    save_file(tensors | ({} if chunk.vectors is None else {"vectors": chunk.vectors}), str(part), {"plans": plans})
     part.replace(path)
 
 
 def read(path: Path) -> Chunk:
     with safe_open(str(path), "pt") as file:
         plans = json.loads((file.metadata() or {})["plans"])
-        return Chunk(file.get_tensor("latents"), file.get_tensor("faces"), tuple(_plan(plan) for plan in plans))
+        vectors = file.get_tensor("vectors") if "vectors" in file.keys() else None  # noqa: SIM118 - no iterator
+        return Chunk(
+            file.get_tensor("latents"), file.get_tensor("faces"), tuple(_plan(plan) for plan in plans), vectors
+        )
 
 
 def _plan(stored: dict[str, Any]) -> Plan:
@@ -82,6 +96,7 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--chunks", type=int, default=60)
+    parser.add_argument("--mixed", action="store_true", help="of faces mixed from two portraits")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -91,10 +106,11 @@ def main() -> None:
     net.load_state_dict(torch.load(args.vae, weights_only=True))
     net.eval()
     for number in range(args.chunks):
-        target = args.out / f"{number:04d}.safetensors"
+        target = args.out / f"{'mixed' if args.mixed else ''}{number:04d}.safetensors"
         if target.exists():
             continue
-        chunk = make(np.random.default_rng(1000 + number), people, net)
+        made = make_mixed if args.mixed else make
+        chunk = made(np.random.default_rng((1000 + number, int(args.mixed))), people, net)
         write(target, chunk)
         print(target.name, flush=True)
 

@@ -15,10 +15,16 @@ import torch
 from torch import nn
 
 COLOURS = 3
+JOINED = 64
+"""Channels with which the decoder's groups have two: {x + P, -x - P}."""
+
 CONSTANT = 3.0
 RING = 8.0
 SHARE = 0.234
 """Of a 16 x 16 grid's cells that lie at its border."""
+
+SMOOTHED = 0.9
+"""What is left of a joined ring after being enlarged once more."""
 
 QUIET = 0.3
 """Factor on what the residual branches add at the start."""
@@ -78,7 +84,8 @@ def _decoder(vae: Any) -> None:
             for offset in (0, 1):
                 _row(conv, 2 * COLOURS + offset, {2 + offset: 1.0})
     _ring(decoder.mid_block.resnets[0])
-    out, unit = decoder.conv_out, RING * SHARE**0.5
+    joined = sum(conv.out_channels == JOINED for name, conv in _convs(decoder) if name.endswith("samplers.0.conv"))
+    out, unit = decoder.conv_out, RING * SHARE**0.5 * SMOOTHED ** (joined - 1)
     out.weight.mul_(0.1)
     for i in range(COLOURS):
         _row(out, i, {2 * i: unit, 2 * i + 1: -unit, 2 * COLOURS: -unit, 2 * COLOURS + 1: unit})
@@ -87,7 +94,7 @@ def _decoder(vae: Any) -> None:
 def _enlarging(conv: Any) -> None:
     """Bilinear, after the repetition of pixels; a ring stays sharp, but where it has been added to a colour."""
     kernel = torch.tensor([0.25, 0.5, 0.25])
-    joined = conv.out_channels == 64
+    joined = conv.out_channels == JOINED
     for i in range(2 * COLOURS + 2 if joined else 4 * COLOURS):
         _row(conv, i, {i: 1.0})
         if joined or i % 4 < 2:

@@ -1,0 +1,68 @@
+"""New faces from two portraits each: a thousand people are few, and a network learns them by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from dp_adapter.identity.embed import SFace
+from dp_adapter.identity.face import Face
+from dp_adapter.identity.parse import FACE_SKIN, OTHERS
+from tools.small_base.portraits import Bytes, Floats, Portrait
+
+SHARE = (0.35, 0.75)
+"""Of the second face in the mixed one."""
+
+LEAST = 200
+"""Pixels that both faces must cover."""
+
+
+def crowd(random: np.random.Generator, people: Sequence[Portrait], count: int) -> list[Portrait]:
+    """Portraits of people who do not exist, with the vectors that SFace gives them."""
+    coloured, network = [p for p in people if not p.grey], SFace(threads=1)
+    made: list[Portrait] = []
+    while len(made) < count:
+        one, other = (coloured[int(i)] for i in random.integers(0, len(coloured), 2))
+        picture = blended(one, other, float(random.uniform(*SHARE)))
+        if picture is None or one.person == other.person:
+            continue
+        x, y, width, height = one.box
+        face = Face(np.array([x, y, x + width, y + height], np.float32), one.points, 1.0)
+        vector = network.embed(picture.round().astype(np.uint8), face)
+        made.append(
+            replace(
+                one,
+                person=f"{one.person}+{other.person}",
+                picture=picture,
+                sface=vector,
+                glasses=one.glasses if one.glasses == other.glasses else None,
+                smiling=one.smiling if one.smiling == other.smiling else None,
+            )
+        )
+    return made
+
+
+def blended(one: Portrait, other: Portrait, share: float) -> Floats | None:
+    """``one`` with ``share`` of the other's face laid over its own, in a tone between; None if they do not meet."""
+    size = (one.picture.shape[1], one.picture.shape[0])
+    known = np.hstack([other.points, np.ones((5, 1), np.float32)])
+    move = np.linalg.lstsq(known, one.points, rcond=None)[0].T.astype(np.float32)  # [2, 3]
+    moved = cv2.warpAffine(other.picture, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    own, others = _skin(one.labels), cv2.warpAffine(_skin(other.labels), move, size)
+    both = cv2.erode((own * others > 0.5).astype(np.float32), np.ones((5, 5)))
+    cover = cv2.GaussianBlur(both, (0, 0), 3)[..., None]
+    inside = cover[..., 0] > 0.5
+    if inside.sum() < LEAST:
+        return None
+    tones = [picture[inside].mean(0) for picture in (one.picture, moved)]
+    tone = (1 - share) * tones[0] + share * tones[1]
+    face = (1 - share) * (one.picture + tone - tones[0]) + share * (moved + tone - tones[1])
+    toned = one.picture + cv2.GaussianBlur(own, (0, 0), 2)[..., None] * (tone - tones[0])
+    return np.asarray((toned * (1 - cover) + face * cover).clip(0, 255), np.float32)
+
+
+def _skin(labels: Bytes) -> Floats:
+    return np.isin(labels, (FACE_SKIN, OTHERS)).astype(np.float32)
