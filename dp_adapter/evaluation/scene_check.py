@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dp_adapter.evaluation import portrait_facts as facts
-from dp_adapter.evaluation.portrait_facts import Bytes, HairMeasure
+from dp_adapter.evaluation.portrait_facts import HairMeasure
 from dp_adapter.evaluation.scene import PLACES, Facts, Statement, statements
+from dp_adapter.evaluation.scene_labels import labels_of
 from dp_adapter.evaluation.scene_measures import (
     SIDE,
     Seen,
@@ -126,7 +127,7 @@ class SceneCheck:
         """Everything that captions speak of, in a picture [H, W, 3]."""
         whole = resized(picture, SIDE)
         faces = sorted(self._detector.detect(whole), key=lambda face: float(face.centre[0]))
-        seen = Seen(whole, lab_of(whole), self._labels(whole), tuple(faces))
+        seen = Seen(whole, lab_of(whole), labels_of(self._parser, whole, faces), tuple(faces))
         kind = pattern(seen).name
         return Measured(
             grey=is_grey(seen),
@@ -142,7 +143,8 @@ class SceneCheck:
         if face is None:
             return None
         crop, points = head_crop(seen.picture, face)
-        labels, lab = self._labels(crop), lab_of(crop)
+        inside = Face(np.array([*points.min(0), *points.max(0)], np.float32), points, face.score)
+        labels, lab = labels_of(self._parser, crop, [inside], drawing=False), lab_of(crop)
         return Head(
             height=float(face.box[3] - face.box[1]) / SIDE,
             place=place_of(face),
@@ -150,7 +152,3 @@ class SceneCheck:
             glasses=facts.glasses_share(labels, points),
             teeth=facts.teeth_share(lab, points),
         )
-
-    def _labels(self, square: Picture) -> Bytes:
-        """Labels [SIDE, SIDE] of a picture [SIDE, SIDE, 3]."""
-        return self._parser.logits(square).argmax(-1).astype(np.uint8)

@@ -13,7 +13,7 @@ from dp_adapter.evaluation.scene import Statement, statements
 from dp_adapter.evaluation.scene_check import SceneCheck
 from dp_adapter.evaluation.scene_measures import nearest, nearest_shades, pattern_colours, plain_colours
 from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.parse import CLOTHES
+from dp_adapter.identity.parse import CLOTHES, Parser
 from dp_adapter.identity.pictures import load_picture
 from tools.small_base import portraits, scenes
 
@@ -30,7 +30,9 @@ def portrait(people: list[Path], check: SceneCheck) -> portraits.Portrait:
     picture = np.asarray(cv2.resize(load_picture(people[0]), (192, 240), interpolation=cv2.INTER_AREA), np.uint8)
     face = YuNet(tiles=False).detect(picture)[0]
     square = np.asarray(cv2.resize(picture, (256, 256)), np.uint8)
-    labels = cv2.resize(check._labels(square), (192, 240), interpolation=cv2.INTER_NEAREST)
+    labels = cv2.resize(
+        Parser().logits(square).argmax(-1).astype(np.uint8), (192, 240), interpolation=cv2.INTER_NEAREST
+    )
     x0, y0, x1, y1 = face.box.tolist()
     box = np.array([x0, y0, x1 - x0, y1 - y0], np.float32)
     return portraits.of("a", 0, picture, np.asarray(labels, np.uint8), face.points, box, np.zeros(128, np.float32))

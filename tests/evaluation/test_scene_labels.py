@@ -1,0 +1,60 @@
+"""Labels of small pictures: seen at the size at which the network sees the face, drawn where it sees none."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dp_adapter.evaluation.scene_labels import covered, drawn, labels_of
+from dp_adapter.evaluation.scene_measures import resized
+from dp_adapter.identity.detect import YuNet
+from dp_adapter.identity.face import Face
+from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, Parser
+from dp_adapter.identity.pictures import Picture
+
+
+@pytest.fixture(scope="module")
+def parser() -> Parser:
+    return Parser()
+
+
+@pytest.fixture(scope="module")
+def picture(people: list[Path]) -> Picture:
+    portrait = cv2.imread(str(people[0]))
+    assert portrait is not None
+    side = min(portrait.shape[:2])
+    return resized(np.ascontiguousarray(portrait[:side, :side, ::-1]), INPUT)
+
+
+def face_at(x1: float, y1: float, x2: float, y2: float) -> Face:
+    return Face(np.array([x1, y1, x2, y2], np.float32), np.zeros((5, 2), np.float32), 1.0)
+
+
+def test_a_photograph_is_left_to_the_network(parser: Parser, picture: Picture) -> None:
+    faces = YuNet(tiles=False).detect(picture)
+    labels = labels_of(parser, picture, faces)
+    assert len(faces) == 1 and covered(labels, faces) > 0.9
+    assert np.array_equal(labels, parser.logits(picture).argmax(-1))
+
+
+def test_where_no_face_is_seen_it_is_drawn_or_left(parser: Parser) -> None:
+    plain, face = np.full((INPUT, INPUT, 3), 128, np.uint8), face_at(96, 60, 160, 140)
+    assert covered(labels_of(parser, plain, [face], drawing=False), [face]) < 0.6
+    assert np.array_equal(labels_of(parser, plain, [face]), drawn([face]))
+    assert (labels_of(parser, plain, []) == BACKGROUND).mean() > 0.9
+
+
+def test_a_drawn_person() -> None:
+    labels = drawn([face_at(96, 60, 160, 140)])
+    assert labels[100, 128] == FACE_SKIN and labels[52, 128] == HAIR and labels[190, 128] == CLOTHES
+    assert labels[160, 128] != CLOTHES  # a neck
+    assert labels[100, 20] == labels[10, 240] == BACKGROUND
+    assert covered(labels, [face_at(96, 60, 160, 140)]) == 1
+    assert (labels[:, 129:] == labels[:, 128:0:-1][:, : labels.shape[1] - 129]).mean() > 0.98  # it faces the camera
+
+
+def test_a_face_beyond_the_edge_counts_with_what_is_inside() -> None:
+    labels = np.full((INPUT, INPUT), BACKGROUND, np.uint8)
+    assert covered(labels, [face_at(-90, 0, -10, 90)]) == 1  # nothing of it can be judged
+    assert covered(labels, [face_at(-20, 0, 60, 90)]) == 0
