@@ -76,7 +76,7 @@ def _labels(parser: Parser, picture: Picture, size: float) -> Bytes:
     side = round(INPUT * size)
     border = (INPUT - side) // 2
     small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) if border else picture
-    framed = cv2.copyMakeBorder(small, *(border,) * 4, cv2.BORDER_REPLICATE)
+    framed = cv2.copyMakeBorder(small, border, border, border, border, cv2.BORDER_REPLICATE)
     found: NDArray[np.uint8] = parser.logits(np.asarray(framed, np.uint8)).argmax(-1).astype(np.uint8)
     inside = np.ascontiguousarray(found[border : border + side, border : border + side])
     return np.asarray(cv2.resize(inside, (INPUT, INPUT), interpolation=cv2.INTER_NEAREST), np.uint8)

@@ -24,7 +24,7 @@ def picture(people: list[Path]) -> Picture:
     portrait = cv2.imread(str(people[0]))
     assert portrait is not None
     side = min(portrait.shape[:2])
-    return resized(np.ascontiguousarray(portrait[:side, :side, ::-1]), INPUT)
+    return resized(np.ascontiguousarray(portrait[:side, :side, ::-1], np.uint8), INPUT)
 
 
 def face_at(x1: float, y1: float, x2: float, y2: float) -> Face:

@@ -98,10 +98,11 @@ def loss_of(
         decoded = vae.decode(latents + 0.06 * spread * torch.randn_like(latents)).sample.float()
     weights = 1 + FACES * around(points, pictures.shape[-1])
     losses = {"l1": _weighted(decoded - pictures, weights)}
-    losses["edges"] = 0.5 * sum(
-        (_weighted(decoded.diff(dim=axis) - pictures.diff(dim=axis), weights.narrow(axis, 1, weights.shape[axis] - 1)))
+    edges = [
+        _weighted(decoded.diff(dim=axis) - pictures.diff(dim=axis), weights.narrow(axis, 1, weights.shape[axis] - 1))
         for axis in (2, 3)
-    )
+    ]
+    losses["edges"] = 0.5 * torch.stack(edges).sum()
     losses["colour"] = (F.avg_pool2d(decoded, 8) - F.avg_pool2d(pictures, 8)).abs().mean()
     losses |= {"size": 1e-4 * latents.square().mean()} if followed is None else {"followed": followed}
     which = seen.bool()
