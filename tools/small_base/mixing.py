@@ -10,8 +10,7 @@ import numpy as np
 
 from dp_adapter.identity.embed import SFace
 from dp_adapter.identity.face import Face
-from dp_adapter.identity.parse import FACE_SKIN, OTHERS
-from tools.small_base.portraits import Bytes, Floats, Portrait
+from tools.small_base.portraits import Floats, Portrait, face_of
 
 SHARE = (0.35, 0.75)
 """Of the second face in the mixed one."""
@@ -51,7 +50,7 @@ def blended(one: Portrait, other: Portrait, share: float) -> Floats | None:
     known = np.hstack([other.points, np.ones((5, 1), np.float32)])
     move = np.linalg.lstsq(known, one.points, rcond=None)[0].T.astype(np.float32)  # [2, 3]
     moved = cv2.warpAffine(other.picture, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    own, others = _skin(one.labels), cv2.warpAffine(_skin(other.labels), move, size)
+    own, others = face_of(one.labels), cv2.warpAffine(face_of(other.labels), move, size)
     both = cv2.erode((own * others > 0.5).astype(np.float32), np.ones((5, 5)))
     cover = cv2.GaussianBlur(both, (0, 0), 3)[..., None]
     inside = cover[..., 0] > 0.5
@@ -62,7 +61,3 @@ def blended(one: Portrait, other: Portrait, share: float) -> Floats | None:
     face = (1 - share) * (one.picture + tone - tones[0]) + share * (moved + tone - tones[1])
     toned = one.picture + cv2.GaussianBlur(own, (0, 0), 2)[..., None] * (tone - tones[0])
     return np.asarray((toned * (1 - cover) + face * cover).clip(0, 255), np.float32)
-
-
-def _skin(labels: Bytes) -> Floats:
-    return np.isin(labels, (FACE_SKIN, OTHERS)).astype(np.float32)

@@ -16,7 +16,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dp_adapter.identity.parse import FACE_SKIN, OTHERS
 from tools.small_base import mixing, portraits, scenes, vae
 from tools.small_base.portraits import Bytes, Floats, Portrait
 from tools.small_base.scenes import Person, Plan
@@ -43,8 +42,8 @@ def face_masks(labels: Bytes, owner: Bytes) -> Floats:
     """[2, 16, 16]: the share of each latent cell that is a person's face."""
     masks = np.zeros((2, GRID, GRID), np.float32)
     for number in (1, 2):
-        face = ((labels == FACE_SKIN) | (labels == OTHERS)) & (owner == number)
-        masks[number - 1] = cv2.resize(face.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
+        face = portraits.face_of(labels) * (owner == number)
+        masks[number - 1] = cv2.resize(face, (GRID, GRID), interpolation=cv2.INTER_AREA)
     return masks
 
 

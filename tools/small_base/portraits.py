@@ -20,7 +20,7 @@ from dp_adapter.evaluation.portrait_facts import (
     hair_of,
     teeth_share,
 )
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES
+from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, OTHERS
 
 HELD_OUT = 10
 """Every tenth person (in order of names) is kept out of all training."""
@@ -97,6 +97,11 @@ def split(portraits: Sequence[Portrait]) -> tuple[list[Portrait], list[Portrait]
     people = sorted({portrait.person for portrait in portraits})
     kept_out = set(people[::HELD_OUT])
     return [p for p in portraits if p.person not in kept_out], [p for p in portraits if p.person in kept_out]
+
+
+def face_of(labels: Bytes) -> Floats:
+    """[H, W]: 1 where a face is, glasses and beard with it, else 0."""
+    return np.isin(labels, (FACE_SKIN, OTHERS)).astype(np.float32)
 
 
 def widened(picture: Floats, labels: Bytes) -> tuple[Floats, Bytes]:

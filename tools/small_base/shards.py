@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import webdataset
 
-from dp_adapter.identity.parse import FACE_SKIN, OTHERS
 from dp_adapter.training.sample import Sample
 from tools.small_base import portraits, scenes
 from tools.small_base.portraits import Portrait
@@ -26,7 +25,7 @@ def samples(people: Sequence[Portrait], count: int, seed: int) -> Iterator[Sampl
             continue
         scene = scenes.composed(random, plan, people)
         portrait = people[plan.people[0].portrait]
-        rows, columns = np.nonzero((scene.labels == FACE_SKIN) | (scene.labels == OTHERS))
+        rows, columns = np.nonzero(portraits.face_of(scene.labels))
         if not len(rows):
             continue
         box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))

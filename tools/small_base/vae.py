@@ -86,25 +86,27 @@ def loss_of(
 ) -> dict[str, Tensor]:
     """The parts of the loss. pictures: [B, 3, S, S] in -1..1; points: [B, 5, 2]; seen: [B], if a face is inside."""
     with _half():
-        latents, followed = vae.encode(pictures).latent_dist.mean.float(), None
+        latents = vae.encode(pictures).latent_dist.mean.float()
+    losses: dict[str, Tensor] = {}
     if teacher is not None:
         with torch.no_grad(), _half():
             taught = teacher.net.encode(pictures).latent_dist.mean.float()
         apart = CONFIG["scaling_factor"] ** 2 * (latents - taught).square().mean()
-        followed = (0.2 if teacher.leash is None else teacher.leash) * apart
+        losses["followed"] = (0.2 if teacher.leash is None else teacher.leash) * apart
         latents = taught if teacher.leash is None else latents
+    else:
+        losses["size"] = 1e-4 * latents.square().mean()
     spread = latents.detach().std((0, 2, 3), keepdim=True)
     with _half():
         decoded = vae.decode(latents + 0.06 * spread * torch.randn_like(latents)).sample.float()
     weights = 1 + FACES * around(points, pictures.shape[-1])
-    losses = {"l1": _weighted(decoded - pictures, weights)}
+    losses["l1"] = _weighted(decoded - pictures, weights)
     edges = [
         _weighted(decoded.diff(dim=axis) - pictures.diff(dim=axis), weights.narrow(axis, 1, weights.shape[axis] - 1))
         for axis in (2, 3)
     ]
     losses["edges"] = 0.5 * torch.stack(edges).sum()
     losses["colour"] = (F.avg_pool2d(decoded, 8) - F.avg_pool2d(pictures, 8)).abs().mean()
-    losses |= {"size": 1e-4 * latents.square().mean()} if followed is None else {"followed": followed}
     which = seen.bool()
     if facing and which.any():
         places = points[which].numpy()
