@@ -64,7 +64,7 @@ def plain(config: Config) -> tuple[list[float], int]:
     from dp_adapter.core.projection import FaceProjection
     from dp_adapter.training import frozen
     from dp_adapter.training.data import Examples, batches
-    from dp_adapter.training.devices import peak
+    from dp_adapter.training.devices import peak, wait
     from dp_adapter.training.shards import Shards
 
     device = torch.device("cuda" if torch.cuda.is_available() and config.device == "auto" else "cpu")
@@ -88,6 +88,7 @@ def plain(config: Config) -> tuple[list[float], int]:
     source = batches(examples, stage.batch, 0, stage.steps, 0, 1, 0)
     for step in range(stage.steps):
         batch = next(source).to(device)  # pictures are read outside of the clock: ours has them in memory
+        wait(device)
         started = time.perf_counter()
         known = torch.cat([moments[(step * stage.batch + i) % len(moments)] for i in range(stage.batch)])
         latents = base.latents(known, torch.randn_like(known[:, 0]))
@@ -103,6 +104,7 @@ def plain(config: Config) -> tuple[list[float], int]:
         torch.nn.utils.clip_grad_norm_(trained, stage.clip)
         optimizer.step()
         optimizer.zero_grad()
+        wait(device)
         seconds.append(time.perf_counter() - started)
     return seconds[1:], peak(device)
 

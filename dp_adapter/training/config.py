@@ -311,6 +311,9 @@ def _check_parts(config: Config, stage: Stage, at: str) -> None:
         )
         _require(stage.kind == "iea", f"{at}.kind", "the gated pathway has no TCA and no FFB", "iea")
         _require(config.base.family == "sd15", "base.family", "the gated pathway is made for SD1.5", "sd15")
+        for name in ("localisation", "story"):
+            problem = "the gated pathway has no attention beside the text's; fair keeps it in its region"
+            _require(not getattr(stage.losses, name), f"{at}.losses.{name}", problem, 0)
     elif plan.encoder == "transface":
         raise SettingsError("adapter.encoder", "TransFace's tokens are for the gated pathway", "Set gated = true.")
     _require(stage.kind != "tca" or plan.tca_rank > 0, "adapter.tca_rank", f"{at} trains a TCA that is not there", 16)

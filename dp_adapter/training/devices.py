@@ -41,6 +41,12 @@ def accelerator_for(config: Config) -> Any:
     return accelerator
 
 
+def wait(device: torch.device) -> None:
+    """Until a CUDA device has computed what was queued on it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak(device: torch.device) -> int:
     """Bytes: allocated by torch on a CUDA device, else the process's resident memory."""
     if device.type == "cuda":

@@ -90,19 +90,25 @@ def aligned(pictures: Tensor, points: NDArray[np.float32], size: int) -> Tensor:
         points: [B, 5, 2], left eye, right eye, nose, left and right mouth corner, in px of the pictures.
     """
     height, width = pictures.shape[-2:]
-    grids = [_grid(similarity(np.asarray(five, np.float32), template(size)), height, width, size) for five in points]
-    grid = torch.as_tensor(np.stack(grids)).to(pictures)
+    warps = np.stack([crop_warp(five, height, width, size) for five in points])
+    return cropped(pictures, torch.as_tensor(warps), size)
+
+
+def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
+    """The crops [B, 3, s, s] of pictures [B, 3, H, W] that ``warps`` [B, 2, 3] from ``crop_warp`` lead to."""
+    with torch.autocast(pictures.device.type, enabled=False):  # whose product in half precision is off by a pixel
+        grid = F.affine_grid(warps.to(pictures), [len(pictures), 3, size, size], align_corners=False)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _grid(warp: NDArray[np.float64], height: int, width: int, size: int) -> NDArray[np.float32]:
-    """Where each pixel of the crop lies in the picture, in ``grid_sample``'s coordinates: [s, s, 2].
+def crop_warp(points: NDArray[np.float32], height: int, width: int, size: int) -> NDArray[np.float32]:
+    """From an aligned crop to its picture, in ``affine_grid``'s coordinates, which are -1 and 1 at the edges: [2, 3].
 
     Args:
-        warp: [2, 3] from the picture to the crop, in px between pixel centres.
+        points: [5, 2] in px of the picture, between pixel centres.
     """
-    back = np.linalg.inv(np.vstack([warp, [0, 0, 1]]))[:2]
-    x, y = np.meshgrid(np.arange(size), np.arange(size))
-    there = np.stack([x, y, np.ones_like(x)], -1) @ back.T  # [s, s, 2]
+    back = np.linalg.inv(np.vstack([similarity(np.asarray(points, np.float32), template(size)), [0, 0, 1]]))
     # A pixel centre at 0 is half a pixel from the edge, which is at -1.
-    return ((2 * there + 1) / [width, height] - 1).astype(np.float32)
+    into = np.array([[size / 2, 0, (size - 1) / 2], [0, size / 2, (size - 1) / 2], [0, 0, 1]])
+    out = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
+    return (out @ back @ into)[:2].astype(np.float32)

@@ -76,13 +76,13 @@ class Frozen:
         """Pictures [B, 3, R, R] in 0..255 -> mean and deviation of the VAE's posterior [B, 2, 4, h, w], unscaled."""
         work = torch.float32 if self.vae.config.get("force_upcast", False) else self.vae.dtype
         kept = self.vae.dtype
-        if kept != work:  # diffusers warns at every move, also where nothing moves
-            self.vae.to(work)
+        if kept != work:  # torch's own move: diffusers' warns each time
+            nn.Module.to(self.vae, work)
         try:
             posterior = self.vae.encode(pixels.to(self.device, work) / 127.5 - 1).latent_dist
         finally:
             if kept != work:
-                self.vae.to(kept)
+                nn.Module.to(self.vae, kept)
         return torch.stack([posterior.mean, posterior.std], 1).float()
 
     def latents(self, moments: Tensor, noise: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from dp_adapter.training.adapted import AdaptedUNet
 from dp_adapter.training.checkpoint import Progress
 from dp_adapter.training.config import Config, Stage, to_tables
 from dp_adapter.training.data import Batch, Examples, batches, cache_latents
-from dp_adapter.training.devices import accelerator_for
+from dp_adapter.training.devices import accelerator_for, wait
 from dp_adapter.training.faces import SFace
 from dp_adapter.training.learner import Learner, ShardedLearner
 from dp_adapter.training.losses import EDIT_TIMESTEPS
@@ -298,7 +298,9 @@ class Run:
 
     def _report(self, stage: Stage) -> None:
         """Raises TrainingError where a loss since the last time is no number."""
-        state = self.state
+        state, started = self.state, time.perf_counter()
+        wait(self.accelerator.device)  # the loop's clock has stopped, but on a GPU the step is still being computed
+        state.seconds += time.perf_counter() - started
         spoiled = self.watch.report(stage, state.stage, state.total, rate(stage, state.step - 1), state.seconds)
         if spoiled:
             raise TrainingError(

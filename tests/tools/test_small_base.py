@@ -6,10 +6,14 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.identity.face import norm_crop
+from dp_adapter.training.faces import SFace, crop_warp, cropped
 from tools.small_base import base, mixing, pool, portraits, scenes, vae
 
 
@@ -65,46 +69,68 @@ def test_whitened_latents_have_the_deviation_that_hosts_expect() -> None:
     assert (before - after).abs().max() < 1e-2
 
 
-def test_an_autoencoder_learns_its_teachers_latents(tmp_path: Path) -> None:
+def test_a_faces_features_count_where_the_face_is_large() -> None:
     torch.manual_seed(0)
-    wide = vae.new(vae.WIDER)
-    torch.save(wide.state_dict(), tmp_path / "wide.pt")
-    net = vae.new()
-    teacher = vae.taught_by(tmp_path / "wide.pt", net)
-    assert torch.equal(net.decoder.mid_block.resnets[0].conv1.weight, wide.decoder.mid_block.resnets[0].conv1.weight)
+    net, sface = vae.new(), SFace()
     pictures = torch.nn.functional.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=64, mode="bilinear")
-    torch.nn.init.ones_(net.encoder.conv_out.bias)
-    optimiser = torch.optim.SGD([net.encoder.conv_out.bias], 60.0)
-    told: list[dict[str, float]] = []
-    for _ in range(6):
-        losses = vae.loss_of(net, vae.SFace(), pictures, torch.zeros(2, 5, 2), torch.zeros(2), 0.0, teacher)
-        optimiser.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        optimiser.step()
-        told.append({name: loss.item() for name, loss in losses.items()})
-    assert "size" not in told[0] and all(p.grad is None for p in teacher.net.parameters())
-    assert told[-1]["followed"] < 0.5 * told[0]["followed"]
+    small = np.array([[28, 28], [34, 28], [31, 31], [29, 34], [33, 34]], np.float32)
+    points = np.stack([small, (small - 31) * 4 + 31])
+    warps = torch.from_numpy(np.stack([crop_warp(five, 64, 64, 112) for five in points]))
+    both = (torch.from_numpy(points), warps)
+    losses = vae.loss_of(net, sface, pictures, *both, facing=0.5)
+    assert set(losses) == {"size", "l1", "edges", "colour", "face"} and losses["face"] > 0
+    assert "face" not in vae.loss_of(net, sface, pictures, *both, facing=0.0)
+    none = vae.loss_of(net, sface, pictures[:1], both[0][:1], warps[:1], facing=0.5)
+    assert none["face"] == 0
 
 
-def test_scenes_in_the_pool_come_back(tmp_path: Path, people: list[portraits.Portrait]) -> None:
-    random = np.random.default_rng(1)
-    plans = tuple(scenes.planned(random, people) for _ in range(4))
-    chunk = pool.Chunk(torch.randn(4, 4, 16, 16).half(), torch.rand(4, 2, 16, 16).half(), plans)
-    pool.write(tmp_path / "0.safetensors", chunk)
-    back = pool.read(tmp_path / "0.safetensors")
-    assert back.plans == plans and torch.equal(back.latents, chunk.latents) and torch.equal(back.faces, chunk.faces)
+def test_the_pool_gives_each_file_once(tmp_path: Path, people: list[portraits.Portrait]) -> None:
+    tokenizer = clip_tokenizer()
+    chunk = pool.make(np.random.default_rng(5), people, tokenizer, 24)
+    pool.write(tmp_path / "00000.safetensors", chunk)
+    found = pool.Pool(tmp_path)
+    (back,) = found.new()
+    assert found.new() == [] and len(found) == 1
+    for name, value in vars(chunk).items():
+        assert torch.equal(getattr(back, name), value), name
+    assert chunk.pictures.shape == (24, 128, 128, 3) and chunk.ids.shape == (24, pool.CAPTIONS, 77)
+    captions = tokenizer.batch_decode(chunk.ids[:, 0], skip_special_tokens=True)
+    assert all("photo of" in caption for caption in captions)
+    two = chunk.vectors[:, 1].any(-1)
+    assert [" two people" in caption for caption in captions] == two.tolist() and two.any()
+    assert chunk.vectors[:, 0].norm(dim=-1) == pytest.approx(np.ones(24), abs=1e-5)
+    assert not chunk.faces[~two, 1].any() and not chunk.points[~two, 1].any()
 
 
-def test_mixed_faces_come_back_with_vectors_of_their_own(tmp_path: Path, people: list[portraits.Portrait]) -> None:
+def test_warps_of_the_pool_lead_to_the_faces(people: list[portraits.Portrait]) -> None:
+    chunk = pool.make(np.random.default_rng(1), people, clip_tokenizer(), 1)
+    crop = cropped(vae.shown(chunk.pictures), chunk.warps[:, 0], 112)[0]
+    from_opencv = norm_crop(chunk.pictures[0].numpy(), chunk.points[0, 0].numpy(), 112)
+    assert (crop.permute(1, 2, 0) * 127.5 + 127.5 - torch.from_numpy(from_opencv)).abs().mean() < 2
+
+
+def test_other_photos_of_a_person_are_references(people: list[portraits.Portrait]) -> None:
+    twins = [people[0], replace(people[1], person=people[0].person)]
+    chunk = pool.make(np.random.default_rng(1), twins, clip_tokenizer(), 12)
+    same = (chunk.vectors[:, 0] == chunk.references[:, 0]).all(-1)
+    assert same.any() and not same.all()
+
+
+def test_mixed_faces_have_vectors_of_their_own(people: list[portraits.Portrait]) -> None:
     crowd = mixing.crowd(np.random.default_rng(4), people, 3)
     assert all("+" in one.person for one in crowd)
     assert [np.linalg.norm(one.sface) for one in crowd] == pytest.approx([1, 1, 1], abs=1e-5)
-    plans = tuple(scenes.planned(np.random.default_rng(1), crowd) for _ in range(2))
-    vectors = torch.from_numpy(np.stack([one.sface for one in crowd]))
-    latents, faces = torch.randn(2, 4, 16, 16).half(), torch.rand(2, 2, 16, 16).half()
-    pool.write(tmp_path / "mixed0000.safetensors", pool.Chunk(latents, faces, plans, vectors))
-    back = pool.read(tmp_path / "mixed0000.safetensors")
-    assert back.vectors is not None and torch.equal(back.vectors, vectors)
+
+
+def test_landmarks_move_with_the_features(people: list[portraits.Portrait]) -> None:
+    marked = replace(people[0], picture=np.zeros_like(people[0].picture))
+    for number, (x, y) in enumerate(marked.points.round().astype(int)):
+        cv2.circle(marked.picture, (int(x), int(y)), 3, (50.0 + 40 * number, 0, 0), -1)
+    moved = mixing.reshaped(np.random.default_rng(3), marked)
+    assert np.abs(moved.points - marked.points).max() > 1.5
+    for number, point in enumerate(moved.points):
+        rows, columns = np.nonzero(np.abs(moved.picture[..., 0] - (50 + 40 * number)) < 4)
+        assert np.hypot(np.median(columns) - point[0], np.median(rows) - point[1]) < 1.5
 
 
 def test_a_mixed_face_has_the_others_features_in_a_tone_between(people: list[portraits.Portrait]) -> None:
@@ -135,28 +161,65 @@ def test_a_face_mask_is_the_owners_face(people: list[portraits.Portrait]) -> Non
     assert masks[0, int(y), int(x)] == 1 and masks[0, :, -1].max() == 0 and masks[1].max() == 0
 
 
-def test_a_run_goes_on(tmp_path: Path, people: list[portraits.Portrait], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "BATCH", 2)
-
-    def load(_path: Path) -> list[portraits.Portrait]:
-        return people * 10  # the first person is held out
-
-    monkeypatch.setattr(portraits, "load", load)
-    random = np.random.default_rng(3)
-    plans = tuple(scenes.planned(random, people) for _ in range(4))
+@pytest.fixture
+def filled(tmp_path: Path, people: list[portraits.Portrait]) -> Path:
+    """A folder with an untrained autoencoder and a pool of 12 scenes."""
+    torch.manual_seed(0)
     (tmp_path / "pool").mkdir()
-    pool.write(
-        tmp_path / "pool" / "0.safetensors", pool.Chunk(torch.randn(4, 4, 16, 16), torch.rand(4, 2, 16, 16), plans)
-    )
-    told = {"portraits": Path("unused"), "pool": tmp_path / "pool", "out": tmp_path, "cooldown": 0.5, "rate": 1e-3}
-    run = Namespace(**told, minutes=1e-6, ema=0.9, threads=1, seed=0, compile=False)
+    pool.write(tmp_path / "pool" / "0.safetensors", pool.make(np.random.default_rng(3), people, clip_tokenizer(), 12))
+    net = vae.new()
+    torch.save(net.state_dict(), tmp_path / "vae.pt")
+    return tmp_path
+
+
+def test_an_identity_acts_in_a_face_or_everywhere_or_not_at_all(filled: Path) -> None:
+    torch.manual_seed(0)
+    batches = base.Batches(pool.Pool(filled / "pool"), vae.loaded(filled / "vae.pt"), torch.device("cpu"))
+    assert batches.look() == 1 and batches.look() == 1
+    batch = batches.next(200)
+    least, most = batch.gates.amin((1, 2, 3)), batch.gates.amax((1, 2, 3))
+    nowhere, everywhere = most == 0, least == 1
+    assert 0.3 < nowhere.float().mean() < 0.5
+    assert 0.15 < everywhere.float().mean() < 0.4
+    partly = ~nowhere & ~everywhere
+    assert (batch.gates[partly] * batch.faces[partly]).sum() > 0.4 * batch.faces[partly].sum()
+    assert (batch.large <= ~nowhere).all() and batch.large.any()
+    assert batch.references.shape == (200, 128) and not torch.equal(batch.references[0], batch.references[1])
+
+
+def test_a_likeness_that_is_asked_for_reaches_the_adapter(filled: Path) -> None:
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    net = vae.loaded(filled / "vae.pt").requires_grad_(False)
+    batches, model = base.Batches(pool.Pool(filled / "pool"), net, device), base.Joint()
+    batches.look()
+    objective = base.Objective(net, 0.1, 1000, device)
+    batch = batches.next(12)
+    assert set(objective(model, batch, liking=False)) == {"noise"}
+    objective(model, batch, liking=True)["likeness"].backward()
+    gradient = model.adapter.get_parameter("projection.proj.0.weight").grad
+    assert gradient is not None and gradient.abs().max() > 0
+
+
+def test_a_run_goes_on(filled: Path) -> None:
+    files = {"pool": filled / "pool", "vae": filled / "vae.pt", "out": filled}
+    pace = {"minutes": 1e-6, "cooldown": 0.5, "rate": 1e-3, "ema": 0.9, "batch": 2, "threads": 1}
+    likeness = {"likeness": 0.1, "likeness_from": 0.0, "likeness_below": 400, "likeness_every": 2}
+    run = Namespace(**files, **pace, **likeness, look=9, device="cpu", seed=0, compile=False)
     base.train(run)
-    first = torch.load(tmp_path / "state.pt", weights_only=True)
+    first = torch.load(filled / "state.pt", weights_only=True)
     base.train(run)  # its time is spent: nothing more happens
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == first["step"] == 1
+    assert torch.load(filled / "state.pt", weights_only=True)["step"] == first["step"] == 1
     base.train(Namespace(**(vars(run) | {"minutes": first["spent"] / 60 + 1e-6})))
-    second = torch.load(tmp_path / "state.pt", weights_only=True)
+    second = torch.load(filled / "state.pt", weights_only=True)
     assert second["step"] == 2 and second["spent"] > first["spent"]
     key = "unet.conv_in.weight"
     assert not torch.equal(first["model"][key], second["model"][key])
     assert not torch.equal(second["ema"][key], second["model"][key])
+
+
+def test_an_autoencoder_is_trained_and_whitened(filled: Path) -> None:
+    run = Namespace(pool=filled / "pool", out=filled / "new.pt", minutes=1e-6, batch=2, rate=1e-3, facing=0.3)
+    vae.train(Namespace(**vars(run), start=filled / "vae.pt", device="cpu", seed=0))
+    latents = vae.encoded(vae.loaded(filled / "new.pt"), pool.Pool(filled / "pool").new()[0].pictures)
+    assert latents.std((0, 2, 3)).log().abs().max() < 0.5

@@ -32,6 +32,10 @@ WRONG = {
     "share": (plain(stage=[{"kind": "iea", "steps": 1, "losses": {"text_off": 1.5}}]), "text_off: 1.5 is no share"),
     "none": (plain(stage=[]), "stage: there is none"),
     "gated": (plain(adapter={"gated": True}), "adapter.encoder: the gated pathway takes TransFace's"),
+    "beside": (
+        plain(adapter={"gated": True, "encoder": "transface"}, stage=[{"kind": "iea", "steps": 1}]),
+        r"stage\[0\].losses.localisation: the gated pathway has no attention beside the text's.*Take 0",
+    ),
     "transface": (plain(adapter={"encoder": "transface"}), "Set gated = true"),
     "tca": (plain(adapter={"tca_rank": 0}, stage=[{"kind": "tca", "steps": 1}]), "trains a TCA that is not there"),
 }

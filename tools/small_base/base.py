@@ -1,4 +1,4 @@
-"""Trains the small base: text encoder, UNet and, with them, the attention to an identity, on the scenes' latents.
+"""Trains the small base: text encoder, UNet and, with them, the attention to an identity, on the pool's scenes.
 
 The identity is learned together with the rest, and dropped in a part of the scenes, so that the UNet without it is a
 text-to-image model and an adapter needs few steps afterwards. Half of the time it acts in the person's face only, half
@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.attention import attend
@@ -29,9 +27,9 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.demo import tiny_base
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.diffusers import sites_of
-from tools.small_base import pool, portraits, scenes
-from tools.small_base.pool import GRID, Chunk
-from tools.small_base.portraits import Floats
+from dp_adapter.training.faces import SFace
+from tools.small_base import vae as autoencoder
+from tools.small_base.pool import Pool, tokens
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -48,7 +46,6 @@ UNET: dict[str, Any] = {
 TEXT: dict[str, Any] = tiny_base.TEXT_CONFIG | {"intermediate_size": 256, "num_hidden_layers": 3}
 
 FACE_DIM, TOKENS = 128, 4
-BATCH = 32
 DROP_TEXT, DROP_IDENTITY, EVERYWHERE = 0.1, 0.4, 0.5
 
 JITTER = 0.07
@@ -115,7 +112,6 @@ class Joint(nn.Module):
         return self.unet(noisy, timesteps, text).sample
 
 
-@cache
 def alphas_cumprod() -> Tensor:
     import diffusers
 
@@ -123,78 +119,101 @@ def alphas_cumprod() -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Scenes:
+    """n scenes on the device in training: latents [n, 4, 16, 16] and what `pool.Chunk` tells."""
+
+    latents: Tensor
+    ids: Tensor
+    faces: Tensor
+    warps: Tensor
+    points: Tensor
+    vectors: Tensor
+    references: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """latents [B, 4, 16, 16], token ids [B, 77], references' SFace vectors [B, 128], gates and faces [B, 1, 16, 16]."""
+    """latents [B, 4, 16, 16], token ids [B, 77], references' SFace vectors [B, 128], gates and faces [B, 1, 16, 16].
+
+    ``vectors`` [B, 128], ``warps`` [B, 2, 3] and ``large`` [B] are of the one person in the picture whom the reference
+    shows; the last tells which faces are large enough for SFace, and are to follow the reference.
+    """
 
     latents: Tensor
     ids: Tensor
     references: Tensor
     gates: Tensor
     faces: Tensor
+    vectors: Tensor
+    warps: Tensor
+    large: Tensor
 
 
 class Batches:
     """Random scenes with captions and reference faces, from what the pool has so far."""
 
-    def __init__(self, folder: Path, people: Sequence[portraits.Portrait], seed: tuple[int, ...]) -> None:
-        self._folder, self._people = folder, people
-        self._random = np.random.default_rng(seed)
-        self._chunks: dict[str, Chunk] = {}
-        self._tokenizer = clip_tokenizer()
-        self._others: dict[str, list[int]] = {}
-        for index, portrait in enumerate(people):
-            self._others.setdefault(portrait.person, []).append(index)
+    def __init__(self, pool: Pool, vae: Any, device: torch.device) -> None:
+        self._pool, self._vae, self._device = pool, vae, device
+        self._scenes: Scenes | None = None
+        self._nothing = tokens(clip_tokenizer(), [""])[0].to(device)
 
-    def look(self) -> int:
-        for path in sorted(self._folder.glob("*.safetensors")):
-            if path.name not in self._chunks:
-                self._chunks[path.name] = pool.read(path)
-        return len(self._chunks)
+    def look(self, most: int = 1 << 30) -> int:
+        """Encodes files that are new; returns how many there are."""
+        made: list[Scenes] = [self._scenes] if self._scenes else []
+        for chunk in self._pool.new(most):
+            known = {field.name: getattr(chunk, field.name) for field in fields(Scenes) if field.name != "latents"}
+            moved = {name: value.to(self._device) for name, value in known.items()}
+            made.append(Scenes(autoencoder.encoded(self._vae, chunk.pictures).half(), **moved))
+        if made:
+            self._scenes = Scenes(*(torch.cat([getattr(x, field.name) for x in made]) for field in fields(Scenes)))
+        return len(self._pool)
 
-    def next(self) -> Batch:
+    def next(self, count: int) -> Batch:
         """The next random batch; the text is dropped in some, the identity in more."""
-        rows = [self._row() for _ in range(BATCH)]
-        captions = [row[0] for row in rows]
-        latents, references, gates, faces = (torch.stack([row[i] for row in rows]) for i in range(1, 5))
-        ids = self._tokenizer(
-            captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-        ).input_ids
-        return Batch(latents, ids, references, gates, faces)
+        known, device = self._scenes, self._device
+        assert known is not None
 
-    def _row(self) -> tuple[Any, ...]:
-        """Caption, latents, reference, gate and faces of one scene."""
-        random = self._random
-        chunk = list(self._chunks.values())[int(random.integers(len(self._chunks)))]
-        i = int(random.integers(len(chunk.plans)))
-        plan = chunk.plans[i]
-        who = int(random.integers(len(plan.people)))
-        sface = self._vector(chunk, plan.people[who].portrait)
-        everywhere = len(plan.people) == 1 and random.random() < EVERYWHERE
-        gate = torch.ones(1, GRID, GRID) if everywhere else grown(chunk.faces[i, who].float()[None])
-        kept = float(random.random() >= DROP_IDENTITY)
-        caption = "" if random.random() < DROP_TEXT else scenes.caption(random, plan)
-        reference = torch.from_numpy(sface / np.linalg.norm(sface)) + JITTER * torch.randn(FACE_DIM)
-        return caption, chunk.latents[i].float(), reference, kept * gate, chunk.faces[i].float().sum(0, keepdim=True)
+        def chance(probability: float) -> Tensor:
+            return torch.rand(count, device=device) < probability
 
-    def _vector(self, chunk: Chunk, portrait: int) -> Floats:
-        """Of the mixed face, or of any portrait of the person."""
-        if chunk.vectors is not None:
-            return chunk.vectors[portrait].numpy()
-        return self._people[int(self._random.choice(self._others[self._people[portrait].person]))].sface
+        which = torch.randint(0, len(known.latents), (count,), device=device)
+        two = known.vectors[which, 1].any(-1)
+        who = (two & chance(0.5)).long()
+        caption = torch.randint(0, known.ids.shape[1], (count,), device=device)
+        faces = known.faces[which].float()
+        gates = grown(faces[torch.arange(count, device=device), who][:, None])
+        gates = torch.where((chance(EVERYWHERE) & ~two)[:, None, None, None], torch.ones_like(gates), gates)
+        kept = ~chance(DROP_IDENTITY)
+        noise = JITTER * torch.randn(count, FACE_DIM, device=device)
+        points = known.points[which, who]
+        return Batch(
+            known.latents[which].float(),
+            torch.where(chance(DROP_TEXT)[:, None], self._nothing, known.ids[which, caption]),
+            known.references[which, who] + noise,
+            kept[:, None, None, None] * gates,
+            faces.sum(1, keepdim=True),
+            known.vectors[which, who],
+            known.warps[which, who],
+            kept & ((points[:, 1] - points[:, 0]).norm(dim=-1) > autoencoder.LEAST_APART),
+        )
 
 
 def grown(mask: Tensor) -> Tensor:
-    """[1, h, w]: a mask's cells and their neighbours, feathered."""
+    """[..., h, w]: a mask's cells and their neighbours, feathered."""
     return F.avg_pool2d(F.max_pool2d(mask, 3, 1, 1), 3, 1, 1).clamp(0, 1)
 
 
 @dataclass
 class Progress:
-    """How far a run is: seconds that it trained, steps, and the running mean of the loss."""
+    """How far a run is: seconds that it trained, steps, and the running means of the losses."""
 
     spent: float = 0.0
     step: int = 0
-    mean: float = 1.0
+    means: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def note(self, losses: dict[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.means[name] = torch.lerp(self.means.get(name, loss.detach()), loss.detach(), 0.01)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -204,8 +223,9 @@ def train(args: argparse.Namespace) -> None:
     """
     torch.set_num_threads(args.threads)
     rank, ranks = joined()
+    device = torch.device(args.device)
     torch.manual_seed(args.seed)
-    model = Joint()
+    model = Joint().to(device)
     model.unet.to(memory_format=torch.channels_last)
     if args.compile:
         model.unet.forward = torch.compile(model.unet.forward)
@@ -214,8 +234,12 @@ def train(args: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
     now = resumed(args.out / "state.pt", model, ema, optimiser)
     torch.manual_seed(args.seed + ranks * now.step + rank)
-    batches = Batches(args.pool, portraits.split(portraits.load(args.portraits))[0], (args.seed, now.step, rank))
-    while not batches.look():
+    vae = autoencoder.loaded(args.vae).requires_grad_(False).to(device)
+    batches, objective = (
+        Batches(Pool(args.pool, rank, ranks), vae, device),
+        Objective(vae, args.likeness, args.likeness_below, device),
+    )
+    while not batches.look(args.look):
         time.sleep(2)
     clock = saved = time.monotonic()
     budget = 60.0 * args.minutes
@@ -223,20 +247,22 @@ def train(args: argparse.Namespace) -> None:
         falling = min(1.0, (1 - now.spent / budget) / args.cooldown + 0.01)
         for group in optimiser.param_groups:
             group["lr"] = args.rate * min(1.0, (now.step + 1) / 200) * falling
-        loss = loss_of(trained, batches.next())
+        liking = now.spent >= args.likeness_from * budget and now.step % args.likeness_every == 0
+        losses = objective(trained, batches.next(args.batch), liking)
         optimiser.zero_grad()
-        loss.backward()
+        torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         average(ema, model, min(args.ema, (1 + now.step) / (10 + now.step)))
-        now.mean = 0.99 * now.mean + 0.01 * loss.item()
+        now.note(losses)
         now.step += 1
         before, clock = clock, time.monotonic()
         now.spent = agreed(now.spent + clock - before)
         if now.step % 50 == 0:
-            chunks = batches.look()
+            files = batches.look(args.look)
             if rank == 0:
-                print(f"{now.step} loss {now.mean:.4f} {now.spent:.0f} s, {chunks} chunks", flush=True)
+                told = " ".join(f"{name} {float(value):.4f}" for name, value in now.means.items())
+                print(f"{now.step} {told} {now.spent:.0f} s, {files} files", flush=True)
         if rank == 0 and (clock - saved > 240 or now.spent >= budget):
             keep(args.out / "state.pt", model, ema, optimiser, now)
             clock = saved = time.monotonic()
@@ -263,16 +289,40 @@ def agreed(seconds: float) -> float:
     return shared.item()
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean squared error of the noise times SNR^-1/2, so that steps in which much is open count; faces three times."""
-    timesteps = torch.randint(0, 1000, (BATCH,))
-    bar = alphas_cumprod()[timesteps][:, None, None, None]
-    noise = spread_noise(batch.latents)
-    noisy = (bar.sqrt() * batch.latents + (1 - bar).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        made = model(noisy, timesteps, batch.ids, batch.references, batch.gates)
-    weight = (bar / (1 - bar)).rsqrt().clamp(0.2, 8.0) * (1 + 2 * batch.faces)
-    return (weight * (made.float() - noise).square()).mean()
+class Objective:
+    """Mean squared error of the noise times SNR^-1/2, so that steps in which much is open count; faces three times.
+
+    And, where the reference acts and little noise is left, the distance of SFace's vector of the face in the estimated
+    picture from the true face's (as in `dp_adapter.training.losses`, identity).
+    """
+
+    def __init__(self, vae: Any, likeness: float, below: int, device: torch.device) -> None:
+        self._vae, self._weight, self._below, self._device = vae, likeness, below, device
+        self._sface = SFace().to(device)
+        self._bars = alphas_cumprod().to(device)
+
+    def __call__(self, model: nn.Module, batch: Batch, liking: bool) -> dict[str, Tensor]:
+        timesteps = torch.randint(0, 1000, (len(batch.latents),), device=self._device)
+        bar = self._bars[timesteps][:, None, None, None]
+        noise = spread_noise(batch.latents)
+        noisy = (bar.sqrt() * batch.latents + (1 - bar).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            made = model(noisy, timesteps, batch.ids, batch.references, batch.gates).float()
+        weight = (bar / (1 - bar)).rsqrt().clamp(0.2, 8.0) * (1 + 2 * batch.faces)
+        losses = {"noise": (weight * (made - noise).square()).mean()}
+        if self._weight and liking:
+            rows = (batch.large & (timesteps < self._below)).nonzero()[: max(1, len(noisy) // 8), 0]
+            estimate = (noisy[rows] - (1 - bar[rows]).sqrt() * made[rows]) / bar[rows].sqrt()
+            losses["likeness"] = self._weight * self._apart(estimate, batch.warps[rows], batch.vectors[rows])
+        return losses
+
+    def _apart(self, latents: Tensor, warps: Tensor, vectors: Tensor) -> Tensor:
+        if not len(latents):
+            return latents.sum()
+        with torch.autocast(self._device.type, torch.bfloat16):
+            pictures = self._vae.decode(latents / autoencoder.CONFIG["scaling_factor"]).sample.float()
+        found = autoencoder.face_vectors(self._sface, pictures, warps)
+        return 1 - F.cosine_similarity(found, vectors, dim=-1).mean()
 
 
 def spread_noise(like: Tensor) -> Tensor:
@@ -283,38 +333,38 @@ def spread_noise(like: Tensor) -> Tensor:
     the text, and then samples colours of its own.
     """
     noise = torch.randn_like(like)
-    level = torch.randn(len(like), like.shape[1], 1, 1)
-    quarters = F.interpolate(torch.randn(len(like), like.shape[1], 4, 4), size=like.shape[2:], mode="bilinear")
+    level = torch.randn(len(like), like.shape[1], 1, 1, device=like.device)
+    coarse = torch.randn(len(like), like.shape[1], 4, 4, device=like.device)
+    quarters = F.interpolate(coarse, size=like.shape[2:], mode="bilinear")
     return noise + 0.4 * level + 0.2 * quarters
 
 
 @torch.no_grad()
 def average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for key, value in model.state_dict().items():
-        if value.is_floating_point():
-            ema[key].lerp_(value, 1 - decay)
+    pairs = [(ema[key], value) for key, value in model.state_dict().items() if value.is_floating_point()]
+    get_ema_multi_avg_fn(decay)([pair[0] for pair in pairs], [pair[1] for pair in pairs], 0)
 
 
 def resumed(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
     if not path.exists():
         return Progress()
-    stored = torch.load(path, weights_only=True)
+    stored = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
     model.load_state_dict(stored["model"])
     optimiser.load_state_dict(stored["optimiser"])
     ema.update(stored["ema"])
-    return Progress(stored["spent"], stored["step"], stored["mean"])
+    return Progress(stored["spent"], stored["step"])
 
 
 def keep(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer, now: Progress) -> None:
     part = path.with_suffix(".part")
     states = {"model": model.state_dict(), "ema": ema, "optimiser": optimiser.state_dict()}
-    torch.save(states | asdict(now), part)
+    torch.save(states | {"spent": now.spent, "step": now.step}, part)
     part.replace(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--portraits", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True, help="folder that pool.py fills")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -323,6 +373,13 @@ def main() -> None:
     parser.add_argument("--cooldown", type=float, default=0.25, help="share of the time in which the rate falls")
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--likeness", type=float, default=0.1, help="weight of the distance of SFace's vectors")
+    parser.add_argument("--likeness-from", type=float, default=0.3, help="share of the time after which it counts")
+    parser.add_argument("--likeness-below", type=int, default=400, help="timesteps at which it is asked for")
+    parser.add_argument("--likeness-every", type=int, default=2, help="steps")
+    parser.add_argument("--look", type=int, default=1 << 30, help="new files to read at most every 50 steps")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="a quarter faster, after minutes of compiling")
     parser.add_argument("--seed", type=int, default=0)

@@ -18,13 +18,16 @@ SHARE = (0.35, 0.75)
 LEAST = 200
 """Pixels that both faces must cover."""
 
+MOVED = 0.025
+"""Deviation of the ways by which eyes, nose, mouth and chin are moved, in widths of the face."""
+
 
 def crowd(random: np.random.Generator, people: Sequence[Portrait], count: int) -> list[Portrait]:
     """Portraits of people who do not exist, with the vectors that SFace gives them."""
     coloured, network = [p for p in people if not p.grey], SFace(threads=1)
     made: list[Portrait] = []
     while len(made) < count:
-        one, other = (coloured[int(i)] for i in random.integers(0, len(coloured), 2))
+        one, other = (reshaped(random, coloured[int(i)]) for i in random.integers(0, len(coloured), 2))
         picture = blended(one, other, float(random.uniform(*SHARE)))
         if picture is None or one.person == other.person:
             continue
@@ -42,6 +45,31 @@ def crowd(random: np.random.Generator, people: Sequence[Portrait], count: int) -
             )
         )
     return made
+
+
+def reshaped(random: np.random.Generator, portrait: Portrait) -> Portrait:
+    """The portrait with its features in slightly other places: eyes closer, a longer nose, a narrower mouth, …"""
+    width, points = float(portrait.box[2]), portrait.points
+    chin = points[3:].mean(0) + 0.45 * (points[3:].mean(0) - points[:2].mean(0))
+    apart, high, nose, wide, low, jaw = random.normal(0, MOVED * width, 6)
+    ways = np.array([(-apart, high), (apart, high), (0, nose), (-wide, low), (wide, low), (0, jaw)], np.float32)
+    places = np.vstack([points, chin])  # [6, 2]
+
+    def moved(at: Floats) -> Floats:
+        near = np.exp(-((at[..., None, :] - places) ** 2).sum(-1) / (2 * (0.22 * width) ** 2))
+        return np.asarray(near @ ways, np.float32)
+
+    rows, columns = portrait.labels.shape
+    cells = np.stack(np.meshgrid(np.arange(0, columns, 8), np.arange(0, rows, 8)), -1).astype(np.float32)
+    field = cv2.resize(moved(cells), (columns, rows), interpolation=cv2.INTER_LINEAR)
+    x, y = np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32))
+    at = (x + field[..., 0], y + field[..., 1])
+    return replace(
+        portrait,
+        picture=cv2.remap(portrait.picture, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),
+        labels=cv2.remap(portrait.labels, *at, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE),
+        points=points - moved(points),
+    )
 
 
 def blended(one: Portrait, other: Portrait, share: float) -> Floats | None:

@@ -1,117 +1,158 @@
-"""Composed scenes as latents, in files of a few hundred; made once, beside the training, which takes what is there."""
+"""Composed scenes in files of a few hundred, for autoencoder and base, which take what is there while more is made."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tools.small_base import mixing, portraits, scenes, vae
+from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.training.faces import SFace, crop_warp
+from tools.small_base import mixing, portraits, scenes
 from tools.small_base.portraits import Bytes, Floats, Portrait
-from tools.small_base.scenes import Person, Plan
 
 CHUNK = 250
 MIXES = 100
+CAPTIONS = 4
 GRID = 16
+MOST = 2  # people in a scene
+
+REAL = 6
+"""Every sixth file shows people of the portraits, the others faces mixed from two of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Scenes: latents [n, 4, 16, 16] of unit variance, face masks [n, 2, 16, 16] in 0..1 by person, and plans.
+    """n scenes of up to two people; zeros where a scene has no second one.
 
-    With ``vectors`` [m, 128] the plans' portraits are faces that were mixed for this chunk.
+    Attributes:
+        pictures: [n, S, S, 3] RGB in 0..255; ids: [n, CAPTIONS, 77] tokens of as many captions.
+        faces: [n, 2, 16, 16], the share of each latent cell that is a person's face, in 0..1.
+        points: [n, 2, 5, 2] landmarks in px; warps: [n, 2, 2, 3], `crop_warp` for SFace's crop.
+        vectors: [n, 2, 128], SFace's of the people, of length 1; references: of any photo of each person.
     """
 
-    latents: Tensor
+    pictures: Tensor
+    ids: Tensor
     faces: Tensor
-    plans: tuple[Plan, ...]
-    vectors: Tensor | None = None
+    points: Tensor
+    warps: Tensor
+    vectors: Tensor
+    references: Tensor
 
 
 def face_masks(labels: Bytes, owner: Bytes) -> Floats:
     """[2, 16, 16]: the share of each latent cell that is a person's face."""
-    masks = np.zeros((2, GRID, GRID), np.float32)
-    for number in (1, 2):
-        face = portraits.face_of(labels) * (owner == number)
-        masks[number - 1] = cv2.resize(face, (GRID, GRID), interpolation=cv2.INTER_AREA)
+    masks = np.zeros((MOST, GRID, GRID), np.float32)
+    for number in range(MOST):
+        face = portraits.face_of(labels) * (owner == number + 1)
+        masks[number] = cv2.resize(face, (GRID, GRID), interpolation=cv2.INTER_AREA)
     return masks
 
 
-@torch.no_grad()
-def encoded(net: Any, pictures: Sequence[Bytes]) -> Tensor:
-    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return net.encode(batch).latent_dist.mean * vae.CONFIG["scaling_factor"]
-
-
-def make(random: np.random.Generator, people: Sequence[Portrait], net: Any) -> Chunk:
-    plans = [scenes.planned(random, people) for _ in range(CHUNK)]
+def make(random: np.random.Generator, people: Sequence[Portrait], tokenizer: Any, count: int = CHUNK) -> Chunk:
+    """``count`` random scenes of these people."""
+    plans = [scenes.planned(random, people) for _ in range(count)]
     made = [scenes.composed(random, plan, people) for plan in plans]
-    latents = torch.cat([encoded(net, [s.picture for s in made[i : i + 10]]) for i in range(0, CHUNK, 10)])
-    faces = np.stack([face_masks(scene.labels, scene.owner) for scene in made])
-    return Chunk(latents.half(), torch.from_numpy(faces).half(), tuple(plans))
+    captions = [scenes.caption(random, plan) for plan in plans for _ in range(CAPTIONS)]
+    ids = tokens(tokenizer, captions).reshape(count, CAPTIONS, -1)
+    photos: dict[str, list[int]] = {}
+    for index, portrait in enumerate(people):
+        photos.setdefault(portrait.person, []).append(index)
+    own = [[person.portrait for person in plan.people] for plan in plans]
+    other = [[int(random.choice(photos[people[i].person])) for i in row] for row in own]
+    return Chunk(
+        torch.from_numpy(np.stack([scene.picture for scene in made])),
+        ids,
+        torch.from_numpy(np.stack([face_masks(scene.labels, scene.owner) for scene in made])).half(),
+        _padded([scene.points for scene in made], (5, 2)),
+        _padded([[crop_warp(five, scenes.SIDE, scenes.SIDE, SFace.size) for five in s.points] for s in made], (2, 3)),
+        *(_padded([[unit(people[i].sface) for i in row] for row in rows], (128,)) for rows in (own, other)),
+    )
 
 
-def make_mixed(random: np.random.Generator, people: Sequence[Portrait], net: Any) -> Chunk:
-    crowd = mixing.crowd(random, people, MIXES)
-    return replace(make(random, crowd, net), vectors=torch.from_numpy(np.stack([p.sface for p in crowd])))
+def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
+    """[n, 77], int32"""
+    options = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(list(captions), **options).input_ids.int()
+
+
+def unit(vector: NDArray[Any]) -> Floats:
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+def _padded(rows: Sequence[Sequence[NDArray[Any]]], shape: tuple[int, ...]) -> Tensor:
+    """[n, 2, *shape]"""
+    made = np.zeros((len(rows), MOST, *shape), np.float32)
+    for i, row in enumerate(rows):
+        made[i, : len(row)] = row
+    return torch.from_numpy(made)
 
 
 def write(path: Path, chunk: Chunk) -> None:
-    """One safetensors file, the plans in its metadata."""
-    plans = json.dumps([asdict(plan) for plan in chunk.plans])
     part = path.with_suffix(".part")
-    tensors = {"latents": chunk.latents.contiguous(), "faces": chunk.faces}
-    save_file(tensors | ({} if chunk.vectors is None else {"vectors": chunk.vectors}), str(part), {"plans": plans})
+    save_file(vars(chunk), str(part))
     part.replace(path)
 
 
-def read(path: Path) -> Chunk:
-    with safe_open(str(path), "pt") as file:
-        plans = json.loads((file.metadata() or {})["plans"])
-        vectors = file.get_tensor("vectors") if "vectors" in file.keys() else None  # noqa: SIM118 - no iterator
-        return Chunk(
-            file.get_tensor("latents"), file.get_tensor("faces"), tuple(_plan(plan) for plan in plans), vectors
-        )
+class Pool:
+    """The files of a folder, which may become more; of ``ranks`` processes each takes its part."""
+
+    def __init__(self, folder: Path, rank: int = 0, ranks: int = 1) -> None:
+        self._folder, self._rank, self._ranks, self._seen = folder, rank, ranks, set[str]()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def new(self, most: int = 1 << 30) -> list[Chunk]:
+        """What was not given yet."""
+        paths = [path for path in sorted(self._folder.glob("*.safetensors")) if path.name not in self._seen]
+        paths = [path for path in paths if int(path.stem) % self._ranks == self._rank][:most]
+        self._seen.update(path.name for path in paths)
+        return [Chunk(**load_file(str(path))) for path in paths]
 
 
-def _plan(stored: dict[str, Any]) -> Plan:
-    people = tuple(Person(**person) for person in stored["people"])
-    return Plan(stored["size"], stored["background"], stored["pattern"], stored["grey"], people)
+def fill(portraits_file: Path, out: Path, numbers: Sequence[int]) -> None:
+    """Makes the files of these numbers that are not there yet."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    known, tokenizer = portraits.split(portraits.load(portraits_file))[0], clip_tokenizer()
+    for number in numbers:
+        target = out / f"{number:05d}.safetensors"
+        if not target.exists():
+            random = np.random.default_rng((1000, number))
+            people = mixing.crowd(random, known, MIXES) if number % REAL else known
+            write(target, make(random, people, tokenizer))
+            print(target.name, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--portraits", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--chunks", type=int, default=60)
-    parser.add_argument("--mixed", action="store_true", help="of faces mixed from two portraits")
+    parser.add_argument("--chunks", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    people = portraits.split(portraits.load(args.portraits))[0]
-    net = vae.new()
-    net.load_state_dict(torch.load(args.vae, weights_only=True))
-    net.eval()
-    for number in range(args.chunks):
-        target = args.out / f"{'mixed' if args.mixed else ''}{number:04d}.safetensors"
-        if target.exists():
-            continue
-        made = make_mixed if args.mixed else make
-        chunk = made(np.random.default_rng((1000 + number, int(args.mixed))), people, net)
-        write(target, chunk)
-        print(target.name, flush=True)
+    context = multiprocessing.get_context("spawn")
+    each = [range(first, args.chunks, args.workers) for first in range(args.workers)]
+    workers = [context.Process(target=fill, args=(args.portraits, args.out, numbers)) for numbers in each]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
 if __name__ == "__main__":

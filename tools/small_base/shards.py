@@ -11,7 +11,7 @@ import numpy as np
 import webdataset
 
 from dp_adapter.training.sample import Sample
-from tools.small_base import portraits, scenes
+from tools.small_base import mixing, portraits, scenes
 from tools.small_base.portraits import Portrait
 
 
@@ -48,10 +48,12 @@ def main() -> None:
     parser.add_argument("--portraits", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--mixes", type=int, default=1000, help="faces mixed from two people, beside the people")
     parser.add_argument("--seed", type=int, default=77)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     people = portraits.split(portraits.load(args.portraits))[0]
+    people += mixing.crowd(np.random.default_rng(args.seed), people, args.mixes)
     with cast(Any, webdataset).TarWriter(str(args.out / "scenes-000000.tar")) as writer:
         for sample in samples(people, args.count, args.seed):
             writer.write(sample.to_record(lossless=True))
