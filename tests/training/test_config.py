@@ -69,7 +69,7 @@ def test_the_examples_are_valid_and_take_changes(path: Path) -> None:
         ("x/*.tar",),
         3,
     )
-    assert to_tables(config)["stage"][2]["losses"]["edit"] == 0.02
+    assert to_tables(config)["stage"][2]["losses"]["consistency"] == 0.4
 
 
 @pytest.mark.parametrize("change", ["stage.5.steps=1", "seed", "seed.x=1", "stage=", "stage.0=1"])
