@@ -77,25 +77,25 @@ def embed_faces(network: FaceNetwork, pictures: Tensor, points: NDArray[np.float
     Raises:
         FaceError: the five points of a face coincide.
     """
+    height, width = pictures.shape[-2:]
+    warps = np.stack([crop_warp(five, height, width, network.size) for five in points])
+    return embed_crops(network, pictures, torch.as_tensor(warps))
+
+
+def embed_crops(network: FaceNetwork, pictures: Tensor, warps: Tensor) -> Tensor:
+    """`embed_faces` with the ways to the crops known, `crop_warp` [B, 2, 3], so that nothing is left to the CPU."""
     shown = (pictures.float() * 0.5 + 0.5).clamp(0, 1) * 255
-    return network(aligned(shown, points, network.size))
+    return network(cropped(shown, warps, network.size))
 
 
-def aligned(pictures: Tensor, points: NDArray[np.float32], size: int) -> Tensor:
+def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
     """``identity.face.norm_crop`` for a batch, with gradients: [B, 3, H, W] -> [B, 3, s, s], black outside.
 
     Without OpenCV's rounding of coordinates to 1/32 px.
 
     Args:
-        points: [B, 5, 2], left eye, right eye, nose, left and right mouth corner, in px of the pictures.
+        warps: ``crop_warp`` of each picture's face, [B, 2, 3].
     """
-    height, width = pictures.shape[-2:]
-    warps = np.stack([crop_warp(five, height, width, size) for five in points])
-    return cropped(pictures, torch.as_tensor(warps), size)
-
-
-def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
-    """The crops [B, 3, s, s] of pictures [B, 3, H, W] that ``warps`` [B, 2, 3] from ``crop_warp`` lead to."""
     with torch.autocast(pictures.device.type, enabled=False):  # whose product in half precision is off by a pixel
         grid = F.affine_grid(warps.to(pictures), [len(pictures), 3, size, size], align_corners=False)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -105,7 +105,7 @@ def crop_warp(points: NDArray[np.float32], height: int, width: int, size: int) -
     """From an aligned crop to its picture, in ``affine_grid``'s coordinates, which are -1 and 1 at the edges: [2, 3].
 
     Args:
-        points: [5, 2] in px of the picture, between pixel centres.
+        points: [5, 2], left eye, right eye, nose, left and right mouth corner, in px between pixel centres.
     """
     back = np.linalg.inv(np.vstack([similarity(np.asarray(points, np.float32), template(size)), [0, 0, 1]]))
     # A pixel centre at 0 is half a pixel from the edge, which is at -1.

@@ -15,7 +15,7 @@ from dp_adapter.errors import CatalogError
 from dp_adapter.identity import embed
 from dp_adapter.identity.face import TEMPLATE, Face, norm_crop
 from dp_adapter.identity.shipped import SFACE, open_network, shipped
-from dp_adapter.training.faces import ArcFace, SFace, aligned, embed_faces
+from dp_adapter.training.faces import ArcFace, SFace, crop_warp, cropped, embed_faces
 from dp_adapter.training.onnx_net import OnnxNet
 
 POINTS = np.array([[196, 108], [246, 112], [222, 146], [196, 166], [238, 170]], np.float32)  # of the astronaut's face
@@ -47,19 +47,24 @@ def test_sface_is_onnxruntimes(sface: SFace) -> None:
     assert np.abs(mine - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def aligned(picture: torch.Tensor, points: np.ndarray, size: int) -> torch.Tensor:
+    height, width = picture.shape[-2:]
+    return cropped(picture, torch.from_numpy(crop_warp(points, height, width, size))[None], size)
+
+
 def test_the_crop_is_the_encoders(astronaut: np.ndarray) -> None:
     expected = norm_crop(astronaut, POINTS, 112).astype(np.float32)
     picture = torch.tensor(astronaut).permute(2, 0, 1)[None].float()
-    mine = aligned(picture, POINTS[None], 112)[0].permute(1, 2, 0).numpy()
+    mine = aligned(picture, POINTS, 112)[0].permute(1, 2, 0).numpy()
     # OpenCV rounds coordinates to 1/32 px and the result to whole numbers.
     assert np.abs(mine - expected).mean() < 1.0 and np.quantile(np.abs(mine - expected), 0.99) < 6
-    outside = aligned(picture, POINTS[None] + 400, 112)
+    outside = aligned(picture, POINTS + 400, 112)
     assert outside[0, :, -20:].abs().max() == 0  # black beyond the picture, as there
 
 
 def test_a_face_at_the_template_is_taken_as_it_is() -> None:
     picture = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(aligned(picture, TEMPLATE[None], 112), picture, atol=1e-4, rtol=0)
+    torch.testing.assert_close(aligned(picture, TEMPLATE, 112), picture, atol=1e-4, rtol=0)
 
 
 def test_embeddings_are_the_encoders_and_pass_gradients(sface: SFace, astronaut: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.demo import tiny_base
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.diffusers import sites_of
-from dp_adapter.training.faces import SFace
+from dp_adapter.training.faces import SFace, embed_crops
 from tools.small_base import vae as autoencoder
 from tools.small_base.pool import Pool, tokens
 
@@ -185,7 +185,6 @@ class Batches:
         gates = torch.where((chance(EVERYWHERE) & ~two)[:, None, None, None], torch.ones_like(gates), gates)
         kept = ~chance(DROP_IDENTITY)
         noise = JITTER * torch.randn(count, FACE_DIM, device=device)
-        points = known.points[which, who]
         return Batch(
             known.latents[which].float(),
             torch.where(chance(DROP_TEXT)[:, None], self._nothing, known.ids[which, caption]),
@@ -194,7 +193,7 @@ class Batches:
             faces.sum(1, keepdim=True),
             known.vectors[which, who],
             known.warps[which, who],
-            kept & ((points[:, 1] - points[:, 0]).norm(dim=-1) > autoencoder.LEAST_APART),
+            kept & autoencoder.large(known.points[which, who]),
         )
 
 
@@ -321,7 +320,7 @@ class Objective:
             return latents.sum()
         with torch.autocast(self._device.type, torch.bfloat16):
             pictures = self._vae.decode(latents / autoencoder.CONFIG["scaling_factor"]).sample.float()
-        found = autoencoder.face_vectors(self._sface, pictures, warps)
+        found = embed_crops(self._sface, pictures, warps)
         return 1 - F.cosine_similarity(found, vectors, dim=-1).mean()
 
 

@@ -78,7 +78,7 @@ def make(random: np.random.Generator, people: Sequence[Portrait], tokenizer: Any
         torch.from_numpy(np.stack([face_masks(scene.labels, scene.owner) for scene in made])).half(),
         _padded([scene.points for scene in made], (5, 2)),
         _padded([[crop_warp(five, scenes.SIDE, scenes.SIDE, SFace.size) for five in s.points] for s in made], (2, 3)),
-        *(_padded([[unit(people[i].sface) for i in row] for row in rows], (128,)) for rows in (own, other)),
+        *(_padded([[people[i].vector for i in row] for row in rows], (128,)) for rows in (own, other)),
     )
 
 
@@ -86,10 +86,6 @@ def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
     """[n, 77], int32"""
     options = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
     return tokenizer(list(captions), **options).input_ids.int()
-
-
-def unit(vector: NDArray[Any]) -> Floats:
-    return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
 def _padded(rows: Sequence[Sequence[NDArray[Any]]], shape: tuple[int, ...]) -> Tensor:

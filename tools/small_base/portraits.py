@@ -57,6 +57,11 @@ class Portrait:
     glasses: bool | None
     smiling: bool | None
 
+    @property
+    def vector(self) -> Floats:
+        """``sface``, of length 1."""
+        return np.asarray(self.sface / np.linalg.norm(self.sface), np.float32)
+
 
 def load(path: Path) -> list[Portrait]:
     """Every portrait of ``portraits_192x240.npz``."""

@@ -37,7 +37,7 @@ def samples(people: Sequence[Portrait], count: int, seed: int) -> Iterator[Sampl
             labels=scene.labels,
             box=box,
             points=scene.points[0],
-            embeddings={"sface": np.asarray(portrait.sface / np.linalg.norm(portrait.sface), np.float32)},
+            embeddings={"sface": portrait.vector},
             facts={"size": plan.size},
         )
         made += 1

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.demo import tiny_vae
-from dp_adapter.training.faces import SFace, cropped
+from dp_adapter.training.faces import SFace, embed_crops
 from tools.small_base import vae_start
 from tools.small_base.pool import Pool
 
@@ -60,17 +60,17 @@ def loss_of(
     losses["edges"] = 0.5 * torch.stack(edges).sum()
     losses["colour"] = (F.avg_pool2d(decoded, 8) - F.avg_pool2d(pictures, 8)).abs().mean()
     if facing:
-        large = ((points[:, 1] - points[:, 0]).norm(dim=-1) > LEAST_APART).float()
+        counted = large(points).float()
         with torch.no_grad():
-            true = face_vectors(sface, pictures, warps)
-        apart = 1 - F.cosine_similarity(face_vectors(sface, decoded, warps), true, dim=-1)
-        losses["face"] = facing * (large * apart).sum() / large.sum().clamp(min=1)
+            true = embed_crops(sface, pictures, warps)
+        apart = 1 - F.cosine_similarity(embed_crops(sface, decoded, warps), true, dim=-1)
+        losses["face"] = facing * (counted * apart).sum() / counted.sum().clamp(min=1)
     return losses
 
 
-def face_vectors(sface: SFace, pictures: Tensor, warps: Tensor) -> Tensor:
-    """SFace's [B, 128] of pictures [B, 3, S, S] in -1..1."""
-    return sface(cropped((pictures * 0.5 + 0.5).clamp(0, 1) * 255, warps, sface.size))
+def large(points: Tensor) -> Tensor:
+    """Whether SFace sees enough of the faces of these landmarks: [B, 5, 2] -> [B]."""
+    return (points[:, 1] - points[:, 0]).norm(dim=-1) > LEAST_APART
 
 
 def around(points: Tensor, side: int) -> Tensor:
