@@ -26,7 +26,7 @@ from dp_adapter.training.build import trained_by
 from dp_adapter.training.call import Record
 from dp_adapter.training.config import Config, Stage
 from dp_adapter.training.data import LATENT
-from dp_adapter.training.frozen import DTYPES
+from dp_adapter.training.frozen import DTYPES, overflows
 from dp_adapter.training.start import new_adapter, with_pathways
 
 _GIB = 2**30
@@ -120,8 +120,10 @@ def estimate(config: Config, throughput: float) -> Estimate:
     models = sizes.models(config)
     for model in (models.unet, models.vae, *models.texts):
         model.to(dtype).requires_grad_(False).eval()
+    if overflows(models.vae):
+        models.vae.float()  # as a copy of it decodes (``Frozen.decoded``)
     stages: list[StageNeeds] = []
-    with torch.device("meta"), flash_attention(), _normed_in_full(models, dtype):
+    with torch.device("meta"), flash_attention(), _normed_in_full(models):
         for stage in config.stage:
             stages.append(_stage(config, stage, models, dtype, throughput))
     return Estimate(_count(models.unet), throughput, tuple(stages))
@@ -154,19 +156,21 @@ def _stage(config: Config, stage: Stage, models: sizes.Models, dtype: torch.dtyp
     kept, recomputed = one.kept * at_once, one.recomputed * at_once
     forward = one.forward * (with_gradients + without)
     backward, again = one.backward * with_gradients, one.forward * with_gradients
+    frozen = sum(_count(model) for model in (models.unet, models.vae, *models.texts)) * dtype.itemsize
     if losses.identity:
-        decoded = measured(lambda: _decoded(models.vae, cells, dtype), models.vae)
+        vae = cast(Any, models.vae).dtype
+        frozen += _count(models.vae) * vae.itemsize if vae != dtype else 0
+        decoded = measured(lambda: _decoded(models.vae, cells), models.vae)
         rows = stage.batch * (losses.identity_below + 1) / 1000
         kept, recomputed = (value + decoded.kept * math.ceil(rows) for value in (kept, recomputed))
         forward, backward = forward + rows * decoded.forward, backward + rows * decoded.backward
     flops = int((forward + backward) * stage.accumulate)
     flops_checkpointed = flops + int(again * stage.accumulate)
-    frozen = (models.unet, models.vae, *models.texts)
     seconds = (stage.steps * flops / throughput, stage.steps * flops_checkpointed / throughput)
     return StageNeeds(
         stage=stage,
         trained=trained,
-        frozen=sum(_count(model) for model in frozen) * dtype.itemsize,
+        frozen=frozen,
         adapter=2 * 4 * parameters,
         updating=3 * 4 * trained,
         activations=kept,
@@ -190,9 +194,9 @@ def _inputs(models: sizes.Models, tokens: int, cells: int, dtype: torch.dtype, x
     }
 
 
-def _decoded(vae: nn.Module, cells: int, dtype: torch.dtype) -> Tensor:
-    latents = torch.empty(1, 4, cells, cells, dtype=dtype, requires_grad=True)
-    return cast(Any, vae).decode(latents).sample
+def _decoded(vae: Any, cells: int) -> Tensor:
+    latents = torch.empty(1, 4, cells, cells, dtype=vae.dtype, requires_grad=True)
+    return vae.decode(latents).sample
 
 
 def measured(run: Callable[[], Tensor], module: nn.Module) -> Pass:
@@ -293,15 +297,20 @@ def flash_attention() -> Generator[None]:
 
 
 @contextmanager
-def _normed_in_full(models: sizes.Models, dtype: torch.dtype) -> Generator[None]:
+def _normed_in_full(models: sizes.Models) -> Generator[None]:
     """Autocast computes norms in float32 and keeps their inputs so; the meta device has no autocast."""
     with ExitStack() as stack:
         for model in (models.unet, models.vae):
+            dtype: torch.dtype = cast(Any, model).dtype
             for _, module in _modules(model):
                 if dtype != torch.float32 and isinstance(module, nn.GroupNorm | nn.LayerNorm):
                     module.float()
                     before = module.register_forward_pre_hook(lambda _m, args: (args[0].float(), *args[1:]))
-                    after = module.register_forward_hook(lambda _m, _args, output: output.to(dtype))
+                    after = module.register_forward_hook(_to(dtype))
                     stack.callback(before.remove)
                     stack.callback(after.remove)
         yield
+
+
+def _to(dtype: torch.dtype) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    return lambda _module, _args, output: output.to(dtype)

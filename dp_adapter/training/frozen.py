@@ -5,9 +5,11 @@ Shapes: B rows, R side of the pictures in px, h x w cells of the latent grid, D 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,7 +93,16 @@ class Frozen:
 
     def decoded(self, latents: Tensor) -> Tensor:
         """[B, 4, h, w] -> pictures [B, 3, R, R] in -1..1, with gradients."""
-        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.float()
+        latents = latents / self.vae.config.scaling_factor
+        if not overflows(self.vae):
+            return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        with torch.autocast(self.device.type, enabled=False):
+            return self._whole_vae.decode(latents.float()).sample
+
+    @cached_property
+    def _whole_vae(self) -> Any:
+        """In float32. A copy, as the pipeline that draws the samples has the same VAE and wants one dtype."""
+        return copy.deepcopy(self.vae).float()
 
     @torch.no_grad()
     def texts(self, captions: Sequence[str], place: Tensor, side: int) -> Text:
@@ -125,6 +136,11 @@ class Frozen:
             sha.update(name.encode())
             sha.update(value.detach().float().cpu().numpy().tobytes())
         return sha.hexdigest()
+
+
+def overflows(vae: Any) -> bool:
+    """Whether a VAE's activations may leave float16's range, as its configuration warns."""
+    return vae.dtype == torch.float16 and bool(vae.config.get("force_upcast", False))
 
 
 def load(config: Config, device: torch.device) -> Frozen:

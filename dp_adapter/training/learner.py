@@ -67,12 +67,18 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """The optimiser's and fp16's scaler's state, for ``restore``; to be called in every process."""
+        return {"optimizer": self.optimizer.state_dict(), **self.between()}
+
+    def between(self) -> dict[str, Any]:
+        """What is left for the next stage, whose optimiser is new: the scaler's state."""
         scaler = self.accelerator.scaler
-        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
+        return {"scaler": scaler.state_dict()} if scaler else {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler:
+        """Goes on from ``state`` or ``between``."""
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler") and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 

@@ -73,6 +73,7 @@ def personalise(
     if options.checkpointing:
         pipeline.unet.train().enable_gradient_checkpointing()  # diffusers checkpoints in training mode only
     optimiser = torch.optim.AdamW(_groups(personal, options), weight_decay=options.weight_decay)
+    scaler = _scaler(pipeline.unet)
     draws = torch.Generator().manual_seed(options.seed)
     learning = Learning(personal)
     started = time.perf_counter()
@@ -86,8 +87,9 @@ def personalise(
                     f"The loss at step {step + 1} is not a number", "Take lower rates, or dtype float32 or bfloat16."
                 )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # pyright: ignore[reportUnknownMemberType]
-            optimiser.step()  # pyright: ignore[reportUnknownMemberType]
+            scaler.scale(loss).backward()
+            scaler.step(optimiser)
+            scaler.update()
             learning.curve.append(told)
             if progress:
                 progress(step + 1, options.steps, told)
@@ -102,6 +104,15 @@ def personalise(
     if options.released:
         personal.adapter.get_buffer("beta").zero_()  # y' = y: the words alone
     return learning
+
+
+def _scaler(unet: Any) -> Any:
+    """Keeps gradients that pass through a UNet in float16 from vanishing; torch before 2.3 has it for CUDA alone."""
+    new = hasattr(torch.amp, "GradScaler")
+    amp: Any = torch.amp if new else torch.cuda.amp
+    kind: str = unet.device.type
+    wanted = unet.dtype == torch.float16 and kind in (("cuda", "cpu") if new else ("cuda",))
+    return amp.GradScaler(kind, enabled=wanted) if new else amp.GradScaler(enabled=wanted)
 
 
 def _groups(personal: Personal, options: Options) -> list[dict[str, Any]]:

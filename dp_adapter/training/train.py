@@ -146,7 +146,7 @@ class Run:
         """
         state, stage, accelerator = self.state, self.config.stage[self.state.stage], self.accelerator
         learner, names = self._prepared(stage)
-        if resumed and state.step:
+        if resumed:
             learner.restore(checkpoint.read_optimizer(resumed))
         passes = stage.accumulate
         examples = Examples(self.shards, self.config.data, self.config.adapter, (self.config.seed, state.stage))
@@ -175,7 +175,7 @@ class Run:
                 break
         if state.step == stage.steps:
             state.stage, state.step = state.stage + 1, 0
-            self._save({})
+            self._save(learner.between())
             accelerator.free_memory()
         if stop and state.stage < len(self.config.stage):
             self.watch.close()
@@ -205,7 +205,8 @@ class Run:
             self._adapted, self.base, self.sites, stage.losses, self._faces, self._kind is ShardedLearner
         )
         objective.train()
-        self.base.unet.eval()
+        unet: Any = self.base.unet
+        unet.train(unet.is_gradient_checkpointing)  # diffusers before 0.33 checkpoints in training mode only
         slow = {name for name in trained if stage.kind == "ffb" and build.part_of(name) == "iea"}
         groups = [
             {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr}

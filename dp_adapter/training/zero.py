@@ -72,7 +72,8 @@ class ZeroLearner(Learner):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Every process takes its own part; a run goes on with as many as it was begun with."""
-        self._part.load_state_dict(state["parts"][self.accelerator.process_index])
+        if "parts" in state:
+            self._part.load_state_dict(state["parts"][self.accelerator.process_index])
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

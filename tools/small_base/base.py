@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.diffusers import sites_of
 from dp_adapter.training.faces import SFace, embed_crops
 from tools.small_base import vae as autoencoder
-from tools.small_base.pool import Pool, tokens
+from tools.small_base.pool import Chunk, Held, Pool, tokens
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -119,19 +119,6 @@ def alphas_cumprod() -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Scenes:
-    """n scenes on the device in training: latents [n, 4, 16, 16] and what `pool.Chunk` tells."""
-
-    latents: Tensor
-    ids: Tensor
-    faces: Tensor
-    warps: Tensor
-    points: Tensor
-    vectors: Tensor
-    references: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class Batch:
     """latents [B, 4, 16, 16], token ids [B, 77], references' SFace vectors [B, 128], gates and faces [B, 1, 16, 16].
 
@@ -149,51 +136,43 @@ class Batch:
     large: Tensor
 
 
-class Batches:
-    """Random scenes with captions and reference faces, from what the pool has so far."""
+class Batches(Held):
+    """Random scenes with captions and reference faces, from what the pool has so far, with latents for pictures."""
 
     def __init__(self, pool: Pool, vae: Any, device: torch.device) -> None:
-        self._pool, self._vae, self._device = pool, vae, device
-        self._scenes: Scenes | None = None
+        super().__init__(pool, self._encoded, device)
+        self._vae = vae
         self._nothing = tokens(clip_tokenizer(), [""])[0].to(device)
 
-    def look(self, most: int = 1 << 30) -> int:
-        """Encodes files that are new; returns how many there are."""
-        made: list[Scenes] = [self._scenes] if self._scenes else []
-        for chunk in self._pool.new(most):
-            known = {field.name: getattr(chunk, field.name) for field in fields(Scenes) if field.name != "latents"}
-            moved = {name: value.to(self._device) for name, value in known.items()}
-            made.append(Scenes(autoencoder.encoded(self._vae, chunk.pictures).half(), **moved))
-        if made:
-            self._scenes = Scenes(*(torch.cat([getattr(x, field.name) for x in made]) for field in fields(Scenes)))
-        return len(self._pool)
+    def _encoded(self, chunk: Chunk) -> dict[str, Tensor]:
+        known = vars(chunk) | {"latents": autoencoder.encoded(self._vae, chunk.pictures).half()}
+        return {name: value for name, value in known.items() if name != "pictures"}
 
     def next(self, count: int) -> Batch:
         """The next random batch; the text is dropped in some, the identity in more."""
-        known, device = self._scenes, self._device
-        assert known is not None
+        device = self._device
 
         def chance(probability: float) -> Tensor:
             return torch.rand(count, device=device) < probability
 
-        which = torch.randint(0, len(known.latents), (count,), device=device)
-        two = known.vectors[which, 1].any(-1)
+        known, row = self.drawn(count), torch.arange(count, device=device)
+        two = known["vectors"][:, 1].any(-1)
         who = (two & chance(0.5)).long()
-        caption = torch.randint(0, known.ids.shape[1], (count,), device=device)
-        faces = known.faces[which].float()
-        gates = grown(faces[torch.arange(count, device=device), who][:, None])
+        caption = torch.randint(0, known["ids"].shape[1], (count,), device=device)
+        faces = known["faces"].float()
+        gates = grown(faces[row, who][:, None])
         gates = torch.where((chance(EVERYWHERE) & ~two)[:, None, None, None], torch.ones_like(gates), gates)
         kept = ~chance(DROP_IDENTITY)
         noise = JITTER * torch.randn(count, FACE_DIM, device=device)
         return Batch(
-            known.latents[which].float(),
-            torch.where(chance(DROP_TEXT)[:, None], self._nothing, known.ids[which, caption]),
-            known.references[which, who] + noise,
+            known["latents"].float(),
+            torch.where(chance(DROP_TEXT)[:, None], self._nothing, known["ids"][row, caption]),
+            known["references"][row, who] + noise,
             kept[:, None, None, None] * gates,
             faces.sum(1, keepdim=True),
-            known.vectors[which, who],
-            known.warps[which, who],
-            kept & autoencoder.large(known.points[which, who]),
+            known["vectors"][row, who],
+            known["warps"][row, who],
+            kept & autoencoder.large(known["points"][row, who]),
         )
 
 
@@ -234,10 +213,7 @@ def train(args: argparse.Namespace) -> None:
     now = resumed(args.out / "state.pt", model, ema, optimiser)
     torch.manual_seed(args.seed + ranks * now.step + rank)
     vae = autoencoder.loaded(args.vae).requires_grad_(False).to(device)
-    batches, objective = (
-        Batches(Pool(args.pool, rank, ranks), vae, device),
-        Objective(vae, args.likeness, args.likeness_below, device),
-    )
+    batches, objective = Batches(Pool(args.pool, rank, ranks), vae, device), Objective(vae, args)
     while not batches.look(args.look):
         time.sleep(2)
     clock = saved = time.monotonic()
@@ -289,31 +265,39 @@ def agreed(seconds: float) -> float:
 
 
 class Objective:
-    """Mean squared error of the noise times SNR^-1/2, so that steps in which much is open count; faces three times.
+    """Mean squared error of the noise times SNR^-1/2, so that steps in which much is open count; and more in faces.
 
     And, where the reference acts and little noise is left, the distance of SFace's vector of the face in the estimated
     picture from the true face's (as in `dp_adapter.training.losses`, identity).
     """
 
-    def __init__(self, vae: Any, likeness: float, below: int, device: torch.device) -> None:
-        self._vae, self._weight, self._below, self._device = vae, likeness, below, device
+    def __init__(self, vae: Any, args: argparse.Namespace) -> None:
+        self._vae, self._weight, self._below = vae, args.likeness, args.likeness_below
+        self._faces, self._middle = args.faces, args.middle
+        self._device = device = torch.device(args.device)
         self._sface = SFace().to(device)
         self._bars = alphas_cumprod().to(device)
 
     def __call__(self, model: nn.Module, batch: Batch, liking: bool) -> dict[str, Tensor]:
-        timesteps = torch.randint(0, 1000, (len(batch.latents),), device=self._device)
+        timesteps = self._timesteps(len(batch.latents))
         bar = self._bars[timesteps][:, None, None, None]
         noise = spread_noise(batch.latents)
         noisy = (bar.sqrt() * batch.latents + (1 - bar).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16):
             made = model(noisy, timesteps, batch.ids, batch.references, batch.gates).float()
-        weight = (bar / (1 - bar)).rsqrt().clamp(0.2, 8.0) * (1 + 2 * batch.faces)
+        weight = (bar / (1 - bar)).rsqrt().clamp(0.2, 8.0) * (1 + (self._faces - 1) * batch.faces)
         losses = {"noise": (weight * (made - noise).square()).mean()}
         if self._weight and liking:
             rows = (batch.large & (timesteps < self._below)).nonzero()[: max(1, len(noisy) // 8), 0]
             estimate = (noisy[rows] - (1 - bar[rows]).sqrt() * made[rows]) / bar[rows].sqrt()
             losses["likeness"] = self._weight * self._apart(estimate, batch.warps[rows], batch.vectors[rows])
         return losses
+
+    def _timesteps(self, count: int) -> Tensor:
+        """Of any, a share around the middle, where it is decided what a face is (logit-normal, arXiv 2403.03206)."""
+        place = torch.rand(count, device=self._device)
+        around = torch.randn(count, device=self._device).sigmoid()
+        return (1000 * torch.where(torch.rand_like(place) < self._middle, around, place)).long().clamp(0, 999)
 
     def _apart(self, latents: Tensor, warps: Tensor, vectors: Tensor) -> Tensor:
         if not len(latents):
@@ -373,6 +357,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--faces", type=float, default=3.0, help="how often a face's cell counts")
+    parser.add_argument("--middle", type=float, default=0.0, help="share of timesteps drawn around the middle")
     parser.add_argument("--likeness", type=float, default=0.1, help="weight of the distance of SFace's vectors")
     parser.add_argument("--likeness-from", type=float, default=0.3, help="share of the time after which it counts")
     parser.add_argument("--likeness-below", type=int, default=400, help="timesteps at which it is asked for")

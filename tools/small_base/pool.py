@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,27 @@ class Pool:
         paths = [path for path in paths if int(path.stem) % self._ranks == self._rank][:most]
         self._seen.update(path.name for path in paths)
         return [Chunk(**load_file(str(path))) for path in paths]
+
+
+class Held:
+    """Rows that ``taken`` makes of a pool's files, joined by name on a device; they become more as the files do."""
+
+    def __init__(self, pool: Pool, taken: Callable[[Chunk], dict[str, Tensor]], device: torch.device) -> None:
+        self._pool, self._taken, self._device = pool, taken, device
+        self._rows: dict[str, Tensor] = {}
+
+    def look(self, most: int = 1 << 30) -> int:
+        """Takes files that are new; returns how many there are."""
+        made = [self._taken(chunk) for chunk in self._pool.new(most)]
+        rows = [*([self._rows] if self._rows else []), *made]
+        if made:
+            self._rows = {name: torch.cat([one[name].to(self._device) for one in rows]) for name in made[0]}
+        return len(self._pool)
+
+    def drawn(self, count: int) -> dict[str, Tensor]:
+        """``count`` random rows of each."""
+        which = torch.randint(0, len(next(iter(self._rows.values()))), (count,), device=self._device)
+        return {name: rows[which] for name, rows in self._rows.items()}
 
 
 def fill(portraits_file: Path, out: Path, numbers: Sequence[int]) -> None:
