@@ -54,11 +54,13 @@ class OnnxNet(nn.Module):
         for name, key in self._keys.items():
             self.register_buffer(key, torch.as_tensor(np.array(values[name], np.float32)), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Callable[[Tensor], None] = lambda _: None) -> Tensor:
+        """``seen`` is shown what each layer gives."""
         known: dict[str, Tensor] = {self._input: x}
         for step in self._steps:
             first, *rest = [known[n] if n in known else self.get_buffer(self._keys[n]) for n in step.inputs]
             known[step.out] = _LAYERS[step.kind](first, rest, step.options)
+            seen(known[step.out])
             for name in step.last_uses:
                 del known[name]
         return known[self._output]

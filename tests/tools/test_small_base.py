@@ -14,7 +14,7 @@ import torch
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.identity.face import norm_crop
 from dp_adapter.training.faces import SFace, crop_warp, cropped
-from tools.small_base import base, mixing, pool, portraits, scenes, vae
+from tools.small_base import base, decoder, mixing, pool, portraits, scenes, vae
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,8 @@ def test_a_likeness_that_is_asked_for_reaches_the_adapter(filled: Path) -> None:
     net = vae.loaded(filled / "vae.pt").requires_grad_(False)
     batches, model = base.Batches(pool.Pool(filled / "pool"), net, device), base.Joint()
     batches.look()
-    objective = base.Objective(net, 0.1, 1000, device)
+    asked = Namespace(likeness=0.1, likeness_below=1000, faces=3.0, middle=0.5, device="cpu")
+    objective = base.Objective(net, asked)
     batch = batches.next(12)
     assert set(objective(model, batch, liking=False)) == {"noise"}
     objective(model, batch, liking=True)["likeness"].backward()
@@ -205,7 +206,7 @@ def test_a_run_goes_on(filled: Path) -> None:
     files = {"pool": filled / "pool", "vae": filled / "vae.pt", "out": filled}
     pace = {"minutes": 1e-6, "cooldown": 0.5, "rate": 1e-3, "ema": 0.9, "batch": 2, "threads": 1}
     likeness = {"likeness": 0.1, "likeness_from": 0.0, "likeness_below": 400, "likeness_every": 2}
-    run = Namespace(**files, **pace, **likeness, look=9, device="cpu", seed=0, compile=False)
+    run = Namespace(**files, **pace, **likeness, faces=3.0, middle=0.0, look=9, device="cpu", seed=0, compile=False)
     base.train(run)
     first = torch.load(filled / "state.pt", weights_only=True)
     base.train(run)  # its time is spent: nothing more happens
@@ -223,3 +224,35 @@ def test_an_autoencoder_is_trained_and_whitened(filled: Path) -> None:
     vae.train(Namespace(**vars(run), start=filled / "vae.pt", device="cpu", seed=0))
     latents = vae.encoded(vae.loaded(filled / "new.pt"), pool.Pool(filled / "pool").new()[0].pictures)
     assert latents.std((0, 2, 3)).log().abs().max() < 0.5
+
+
+def test_a_decoder_learns_from_what_the_base_makes(filled: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"ema": base.Joint().state_dict()}, filled / "state.pt")
+    files = {name: filled / name for name in ("state.pt", "vae.pt", "pool", "new.pt")}
+    run = Namespace(
+        state=files["state.pt"], vae=files["vae.pt"], pool=files["pool"], out=files["new.pt"], minutes=1e-6, count=24,
+        batch=2, rate=1e-3, device="cpu", threads=1, seed=0,
+    )  # fmt: skip
+    decoder.train(run)
+    before, after = (torch.load(files[name], weights_only=True) for name in ("vae.pt", "new.pt"))
+    moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {"decoder"}
+
+
+def test_a_decoders_losses_are_about_the_face(filled: Path) -> None:
+    held = pool.Held(pool.Pool(filled / "pool"), decoder.of_large_faces, torch.device("cpu"))
+    held.look()
+    rows = held.drawn(4)
+    photos = vae.shown(rows["pictures"])
+    teacher = decoder.Teacher(SFace(), rows["pictures"], rows["warps"])
+    torch.manual_seed(0)
+    same = teacher(photos, photos, rows, 0.0)
+    assert same["kept"] == 0 and same["adversarial"] == 0 and same["layers"] < 1e-5
+    face = vae.around(rows["points"], 128) > 0.7
+    noise = torch.randn_like(photos)
+    inside, outside = (
+        teacher(photos + noise * where, photos, rows, 1.0) for where in (face, vae.around(rows["points"], 128) < 0.01)
+    )
+    assert inside["layers"] > 0.1 > outside["layers"] and outside["kept"] > 5 * inside["kept"]
+    assert inside["adversarial"] != 0 and inside["discriminators"] > 0

@@ -214,7 +214,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed + ranks * now.step + rank)
     vae = autoencoder.loaded(args.vae).requires_grad_(False).to(device)
     batches, objective = Batches(Pool(args.pool, rank, ranks), vae, device), Objective(vae, args)
-    while not batches.look(args.look):
+    while not batches.look(8 * args.look):  # a start needs variety
         time.sleep(2)
     clock = saved = time.monotonic()
     budget = 60.0 * args.minutes
