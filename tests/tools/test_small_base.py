@@ -14,7 +14,7 @@ import torch
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.identity.face import norm_crop
 from dp_adapter.training.faces import SFace, crop_warp, cropped
-from tools.small_base import base, decoder, mixing, pool, portraits, scenes, vae
+from tools.small_base import base, decoder, folder, mixing, pool, portraits, scenes, vae
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +256,14 @@ def test_a_decoders_losses_are_about_the_face(filled: Path) -> None:
     )
     assert inside["layers"] > 0.1 > outside["layers"] and outside["kept"] > 5 * inside["kept"]
     assert inside["adversarial"] != 0 and inside["discriminators"] > 0
+
+
+def test_the_mean_of_two_states() -> None:
+    one, other = ({"w": torch.tensor([x]), "n": torch.tensor([4])} for x in (1.0, 2.0))
+    assert folder.mean([one, other]) == {"w": torch.tensor([1.5]), "n": torch.tensor([4])}
+
+
+def test_words_that_no_caption_has_say_nothing() -> None:
+    embeddings = torch.arange(10.0).reshape(5, 2)
+    folder.hush(embeddings, torch.tensor([[1, 3, 4], [1, 4, 4]], dtype=torch.int32))
+    assert embeddings.tolist() == [[8, 9], [2, 3], [8, 9], [6, 7], [8, 9]]
