@@ -84,8 +84,12 @@ def embed_faces(network: FaceNetwork, pictures: Tensor, points: NDArray[np.float
 
 def embed_crops(network: FaceNetwork, pictures: Tensor, warps: Tensor) -> Tensor:
     """`embed_faces` with the ways to the crops known, `crop_warp` [B, 2, 3], so that nothing is left to the CPU."""
-    shown = (pictures.float() * 0.5 + 0.5).clamp(0, 1) * 255
-    return network(cropped(shown, warps, network.size))
+    return network(decoded_crops(pictures, warps, network.size))
+
+
+def decoded_crops(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
+    """`cropped` from pictures in -1..1, as the VAE decodes them, to crops in 0..255."""
+    return cropped((pictures.float() * 0.5 + 0.5).clamp(0, 1) * 255, warps, size)
 
 
 def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:

@@ -93,6 +93,7 @@ def test_the_pool_gives_each_file_once(tmp_path: Path, people: list[portraits.Po
     assert found.new() == [] and len(found) == 1
     for name, value in vars(chunk).items():
         assert torch.equal(getattr(back, name), value), name
+    assert torch.equal(found.ids(), chunk.ids)
     assert chunk.pictures.shape == (24, 128, 128, 3) and chunk.ids.shape == (24, pool.CAPTIONS, 77)
     captions = tokenizer.batch_decode(chunk.ids[:, 0], skip_special_tokens=True)
     assert all("photo of" in caption for caption in captions)

@@ -13,7 +13,6 @@ Outside faces the decoder stays what it was.
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.faces import SFace, cropped
+from dp_adapter.training.faces import SFace, decoded_crops
 from tools.small_base import vae as autoencoder
-from tools.small_base.base import Joint, alphas_cumprod, grown, spread_noise
+from tools.small_base.base import Joint, alphas_cumprod, average, grown, spread_noise
 from tools.small_base.pool import REAL, Chunk, Held, Pool, tokens
 
 LAYERS = (56, 28, 14, 7)
@@ -50,13 +49,19 @@ def of_large_faces(chunk: Chunk) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def denoised(model: Joint, latents: Tensor, rows: dict[str, Tensor], steps: int = 8, guidance: float = 3.0) -> Tensor:
-    """Latents [B, 4, 16, 16], noised to one random timestep of ``NOISED`` and brought back by DDIM."""
+def denoised(
+    model: Joint, latents: Tensor, rows: dict[str, Tensor], nothing: Tensor, steps: int = 8, guidance: float = 3.0
+) -> Tensor:
+    """Latents [B, 4, 16, 16], noised to one random timestep of ``NOISED`` and brought back by DDIM.
+
+    Args:
+        nothing: [1, 77], the tokens of no caption.
+    """
     device, count = latents.device, len(latents)
     bars = torch.cat([alphas_cumprod(), torch.ones(1)]).to(device)
     start = int(torch.randint(*NOISED, ()))
     noisy = bars[start].sqrt() * latents + (1 - bars[start]).sqrt() * spread_noise(latents)
-    ids = torch.cat([tokens(clip_tokenizer(), [""]).to(device).expand(count, -1), rows["ids"]])
+    ids = torch.cat([nothing.expand(count, -1), rows["ids"]])
     gate = grown(rows["faces"][:, None].float()) if torch.rand(()) < 0.5 else torch.ones_like(latents[:, :1])
     gates, faces = torch.cat([torch.zeros_like(gate), gate]), rows["references"].repeat(2, 1)
     places = [int(place) for place in np.linspace(start, 1, steps + 1)[:-1]]
@@ -74,10 +79,11 @@ def denoised(model: Joint, latents: Tensor, rows: dict[str, Tensor], steps: int 
 def bank_of(model: Joint, vae: Any, held: Held, count: int) -> dict[str, Tensor]:
     """Rows of scenes with ``latents``, what the base makes of them (``made``), and that decoded (``before``)."""
     parts: list[dict[str, Tensor]] = []
+    nothing = tokens(clip_tokenizer(), [""]).to(next(vae.parameters()).device)
     for _ in range(0, count, 24):
         rows = held.drawn(24)
         rows["latents"] = autoencoder.encoded(vae, rows["pictures"])
-        rows["made"] = denoised(model, rows["latents"], rows)
+        rows["made"] = denoised(model, rows["latents"], rows, nothing)
         with torch.autocast(rows["made"].device.type, torch.bfloat16):
             decoded = vae.decode(rows["made"] / autoencoder.CONFIG["scaling_factor"]).sample
         rows["before"] = decoded.float().clamp(-1, 1)
@@ -124,7 +130,7 @@ class Teacher:
     def __init__(self, sface: SFace, pictures: Tensor, warps: Tensor) -> None:
         self._sface = sface
         with torch.no_grad():
-            seen, _ = layers(sface, _crops(autoencoder.shown(pictures), warps))
+            seen, _ = layers(sface, decoded_crops(autoencoder.shown(pictures), warps, SFace.size))
         self._scales = [one.abs().mean() for one in seen]
         self._judges = Discriminators(seen).to(pictures.device)
         self._optimiser = torch.optim.AdamW(self._judges.parameters(), 3e-4, (0.5, 0.99))
@@ -140,7 +146,7 @@ class Teacher:
         losses = {"kept": ((1 - face) * (decoded - before).abs() + face * coarse.abs()).mean()}
         warps = rows["warps"].clone()
         warps[:, :, 2] += 0.02 * torch.randn_like(warps[:, :, 2])
-        made, true = _crops(decoded, warps), _crops(photos, warps)
+        made, true = (decoded_crops(one, warps, SFace.size) for one in (decoded, photos))
         if torch.rand(()) < 0.5:
             made, true = made.flip(-1), true.flip(-1)
         maps, vectors = layers(self._sface, made)
@@ -168,10 +174,6 @@ class Teacher:
         return loss.detach()
 
 
-def _crops(pictures: Tensor, warps: Tensor) -> Tensor:
-    return cropped((pictures * 0.5 + 0.5).clamp(0, 1) * 255, warps, SFace.size)
-
-
 def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -185,7 +187,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"{len(bank['made'])} latents made", flush=True)
     teacher = Teacher(sface, bank["pictures"][:16], bank["warps"][:16])
     decoder: nn.Module = vae.decoder.requires_grad_(True).train()
-    ema = copy.deepcopy(decoder).requires_grad_(False)
+    ema = {key: value.clone() for key, value in decoder.state_dict().items()}
     optimiser = torch.optim.AdamW(decoder.parameters(), args.rate, (0.5, 0.99), weight_decay=0.0)
     started, step, place, means = time.monotonic(), 0, 0.0, dict[str, Tensor]()
     while place < 1:
@@ -203,9 +205,7 @@ def train(args: argparse.Namespace) -> None:
         torch.stack([loss for name, loss in losses.items() if name != "discriminators"]).sum().backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-        with torch.no_grad():
-            for mean, value in zip(ema.parameters(), decoder.parameters(), strict=True):
-                mean.lerp_(value, 1 - min(0.995, (1 + step) / (10 + step)))
+        average(ema, decoder, min(0.995, (1 + step) / (10 + step)))
         for name, loss in losses.items():
             means[name] = torch.lerp(means.get(name, loss.detach()), loss.detach(), 0.03)
         step += 1
@@ -213,7 +213,7 @@ def train(args: argparse.Namespace) -> None:
             told = " ".join(f"{name} {float(value):.4f}" for name, value in means.items())
             print(f"{step} {told} {time.monotonic() - started:.0f} s", flush=True)
         place = (time.monotonic() - started) / (60 * args.minutes)
-    decoder.load_state_dict(ema.state_dict())
+    decoder.load_state_dict(ema)
     torch.save(vae.eval().cpu().state_dict(), args.out)
 
 

@@ -26,12 +26,8 @@ def main() -> None:
     stored = [torch.load(path, weights_only=True) for path in args.state]
     model = Joint()
     model.load_state_dict(mean([one["ema"] for one in stored]))
-    hush(
-        model.text_encoder.get_input_embeddings().weight,
-        torch.cat([one.ids.flatten() for one in Pool(args.pool).new()]),
-    )
-    net = vae.new()
-    net.load_state_dict(torch.load(args.vae, weights_only=True))
+    hush(model.text_encoder.get_input_embeddings().weight, Pool(args.pool).ids())
+    net = vae.loaded(args.vae)
     pipeline = tiny_base.assembled(model.unet, net, model.text_encoder)
     pipeline.save_pretrained(args.out)
     steps = {"steps": sum(one["step"] for one in stored), "with": "the small base"}

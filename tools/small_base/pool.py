@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -117,6 +118,14 @@ class Pool:
         paths = [path for path in paths if int(path.stem) % self._ranks == self._rank][:most]
         self._seen.update(path.name for path in paths)
         return [Chunk(**load_file(str(path))) for path in paths]
+
+    def ids(self) -> Tensor:
+        """Token ids of all captions that there are, without the pictures; [files x n, CAPTIONS, 77]."""
+        made: list[Tensor] = []
+        for path in sorted(self._folder.glob("*.safetensors")):
+            with safe_open(str(path), "pt") as file:
+                made.append(file.get_tensor("ids"))
+        return torch.cat(made)
 
 
 class Held:
