@@ -42,7 +42,16 @@ class PanelPage:
         self.page.check(f"{self.id('enabled-checkbox')} input")
 
     def open(self, group: str) -> None:
-        self.page.click(f"{self.id(f'group_{group}')} .label-wrap")
+        """A closed group. What the server answers meanwhile can move it from under the mouse: then once more."""
+        from playwright.sync_api import TimeoutError
+
+        head = f"{self.id(f'group_{group}')} .label-wrap"
+        for _ in range(4):
+            self.page.click(head)
+            with suppress(TimeoutError):
+                self.page.wait_for_selector(f"{head}.open", timeout=5000)
+                return
+        raise AssertionError(f"the group {group!r} does not open")
 
     def click(self, item: str) -> None:
         self.page.click(self.id(item))
