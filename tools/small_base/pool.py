@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,12 @@ class Pool:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def new(self, most: int = 1 << 30) -> list[Chunk]:
-        """What was not given yet."""
+    def new(self, most: int = 1 << 30) -> Iterator[Chunk]:
+        """What was not given yet, read a file at a time: all pictures at once would fill the memory."""
         paths = [path for path in sorted(self._folder.glob("*.safetensors")) if path.name not in self._seen]
-        paths = [path for path in paths if int(path.stem) % self._ranks == self._rank][:most]
-        self._seen.update(path.name for path in paths)
-        return [Chunk(**load_file(str(path))) for path in paths]
+        for path in [path for path in paths if int(path.stem) % self._ranks == self._rank][:most]:
+            self._seen.add(path.name)
+            yield Chunk(**load_file(str(path)))
 
     def ids(self) -> Tensor:
         """Token ids of all captions that there are, without the pictures; [files x n, CAPTIONS, 77]."""
