@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +28,10 @@ from dp_adapter.demo import tiny_base
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.diffusers import sites_of
 from dp_adapter.training.faces import SFace, embed_crops
+from dp_adapter.training.losses import clean_latents
 from tools.small_base import vae as autoencoder
 from tools.small_base.pool import Chunk, Held, Pool, tokens
+from tools.small_base.progress import Progress
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -181,19 +183,6 @@ def grown(mask: Tensor) -> Tensor:
     return F.avg_pool2d(F.max_pool2d(mask, 3, 1, 1), 3, 1, 1).clamp(0, 1)
 
 
-@dataclass
-class Progress:
-    """How far a run is: seconds that it trained, steps, and the running means of the losses."""
-
-    spent: float = 0.0
-    step: int = 0
-    means: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-    def note(self, losses: dict[str, Tensor]) -> None:
-        for name, loss in losses.items():
-            self.means[name] = torch.lerp(self.means.get(name, loss.detach()), loss.detach(), 0.01)
-
-
 def train(args: argparse.Namespace) -> None:
     """Trains until the minutes are spent; goes on from ``state.pt`` where there is one.
 
@@ -230,14 +219,12 @@ def train(args: argparse.Namespace) -> None:
         optimiser.step()
         average(ema, model, min(args.ema, (1 + now.step) / (10 + now.step)))
         now.note(losses)
-        now.step += 1
         before, clock = clock, time.monotonic()
         now.spent = agreed(now.spent + clock - before)
         if now.step % 50 == 0:
             files = batches.look(args.look)
             if rank == 0:
-                told = " ".join(f"{name} {float(value):.4f}" for name, value in now.means.items())
-                print(f"{now.step} {told} {now.spent:.0f} s, {files} files", flush=True)
+                print(f"{now.told()}, {files} files", flush=True)
         if rank == 0 and (clock - saved > 240 or now.spent >= budget):
             keep(args.out / "state.pt", model, ema, optimiser, now)
             clock = saved = time.monotonic()
@@ -289,7 +276,7 @@ class Objective:
         losses = {"noise": (weight * (made - noise).square()).mean()}
         if self._weight and liking:
             rows = (batch.large & (timesteps < self._below)).nonzero()[: max(1, len(noisy) // 8), 0]
-            estimate = (noisy[rows] - (1 - bar[rows]).sqrt() * made[rows]) / bar[rows].sqrt()
+            estimate = clean_latents(noisy[rows], made[rows], self._bars, timesteps[rows])
             losses["likeness"] = self._weight * self._apart(estimate, batch.warps[rows], batch.vectors[rows])
         return losses
 
@@ -302,9 +289,7 @@ class Objective:
     def _apart(self, latents: Tensor, warps: Tensor, vectors: Tensor) -> Tensor:
         if not len(latents):
             return latents.sum()
-        with torch.autocast(self._device.type, torch.bfloat16):
-            pictures = self._vae.decode(latents / autoencoder.CONFIG["scaling_factor"]).sample.float()
-        found = embed_crops(self._sface, pictures, warps)
+        found = embed_crops(self._sface, autoencoder.decoded(self._vae, latents), warps)
         return 1 - F.cosine_similarity(found, vectors, dim=-1).mean()
 
 

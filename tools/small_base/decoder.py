@@ -25,9 +25,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.faces import SFace, decoded_crops
+from dp_adapter.training.losses import clean_latents
 from tools.small_base import vae as autoencoder
 from tools.small_base.base import Joint, alphas_cumprod, average, grown, spread_noise
 from tools.small_base.pool import REAL, Chunk, Held, Pool, tokens
+from tools.small_base.progress import Progress
 
 LAYERS = (56, 28, 14, 7)
 """Sides of SFace's feature maps, whose last layers are looked at."""
@@ -66,11 +68,12 @@ def denoised(
     gates, faces = torch.cat([torch.zeros_like(gate), gate]), rows["references"].repeat(2, 1)
     places = [int(place) for place in np.linspace(start, 1, steps + 1)[:-1]]
     for place, following in zip(places, [*places[1:], -1], strict=True):  # -1: the 1 at the end of bars
+        timesteps = torch.full((count,), place, device=device)
         with torch.autocast(device.type, torch.bfloat16):
-            both = model(noisy.repeat(2, 1, 1, 1), torch.full((2 * count,), place, device=device), ids, faces, gates)
+            both = model(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), ids, faces, gates)
         without, told = both.float().chunk(2)
         noise = without + guidance * (told - without)
-        clean = (noisy - (1 - bars[place]).sqrt() * noise) / bars[place].sqrt()
+        clean = clean_latents(noisy, noise, bars, timesteps)
         noisy = bars[following].sqrt() * clean + (1 - bars[following]).sqrt() * noise
     return noisy
 
@@ -84,9 +87,7 @@ def bank_of(model: Joint, vae: Any, held: Held, count: int) -> dict[str, Tensor]
         rows = held.drawn(24)
         rows["latents"] = autoencoder.encoded(vae, rows["pictures"])
         rows["made"] = denoised(model, rows["latents"], rows, nothing)
-        with torch.autocast(rows["made"].device.type, torch.bfloat16):
-            decoded = vae.decode(rows["made"] / autoencoder.CONFIG["scaling_factor"]).sample
-        rows["before"] = decoded.float().clamp(-1, 1)
+        rows["before"] = autoencoder.decoded(vae, rows["made"]).clamp(-1, 1)
         parts.append(rows)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -104,16 +105,20 @@ def layers(sface: SFace, crops: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 class Discriminators(nn.Module):
-    """Logits of patches: one small head on each of SFace's layers, and one network on the crop's pixels."""
+    """Logits of patches: one small head on each of SFace's layers, and one network on the crop's pixels.
+
+    Attributes:
+        scales: mean size of each layer's values.
+    """
 
     def __init__(self, seen: list[Tensor]) -> None:
         super().__init__()
         self.heads = nn.ModuleList([_chain((one.shape[1], 64, 64, 1), ((1, 1), (3, 1), (1, 1))) for one in seen])
         self.pixels = _chain((3, 32, 64, 128, 1), ((4, 2), (4, 2), (4, 2), (3, 1)))
-        self._scales = [one.abs().mean() for one in seen]
+        self.scales = [one.abs().mean() for one in seen]
 
     def forward(self, maps: list[Tensor], crops: Tensor) -> list[Tensor]:
-        scaled = [one / scale for one, scale in zip(maps, self._scales, strict=True)]
+        scaled = [one / scale for one, scale in zip(maps, self.scales, strict=True)]
         return [head(one) for head, one in zip(self.heads, scaled, strict=True)] + [self.pixels(crops / 128)]
 
 
@@ -131,7 +136,6 @@ class Teacher:
         self._sface = sface
         with torch.no_grad():
             seen, _ = layers(sface, decoded_crops(autoencoder.shown(pictures), warps, SFace.size))
-        self._scales = [one.abs().mean() for one in seen]
         self._judges = Discriminators(seen).to(pictures.device)
         self._optimiser = torch.optim.AdamW(self._judges.parameters(), 3e-4, (0.5, 0.99))
 
@@ -156,7 +160,7 @@ class Teacher:
         said = torch.stack([one.mean() for one in self._judges(maps, made)])
         losses["adversarial"] = -ADVERSARIAL * trust * said.mean()
         losses["identity"] = IDENTITY * (1 - F.cosine_similarity(vectors, rows["vectors"], dim=-1)).mean()
-        apart = [(a - b).abs().mean() / scale for a, b, scale in zip(maps, wanted, self._scales, strict=True)]
+        apart = [(a - b).abs().mean() / scale for a, b, scale in zip(maps, wanted, self._judges.scales, strict=True)]
         losses["layers"] = LAYERWISE * torch.stack(apart).mean()
         return losses
 
@@ -189,30 +193,26 @@ def train(args: argparse.Namespace) -> None:
     decoder: nn.Module = vae.decoder.requires_grad_(True).train()
     ema = {key: value.clone() for key, value in decoder.state_dict().items()}
     optimiser = torch.optim.AdamW(decoder.parameters(), args.rate, (0.5, 0.99), weight_decay=0.0)
-    started, step, place, means = time.monotonic(), 0, 0.0, dict[str, Tensor]()
+    started, place, now = time.monotonic(), 0.0, Progress(newest=0.03)
     while place < 1:
         for group in optimiser.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / 50) * min(1, 2 * (1 - place) + 0.02)
+            group["lr"] = args.rate * min(1, (now.step + 1) / 50) * min(1, 2 * (1 - place) + 0.02)
         which = torch.randint(0, len(bank["made"]), (args.batch,), device=device)
         rows = {name: value[which] for name, value in bank.items()}
         own = (torch.arange(args.batch, device=device) < TRUE * args.batch)[:, None, None, None]
-        latents = torch.where(own, rows["latents"], rows["made"]) / autoencoder.CONFIG["scaling_factor"]
+        decoded = autoencoder.decoded(vae, torch.where(own, rows["latents"], rows["made"]))
         before = torch.where(own, autoencoder.shown(rows["pictures"]), rows["before"])
-        with torch.autocast(device.type, torch.bfloat16):
-            decoded = decoder(vae.post_quant_conv(latents).contiguous(memory_format=torch.channels_last)).float()
-        losses = teacher(decoded, before, rows, min(1.0, max(0.0, (step - 60) / 100)))
+        losses = teacher(decoded, before, rows, min(1.0, max(0.0, (now.step - 60) / 100)))
         optimiser.zero_grad()
         torch.stack([loss for name, loss in losses.items() if name != "discriminators"]).sum().backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-        average(ema, decoder, min(0.995, (1 + step) / (10 + step)))
-        for name, loss in losses.items():
-            means[name] = torch.lerp(means.get(name, loss.detach()), loss.detach(), 0.03)
-        step += 1
-        if step % 50 == 1:
-            told = " ".join(f"{name} {float(value):.4f}" for name, value in means.items())
-            print(f"{step} {told} {time.monotonic() - started:.0f} s", flush=True)
-        place = (time.monotonic() - started) / (60 * args.minutes)
+        average(ema, decoder, min(0.995, (1 + now.step) / (10 + now.step)))
+        now.note(losses)
+        now.spent = time.monotonic() - started
+        if now.step % 50 == 1:
+            print(now.told(), flush=True)
+        place = now.spent / (60 * args.minutes)
     decoder.load_state_dict(ema)
     torch.save(vae.eval().cpu().state_dict(), args.out)
 

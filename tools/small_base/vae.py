@@ -21,6 +21,7 @@ from dp_adapter.demo import tiny_vae
 from dp_adapter.training.faces import SFace, embed_crops
 from tools.small_base import vae_start
 from tools.small_base.pool import Chunk, Held, Pool
+from tools.small_base.progress import Progress
 
 CONFIG: dict[str, Any] = tiny_vae.CONFIG | {
     "block_out_channels": (64, 64, 64, 128),
@@ -133,6 +134,12 @@ def encoded(vae: Any, pictures: Tensor, rows: int = 50) -> Tensor:
     return torch.cat(latents) * CONFIG["scaling_factor"]
 
 
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """Pictures [n, 3, S, S] in about -1..1, of latents of unit variance; gradients pass."""
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        return vae.decode(latents / CONFIG["scaling_factor"]).sample.float()
+
+
 def one_face(chunk: Chunk) -> dict[str, Tensor]:
     """Of each scene the picture, and a face's landmarks and warp."""
     return {"pictures": chunk.pictures, "points": chunk.points[:, 0], "warps": chunk.warps[:, 0]}
@@ -146,24 +153,24 @@ def train(args: argparse.Namespace) -> None:
     held = Held(Pool(args.pool), one_face, device)
     while not held.look():
         time.sleep(1)
-    started, step, place, means = time.monotonic(), 0, 0.0, dict[str, Tensor]()
+    started, place, now = time.monotonic(), 0.0, Progress(newest=0.05)
     while place < 1:
         for group in optimiser.param_groups:
-            group["lr"] = args.rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * place)))
-        facing = 2 * args.facing if step % 2 else 0.0  # it takes 40 % of a step on a CPU
+            group["lr"] = (
+                args.rate * min(1, (now.step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * place)))
+            )
+        facing = 2 * args.facing if now.step % 2 else 0.0  # it takes 40 % of a step on a CPU
         rows = held.drawn(args.batch)
         losses = loss_of(vae, sface, shown(rows["pictures"]), rows["points"], rows["warps"], facing)
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
-        for name, loss in losses.items():
-            means[name] = 0.95 * means.get(name, loss.detach()) + 0.05 * loss.detach()
-        step += 1
-        if step % 50 == 1:
-            told = " ".join(f"{name} {value:.4f}" for name, value in means.items())  # waits for the device
-            print(f"{step} {told} {time.monotonic() - started:.0f} s, {held.look()} files", flush=True)
-        place = (time.monotonic() - started) / (60 * args.minutes)
+        now.note(losses)
+        now.spent = time.monotonic() - started
+        if now.step % 50 == 1:
+            print(f"{now.told()}, {held.look()} files", flush=True)
+        place = now.spent / (60 * args.minutes)
     vae.eval()
     whiten(vae, shown(held.drawn(256)["pictures"]))
     torch.save(vae.cpu().state_dict(), args.out)
