@@ -17,7 +17,7 @@ NAME = PACKAGE.name
 # The table of docs/architecture.md: what a unit may import besides itself, ``errors`` and the package's version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "edits", "session",
-    "sampling", "generation", "training", "evaluation",
+    "sampling", "generation", "training", "evaluation", "pickles",
 }  # fmt: skip
 MAY_IMPORT: Mapping[str, set[str]] = {
     "": set(),
@@ -27,9 +27,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "cache": set(),
     "download": set(),
     "catalog": {"download"},
-    "weights": {"core", "catalog"},
-    "identity": {"catalog", "weights"},
-    "hosts": {"core"},
+    "pickles": set(),
+    "weights": {"core", "catalog", "pickles"},
+    "identity": {"catalog", "weights", "pickles"},
+    "hosts": {"core", "pickles"},
     "edits": {"settings"},
     "session": {"core", "settings", "edits", "identity", "weights", "catalog", "cache"},
     "sampling": {"core", "edits", "identity", "session", "hosts"},

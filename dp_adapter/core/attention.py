@@ -91,7 +91,7 @@ def effective_weight(linear: Linear, in_features: int, like: Tensor) -> Tensor:
     Returns:
         [in_features, out_features] in float32: ``linear(x) - linear(0) == x @ W``.
     """
-    eye = torch.eye(in_features, dtype=like.dtype, device=like.device)
+    eye = torch.eye(in_features, device=like.device).to(like.dtype)  # torch 2.1 makes none in bfloat16
     return linear(eye).float() - linear(torch.zeros_like(eye[:1])).float()
 
 

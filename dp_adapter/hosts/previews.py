@@ -12,6 +12,7 @@ from torch import Tensor
 from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.hosts.decoding import Pixels, linear, pictures, shrunk
 from dp_adapter.hosts.diffusers import base_of
+from dp_adapter.pickles import unpickle
 
 _FILES = {"sd15": "taesd_decoder.pth", "sdxl": "taesdxl_decoder.pth"}
 FOLDER = "VAE-taesd"  # in a models folder, as the WebUIs keep it
@@ -63,7 +64,7 @@ def load_taesd(path: Path) -> Any:
 
     tiny = cast(Any, diffusers).AutoencoderTiny()
     try:
-        state: dict[str, Tensor] = torch.serialization.load(path, map_location="cpu", weights_only=True)
+        state = cast("dict[str, Tensor]", unpickle(path))
         split = [(*name.split(".", 1), value) for name, value in state.items()]
         tiny.decoder.load_state_dict({f"layers.{int(number) - 1}.{rest}": value for number, rest, value in split})
     except Exception as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,10 @@ from typing import Any, cast
 
 import torch
 
-from dp_adapter.errors import HostError
+from dp_adapter.errors import HostError, WeightsError
 from dp_adapter.hosts.clip_tokenizer import RESOURCES, clip_tokenizer
 from dp_adapter.hosts.sites import Base
+from dp_adapter.pickles import unpickle
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -133,14 +132,9 @@ def _shapes(path: Path) -> Shapes:
     if path.suffix.lower() == ".safetensors":
         return _safetensors_shapes(path)
     try:
-        loaded = torch.serialization.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise HostError(
-            f"{path.name} holds more than weights, or is damaged; nothing of it was run",
-            "Get this model as .safetensors.",
-        ) from error
-    except (EOFError, RuntimeError, ValueError, OSError) as error:
-        raise HostError(f"{path.name} is truncated or damaged ({error})", "Download it again.") from error
+        loaded = unpickle(path)
+    except WeightsError as error:
+        raise HostError(error.problem, error.hint) from error
     while isinstance(loaded, dict) and "state_dict" in loaded:
         loaded = cast("dict[str, Any]", loaded)["state_dict"]
     if not isinstance(loaded, dict):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,14 +233,9 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a ``torch.save`` file, mapped, without running code from it."""
     import torch
 
-    if not zipfile.is_zipfile(path):
-        raise WeightsError(f"{path} is no file of torch.save, or in its old format", "Download it again.")
-    try:
-        # Not torch.load, see weights/files.py.
-        content: Any = torch.serialization.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, ValueError, KeyError, EOFError) as error:
-        hint = "Nothing of it was run. Download it again from QuanSun/EVA-CLIP."
-        raise WeightsError(f"{path} is damaged, or holds more than weights", hint) from error
+    from dp_adapter.pickles import unpickle
+
+    content = unpickle(path)
     if isinstance(content, dict):  # training checkpoints nest the weights
         for name in ("model", "module", "state_dict"):
             content = cast("dict[str, Any]", content).get(name, content)

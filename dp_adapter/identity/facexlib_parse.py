@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.errors import CatalogError
+from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.face import Face, Floats, similarity
 from dp_adapter.identity.features import EYE, FACE, Oval, frame, oval_mask
 from dp_adapter.identity.parse import FaceParser, Parser
@@ -157,15 +156,13 @@ class FacexlibParser:
 
     @cached_property
     def _network(self) -> nn.Module:
-        import torch
+        from dp_adapter.pickles import unpickle
 
         module = importlib.import_module(f"facexlib.parsing.{self._layout.network.lower()}")
         network = cast("nn.Module", getattr(module, self._layout.network)(**self._layout.options))
         try:
-            # Not torch.load, see weights/files.py.
-            state: Any = torch.serialization.load(self._path, map_location="cpu", weights_only=True)
-            network.load_state_dict(state)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
+            network.load_state_dict(cast(Any, unpickle(self._path)))
+        except (OSError, RuntimeError, AttributeError, TypeError, WeightsError) as error:
             raise CatalogError(
                 f"{self._path} is damaged or no {self._layout.network} of facexlib",
                 "Remove it, or restore it from facexlib's releases.",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import tarfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,13 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, serialization
+from torch import Tensor
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.pickles import AGAIN, unpickle
 
 SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
-_CODE = ("unsupported global", "unsupported class", "torchscript")  # words of torch's refusals, 2.1 to 2.13
-_AGAIN = "Download it again and compare its size with the page it came from."
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ def open_weights(path: Path) -> WeightFile:
     if not path.is_file():
         raise WeightsError(f"There is no file {path}", "Check the name, or list the models that were found.")
     if path.stat().st_size == 0:
-        raise WeightsError(f"{path.name} is empty", _AGAIN)
+        raise WeightsError(f"{path.name} is empty", AGAIN)
     if path.suffix.lower() not in SUFFIXES:
         known = ", ".join(sorted(SUFFIXES))
         raise WeightsError(f"{path.name} is no weight file: its name ends in '{path.suffix}'", f"Known are {known}.")
@@ -55,7 +51,7 @@ def open_bare(path: Path) -> list[Tensor]:
     """The tensors of a file, which may also be one tensor alone, without their names. Raises as `open_weights`."""
     if _is_safetensors(path):
         return list(_read_safetensors(path)[0].values())
-    loaded = _unpickled(path)
+    loaded = unpickle(path)
     if isinstance(loaded, Tensor):
         return [loaded.detach()]
     return list(_flatten(cast(Mapping[Any, Any], loaded)).values()) if isinstance(loaded, dict) else []
@@ -66,11 +62,12 @@ def require_finite(file: WeightFile) -> None:
     for key, tensor in file.tensors.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        values = tensor.half() if tensor.element_size() == 1 else tensor  # 8-bit floats have no order here
+        # 8-bit floats have no order, 16-bit ones none on the CPU before torch 2.2
+        values = tensor.float() if tensor.element_size() < 4 and tensor.device.type == "cpu" else tensor
         # Both ends are NaN where any value is; a twentieth of the time of isfinite, and no memory.
         low, high = torch.aminmax(values)
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise WeightsError(f"{file.path.name} holds NaN or infinite values in '{key}'", f"It is damaged. {_AGAIN}")
+            raise WeightsError(f"{file.path.name} holds NaN or infinite values in '{key}'", f"It is damaged. {AGAIN}")
 
 
 def file_digest(path: Path) -> str:
@@ -103,40 +100,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it has no iterator
             return tensors, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise WeightsError(f"{path.name} is truncated or damaged ({error})", _AGAIN) from error
+        raise WeightsError(f"{path.name} is truncated or damaged ({error})", AGAIN) from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    loaded = _unpickled(path)
+    loaded = unpickle(path)
     return _flatten(cast(Mapping[Any, Any], loaded)) if isinstance(loaded, dict) else {}
-
-
-def _unpickled(path: Path) -> object:
-    try:
-        return _load(path)
-    except WeightsError:
-        raise
-    except Exception as error:  # damaged bytes make an unpickler raise anything
-        if any(sign in str(error).lower() for sign in _CODE):
-            hint = "Nothing of it was run. Get this model as .safetensors from a source you trust."
-            raise WeightsError(f"{path.name} contains code, not only weights", hint) from error
-        if isinstance(error, pickle.UnpicklingError):
-            raise WeightsError(f"{path.name} is not a weight file, or is damaged", _AGAIN) from error
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise WeightsError(f"{path.name} is truncated or damaged ({reason})", _AGAIN) from error
-
-
-def _load(path: Path) -> object:
-    is_zip = zipfile.is_zipfile(path)
-    if not is_zip and tarfile.is_tarfile(path):
-        # torch's tar loader executed code even with weights_only before 2.6 (CVE-2025-32434).
-        raise WeightsError(f"{path.name} is a tar archive", "Load a .safetensors or a current torch.save file instead.")
-    # torch hands a path that ends in .safetensors to that library, whatever the file holds; only a path can be mapped.
-    by_path = is_zip and path.suffix != ".safetensors"
-    with path.open("rb") as opened:
-        # Not torch.load, where A1111 has put a check of its own: it cannot read open files, refuses what current
-        # versions of torch write, and answers None.
-        return serialization.load(path if by_path else opened, map_location="cpu", weights_only=True, mmap=by_path)
 
 
 def _flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ _WORDS = Known(
     "They act at the text encoder's input: save each as an embedding of the WebUI and use it through the prompt, or "
     "learn the person anew with 'dp-adapter personalise', whose file holds more than the words.",
 )
+_NOT_YET = "It is not supported; take one of the adapters that the README names."
 _SIGNS: tuple[tuple[str, Known], ...] = (
     ("model.diffusion_model.", Known("a whole Stable Diffusion checkpoint", "Choose it as the base model instead.")),
     (
@@ -37,6 +38,9 @@ _SIGNS: tuple[tuple[str, Known], ...] = (
             "FastComposer, which is a base model of its own", "It is not supported: it replaces the whole checkpoint."
         ),
     ),
+    ("text_branch.", Known("UniID's text branch", _NOT_YET)),
+    ("adapter_branch.", Known("UniID's adapter branch", _NOT_YET)),
+    ("faceid_adapter.", Known("UniPortrait", _NOT_YET)),
     ("pulid_ca.", Known("PuLID for FLUX", "Take pulid_v1.1.safetensors, which is for SDXL.")),
     ("id_encoder.", Known("PhotoMaker without its fuse_module", "Download it again.")),
     ("id_adapter_attn_layers.", Known("PuLID without its encoder", "Download it again.")),

@@ -16,6 +16,7 @@ from dp_adapter.core.attention import (
     merge_heads,
     split_heads,
 )
+from tests.precision import FLOAT16
 
 CHANNELS, HEADS, TOKENS, POSITIONS = 24, 3, 5, 11
 
@@ -103,7 +104,7 @@ def test_effective_weight_includes_what_a_module_adds() -> None:
     torch.testing.assert_close(weight, (linear.weight + up @ down).T)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [FLOAT16, torch.bfloat16])
 def test_fold_keeps_the_precision_of_the_model(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     to_q, to_out = (nn.Linear(CHANNELS, CHANNELS, bias=bias).to(dtype) for bias in (False, True))

@@ -11,6 +11,7 @@ from torch import Tensor
 from dp_adapter.core.attention import attend
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.types import BlendMode, Grid
+from tests.precision import FLOAT16
 
 N, INNER, T, L, HEADS = 12, 16, 7, 5, 4
 
@@ -94,7 +95,7 @@ def test_orthogonal_to_nothing_is_everything(mode: BlendMode) -> None:
 
 
 @pytest.mark.parametrize("mode", ["add", "orthogonal", "orthogonal_v2", "norm", "adain_mean"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [FLOAT16, torch.bfloat16, torch.float32], ids=str)
 def test_modes_keep_the_dtype(mode: BlendMode, dtype: torch.dtype) -> None:
     q, k, v, text_k, text_v, z = (x.to(dtype) for x in (Q, K, V, TEXT_K, TEXT_V, TEXT.z))
     out = identity_term(mode, q, k, v, TextAttention(z, text_k, text_v), HEADS)

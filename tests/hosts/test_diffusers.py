@@ -22,6 +22,7 @@ from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts.sites import Base
 from tests import tiny
 from tests.hosts.protocol import host_of, same_state, state_of
+from tests.precision import FLOAT16
 
 PAIR = (Row("uncond"), Row("cond"))
 FORMS: list[Form] = ["folded", "half", "plain"]
@@ -166,7 +167,7 @@ def test_inference_mode(form: Form) -> None:
 
 
 @pytest.mark.parametrize(("form", "strict"), [("folded", False), ("plain", True)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [FLOAT16, torch.bfloat16], ids=str)
 def test_half_precision_models(dtype: torch.dtype, form: Form, strict: bool) -> None:
     what = injection(form=form, text=TextPathway(strict=strict))
     error, own = half_precision_errors(what, dtype)
@@ -189,7 +190,7 @@ def half_precision_errors(what: Injection, dtype: torch.dtype) -> tuple[float, f
     return errors[0], errors[1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [FLOAT16, torch.bfloat16], ids=str)
 def test_half_precision_trained_pathways(dtype: torch.dtype) -> None:
     both = tiny.adapter("sd15", text=True, blending=True)
     error, own = half_precision_errors(Injection((Identity(both, tiny.tokens(), mask=SOME),)), dtype)

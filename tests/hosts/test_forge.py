@@ -22,6 +22,7 @@ from tests import tiny
 from tests.hosts.forge_host import Forge, Model, Patcher, hosts
 from tests.hosts.forge_unet import attention_function
 from tests.hosts.protocol import same_state, state_of
+from tests.precision import FLOAT16
 
 PAIR = (Row("uncond"), Row("cond"))
 LEFT = tiny.box(0, 0, 0.5, 1)
@@ -329,7 +330,7 @@ def test_layers_that_hide_their_width(form: Form, quant_state: bool) -> None:
         torch.testing.assert_close(run(host, injection(form)), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [torch.bfloat16, FLOAT16])
 @pytest.mark.parametrize("form", FORMS)
 def test_half_precision(form: Form, kind: torch.dtype) -> None:
     host = Forge("sd15")

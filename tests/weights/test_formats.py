@@ -354,7 +354,7 @@ def test_other_models_are_named(tmp_path: Path, kind: str, suffix: str) -> None:
 
 LAYOUTS = Path(__file__).parents[3] / "shared" / "reference" / "layouts"
 needs_layouts = pytest.mark.skipif(not LAYOUTS.is_dir(), reason=f"no published layouts in {LAYOUTS}")
-DICTS = {"state_dict", "controlnet"}
+DICTS = {"state_dict", "state_dict_text", "state_dict_adapter", "controlnet"}
 
 
 def layout(name: str) -> WeightFile:
@@ -363,7 +363,8 @@ def layout(name: str) -> WeightFile:
     for part, shapes in facts.items():
         for key, shape in shapes.items() if isinstance(shapes, dict) else ():
             full = key if part in DICTS else f"{part}.{key}"
-            tensors[full] = torch.empty(shape, dtype=torch.float16, device="meta")
+            if isinstance(shape, list):  # the rest are remarks
+                tensors[full] = torch.empty(shape, dtype=torch.float16, device="meta")
     return WeightFile(Path(f"{name}.bin"), tensors, {})
 
 
@@ -430,6 +431,9 @@ UNSUPPORTED = {
     "fastcomposer": "FastComposer",
     "instantid_identitynet_controlnet": "ControlNet",
     "facechain_transface_s": "TransFace",
+    "uniid_sdxl": "UniID",
+    "uniportrait-faceid_sd15": "UniPortrait",
+    "uniportrait-router_sd15": "UniPortrait",
 }
 
 

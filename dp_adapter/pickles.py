@@ -1,0 +1,64 @@
+"""Reads what ``torch.save`` wrote, on every torch from 2.1 on, without executing code from it."""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+from torch import serialization
+
+from dp_adapter.errors import WeightsError
+
+AGAIN = "Download it again and compare its size with the page it came from."
+_CODE = ("unsupported global", "unsupported class")  # words of torch's refusals, 2.1 to 2.13
+_SAFE = "Nothing of it was run. Get this model as .safetensors from a source you trust."
+
+
+def unpickle(path: Path) -> object:
+    """The content of a ``torch.save`` file, memory-mapped where its container allows.
+
+    Raises:
+        WeightsError: it is of another kind, damaged, or holds more than tensors; nothing of it was run.
+    """
+    try:
+        return _load(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # damaged bytes make an unpickler raise anything
+        if any(sign in str(error).lower() for sign in _CODE):
+            raise WeightsError(f"{path.name} contains code, not only weights", _SAFE) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise WeightsError(f"{path.name} is not a weight file, or is damaged", AGAIN) from error
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise WeightsError(f"{path.name} is truncated or damaged ({reason})", AGAIN) from error
+
+
+def _load(path: Path) -> object:
+    with path.open("rb") as opened:
+        # The first bytes decide, as in torch: a file may be a tar archive in front and a zip file at its end.
+        is_zip = opened.read(4) == b"PK\x03\x04"
+        opened.seek(0)
+        if is_zip:
+            _refuse_torchscript(path)
+        elif tarfile.is_tarfile(path):
+            # torch's tar loader executed code even with weights_only before 2.6 (CVE-2025-32434).
+            raise WeightsError(
+                f"{path.name} is a tar archive", "Load a .safetensors or a current torch.save file instead."
+            )
+        # torch hands a path that ends in .safetensors to that library, whatever the file holds; only a path can be
+        # mapped, and before torch 2.2 only one that is a string.
+        by_path = is_zip and path.suffix != ".safetensors"
+        # Not torch.load, where A1111 has put a check of its own: it cannot read open files, refuses what current
+        # versions of torch write, and answers None.
+        return serialization.load(
+            str(path) if by_path else opened, map_location="cpu", weights_only=True, mmap=by_path or None
+        )
+
+
+def _refuse_torchscript(path: Path) -> None:
+    """torch before 2.6 loads TorchScript, which is code, whatever ``weights_only`` says."""
+    with zipfile.ZipFile(path) as archive:
+        if any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist()):
+            raise WeightsError(f"{path.name} contains code (TorchScript), not only weights", _SAFE)
