@@ -47,9 +47,9 @@ $(VENV)/installed: pyproject.toml requirements/build.txt requirements/dev.txt re
 	$(call site-packages,$(VENV)) > $$($(call site-packages,.venv-gradio$*))/lent.pth
 	touch $@
 
-$(OLDEST)/installed: requirements/build.txt requirements/oldest.txt
+$(OLDEST)/installed: requirements/build.txt requirements/oldest.txt requirements/bare.txt
 	$(PYTHON310) -m venv $(OLDEST)
-	$(call install,$(OLDEST),oldest)
+	$(call install,$(OLDEST),oldest bare)
 	touch $@
 
 # The locks, renewed from the files that people edit: pyproject.toml and requirements/*.in

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.placing import Placement, Resident
 from dp_adapter.identity.shipped import CPU, providers_for
+from tests.precision import needs_half
 
 
 def network(scale: float) -> nn.Module:
@@ -40,6 +41,7 @@ def test_it_is_loaded_once_and_gives_full_precision() -> None:
     assert all(not parameter.requires_grad for parameter in built[0].parameters())
 
 
+@needs_half
 def test_half_precision_is_kept_while_its_numbers_are_finite() -> None:
     placement, seen = Placement(), list[torch.dtype]()
 
@@ -56,7 +58,7 @@ def test_half_precision_is_kept_while_its_numbers_are_finite() -> None:
     assert seen[1:] == [torch.float16, torch.float32, torch.float32] and not placement.told(), "said once"
 
 
-@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("half", [pytest.param(True, marks=needs_half), False])
 def test_a_damaged_network_is_said(half: bool) -> None:
     resident = Resident("tower", lambda: network(float("nan")), Placement(), half=half)
     with pytest.raises(WeightsError, match=r"What tower gives is not finite\. Its file is damaged"):
