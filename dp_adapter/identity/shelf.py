@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TypeVar
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures import Picture, PictureLimits, load, load_picture
+from dp_adapter.identity.pictures import MASK_LIMITS, Picture, load, load_picture
 
 DIGITS = 16
 T = TypeVar("T")
@@ -26,16 +26,16 @@ class Shelf:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._lock = Lock()
 
-    def add(self, data: bytes, limits: PictureLimits | None = None) -> str:
+    def add(self, data: bytes, *, mask: bool = False) -> str:
         """Keeps a picture file and returns its hash: 16 hex digits of the SHA-256 of its decoded content.
 
         Args:
-            limits: as for ``load``; ``MASK_LIMITS`` for a mask.
+            mask: whether it is to be read as a mask, which may be smaller.
 
         Raises:
-            PictureError: it is no picture, outside the limits, or larger than the whole shelf.
+            PictureError: it is no picture, outside the limits of ``load``, or larger than the whole shelf.
         """
-        name = load(data, limits).digest[:DIGITS]
+        name = load(data, MASK_LIMITS if mask else None).digest[:DIGITS]
         if len(data) > self._max_bytes:
             raise PictureError(
                 f"The picture has {len(data) / 2**20:.1f} MiB, more than the {self._max_bytes / 2**20:.1f} MiB kept "

@@ -49,9 +49,10 @@ def key_in_8bit(image: Image) -> int | tuple[int, ...] | None:
     depth = str(tiles[0][3]) if tiles else ""  # Pillow's raw mode; other formats have their own, which are not these
     if image.mode == "1":
         return 255 if key else 0
-    if "RGB;16B" in depth and isinstance(key, tuple):
-        return tuple(value >> 8 for value in cast("tuple[int, ...]", key))
-    return cast(int, key) * {"L;2": 85, "L;4": 17}.get(depth, 1) if isinstance(key, int) else key
+    if isinstance(key, int):
+        return key * {"L;2": 85, "L;4": 17}.get(depth, 1)
+    values = cast("tuple[int, ...]", key)
+    return tuple(value >> 8 for value in values) if "RGB;16B" in depth else values
 
 
 def to_8bit(image: Image, key: int | tuple[int, ...] | None) -> Image:
@@ -66,10 +67,10 @@ def to_8bit(image: Image, key: int | tuple[int, ...] | None) -> Image:
         values = np.asarray(image)
         sixteen = image.mode.startswith("I;16") or image.format == "PNG"
         grey = Image.fromarray(_grey(values, sixteen))
-        return grey if key is None else _keyed(grey, values == key)
+        return grey if key is None else _keyed(grey, np.equal(values, key))
     if key is not None:
         plain = image.convert("L") if image.mode == "1" else image
-        return _keyed(plain, np.asarray(plain).reshape(image.height, image.width, -1) == key)
+        return _keyed(plain, np.equal(np.asarray(plain), key))
     if image.mode == "P" and ("transparency" in image.info or (image.palette and image.palette.mode.endswith("A"))):
         return image.convert("RGBA")
     if image.mode == "La":  # has no way to RGBA of its own
@@ -83,9 +84,9 @@ def _keyed(image: Image, clear: NDArray[np.bool_]) -> Image:
     """RGBA with what is clear ([H, W] or [H, W, channels], all of which have to be) transparent, the rest opaque."""
     from PIL import Image
 
-    clear = clear.all(-1) if clear.ndim == 3 else clear
+    all_clear = clear.reshape(image.height, image.width, -1).all(-1)
     opaque = image.convert("RGB")
-    opaque.putalpha(Image.fromarray(np.where(clear, np.uint8(0), np.uint8(255))))
+    opaque.putalpha(Image.fromarray(np.where(all_clear, np.uint8(0), np.uint8(255))))
     return opaque
 
 

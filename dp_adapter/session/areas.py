@@ -171,7 +171,7 @@ class Areas:
             source = "a box"
         else:
             drawn = self._photos.read_mask(region.mask, f"regions[{settings.regions.index(region)}].mask")
-            mask = fitted(torch.as_tensor(_cropped(drawn.astype(np.float32) / 255, scene.crop)), size)
+            mask = fitted(torch.as_tensor(_cropped((drawn / 255).astype(np.float32), scene.crop)), size)
             source = "a drawn mask"
         return replace(piece, mask=softened(mask, region.grow or 0, region.feather or 0), source=source)
 

@@ -16,7 +16,7 @@ from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Choice, Face, choose
 from dp_adapter.identity.library import Identities
-from dp_adapter.identity.pictures import MASK_LIMITS, Coverage, Picture, digest, load, load_mask, load_picture
+from dp_adapter.identity.pictures import Coverage, Picture, digest, load, load_mask, load_picture
 from dp_adapter.identity.quality import Quality, quality
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
@@ -133,7 +133,7 @@ class Photos:
                 raise PictureError(
                     "a picture in a request must be base64 or a data URL", "Paths are not read from requests."
                 )
-            return self._shelf.add(data, MASK_LIMITS if field.endswith("mask") else None)
+            return self._shelf.add(data, mask=field.endswith("mask"))
         except PictureError as error:
             raise PictureError(f"{field}: {error.problem}", error.hint) from error
 

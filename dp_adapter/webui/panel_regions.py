@@ -179,10 +179,8 @@ def _amend_side(side: str) -> Amend:
 
 
 def _uploaded(_item: Item, file: Any) -> Item:
-    from dp_adapter.identity.pictures import MASK_LIMITS
-
     ((path, _),) = uploads(file)
-    return {"mask": f"photo:{shared.session().shelf.add(path.read_bytes(), MASK_LIMITS)}"}
+    return {"mask": f"photo:{shared.session().shelf.add(path.read_bytes(), mask=True)}"}
 
 
 def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:

@@ -288,10 +288,10 @@ def png(depth: int, kind: int, rows: list[bytes], width: int, **chunks: bytes) -
 def test_a_transparent_value_is_in_the_depth_of_the_file() -> None:
     """A PNG's tRNS counts in the file's bits; pixels are decoded to 8."""
     two = png(2, 0, [bytes([0b11_11_10_10] * 8)] * 32, 32, tRNS=struct.pack(">H", 2))
-    assert np.array_equal(load_mask(two), np.tile(np.uint8([255, 255, 0, 0]), (32, 8)))
+    assert np.array_equal(load_mask(two), np.tile(np.array([255, 255, 0, 0]), (32, 8)))
     white, key = b"\xff" * 6, struct.pack(">HHH", 0x8012, 0x4034, 0x2056)
     deep = png(16, 2, [(white + key) * 16] * 32, 32, tRNS=key)
-    assert np.array_equal(load_mask(deep), np.tile(np.uint8([255, 0]), (32, 16)))
+    assert np.array_equal(load_mask(deep), np.tile(np.array([255, 0]), (32, 16)))
 
 
 @pytest.mark.parametrize("transparency", [0, bytes([0, 255, 128])])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures import MASK_LIMITS, Picture, digest, load_mask
+from dp_adapter.identity.pictures import Picture, digest, load_mask
 from dp_adapter.identity.shelf import Shelf
 
 RANDOM = np.random.default_rng(0)
@@ -70,5 +70,5 @@ def test_masks_that_differ_in_alpha_only_are_kept_apart() -> None:
 
 def test_a_mask_may_be_small() -> None:
     shelf = Shelf(2**20)
-    name = shelf.add(encoded(np.full((8, 8), 255, np.uint8)), MASK_LIMITS)
+    name = shelf.add(encoded(np.full((8, 8), 255, np.uint8)), mask=True)
     assert shelf.read(name, load_mask).shape == (8, 8)
