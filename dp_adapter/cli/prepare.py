@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import SettingsError
+from dp_adapter.settings.words import separated
 
 if TYPE_CHECKING:
     from dp_adapter.training.prepare.runners import Runner
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.training.prepare.run import prepare
 
     names = [name.replace("-", "_") for name in _NUMBERS]
-    encoders = tuple(name.strip() for name in args.encoders.split(",") if name.strip())
+    encoders = tuple(name for name in separated(args.encoders) if name)
     options = Options(
         crop=args.crop,
         several=args.several,

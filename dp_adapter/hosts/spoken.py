@@ -38,7 +38,7 @@ class Phrase:
 def phrases_of(words: str) -> list[Phrase]:
     """A person's own words, of which commas join several that are tried in order."""
     found: list[Phrase] = []
-    for text in words.lower().split(","):
+    for text in re.split("[,\n]", words.lower()):
         if parts := text.split():
             at = next((i for i, part in enumerate(parts) if part in PERSON), len(parts) - 1)
             found.append(Phrase(" ".join(parts[:at]), parts[at], " ".join(parts[at + 1 :])))
