@@ -13,6 +13,7 @@ from dp_adapter.cli.models import models_root
 from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.words import separated
+from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
     from dp_adapter.cli.trials import Studio, Trial
@@ -213,8 +214,8 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: Person, numbe
         texts = fastcomposer.templates()[: args.prompt_count]
     else:
         try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(Path(name)).splitlines()
+        except (OSError, ValueError) as error:
             hint = "Use fastcomposer, scenes, or a text file with a prompt a line."
             raise SettingsError("prompts", f"{name} cannot be read ({error})", hint) from error
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
