@@ -14,7 +14,7 @@ from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import learned, pipelines, previews, prompts
 from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
 from dp_adapter.hosts.predicted import told
-from dp_adapter.hosts.spoken import repeated
+from dp_adapter.hosts.spoken import hinted, repeated
 from dp_adapter.hosts.word_maps import WordMaps
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.session import Prepared
@@ -41,7 +41,8 @@ def sample(
     decode = None
     if prepared.tracker is not None and prepared.injection.active:
         decode = previews.decoder(pipeline, prepared.tracker.plan.decoder, roots)
-    job = worded(job, prepared)
+    people = hinted([job.prompt, *(one.prompt for one in job.later)], prepared.spoken, webui=False)
+    job, prepared = worded(job, prepared), replace(prepared, spoken=people)
     return pipelines.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.cli.models import models_root
 from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
+from dp_adapter.settings.words import separated
+from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
     from dp_adapter.cli.trials import Studio, Trial
@@ -184,7 +186,7 @@ def _plan(
 ) -> tuple[Plan, list[str]]:
     from dp_adapter.evaluation.protocol import Plan, arms
 
-    chosen = arms([name.strip() for name in args.arms.split(",") if name.strip()])
+    chosen = arms([name for name in separated(args.arms) if name])
     notes: list[str] = []
     if "text" not in studio.trained and settings.text_emphasis == 0 and not settings.strict_text_region:
         chosen = tuple(arm for arm in chosen if arm.name != "no-tca")
@@ -212,8 +214,8 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: Person, numbe
         texts = fastcomposer.templates()[: args.prompt_count]
     else:
         try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(Path(name)).splitlines()
+        except (OSError, ValueError) as error:
             hint = "Use fastcomposer, scenes, or a text file with a prompt a line."
             raise SettingsError("prompts", f"{name} cannot be read ({error})", hint) from error
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
@@ -272,7 +274,7 @@ def _judged(
 
 def _weights(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        return [float(part) for part in separated(text) if part]
     except ValueError:
         raise SettingsError("sweep", f"'{text}' is no list of weights", "Write --sweep 0.4,0.8,1.2.") from None
 

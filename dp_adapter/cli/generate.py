@@ -43,7 +43,7 @@ def _add_job(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportP
     group.add_argument("--batch", type=int, default=1, help="pictures, with seeds counting up")
     group.add_argument("--sampler", default="dpmpp_2m_karras")
     group.add_argument("--init", type=Path, metavar="PICTURE", help="img2img: start from this picture")
-    group.add_argument("--inpaint-mask", type=Path, metavar="PICTURE", help="paint anew where this is white")
+    group.add_argument("--inpaint-mask", type=Path, metavar="PICTURE", help="paint anew where this is white and opaque")
     group.add_argument("--strength", type=float, default=0.6, help="img2img: how much is made anew")
 
 
@@ -52,7 +52,7 @@ def _add_identity(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[re
     group.add_argument("--adapter", metavar="NAME|FILE", help="adapter checkpoint; default: the only one there is")
     group.add_argument("--weight", metavar="W", help="strength of the identity (0.8)")
     group.add_argument("--box", metavar="X0,Y0,X1,Y1", help="act in this box, in fractions of the picture")
-    group.add_argument("--region-mask", metavar="PICTURE", help="act where this picture is white")
+    group.add_argument("--region-mask", metavar="PICTURE", help="act where this picture is white and opaque")
     group.add_argument("--settings", type=Path, metavar="FILE", help="settings as JSON; flags go before")
     group.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any field; see 'dp-adapter settings --table'"
@@ -142,17 +142,18 @@ def job_from(args: argparse.Namespace, xl: bool) -> Job:
     import numpy as np
     from PIL import Image, ImageOps
 
+    from dp_adapter.hosts.job import Pixels
     from dp_adapter.hosts.pipelines import Job
-    from dp_adapter.identity.pictures import Picture, load_picture
+    from dp_adapter.identity.pictures import load_mask, load_picture
 
     init = None if args.init is None else load_picture(args.init)
-    mask = None if args.inpaint_mask is None else load_picture(args.inpaint_mask)
+    mask = None if args.inpaint_mask is None else load_mask(args.inpaint_mask)
     native = 1024 if xl else 512
     scale = 1.0 if init is None else min(1.0, native / (init.shape[0] * init.shape[1]) ** 0.5)
     height, width = (native, native) if init is None else (round(side * scale / 8) * 8 for side in init.shape[:2])
     size = (width if args.width is None else args.width, height if args.height is None else args.height)
 
-    def fitted(picture: Picture) -> Picture:
+    def fitted(picture: Pixels) -> Pixels:
         return np.asarray(ImageOps.fit(Image.fromarray(picture), size), np.uint8)
 
     job = Job(
@@ -171,7 +172,7 @@ def job_from(args: argparse.Namespace, xl: bool) -> Job:
     return replace(
         job,
         init=None if init is None else fitted(init),
-        mask=None if mask is None else fitted(mask).mean(-1).astype(np.uint8),
+        mask=None if mask is None else fitted(mask),
     )
 
 

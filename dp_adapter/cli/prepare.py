@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import SettingsError
+from dp_adapter.settings.words import separated
 
 if TYPE_CHECKING:
     from dp_adapter.training.prepare.runners import Runner
@@ -32,6 +33,12 @@ _NUMBERS = {
     "near-cosine": (float, 0.85, "COSINE", "least cosine of their faces"),
     "shard-mb": (float, 256.0, "MIB", "most of a shard"),
 }
+_ORIGINS = {
+    "table": "from the table",
+    "sidecar": "from files beside the pictures",
+    "measured": "generated",
+}
+_TOLD = 5  # caption files of which the reason is said
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -78,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.training.prepare.run import prepare
 
     names = [name.replace("-", "_") for name in _NUMBERS]
-    encoders = tuple(name.strip() for name in args.encoders.split(",") if name.strip())
+    encoders = tuple(name for name in separated(args.encoders) if name)
     options = Options(
         crop=args.crop,
         several=args.several,
@@ -100,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if there:
         print(f"{args.out} was finished before; what came into {args.folder} since is not in it.")
     _tell(manifest, args.out, time.monotonic() - started)
+    for path, reason in list(captions.problems.items())[:_TOLD]:
+        print(f"  {path}: {reason}")
     return 0
 
 
@@ -120,6 +129,9 @@ def _tell(manifest: Mapping[str, Any], out: Path, seconds: float) -> None:
     print(f"{counts['samples']} samples of {counts['people']} people from {counts['pictures']} pictures")
     for reason, count in counts["dropped"].items():
         print(f"  dropped {count}: {reason}")
+    print("captions: " + ", ".join(f"{count} {_ORIGINS[origin]}" for origin, count in counts["captions"].items()))
+    if counts["unreadable_captions"]:
+        print(f"  {counts['unreadable_captions']} caption files cannot be read, and were left out")
     print(f"{len(manifest['shards'])} shards, {seconds:.1f} s, {seconds / counts['pictures']:.2f} s a picture")
     print(f"-> {out / 'statistics.html'}")
 

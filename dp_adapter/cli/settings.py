@@ -48,10 +48,11 @@ def read_settings(path: Path) -> Settings:
     """
     from dp_adapter.errors import SettingsError
     from dp_adapter.settings import Settings
+    from dp_adapter.text_files import read_text
 
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise SettingsError("settings", f"{path} cannot be read ({error})", "Check the path.") from error
     return Settings.from_json(text)
 

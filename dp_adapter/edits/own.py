@@ -14,6 +14,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.settings.kinds import NAME, NAME_WORDS
 from dp_adapter.settings.records import decode
 from dp_adapter.settings.words import closest
+from dp_adapter.text_files import read_text
 
 FOLDER = "dp_adapter/modes"
 PREFIX = "custom:"
@@ -77,7 +78,7 @@ def read(path: Path) -> Mode:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _bad(path, f"it is larger than {MAX_BYTES // 1024} KB", "Shorten it.")
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it cannot be read ({error})"
         raise _bad(path, reason, "Correct it there.") from None

@@ -76,7 +76,7 @@ def in_text(chunks: Sequence[Sequence[int]], tokenize: Tokenize, words: str = ""
         tokenize: texts to tokens, without start and end, as the text's own were made.
         words: the user's, with commas between; empty: ``DEFAULT``.
     """
-    wanted = [word.strip().lower() for word in words.split(",") if word.strip()] or list(DEFAULT)
+    wanted = [word.strip().lower() for word in re.split("[,\n]", words) if word.strip()] or list(DEFAULT)
     tokens = [one for chunk in chunks for one in chunk]
     ids = zip(wanted, tokenize(wanted), strict=True)
     found = {word: places for word, one in ids if (places := _places(tokens, list(one)))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,3 +152,8 @@ def _safetensors_shapes(path: Path) -> Shapes:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise HostError(f"{path.name} is truncated or damaged ({error})", "Download it again.") from error
+
+
+def unet_parameters(path: Path) -> int:
+    """How many numbers the UNet in a checkpoint has. Raises HostError: the file is damaged."""
+    return sum(math.prod(shape) for key, shape in _shapes(path).items() if key.startswith(_UNET))

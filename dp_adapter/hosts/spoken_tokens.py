@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.person_words import PERSON, Tokenize
-from dp_adapter.hosts.spoken import Place, phrases_of, shared_out
+from dp_adapter.hosts.spoken import Phrase, Place, own_places, phrases_of, shared_out
 
 if TYPE_CHECKING:
     from dp_adapter.core.text_side import Positions, Spelling, Spoken
@@ -27,21 +27,21 @@ def in_tokens(
     flat = [[token for chunk in chunks for token in chunk] for chunks in texts]
     words = list(zip(PERSON, tokenize(list(PERSON)), strict=True))
     places = [[place for _, ids in words for place in _stands(tokens, (), ids, ())] for tokens in flat]
-    own: list[dict[int, Place]] = []
-    for tokens in flat:
-        named: dict[int, Place] = {}
-        for one in people:
-            for phrase in phrases_of(one.words):
-                ids = tokenize([phrase.before, phrase.word, phrase.after])
-                if one.person not in named and (found := _stands(tokens, *ids)):
-                    named[one.person] = found[0]
-        own.append(named)
+    phrases = {one.person: [_ids(phrase, tokenize) for phrase in phrases_of(one.words)] for one in people}
+    own = [
+        own_places({person: [p for ids in tried for p in _stands(tokens, *ids)] for person, tried in phrases.items()})
+        for tokens in flat
+    ]
     needed = {one.person: one.tokens for one in people}
     found_all = shared_out(places, own, people)
     return [
         {person: tuple(end - 1 for end in place.steps[: needed[person]]) for person, place in whose.items()}
         for whose in found_all
     ]
+
+
+def _ids(phrase: Phrase, tokenize: Tokenize) -> Sequence[Sequence[int]]:
+    return tokenize([phrase.before, phrase.word, phrase.after])
 
 
 def _stands(tokens: Sequence[int], before: Sequence[int], word: Sequence[int], after: Sequence[int]) -> list[Place]:

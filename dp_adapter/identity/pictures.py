@@ -1,4 +1,4 @@
-"""Any picture file a user has, as 8-bit RGB.
+"""Any picture file a user has: as a photograph, 8-bit RGB, or as a mask, 8-bit grey.
 
 Pillow's own guard against decompression bombs is process-wide and belongs to the host; here the
 number of pixels is taken from the header and held against a limit of the call.
@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.tones import array_to_bytes, to_8bit, to_rgb
+from dp_adapter.identity.tones import alpha_of, array_to_bytes, key_in_8bit, to_8bit, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Picture: TypeAlias = NDArray[np.uint8]
+Coverage: TypeAlias = NDArray[np.uint8]
 PictureSource: TypeAlias = "str | Path | bytes | Image | NDArray[Any]"
 
 # Formats that run no other program (EPS starts Ghostscript) and hold one photograph.
@@ -45,8 +46,47 @@ class PictureLimits:
     min_side: int = 32
 
 
-def load_picture(source: PictureSource, limits: PictureLimits | None = None) -> Picture:
-    """Read a picture as uint8 RGB [H, W, 3], upright, alpha over white, first frame of an animation.
+MASK_LIMITS = PictureLimits(min_side=1)  # nobody looks for a face in a mask
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A picture file as it is, which photographs and masks read differently.
+
+    Attributes:
+        colours: RGB [H, W, 3], also under what is transparent.
+        alpha: [H, W]; None where all is opaque.
+    """
+
+    colours: Picture
+    alpha: Coverage | None
+
+    @property
+    def picture(self) -> Picture:
+        """As a photograph: over white."""
+        if self.alpha is None:
+            return self.colours
+        share = self.alpha[:, :, None].astype(np.uint32)
+        return ((self.colours * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+
+    @property
+    def mask(self) -> Coverage:
+        """As a mask: luminance (ITU-R BT.601, as the WebUIs') times alpha, [H, W]."""
+        from PIL import Image
+
+        luminance = np.asarray(Image.fromarray(self.colours).convert("L"))
+        if self.alpha is None:
+            return luminance
+        return ((luminance.astype(np.uint32) * self.alpha + 127) // 255).astype(np.uint8)
+
+    @property
+    def digest(self) -> str:
+        """Tells apart what differs as a photograph or as a mask; of an opaque picture, ``digest(picture)``."""
+        return digest(self.picture if self.alpha is None else np.dstack([self.picture, self.mask]))
+
+
+def load(source: PictureSource, limits: PictureLimits | None = None) -> Loaded:
+    """Read a picture, upright, first frame of an animation.
 
     Args:
         source: a path, a file's bytes, a PIL image, or an array [H, W], [H, W, 1|3|4] of uint8,
@@ -72,6 +112,16 @@ def load_picture(source: PictureSource, limits: PictureLimits | None = None) -> 
         raise PictureError(f"There is not enough memory to read {name}", "Give a smaller picture.") from error
     except _damage() as error:
         raise PictureError(f"{name} is damaged or cut short: {error}", "Save or download the picture again.") from error
+
+
+def load_picture(source: PictureSource, limits: PictureLimits | None = None) -> Picture:
+    """A photograph as uint8 RGB [H, W, 3], alpha over white; else as ``load``."""
+    return load(source, limits).picture
+
+
+def load_mask(source: PictureSource) -> Coverage:
+    """How far each pixel belongs to a mask, uint8 [H, W]: luminance times alpha; else as ``load``, of any size."""
+    return load(source, MASK_LIMITS).mask
 
 
 def digest(picture: Picture) -> str:
@@ -166,20 +216,25 @@ def _from_array(array: NDArray[Any]) -> Image:
     return Image.fromarray(array_to_bytes(array))
 
 
-def _decode(image: Image, limits: PictureLimits) -> Picture:
+def _decode(image: Image, limits: PictureLimits) -> Loaded:
     from PIL import Image
 
     image.draft(None, _target(image.size, limits))  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is large enough
+    key = key_in_8bit(image)  # before load, which forgets the depth that the file has
     image.load()
     profile = cast("bytes | None", image.info.get("icc_profile"))
     # after load: plugins that turn by themselves then drop the tag, but for Pillow 9's TIFF, which keeps it
     turn = None if image.format == "TIFF" else TURNS.get(image.getexif().get(ORIENTATION, 1))
-    image = to_8bit(image)
+    image = to_8bit(image, key)
     target = _target(image.size, limits)
     if target != image.size:
         image = image.resize(target, Image.Resampling.BOX)
-    image = to_rgb(image, profile)
-    return np.array(image if turn is None else image.transpose(Image.Transpose(turn)))
+    layers = (to_rgb(image, profile), alpha_of(image))
+    if turn is not None:
+        layers = tuple(layer and layer.transpose(Image.Transpose(turn)) for layer in layers)
+    colours, alpha = (None if layer is None else np.array(layer) for layer in layers)
+    assert colours is not None
+    return Loaded(colours, None if alpha is None or alpha.min() == 255 else alpha)
 
 
 def _target(size: tuple[int, int], limits: PictureLimits) -> tuple[int, int]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from threading import Lock
+from typing import TypeVar
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures import Picture, digest, load_picture
+from dp_adapter.identity.pictures import MASK_LIMITS, Picture, load, load_picture
 
 DIGITS = 16
+T = TypeVar("T")
 
 
 class Shelf:
@@ -23,13 +26,16 @@ class Shelf:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._lock = Lock()
 
-    def add(self, data: bytes) -> str:
+    def add(self, data: bytes, *, mask: bool = False) -> str:
         """Keeps a picture file and returns its hash: 16 hex digits of the SHA-256 of its decoded content.
 
+        Args:
+            mask: whether it is to be read as a mask, which may be smaller.
+
         Raises:
-            PictureError: it is no picture, over the limits of `load_picture`, or larger than the whole shelf.
+            PictureError: it is no picture, outside the limits of ``load``, or larger than the whole shelf.
         """
-        name = digest(load_picture(data))[:DIGITS]
+        name = load(data, MASK_LIMITS if mask else None).digest[:DIGITS]
         if len(data) > self._max_bytes:
             raise PictureError(
                 f"The picture has {len(data) / 2**20:.1f} MiB, more than the {self._max_bytes / 2**20:.1f} MiB kept "
@@ -44,7 +50,14 @@ class Shelf:
         return name
 
     def get(self, name: str) -> Picture:
-        """The picture, decoded anew.
+        """The photograph, decoded anew. Raises as ``read``."""
+        return self.read(name, load_picture)
+
+    def read(self, name: str, read: Callable[[bytes], T]) -> T:
+        """What was kept, read anew.
+
+        Args:
+            read: as for ``sources.read_as``.
 
         Raises:
             PictureError: it is not here any more.
@@ -55,7 +68,7 @@ class Shelf:
                 self._kept.move_to_end(name)
         if data is None:
             raise PictureError(f"The photo {name} is not here any more", "Drop it again.")
-        return load_picture(data)
+        return read(data)
 
     def clear(self) -> None:
         """Lets all pictures go."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from dp_adapter.errors import PictureError
 from dp_adapter.identity.pictures import Picture, load_picture
+
+T = TypeVar("T")
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.-]+)*;base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}")
@@ -16,21 +20,27 @@ _LONGEST_PATH = 4096
 
 
 def read_source(text: str, paths_allowed: bool) -> Picture:
-    """The picture that a request names.
+    """The photograph that a request names. Raises as ``read_as``."""
+    return read_as(text, paths_allowed, load_picture)
+
+
+def read_as(text: str, paths_allowed: bool, read: Callable[[Path | bytes], T]) -> T:
+    """What a request names.
 
     Args:
         paths_allowed: False refuses paths, for requests that come over a network.
+        read: ``load``, or one of the two that read it as a photograph or a mask.
 
     Raises:
         PictureError: it is an address, a forbidden path, or no picture.
     """
     if not (paths_allowed and _is_file(text)) and (data := embedded(text)) is not None:
-        return load_picture(data)
+        return read(data)
     if not paths_allowed:
         raise PictureError("A picture in a request must be base64 or a data URL", "Paths are not read from requests.")
     if len(text) > _LONGEST_PATH:
         raise PictureError(f"'{text[:40]}…' is neither a path nor base64", "Encode the file's bytes again.")
-    return load_picture(_expanded(text))
+    return read(_expanded(text))
 
 
 def embedded(text: str) -> bytes | None:

@@ -34,36 +34,71 @@ def array_to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     raise PictureError(f"An array of type {array.dtype} is not a picture", "Give uint8, uint16, bool or float.")
 
 
-def to_8bit(image: Image) -> Image:
-    """The same picture in mode L, LA, RGB, RGBA or CMYK, all of which can be resized by area."""
+def key_in_8bit(image: Image) -> int | tuple[int, ...] | None:
+    """The one value of a greyscale or RGB picture that is transparent, as decoded pixels have it; None for none.
+
+    PNG states it in the depth of the file (1 to 16 bits). 16 bits of grey are decoded as they are.
+
+    Args:
+        image: opened and not decoded yet, when the file's depth is still known.
+    """
+    key: Any = image.info.get("transparency")
+    if image.mode not in ("1", "L", "RGB", "I", "I;16", "I;16L", "I;16B") or not isinstance(key, int | tuple):
+        return None
+    tiles: Any = getattr(image, "tile", None)
+    depth = str(tiles[0][3]) if tiles else ""  # Pillow's raw mode; other formats have their own, which are not these
+    if image.mode == "1":
+        return 255 if key else 0
+    if isinstance(key, int):
+        return key * {"L;2": 85, "L;4": 17}.get(depth, 1)
+    values = cast("tuple[int, ...]", key)
+    return tuple(value >> 8 for value in values) if "RGB;16B" in depth else values
+
+
+def to_8bit(image: Image, key: int | tuple[int, ...] | None) -> Image:
+    """The same picture in mode L, RGB, RGBA or CMYK, all of which can be resized by area.
+
+    Args:
+        key: from ``key_in_8bit``.
+    """
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_grey(np.asarray(image), sixteen=image.mode.startswith("I;16") or image.format == "PNG"))
-    if "transparency" in image.info and image.mode in {"P", "L", "RGB", "1"}:
+        values = np.asarray(image)
+        sixteen = image.mode.startswith("I;16") or image.format == "PNG"
+        grey = Image.fromarray(_grey(values, sixteen))
+        return grey if key is None else _keyed(grey, np.equal(values, key))
+    if key is not None:
+        plain = image.convert("L") if image.mode == "1" else image
+        return _keyed(plain, np.equal(np.asarray(plain), key))
+    if image.mode == "P" and ("transparency" in image.info or (image.palette and image.palette.mode.endswith("A"))):
         return image.convert("RGBA")
-    kept = {
-        "1": "L",
-        "L": "L",
-        "LA": "RGBA",
-        "La": "RGBA",
-        "PA": "RGBA",
-        "RGBa": "RGBA",
-        "RGBA": "RGBA",
-        "CMYK": "CMYK",
-    }
+    if image.mode == "La":  # has no way to RGBA of its own
+        image = image.convert("LA")
+    kept = {"1": "L", "L": "L", "LA": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "RGBA": "RGBA", "CMYK": "CMYK"}
     mode = kept.get(image.mode, "RGB")
     return image if image.mode == mode else image.convert(mode)
 
 
-def to_rgb(image: Image, profile: bytes | None) -> Image:
-    """An 8-bit picture as sRGB, through its ICC profile where it has a usable one, alpha over white."""
+def _keyed(image: Image, clear: NDArray[np.bool_]) -> Image:
+    """RGBA with what is clear ([H, W] or [H, W, channels], all of which have to be) transparent, the rest opaque."""
     from PIL import Image
 
+    all_clear = clear.reshape(image.height, image.width, -1).all(-1)
+    opaque = image.convert("RGB")
+    opaque.putalpha(Image.fromarray(np.where(all_clear, np.uint8(0), np.uint8(255))))
+    return opaque
+
+
+def alpha_of(image: Image) -> Image | None:
+    """The alpha of what ``to_8bit`` gave; None where it has none."""
+    return image.getchannel("A") if image.mode == "RGBA" else None
+
+
+def to_rgb(image: Image, profile: bytes | None) -> Image:
+    """An 8-bit picture's colours as sRGB, through its ICC profile where it has a usable one, whatever its alpha."""
     if image.mode == "RGBA":
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image.convert("RGB"), mask=image.getchannel("A"))
-        image = white
+        image = image.convert("RGB")
     if profile and image.mode in {"RGB", "CMYK"}:
         return _through_profile(image, profile)
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -16,7 +16,7 @@ from dp_adapter.identity.face import Floats
 from dp_adapter.identity.preview import PreviewFinder
 from dp_adapter.session.matching import Place
 from dp_adapter.session.photos import Photos
-from dp_adapter.session.scene import Crop, Mask, Picture, Scene
+from dp_adapter.session.scene import Crop, Mask, Scene
 from dp_adapter.session.whose import Faces, InitFaces, looking
 from dp_adapter.settings import Region, Settings
 
@@ -168,11 +168,12 @@ class Areas:
         if region.kind == "box":
             assert region.box is not None
             mask = box_mask(*_in_crop((region.box.x0, region.box.y0, region.box.x1, region.box.y1), scene.crop), size)
+            source = "a box"
         else:
-            picture = self._photos.read(region.mask, f"regions[{settings.regions.index(region)}].mask")
-            mask = fitted(torch.as_tensor(_cropped(_grey(picture), scene.crop)), size)
-        soft = softened(mask, region.grow or 0, region.feather or 0)
-        return replace(piece, mask=soft, source="a box" if region.kind == "box" else "a drawn mask")
+            drawn = self._photos.read_mask(region.mask, f"regions[{settings.regions.index(region)}].mask")
+            mask = fitted(torch.as_tensor(_cropped((drawn / 255).astype(np.float32), scene.crop)), size)
+            source = "a drawn mask"
+        return replace(piece, mask=softened(mask, region.grow or 0, region.feather or 0), source=source)
 
     def _single(self, pieces: Sequence[Piece], settings: Settings, scene: Scene, identity: int) -> Area:
         """The area in a picture of which at most one init picture is known."""
@@ -327,10 +328,6 @@ def _cropped(mask: Mask, crop: Crop) -> Mask:
     top, left = min(int(crop.y0 * height), height - 1), min(int(crop.x0 * width), width - 1)
     bottom, right = max(round(crop.y1 * height), top + 1), max(round(crop.x1 * width), left + 1)
     return np.ascontiguousarray(mask[top:bottom, left:right])
-
-
-def _grey(picture: Picture) -> Mask:
-    return picture.astype(np.float32).mean(-1) / 255
 
 
 def fitted(mask: Tensor, size: Grid) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from pathlib import Path
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +16,18 @@ from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Choice, Face, choose
 from dp_adapter.identity.library import Identities
-from dp_adapter.identity.pictures import Picture, digest
+from dp_adapter.identity.pictures import Coverage, Picture, digest, load, load_mask, load_picture
 from dp_adapter.identity.quality import Quality, quality
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
-from dp_adapter.identity.sources import embedded, read_source
+from dp_adapter.identity.sources import embedded, read_as
 from dp_adapter.session.explain import Photo
 from dp_adapter.session.latents import LATENT, Latent, Latents
 from dp_adapter.session.remembered import IDENTITY, Remembered, direction, remembered
 from dp_adapter.settings import FaceChoice, Reference, Settings
 
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 PHOTO = "photo:"
 
 
@@ -98,17 +100,24 @@ class Photos:
         self._latents.forget()
 
     def read(self, source: str, field: str) -> Picture:
-        """The picture that a field of the request names.
+        """The photograph that a field of the request names.
 
         Raises:
             PictureError, SettingsError: it cannot be read; names the field.
         """
+        return self._read(source, field, load_picture)
+
+    def read_mask(self, source: str, field: str) -> Coverage:
+        """How far each pixel [H, W] belongs to the mask that a field of the request names. Raises as ``read``."""
+        return self._read(source, field, load_mask)
+
+    def _read(self, source: str, field: str, read: Callable[[Path | bytes], T]) -> T:
         if source.startswith(LATENT):
             raise PictureError(f"{field}: '{source[:80]}' is a latent for W+ adapters, not a picture", "Give a photo.")
         try:
             if source.startswith(PHOTO):
-                return self._dropped(source.removeprefix(PHOTO))
-            return read_source(source, self._paths_allowed)
+                return self._dropped(source.removeprefix(PHOTO), read)
+            return read_as(source, self._paths_allowed, read)
         except PictureError as error:
             raise PictureError(f"{field}: {error.problem}", error.hint) from error
 
@@ -124,7 +133,7 @@ class Photos:
                 raise PictureError(
                     "a picture in a request must be base64 or a data URL", "Paths are not read from requests."
                 )
-            return self._shelf.add(data)
+            return self._shelf.add(data, mask=field.endswith("mask"))
         except PictureError as error:
             raise PictureError(f"{field}: {error.problem}", error.hint) from error
 
@@ -140,9 +149,9 @@ class Photos:
         except IdentityError as error:
             raise IdentityError(f"{field}: {error.problem}", error.hint) from error
 
-    def _dropped(self, name: str) -> Picture:
+    def _dropped(self, name: str, read: Callable[[bytes], T]) -> T:
         try:
-            return self._shelf.get(name)
+            return self._shelf.read(name, read)
         except PictureError as error:
             saved = self._identities.with_photo(name)
             if saved is None:
@@ -206,7 +215,8 @@ class Photos:
             return None
 
     def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> Seen:
-        picture = self.read(reference.image, f"{name}.image")
+        loaded = self._read(reference.image, f"{name}.image", load)
+        picture = loaded.picture
         faces = self.faces(picture, detector)
         # A number means the faces as they are shown, small ones included.
         least = 0 if choice.choice == "index" else choice.min_size
@@ -222,7 +232,7 @@ class Photos:
             raise FaceError(
                 f"Face {choice.index} is smaller than {choice.min_size} px", "Lower the least size of a face."
             )
-        return Seen(picture, digest(picture), faces, face, quality(picture, face), reference.weight)
+        return Seen(picture, loaded.digest, faces, face, quality(picture, face), reference.weight)
 
     def _like(self, field: str, source: str, detector: Detector) -> Floats:
         """The vector of the face to look for; its absence is no photo's fault, so it stops the job."""

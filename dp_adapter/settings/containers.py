@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from dp_adapter.errors import SettingsError
 from dp_adapter.settings.kinds import Kind, Number
-from dp_adapter.settings.words import count, refusal, show, within
+from dp_adapter.settings.words import count, refusal, separated, show, within
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,13 @@ class ListOf(Kind):
         return f"a list of at most {count(self.max_items, self.noun)}, each {self.item.describe()}"
 
     def parse(self, text: str) -> Any:
-        """Plain items may be written with commas (``init, preview``), anything as JSON."""
+        """Plain items may be written with commas or line breaks (``init, preview``), anything as JSON."""
         if text.lstrip().startswith("["):
             return super().parse(text)
-        return [self.item.parse(part) for part in text.split(",") if part.strip()]
+        try:
+            return [self.item.parse(part) for part in separated(text) if part]
+        except SettingsError:
+            return text
 
 
 @dataclass(frozen=True)

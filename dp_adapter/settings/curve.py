@@ -46,13 +46,13 @@ class Curve:
 
     @classmethod
     def parse(cls, text: str) -> Curve:
-        """Reads ``weight@progress`` points separated by commas or semicolons; nothing at all is the empty curve.
+        """Reads ``weight@progress`` points with commas, semicolons or line breaks between; nothing is the empty curve.
 
         Raises:
             SettingsError: a point cannot be read, is out of range or out of order.
         """
         points: list[tuple[float, float]] = []
-        for part in re.split("[,;]", text) if text.strip() else []:
+        for part in re.split(r"\s*[,;]\s*|\s*\n\s*", text.strip()) if text.strip() else []:
             match = _POINT.fullmatch(part)
             if match is None:
                 hint = "Write weight@progress, as in 0.0@0.1, 1.0@0.3, 0.8@1.0."
@@ -130,7 +130,7 @@ class CurveText(Kind):
 
     def schema(self) -> dict[str, Any]:
         point = rf"\s*{_NUMBER}\s*@\s*{_NUMBER}\s*"
-        pattern = rf"^\s*$|^{point}([,;]{point})*$"
+        pattern = rf"^\s*$|^{point}([,;\n]{point})*$"
         return {"type": "string", "maxLength": self.max_length, "pattern": pattern}
 
     def describe(self) -> str:

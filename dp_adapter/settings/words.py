@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import json
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -60,3 +62,18 @@ def within(name: str) -> Generator[None, None, None]:
         inner = error.field
         field = name + inner if not inner or inner.startswith("[") else f"{name}.{inner}"
         raise SettingsError(field, error.problem.removeprefix(f"{inner}: "), error.hint, error.nearest) from None
+
+
+def separated(text: str) -> list[str]:
+    """Values with commas or line breaks between; one that has such in it stands in quotation marks, as in CSV.
+
+    As the WebUIs read the values of an axis (``csv_string_to_list_strip`` in scripts/xyz_grid.py).
+
+    Raises:
+        SettingsError: without a field's name.
+    """
+    lines = io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"))
+    try:
+        return [value.strip() for row in csv.reader(lines, skipinitialspace=True) for value in row]
+    except csv.Error as error:
+        raise refusal(f"{show(text)} is no list of values ({error})", "Write them with commas between.") from None

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from dp_adapter.errors import SettingsError
+from dp_adapter.text_files import read_text
 from dp_adapter.training.records import decode
 
 StageKind = Literal["iea", "tca", "ffb"]
@@ -207,9 +208,10 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
         SettingsError: the file is missing or no TOML, or says something that cannot be run.
     """
     try:
-        tables = _toml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise SettingsError("config", f"{path} cannot be read ({error})", "Check the path.") from error
+    tables = _toml(text, str(path))
     for change in changes:
         _set(tables, change)
     return from_tables(tables)

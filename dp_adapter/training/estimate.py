@@ -9,10 +9,12 @@ Not in it: what lives only inside one operation, the CUDA context, the allocator
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -20,14 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dp_adapter.core.adapter import Adapter
 from dp_adapter.training import sizes
 from dp_adapter.training.adapted import AdaptedUNet, Conditions
-from dp_adapter.training.build import trained_by
+from dp_adapter.training.build import first, trained_by
 from dp_adapter.training.call import Record
 from dp_adapter.training.config import Config, Stage
 from dp_adapter.training.data import LATENT
 from dp_adapter.training.frozen import DTYPES, overflows
-from dp_adapter.training.start import new_adapter, with_pathways
+from dp_adapter.training.start import WIDTHS, new_adapter, with_pathways
 
 _GIB = 2**30
 
@@ -77,11 +80,16 @@ class StageNeeds:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run; ``unet`` parameters of the frozen UNet, ``throughput`` in operations a second."""
+    """Of a run; ``unet`` parameters of the frozen UNet, ``throughput`` in operations a second.
+
+    Attributes:
+        base: whose sizes these are, in words.
+    """
 
     unet: int
     throughput: float
     stages: tuple[StageNeeds, ...]
+    base: str
 
     def table(self) -> str:
         """For people: a Markdown table and what it leaves out."""
@@ -104,14 +112,14 @@ class Estimate:
         lines.append("")
         lines.append(
             f"Memory in GiB a device; hours at {self.throughput / 1e12:g} TFLOPS reached in practice, all steps on one "
-            f"device. The UNet has {self.unet / 1e6:.0f} M parameters. Not in it: what lives inside one operation, the "
-            "CUDA context, the allocator's gaps."
+            f"device. The UNet of {self.base} has {_millions(self.unet)} M parameters. Not in it: what lives inside "
+            "one operation, the CUDA context, the allocator's gaps."
         )
         return "\n".join(lines)
 
 
 def estimate(config: Config, throughput: float) -> Estimate:
-    """Counts a run's memory and work; the base model's file need not be there.
+    """Counts a run's memory and work; where the base model is not here, its family's own sizes count.
 
     Args:
         throughput: floating-point operations a second.
@@ -119,19 +127,36 @@ def estimate(config: Config, throughput: float) -> Estimate:
     dtype = DTYPES[config.precision]
     models = sizes.models(config)
     for model in (models.unet, models.vae, *models.texts):
-        model.to(dtype).requires_grad_(False).eval()
+        nn.Module.to(model, dtype).requires_grad_(False).eval()  # torch's own move: diffusers' warns each time
     if overflows(models.vae):
         models.vae.float()  # as a copy of it decodes (``Frozen.decoded``)
     stages: list[StageNeeds] = []
+    plan = config.adapter
+    start = None
+    if plan.start and Path(plan.start).is_file():
+        start = first(config, models.unet, config.base.family, WIDTHS[plan.encoder]).to("meta")
     with torch.device("meta"), flash_attention(), _normed_in_full(models):
         for stage in config.stage:
-            stages.append(_stage(config, stage, models, dtype, throughput))
-    return Estimate(_count(models.unet), throughput, tuple(stages))
+            stages.append(_stage(config, stage, models, copy.deepcopy(start), dtype, throughput))
+    own = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}[config.base.family]
+    name = Path(config.base.model).name if models.here else f"{own} (there is no {config.base.model})"
+    return Estimate(_count(models.unet), throughput, tuple(stages), name)
 
 
-def _stage(config: Config, stage: Stage, models: sizes.Models, dtype: torch.dtype, throughput: float) -> StageNeeds:
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.0f}" if number >= 10e6 else f"{number / 1e6:.2f}"
+
+
+def _stage(
+    config: Config,
+    stage: Stage,
+    models: sizes.Models,
+    start: Adapter | None,
+    dtype: torch.dtype,
+    throughput: float,
+) -> StageNeeds:
     plan, losses = config.adapter, stage.losses
-    adapter = new_adapter(models.unet, plan.encoder, "gated" if plan.gated else "add", plan.tokens)
+    adapter = start or new_adapter(models.unet, plan.encoder, "gated" if plan.gated else "add", plan.tokens)
     with_pathways(adapter, 0 if stage.kind == "iea" else plan.tca_rank, stage.kind == "ffb")
     parameters, trained = _count(adapter), sum(value.numel() for value in trained_by(adapter, stage.kind).values())
     adapter.requires_grad_(False)

@@ -154,9 +154,14 @@ def load(config: Config, device: torch.device) -> Frozen:
     extra = Path(config.base.config) if config.base.config else None
     dtype = str(DTYPES[config.precision]).removeprefix("torch.")
     frozen = Frozen(pipelines.load(path, str(device), dtype, config=extra), path.name)
-    if frozen.family != config.base.family:
-        problem = f"{path.name} is of the family {frozen.family}, the configuration says {config.base.family}"
-        raise TrainingError(problem, f'Set base.family = "{frozen.family}".')
+    require_family(path.name, frozen.family, config.base.family)
     if config.gradient_checkpointing:
         cast(Any, frozen.unet).enable_gradient_checkpointing()
     return frozen
+
+
+def require_family(name: str, found: Base, said: Base) -> None:
+    """Raises TrainingError where a model is of another family than the configuration says."""
+    if found != said:
+        problem = f"{name} is of the family {found}, the configuration says {said}"
+        raise TrainingError(problem, f'Set base.family = "{found}".')

@@ -14,6 +14,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts import learned
 from dp_adapter.hosts.learned import Texts
 from dp_adapter.hosts.prompts import readers_of
+from dp_adapter.text_files import read_text
 
 NAMES = Path(__file__).parents[1] / "resources" / "names.txt"
 TEMPLATES = (
@@ -133,8 +134,8 @@ def names_in(path: Path) -> list[str]:
         HostError: it cannot be read, or holds none.
     """
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
         raise HostError(
             f"The list of names {path} cannot be read ({error})", "Give a text file, a name a line."
         ) from error

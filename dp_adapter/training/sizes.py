@@ -1,7 +1,8 @@
-"""The real shapes of SD1.5 and SDXL, on the meta device: nothing is downloaded and nothing is allocated.
+"""The real shapes of a base model, on the meta device: nothing is downloaded and nothing is allocated.
 
-Configurations as in ``unet/config.json``, ``vae/config.json`` and ``text_encoder*/config.json`` of
-runwayml/stable-diffusion-v1-5 and stabilityai/stable-diffusion-xl-base-1.0.
+They are those of the model that the run names, where it is here, and else those of SD1.5 and SDXL, as in
+``unet/config.json``, ``vae/config.json`` and ``text_encoder*/config.json`` of runwayml/stable-diffusion-v1-5 and
+stabilityai/stable-diffusion-xl-base-1.0.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from dp_adapter.errors import HostError
+from dp_adapter.hosts.single_file import RESOURCES, config_beside, inspect_file, unet_parameters
 from dp_adapter.hosts.sites import Base
 from dp_adapter.training.config import Config
+from dp_adapter.training.frozen import require_family
 
 UNETS: dict[Base, dict[str, Any]] = {
     "sd15": {
@@ -80,11 +84,12 @@ _CLIP_G: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Models:
-    """The frozen models of a base, on the meta device."""
+    """The frozen models of a base, on the meta device; ``here`` says whether they are those that the run names."""
 
     unet: nn.Module
     vae: nn.Module
     texts: tuple[nn.Module, ...]
+    here: bool
 
     @property
     def context(self) -> int:
@@ -98,12 +103,17 @@ class Models:
 
 
 def models(config: Config) -> Models:
-    """Of the folder that the configuration names, where there is one; else of its family's own model."""
+    """Of the folder or file that the configuration names, where it is here; else of its family's own model.
+
+    Raises:
+        HostError, TrainingError: it is no model, of another family, or its sizes are not known.
+    """
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     library, family = cast(Any, diffusers), config.base.family
-    folder = Path(config.base.model)
+    path = Path(config.base.model)
+    folder = _configurations(path, config.base.config, family)
     told = [_of(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
     mine = (UNETS[family], _VAE, _CLIP_L, _CLIP_G)
     unet, vae, first, second = (one or two for one, two in zip(told, mine, strict=True)) if told[0] else mine
@@ -111,13 +121,48 @@ def models(config: Config) -> Models:
         texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**first))]
         if family == "sdxl":
             texts.append(CLIPTextModelWithProjection(CLIPTextConfig(**second)))
-        return Models(
+        found = Models(
             library.UNet2DConditionModel.from_config(unet) if told[0] else library.UNet2DConditionModel(**unet),
             library.AutoencoderKL.from_config(vae) if told[0] else library.AutoencoderKL(**vae),
             tuple(texts),
+            folder is not None,
+        )
+    if path.is_file():
+        _require_size(path, found.unet)
+    return found
+
+
+def _configurations(path: Path, given: str, family: Base) -> Path | None:
+    """The folder in which a model's configurations lie; None where the model is not here.
+
+    Args:
+        given: the folder for a single file that the run names; empty for none.
+    """
+    if path.is_dir():
+        unet = _of(path, "unet")
+        if unet is None:
+            raise HostError(
+                f"{path} is no diffusers model: it has no unet/config.json", "Give the folder that has one."
+            )
+        require_family(path.name, "sdxl" if unet.get("addition_embed_type") == "text_time" else "sd15", family)
+        return path
+    if not path.is_file():
+        return None
+    require_family(path.name, base := inspect_file(path).base, family)
+    return Path(given) if given else config_beside(path) or RESOURCES / base
+
+
+def _require_size(file: Path, unet: nn.Module) -> None:
+    """Raises HostError where a file holds a UNet of another size than its configurations say."""
+    there, said = unet_parameters(file), sum(value.numel() for value in unet.parameters())
+    if there != said:
+        raise HostError(
+            f"{file.name} holds a UNet of {there / 1e6:.1f} M parameters, its configurations are of one of "
+            f"{said / 1e6:.1f} M",
+            f"Put the folder {file.stem} with its own configurations beside it.",
         )
 
 
-def _of(folder: Path, part: str) -> dict[str, Any] | None:
-    path = folder / part / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _of(folder: Path | None, part: str) -> dict[str, Any] | None:
+    path = None if folder is None else folder / part / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None

@@ -63,7 +63,7 @@ def _before(mask: str, size: tuple[int, int]) -> str:
     if not mask:
         return ""
     try:
-        white = Image.fromarray(shared.session().photos.read(mask, "Region mask")).convert("L").resize(size)
+        white = Image.fromarray(shared.session().photos.read_mask(mask, "Region mask")).resize(size)
     except DPAdapterError:  # said where the regions are checked
         return ""
     strokes = Image.merge("LA", (Image.new("L", size, 255), white))

@@ -180,7 +180,7 @@ def _amend_side(side: str) -> Amend:
 
 def _uploaded(_item: Item, file: Any) -> Item:
     ((path, _),) = uploads(file)
-    return {"mask": f"photo:{shared.session().shelf.add(path.read_bytes())}"}
+    return {"mask": f"photo:{shared.session().shelf.add(path.read_bytes(), mask=True)}"}
 
 
 def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:

@@ -44,6 +44,13 @@ def canvas(width: float, height: float, init: Image | None) -> Image:
     return Image.new("RGB", (max(64, round(width * scale)), max(64, round(height * scale))), _EMPTY)
 
 
+def inpainted(mask: Image) -> Image:
+    """Where a WebUI inpaints: by alpha alone where there is some (``create_binary_mask`` in modules/processing.py)."""
+    if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
+        return mask.getchannel("A").point([255 if level > 128 else 0 for level in range(256)])
+    return mask.convert("L")
+
+
 def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) -> Preview:
     """Draws the regions of a request.
 

@@ -88,6 +88,9 @@ class Run:
         base = shared.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
+        if (hinted := words.hinted(p, settings, self._first.spoken)) != settings:
+            settings = self._settings = hinted
+            self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
         self._current = self._first  # of the pass
         self._decode = decoder(settings.tracking.decoder, base)
         self._check_hires(base)

@@ -24,7 +24,7 @@ from dp_adapter.settings import (
     field_at,
     walk_fields,
 )
-from dp_adapter.settings.words import show, tidy
+from dp_adapter.settings.words import separated, show, tidy
 
 _LISTS = ("references", "regions")
 WIDGET_PATHS: tuple[str, ...] = tuple(
@@ -129,11 +129,12 @@ def _site_factors(text: str) -> Any:
     """``3: 0.5, 12: 0`` or a JSON object."""
     if not text.strip():
         return {}
-    if not text.lstrip().startswith("{"):
-        text = "{" + re.sub(r"(^|,)\s*(\w+)\s*:", r'\1"\2":', text.strip().strip(",")) + "}"
     try:
+        if not text.lstrip().startswith("{"):
+            pairs = (re.sub(r"^(\w+)\s*:", r'"\1":', pair) for pair in separated(text) if pair)
+            text = "{" + ",".join(pairs) + "}"
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, SettingsError):
         return text
 
 

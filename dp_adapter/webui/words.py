@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from dp_adapter.core.text_side import Spoken
     from dp_adapter.edits import Edit
+    from dp_adapter.settings import Settings
 
 # Prompts and negative prompts that belong together; each a list with one text a picture. The main ones are one text
 # each, for the parameters of grids.
@@ -36,6 +37,23 @@ def add(p: Any, edit: Edit | None) -> None:
         for name, text in zip(_MAIN, with_words(str(main[0]), str(main[1]), edit.words), strict=True):
             setattr(p, name, text)
     p.extra_generation_params.update(mode_parameters(edit.lines, edit.words))
+
+
+def hinted(p: Any, settings: Settings, people: Sequence[Spoken]) -> Settings:
+    """The request with the words that triggers in a job's prompts say are a person's ("a man and a woman img").
+
+    So they are known when ``speak`` has taken the triggers out, and to whoever repeats the picture.
+    """
+    from dp_adapter.hosts import spoken
+
+    names = ("all_prompts", "all_hr_prompts")
+    prompts: dict[str, None] = dict.fromkeys(text for name in names for text in getattr(p, name, None) or ())
+    changes: dict[str, str] = {}
+    for before, now in zip(people, spoken.hinted(tuple(prompts), people), strict=True):
+        if now.words != before.words:
+            mine = [n for n, one in enumerate(settings.references) if one.identity == now.person]
+            changes[f"references[{mine[0]}].words"] = now.words
+    return settings.with_fields(changes)
 
 
 def speak(p: Any, people: Sequence[Spoken]) -> None:

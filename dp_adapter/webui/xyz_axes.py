@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,15 +24,16 @@ from dp_adapter.settings import (
     Text,
     walk_fields,
 )
-from dp_adapter.settings.words import refusal, show, tidy
+from dp_adapter.settings.words import refusal, separated, show, tidy
 from dp_adapter.webui.values import AUTOMATIC_WORDS
 
 if TYPE_CHECKING:
     from dp_adapter.session.models import Models
 
-_NUMBER = r"\d+\.?\d*|\.\d+"
-# As the hosts write ranges: 0.2-1 (+0.2) steps, 0.2-1 [5] counts.
-_RANGE = re.compile(rf"\s*({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*\+?\s*(-?(?:{_NUMBER}))\s*\)|\[\s*(\d+)\s*\])?\s*")
+_NUMBER = r"[+-]?\s*(?:\d+\.?\d*|\.\d+)"
+_PLAIN = re.compile(rf"{_NUMBER}(?:[eE][+-]?\d+)?")
+# As the hosts write ranges (re_range and the like in scripts/xyz_grid.py): 0.2-1 (+0.2) steps, 0.2-1 [5] counts.
+_RANGE = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*({_NUMBER})\s*\)|\[\s*(\d+)\s*\])?")
 _MOST = 1000  # pictures in one direction; a slip of the pen must not fill the memory
 _COSTS = {"model": 0.6, "variant": 0.6}  # the host changes the costliest axis least often; its checkpoints have 1
 _NONE = "none"
@@ -77,7 +77,7 @@ def _of_fields() -> Iterator[Axis]:
             show_one, read_one = partial(_all_shown, show_one), partial(_all_read, read_one)
         yield Axis(
             info.label,
-            _ranges if isinstance(kind, Number | Integer) else _split,
+            _texts(kind),
             _model if path == "model" else read_one,
             show_one,
             partial(_set, path),
@@ -140,33 +140,48 @@ def _all_shown(shown: Callable[[object], str], listed: tuple[object, ...]) -> st
     return "/".join(map(shown, listed))
 
 
-def _split(text: str) -> list[str]:
-    """Values with commas between; one with commas of its own in quotation marks, as in CSV."""
-    return [value.strip() for row in csv.reader([text], skipinitialspace=True) for value in row]
+def _texts(kind: Kind) -> Callable[[str], list[str]]:
+    if isinstance(kind, Number | Integer):
+        return partial(_ranges, isinstance(kind, Integer))
+    return separated if type(kind) is Text else _names
 
 
-def _ranges(text: str) -> list[str]:
-    """As ``_split``, with ranges written out; empty values are left out."""
+def _names(text: str) -> list[str]:
+    """Without empty values, which only words can be."""
+    return [value for value in separated(text) if value]
+
+
+def _ranges(whole: bool, text: str) -> list[str]:
+    """Numbers, with ranges written out; empty values are left out.
+
+    Args:
+        whole: whether counts make whole numbers, cut off as the hosts do.
+    """
     expanded: list[str] = []
-    for part in filter(None, _split(text)):
+    for part in _names(text):
         match = _RANGE.fullmatch(part)
-        plain = [tidy(float(part))] if re.fullmatch(_NUMBER, part) else [part]
-        expanded += _written_out(part, match) if match else plain
+        plain = [tidy(_number(part))] if _PLAIN.fullmatch(part) else [part]
+        expanded += _written_out(part, match, whole) if match else plain
     return expanded
 
 
-def _written_out(part: str, match: re.Match[str]) -> list[str]:
-    low, high = float(match[1]), float(match[2])
+def _number(text: str) -> float:
+    return float("".join(text.split()))
+
+
+def _written_out(part: str, match: re.Match[str], whole: bool) -> list[str]:
+    low, high = _number(match[1]), _number(match[2])
     if match[4]:
         number = int(match[4])
         step = (high - low) / (number - 1) if number > 1 else 0.0
     else:
-        step = float(match[3] or 1)
+        step = _number(match[3] or "1")
         number = int((high - low) / step + 1e-6) + 1 if step else 0
     if not 1 <= number <= _MOST:
         example = "Write it as in 0.2-1 (+0.2) or 0.2-1 [5]."
         raise SettingsError("range", f"{show(part)} makes {max(number, 0)} values", example)
-    return [tidy(round(low + step * index, 10)) for index in range(number)]
+    values = [round(low + step * index, 10) for index in range(number)]
+    return [tidy(float(int(value)) if whole and match[4] else value) for value in values]
 
 
 def _files() -> Models:
@@ -193,7 +208,7 @@ def _model(text: str) -> str:
 
 
 def _identity() -> Axis:
-    return Axis("Identity", _split, _saved, lambda name: name or _NONE, _all_photos, _identities, cost=0.2)
+    return Axis("Identity", _names, _saved, lambda name: name or _NONE, _all_photos, _identities, cost=0.2)
 
 
 def _identities() -> list[str]:

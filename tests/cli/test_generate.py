@@ -125,9 +125,12 @@ def test_img2img_follows_the_face(generate: Generate, start: Path) -> None:
     assert pixels(smaller.pictures[0]).shape == (64, 64, 3)
 
 
-def test_inpaint_leaves_the_rest(generate: Generate, start: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transparent", [False, True])
+def test_inpaint_leaves_the_rest(generate: Generate, start: Path, tmp_path: Path, transparent: bool) -> None:
     mask = np.zeros((96, 128), np.uint8)
     mask[:, 64:] = 255
+    if transparent:
+        mask = np.dstack([np.full((96, 128, 3), 255, np.uint8), mask])
     Image.fromarray(mask).save(tmp_path / "mask.png")
     made = generate("--init", start, "--inpaint-mask", tmp_path / "mask.png", "--steps", "4", "--compare")
     assert made.code == 0 and "the inpaint mask, 50% of the picture" in made.out

@@ -14,7 +14,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts import prompts
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.job import Job, Prompts
-from dp_adapter.hosts.spoken import repeated, words_in
+from dp_adapter.hosts.spoken import hinted, repeated, words_in
 from dp_adapter.hosts.spoken_tokens import SpokenTexts, in_tokens
 
 ONE = (Spoken(0),)
@@ -51,6 +51,65 @@ def test_words_as_often_as_they_have_to_stand(prompt: str, people: tuple[Spoken,
     assert repeated(expected, people) == expected
 
 
+PHOTOMAKER = (Spoken(0, trigger="img"),)
+PAIR = (Spoken(0, trigger="img"), Spoken(1, trigger="img"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left", "word"),
+    [
+        ("a man and a woman img", "a man and a woman", "woman"),
+        ("a man and a woman IMG in red", "a man and a woman in red", "woman"),
+        ("a man, a woman\nimg", "a man, a woman", "woman"),
+        ("a man and a (woman:1.2) img", "a man and a (woman:1.2)", "woman"),
+        ("a man and a ((woman)) img", "a man and a ((woman))", "woman"),
+        ("a man and a (woman img:1.2)", "a man and a (woman:1.2)", "woman"),
+        ("a man and a woman (img:1.2)", "a man and a woman", "woman"),
+        ("a man and a woman, img, red", "a man and a woman, red", "woman"),
+        ("a man and a woman's img", "a man and a woman's", "woman"),
+        ("a man and a barista img at work", "a man and a barista at work", "barista"),
+        ("men and women img", "men and women", "women"),
+        ("a man img and a woman img", "a man and a woman", "man"),
+        ("<lora:an img:1> a man and a lady img", "<lora:an img:1> a man and a lady", "lady"),
+        ("[man|woman] img and a boy", "[man|woman] and a boy", "man"),
+        ("img of a man and a woman", "img of a man and a woman", "man"),
+    ],
+)
+def test_the_word_before_a_trigger_is_whose(prompt: str, left: str, word: str) -> None:
+    """PhotoMaker's encode_prompt_with_trigger_word: the token before it. Emphasis is the WebUIs'."""
+    assert repeated(prompt, PHOTOMAKER) == left
+    assert words_in(left, hinted([prompt], PHOTOMAKER)) == {0: word}
+
+
+def test_a_trigger_among_several_persons() -> None:
+    """Marked words first, then others; their order in the prompt is the persons'."""
+    prompt = "a man, a woman img and a boy img"
+    assert words_in(repeated(prompt, PAIR), hinted([prompt], PAIR)) == {0: "woman", 1: "boy"}
+    prompt = "a man and a woman img"
+    assert words_in(repeated(prompt, PAIR), hinted([prompt], PAIR)) == {0: "man", 1: "woman"}
+    assert hinted([prompt], PAIR) == PAIR, "their order says it already"
+
+
+def test_own_words_come_before_a_trigger_where_they_are_written() -> None:
+    people = (Spoken(0, "knight", trigger="img"),)
+    assert hinted(["a knight and a man img"], people) == people
+    assert words_in("a man and an elf", hinted(["a man and an elf img"], people)) == {0: "elf"}
+
+
+def test_what_stands_several_times_is_marked() -> None:
+    """So the parameters of a picture give it again."""
+    assert repeated("a man and a woman img", TWICE) == "a man and a woman woman"
+    assert repeated("a man and a woman woman", TWICE) == "a man and a woman woman"
+    assert (
+        words_in("a man and a woman woman", TWICE) == {0: "woman"} and hinted(["a man and a woman img"], TWICE) == TWICE
+    )
+
+
+def test_hints_of_all_prompts_of_a_job() -> None:
+    people = hinted(["a man and a woman img", "a boy"], PHOTOMAKER)
+    assert words_in("a man and a woman", people) == {0: "woman"} and words_in("a boy", people) == {0: "boy"}
+
+
 def test_without_a_webui_nothing_is_joined_or_hidden() -> None:
     assert repeated("no # here: a man", TWICE, webui=False) == "no # here: a man man"
 
@@ -84,6 +143,10 @@ def found(pipeline: Any, people: tuple[Spoken, ...], *texts: str) -> Found:
         (NAMED, ["a woman and a lady"], [{0: (5,), 1: (2,)}]),
         ((Spoken(0, "old knight", 2),), ["an old knight knight"], [{0: (3, 4)}]),
         ((Spoken(0, "headshots"),), ["two headshots"], [{0: (3,)}]),  # of two tokens: the last
+        (TWICE, ["a man and a woman woman"], [{0: (5, 6)}]),  # marked by standing twice
+        (hinted(["a man and a woman img"], PHOTOMAKER), ["a man and a woman"], [{0: (5,)}]),
+        (hinted(["a woman and a woman img"], PHOTOMAKER), ["a woman and a woman"], [{0: (5,)}]),
+        ((Spoken(0, "man"), Spoken(1, "man")), ["a man and a man"], [{0: (2,), 1: (5,)}]),
         # AND: anew where one text has words for all, else on
         (TWO, ["a man", "a woman"], [{0: (2,)}, {1: (2,)}]),
         (TWO, ["a man and a woman", "a woman"], [{0: (2,), 1: (5,)}, {0: (2,)}]),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures import PictureLimits, digest, load_picture
+from dp_adapter.identity.pictures import PictureLimits, digest, load, load_mask, load_picture
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -236,3 +238,95 @@ def test_a_given_image_is_left_as_it_was(gradient: Image.Image) -> None:
     image = Image.open(io.BytesIO(encoded(gradient.resize((640, 480)), "JPEG")))
     load_picture(image, PictureLimits(long_side=100))
     assert image.size == (640, 480)
+
+
+STROKE = np.zeros((48, 64), np.uint8)
+STROKE[8:24, 8:40] = 255
+
+
+def layer(mode: str) -> Image.Image:
+    """The stroke as alpha over white, in a mode of picture that can have alpha."""
+    white = Image.new("RGB", (64, 48), "white")
+    white.putalpha(Image.fromarray(STROKE))
+    if mode == "La":
+        return white.convert("LA").convert("La")
+    if mode == "P":
+        return white.quantize(4, method=Image.Quantize.FASTOCTREE)  # a palette that has alpha itself
+    return white.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "La", "P"])
+def test_a_mask_is_luminance_times_alpha(mode: str) -> None:
+    assert np.array_equal(load_mask(layer(mode)), STROKE)
+    assert load_picture(layer(mode)).min() == 255, "as a photograph it is white over white"
+
+
+@pytest.mark.parametrize(("mode", "hole"), [("L", 128), ("RGB", (128, 0, 200)), ("1", 0), ("I;16", 30000)])
+def test_a_transparent_value_is_no_part_of_a_mask(mode: str, hole: Any) -> None:
+    """White with a hole of the value that tRNS names, which would count half, or by its luminance, without."""
+    if mode == "I;16":
+        image = Image.fromarray(np.where(STROKE > 0, 65535, hole).astype(np.uint16))
+    else:
+        image = Image.new(mode, (64, 48), hole)
+        image.paste((255, 255, 255) if mode == "RGB" else 255, (8, 8, 40, 24))
+    assert np.array_equal(load_mask(encoded(image, "PNG", transparency=hole)), STROKE)
+    assert (load_mask(encoded(image, "PNG"))[0, 0] > 0) == (mode != "1")
+
+
+def png(depth: int, kind: int, rows: list[bytes], width: int, **chunks: bytes) -> bytes:
+    """A PNG of a depth that Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    further = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + further + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_a_transparent_value_is_in_the_depth_of_the_file() -> None:
+    """A PNG's tRNS counts in the file's bits; pixels are decoded to 8."""
+    two = png(2, 0, [bytes([0b11_11_10_10] * 8)] * 32, 32, tRNS=struct.pack(">H", 2))
+    assert np.array_equal(load_mask(two), np.tile(np.array([255, 255, 0, 0]), (32, 8)))
+    white, key = b"\xff" * 6, struct.pack(">HHH", 0x8012, 0x4034, 0x2056)
+    deep = png(16, 2, [(white + key) * 16] * 32, 32, tRNS=key)
+    assert np.array_equal(load_mask(deep), np.tile(np.array([255, 0]), (32, 16)))
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255, 128])])
+def test_a_palette_says_which_colours_are_transparent(transparency: Any) -> None:
+    image = Image.new("P", (64, 48), 0)
+    image.putpalette([255, 255, 255] * 3)
+    image.paste(1, (8, 8, 40, 24))
+    image.paste(2, (50, 30, 60, 40))
+    mask = load_mask(encoded(image, "PNG", transparency=transparency))
+    assert (mask[8:24, 8:40] == 255).all() and mask[0, 0] == 0
+    assert mask[35, 55] == (128 if isinstance(transparency, bytes) else 255)
+
+
+def test_masks_of_other_depths_and_inks() -> None:
+    ramp = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
+    assert np.abs(load_mask(encoded(Image.fromarray(ramp), "PNG")) - ramp / 257).max() <= 0.51
+    assert np.array_equal(load_mask(Image.fromarray(STROKE / np.float32(255))), STROKE)
+    assert np.array_equal(load_mask(Image.fromarray(STROKE).convert("RGB").convert("CMYK")), STROKE)
+    assert np.array_equal(load_mask(STROKE > 0), STROKE)
+    assert load_mask(Image.new("RGB", (40, 40), (255, 0, 0)))[0, 0] == 76, "luminance, as the WebUIs have it"
+    assert load_mask(Image.new("RGBA", (8, 4), (128, 128, 128, 128))).tolist() == [[64] * 8] * 4, "small ones, too"
+
+
+def test_a_mask_is_turned_upright_and_reduced_with_its_alpha() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = layer("RGBA").transpose(Image.Transpose.ROTATE_90)
+    assert np.array_equal(load_mask(encoded(turned, "PNG", exif=exif)), STROKE)
+    half = load(encoded(layer("RGBA"), "PNG"), PictureLimits(long_side=32, min_side=1))
+    assert np.array_equal(half.mask, STROKE[::2, ::2])
+
+
+def test_what_differs_in_alpha_only_has_names_of_its_own() -> None:
+    other = Image.new("RGBA", (64, 48), (255, 255, 255, 0))
+    assert load(layer("RGBA")).digest != load(other).digest
+    assert np.array_equal(load(layer("RGBA")).picture, load(other).picture)
+    opaque = Image.new("RGBA", (64, 48), (10, 20, 30, 255))
+    assert load(opaque).digest == digest(load_picture(opaque.convert("RGB"))), "no alpha to tell apart"

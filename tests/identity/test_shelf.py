@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures import Picture, digest
+from dp_adapter.identity.pictures import Picture, digest, load_mask
 from dp_adapter.identity.shelf import Shelf
 
 RANDOM = np.random.default_rng(0)
@@ -55,3 +55,20 @@ def test_refusals() -> None:
         with pytest.raises(PictureError, match=words):
             shelf.add(data)
     assert kept in shelf, "what is refused pushes nothing out"
+
+
+def test_masks_that_differ_in_alpha_only_are_kept_apart() -> None:
+    shelf = Shelf(2**20)
+    layers = [np.full((40, 40, 4), 255, np.uint8) for _ in range(2)]
+    layers[0][:20, :, 3] = layers[1][20:, :, 3] = 0
+    names = [shelf.add(encoded(layer)) for layer in layers]
+    assert names[0] != names[1]
+    for name, layer in zip(names, layers, strict=True):
+        assert np.array_equal(shelf.read(name, load_mask), layer[..., 3])
+        assert shelf.get(name).min() == 255, "as a photograph, white over white"
+
+
+def test_a_mask_may_be_small() -> None:
+    shelf = Shelf(2**20)
+    name = shelf.add(encoded(np.full((8, 8), 255, np.uint8)), mask=True)
+    assert shelf.read(name, load_mask).shape == (8, 8)

@@ -44,6 +44,15 @@ def mask_of(prepared: Prepared) -> Tensor:
     return identity.region
 
 
+def test_a_mask_on_a_transparent_layer(portrait_session: Session, request_of: Request, tmp_path: Path) -> None:
+    layer = np.full((64, 64, 4), 255, np.uint8)
+    layer[:, 32:, 3] = 0
+    Image.fromarray(layer).save(tmp_path / "mask.png")
+    regions = [{"kind": "mask", "mask": str(tmp_path / "mask.png")}]
+    mask = mask_of(portrait_session.prepare(request_of(regions=regions), SCENE))
+    assert mask[..., :64].min() == 1 and mask[..., 64:].max() == 0
+
+
 @pytest.fixture
 def with_face(portrait: Path) -> Scene:
     """An img2img scene whose init picture is the portrait's head, in its own scale."""

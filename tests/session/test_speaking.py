@@ -104,3 +104,16 @@ def test_pictures(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
         generation.generate(
             speaking, pipeline, settings, replace(JOB, prompt="a garden"), lambda _done, _all: pytest.fail("it sampled")
         )
+
+
+def test_the_word_before_the_trigger_in_a_picture(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
+    pipeline = pipelines.load(tiny_folder, "cpu", "float32")
+
+    def made(prompt: str, words: str = "") -> Any:
+        photo = {"image": str(portrait), "words": words}
+        settings = Settings.from_dict({"references": [photo], "regions": [{"kind": "full"}]})
+        return generation.generate(speaking, pipeline, settings, replace(JOB, prompt=prompt)).results[0].picture
+
+    triggered = made("a man and a (barista) img")
+    assert np.array_equal(triggered, made("a man and a (barista)", "barista"))
+    assert not np.array_equal(triggered, made("a man and a (barista)"))

@@ -72,3 +72,8 @@ def test_values_pass_through_the_points_and_stay_between_neighbours(curve: Curve
     high = [w for p, w in curve.points if p >= progress][:1]
     around = low + high or [1.0]
     assert min(around) - 1e-9 <= curve.at(progress) <= max(around) + 1e-9
+
+
+@pytest.mark.parametrize("text", ["0@0.1\n1@0.3", "0@0.1,\n1@0.3\n", "0@0.1; \r\n1@0.3", " 0@0.1 ,1@0.3 "])
+def test_points_on_lines_of_their_own(text: str) -> None:
+    assert Curve.parse(text) == Curve(((0.1, 0.0), (0.3, 1.0)))

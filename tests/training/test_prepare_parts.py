@@ -117,6 +117,45 @@ def test_captions_of_files_and_tables(tmp_path: Path) -> None:
         Captions(tmp_path, table)
 
 
+CAPTION = "a portrait of Zoë, smiling – CAPTION"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("name", ["1.txt", "1.caption", "1.cap", "1.TXT", "1.jpg.txt", "1.json"])
+def test_captions_in_files_and_encodings_that_users_have(tmp_path: Path, name: str, encoding: str) -> None:
+    text = json.dumps({"caption": CAPTION}, ensure_ascii=False) if name.endswith(".json") else f"{CAPTION}\r\n"
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    captions = Captions(tmp_path)
+    words = captions.of("1.jpg", {})
+    assert (words.caption, words.origin, captions.problems) == (CAPTION, "sidecar", {})
+
+
+def test_captions_that_cannot_be_read_are_counted_once(tmp_path: Path) -> None:
+    (tmp_path / "1.txt").write_bytes("женщина улыбается".encode("cp1251"))
+    (tmp_path / "1.caption").write_text("a woman", encoding="utf-8")
+    (tmp_path / "2.txt").write_bytes(b"x" * (2**20 + 1))
+    captions = Captions(tmp_path)
+    assert [captions.of("1.jpg", {}).caption for _ in range(2)] == ["a woman"] * 2
+    assert captions.of("2.jpg", {"framing": "wide"}).origin == "measured"
+    assert captions.unreadable == 2
+    assert captions.problems[tmp_path / "1.txt"] == "its encoding cannot be told, save it as UTF-8"
+    assert captions.problems[tmp_path / "2.txt"] == "it is larger than 1 MiB"
+
+
+def test_tables_as_other_programs_write_them(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    kohya = tmp_path / "meta_cap.json"
+    kohya.write_text(json.dumps({str(tmp_path / "a" / "1"): {"caption": "one"}, "a/2.jpg": {"caption": "two"}}))
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps([{"file": "a/1.jpg", "text": "one"}, {"file": "a/2.jpg", "text": "two"}], indent=1))
+    excel = tmp_path / "excel.csv"
+    excel.write_bytes("file;caption\r\na/1.jpg;one\r\na\\2.jpg;two\r\n".encode("utf-16"))
+    for table in (kohya, listed, excel):
+        captions = Captions(tmp_path, table)
+        captions.check(["a/1.jpg", "a/2.jpg"], False)
+        assert [captions.of(f"a/{n}.jpg", {}).caption for n in (1, 2)] == ["one", "two"], table.name
+
+
 def test_a_sentence_says_what_is_known_and_no_more() -> None:
     assert sentence({"framing": "wide", "photo": "colour"}) == "a wide photo of a person"
     fields = {

@@ -99,6 +99,24 @@ def test_no_face_is_an_answer(server: Server, faceless: Path) -> None:
     assert answer.json()["reason"]
 
 
+def base64_of(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_mask_on_a_transparent_layer(server: Server) -> None:
+    layer = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (0, 0, 32, 32))
+    masks = [base64_of(layer), base64_of(layer.transpose(Image.Transpose.ROTATE_180))]
+    drawn = [{"kind": "mask", "mask": mask, "identity": number} for number, mask in enumerate(masks)]
+    body = {"settings": {"regions": drawn}, "masks": True}
+    first, second = server.post("/regions", body).json()["regions"]
+    assert first["coverage"] == second["coverage"] == 0.25
+    assert picture(first["mask"]).getbbox() == (0, 0, 256, 256)
+    assert picture(second["mask"]).getbbox() == (256, 256, 512, 512)
+
+
 def test_regions_follow_the_init_picture_and_masks_come_on_request(server: Server, photo: str) -> None:
     body = {"settings": {"references": [{"image": photo}]}, "init": photo, "width": 640, "height": 512}
     (region,) = server.post("/regions", body).json()["regions"]

@@ -224,6 +224,15 @@ def data_url(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def test_the_inpaint_mask_is_read_as_the_webui_does() -> None:
+    layer = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    ImageDraw.Draw(layer).rectangle((0, 0, 15, 7), fill=(0, 0, 0, 255))
+    assert preview.inpainted(layer).getbbox() == (0, 0, 16, 8), "alpha alone, whatever the colour"
+    white = Image.new("RGB", (16, 16))
+    ImageDraw.Draw(white).rectangle((0, 0, 15, 7), fill="white")
+    assert preview.inpainted(white.convert("RGBA")).getbbox() == (0, 0, 16, 8), "opaque: where it is white"
+
+
 def test_a_painting_becomes_a_mask_that_can_be_painted_on(session: Session) -> None:
     strokes = Image.new("RGBA", (32, 32))
     assert panel_brush.painted(data_url(strokes)) == ""

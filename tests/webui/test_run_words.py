@@ -23,17 +23,35 @@ from tests.webui import test_run as running
 adapter_path, host, person = running.adapter_path, running.host, running.person  # fixtures
 
 
-def test_a_person_acts_through_a_word(host: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The word comes into the prompts twice, is found there, and without it the job ends in words."""
+@pytest.mark.parametrize(
+    ("prompt", "left", "positions", "word"),
+    [
+        ("a man img of red", "a man man of red", [2, 3], "man"),
+        ("a man and a woman img", "a man and a woman woman", [5, 6], "woman"),
+        ("a man and a woman img", "a man and a woman", [5], "woman"),
+        ("a man and a red img", "a man and a red red", [5, 6], "red"),
+    ],
+)
+def test_a_person_acts_through_a_word(
+    host: Any,
+    person: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: str,
+    left: str,
+    positions: list[int],
+    word: str,
+) -> None:
+    """The word comes into the prompts as often as it must, is found there, and without it the job ends in words."""
+    times = len(positions)
 
     def fusion(_adapter: Adapter, _features: Any, _options: Any) -> TextIdentity:
-        def fuse(context: Tensor, positions: Sequence[int]) -> Tensor:
-            assert list(positions) == [2, 3], "of 'a man man of red'"
+        def fuse(context: Tensor, given: Sequence[int]) -> Tensor:
+            assert list(given) == positions
             changed = context.clone()
-            changed[list(positions)] += 2
+            changed[list(given)] += 2
             return changed
 
-        return TextIdentity(fuse, 2, trigger="img")
+        return TextIdentity(fuse, times, trigger="img")
 
     nobody = Tokens(torch.zeros(0, tiny.CONTEXT), torch.zeros(0, tiny.CONTEXT))
     read = Session.checkpoint
@@ -56,9 +74,12 @@ def test_a_person_acts_through_a_word(host: Any, person: dict[str, Any], monkeyp
         monkeypatch.setattr(type(p), "prompts", property(lambda self: self.all_prompts), raising=False)  # type: ignore[reportUnknownLambdaType]
         return p, p.run()
 
-    p, pictures = made("a man img of red")
-    assert not p.reported and p.all_prompts == ["a man man of red"] == [p.main_prompt]
-    assert p.extra_generation_params["DP-Adapter result person words"] == "man x2 for person 0"
+    p, pictures = made(prompt)
+    assert not p.reported and p.all_prompts == [left] == [p.main_prompt]
+    told = p.extra_generation_params["DP-Adapter result person words"]
+    assert told.startswith(f"{word}{' x2' if times == 2 else ''} for person ")
+    said = p.extra_generation_params.get("DP-Adapter photo words 1")
+    assert said == (word if times == 1 or word == "red" else None), "where the prompt that is left would not say it"
     assert running.largest(pictures, plain) > 1e-3 and same_state(before, state_of(host.unet.module))
     with pytest.raises(Exception, match="no word for person 0"):
         made("a tree")

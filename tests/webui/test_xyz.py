@@ -13,7 +13,7 @@ import pytest
 
 from dp_adapter.session import Session
 from dp_adapter.settings import Choice, Flag, Integer, Nullable, Number, Settings, walk_fields
-from dp_adapter.webui import infotext, shared, xyz
+from dp_adapter.webui import infotext, shared, xyz, xyz_axes
 from dp_adapter.webui.values import args_of
 from dp_adapter.webui.xyz_axes import axes
 
@@ -161,10 +161,47 @@ def test_cells_do_not_leak_into_each_other(plot: Plot) -> None:
         ("0-2", [0.0, 1.0, 2.0]),
         ("0.5,, .75 ", [0.5, 0.75]),
         ("0.1-0.7 (+0.1)", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        ("0.2\n0.5", [0.2, 0.5]),
+        ("0.2, 0.5,\r\n1\r\n\r\n", [0.2, 0.5, 1.0]),
+        ('"0.2", "0.5"', [0.2, 0.5]),
+        ("+0.5, .25, 1., 5e-1", [0.5, 0.25, 1.0, 0.5]),
+        ("0-1 (+0.5), 2", [0.0, 0.5, 1.0, 2.0]),
+        ("0-1 [1]", [0.0]),
+        ("+1 - 0 ( -0.5 )", [1.0, 0.5, 0.0]),
     ],
 )
 def test_ranges_as_in_the_hosts_without_their_rounding(plot: Plot, text: str, expected: list[float]) -> None:
     assert [cell.weight for cell in plot.run(request(), Weight=text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("whole", "text", "expected"),
+    [
+        (False, "-2-2 (+1)", ["-2", "-1", "0", "1", "2"]),
+        (True, "-2-2 (+1)", ["-2", "-1", "0", "1", "2"]),
+        (True, "-3--1", ["-3", "-2", "-1"]),
+        (False, "-.5", ["-0.5"]),
+        (True, "1-5 [5]", ["1", "2", "3", "4", "5"]),
+        (True, "1-4 [3]", ["1", "2", "4"]),  # int() of numpy.linspace
+        (False, "1-4 [3]", ["1", "2.5", "4"]),
+        (True, "10", ["10"]),
+        (False, "auto", ["auto"]),
+    ],
+)
+def test_ranges_with_signs_and_counts_of_whole_numbers(whole: bool, text: str, expected: list[str]) -> None:
+    assert xyz_axes._ranges(whole, text) == expected
+
+
+@pytest.mark.parametrize("between", [", ", "\n", ",\r\n", "\n\n"])
+def test_every_axis_takes_line_breaks(plot: Plot, session: Session, between: str) -> None:
+    assert [cell.blend for cell in plot.run(request(), Blend_mode=f"add{between}norm{between}")] == ["add", "norm"]
+    assert [cell.enabled for cell in plot.run(request(), Identity=f"none{between}Ada")] == [False, True]
+    curves = plot.run(request(), Weight_curve=f'"0@0{between.strip()}\n1@1"{between}1@0')
+    assert [str(cell.curve) for cell in curves] == ["0.0@0.0, 1.0@1.0", "1.0@0.0"]
+    assert [cell.tracking.moments for cell in plot.run(request(), Preview_moments=f"0.1+0.2{between}0.5")] == [
+        (0.1, 0.2),
+        (0.5,),
+    ]
 
 
 def test_numbers_that_may_be_automatic(plot: Plot) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from dp_adapter.errors import SettingsError
+from dp_adapter.text_files import read_text
 from dp_adapter.training.prepare.measured import sentence
 
 Origin = Literal["table", "sidecar", "measured"]
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "image")
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 PERSON_COLUMN = "person"
+SIDECARS = (".txt", ".caption", ".cap", ".json")
+"""In the order in which they count; kohya's scripts write .caption, most others .txt."""
 _LONGEST = 1 << 20  # bytes of a sidecar; a longer one is no caption
 
 
@@ -32,9 +36,10 @@ class Captions:
     """Captions of the pictures of a folder.
 
     Args:
-        folder: of the pictures; beside ``a/b.jpg`` a text file ``a/b.txt`` or an object in ``a/b.json`` is looked for.
-        table: a CSV (with a header) or JSON-lines file, which comes before sidecars; its files are named by their path
-            below the folder.
+        folder: of the pictures; beside ``a/b.jpg`` a text file (``a/b.txt``, ``.caption``, ``.cap``, also
+            ``a/b.jpg.txt``) or an object in ``a/b.json`` is looked for.
+        table: a CSV (with a header), JSON lines, or JSON: a list of objects, or an object of them by file as kohya's
+            scripts write it; it comes before sidecars. Its files are named by their path below the folder.
         file_column, caption_column: of the table; the first known name that is there when None.
 
     Raises:
@@ -48,7 +53,13 @@ class Captions:
         self._caption_columns = (caption_column,) if caption_column else CAPTION_COLUMNS
         self._rows = _rows(table, file_column, self._caption_columns) if table else {}
         self._table = table
-        self.unreadable = 0
+        self.problems: dict[Path, str] = {}
+        """Sidecars that cannot be read, and why."""
+
+    @property
+    def unreadable(self) -> int:
+        """How many sidecars cannot be read."""
+        return len(self.problems)
 
     def check(self, names: Iterable[str], people: bool) -> None:
         """Before the work: the table speaks of these pictures, and of every one's person where that is asked for.
@@ -58,8 +69,8 @@ class Captions:
         """
         if people and not self._table:
             raise SettingsError("people", "the table of people is missing", "Give it with --captions FILE.")
-        missing = [name for name in names if name not in self._rows] if self._table else []
-        if self._table and len(self._rows) and not any(name in self._rows for name in names):
+        missing = [name for name in names if not self._row(name)] if self._table else []
+        if self._table and len(self._rows) and not any(self._row(name) for name in names):
             raise SettingsError(
                 "captions", f"{self._table.name} names none of the pictures, as '{missing[0]}'",
                 "Name files by their path below the folder, with forward slashes.",
@@ -73,7 +84,17 @@ class Captions:
 
     def person(self, name: str) -> str:
         """The table's person of a picture; empty where it has none."""
-        return str(self._rows.get(name, {}).get(PERSON_COLUMN) or "").strip()
+        return str(self._row(name).get(PERSON_COLUMN) or "").strip()
+
+    def _row(self, name: str) -> Mapping[str, Any]:
+        """The table's, which may name a picture by its whole path, and without its suffix, as kohya's scripts do."""
+        if not self._rows:
+            return {}
+        for path in (Path(name), self._folder / name, (self._folder / name).resolve()):
+            for key in (path.as_posix(), path.with_suffix("").as_posix()):
+                if key in self._rows:
+                    return self._rows[key]
+        return {}
 
     def of(self, name: str, fields: Mapping[str, Any]) -> Words:
         """Words for a picture.
@@ -81,7 +102,7 @@ class Captions:
         Args:
             fields: what was measured, for the case that nobody wrote a caption.
         """
-        row = self._rows.get(name, {})
+        row = self._row(name)
         text = _first(row, self._caption_columns)
         told = {key: value for key, value in row.items() if _plain(value) and key not in self._caption_columns}
         if text:
@@ -92,16 +113,30 @@ class Captions:
 
     def _sidecar(self, name: str) -> tuple[str, dict[str, Any]]:
         beside = self._folder / name
-        try:
-            if (path := beside.with_suffix(".txt")).is_file() and path.stat().st_size < _LONGEST:
-                return " ".join(path.read_text(encoding="utf-8-sig").split()), {}
-            if (path := beside.with_suffix(".json")).is_file() and path.stat().st_size < _LONGEST:
-                row = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8-sig")))
-                told = {key: v for key, v in row.items() if _plain(v) and key not in self._caption_columns}
-                return _first(row, self._caption_columns), told
-        except (OSError, ValueError, AttributeError):  # AttributeError: a list, not an object
-            self.unreadable += 1
+        for suffix in SIDECARS:
+            for path in (beside.with_suffix(suffix), beside.with_suffix(suffix.upper()), Path(f"{beside}{suffix}")):
+                if path.is_file():
+                    text, told = self._read_sidecar(path)
+                    if text or told:
+                        return text, told
         return "", {}
+
+    def _read_sidecar(self, path: Path) -> tuple[str, dict[str, Any]]:
+        try:
+            if path.stat().st_size > _LONGEST:
+                raise ValueError(f"it is larger than {_LONGEST // 2**20} MiB")
+            text = read_text(path)
+            if path.suffix.lower() != ".json":
+                return " ".join(text.split()), {}
+            row = json.loads(text)
+            if not isinstance(row, dict):
+                raise ValueError("it holds no object")
+        except (OSError, ValueError, RecursionError) as error:
+            self.problems[path] = str(error)
+            return "", {}
+        row = cast("dict[str, Any]", row)
+        told = {key: value for key, value in row.items() if _plain(value) and key not in self._caption_columns}
+        return _first(row, self._caption_columns), told
 
 
 def _rows(table: Path, file_column: str | None, caption_columns: Iterable[str]) -> dict[str, Mapping[str, Any]]:
@@ -109,7 +144,7 @@ def _rows(table: Path, file_column: str | None, caption_columns: Iterable[str]) 
         rows = list(_read(table))
     except FileNotFoundError:
         raise SettingsError("captions", f"there is no file '{table}'", "Check the path.") from None
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise SettingsError(
             "captions", f"{table.name} cannot be read: {error}", "Give a CSV with a header, or JSON lines, in UTF-8."
         ) from error
@@ -134,18 +169,37 @@ def _rows(table: Path, file_column: str | None, caption_columns: Iterable[str]) 
 
 
 def _read(table: Path) -> Iterator[dict[str, Any]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        if table.suffix.lower() in {".jsonl", ".ndjson", ".json"}:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError(f"line {number} is not an object")
-                    yield cast("dict[str, Any]", row)
-        else:
-            separator = "\t" if table.suffix.lower() == ".tsv" else ","
-            for row in csv.DictReader(file, delimiter=separator):
-                yield {str(key): value for key, value in row.items() if key}
+    text = read_text(table)
+    if table.suffix.lower() in {".jsonl", ".ndjson", ".json"}:
+        yield from _objects(text)
+    else:
+        header = text.partition("\n")[0]
+        # spreadsheets write semicolons where commas are decimal
+        separator = "\t" if table.suffix.lower() == ".tsv" else ";" if ";" in header and "," not in header else ","
+        for row in csv.DictReader(io.StringIO(text), delimiter=separator):
+            yield {str(key): value for key, value in row.items() if key}
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """JSON lines, or one JSON value: a list of objects, or objects by the file that they speak of."""
+    try:
+        whole = json.loads(text)
+    except ValueError:  # more than one line
+        whole = None
+    if isinstance(whole, dict) and whole and all(isinstance(value, dict) for value in cast("Any", whole).values()):
+        rows = cast("dict[str, dict[str, Any]]", whole)
+        yield from ({FILE_COLUMNS[0]: name, **row} for name, row in rows.items())
+        return
+    if isinstance(whole, list):
+        numbered = enumerate(cast("list[object]", whole), 1)
+        named = "object"
+    else:
+        numbered = ((n, json.loads(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip())
+        named = "line"
+    for number, row in numbered:
+        if not isinstance(row, dict):
+            raise ValueError(f"{named} {number} is not an object")
+        yield cast("dict[str, Any]", row)
 
 
 def _first(row: Mapping[str, Any], names: Iterable[str]) -> str:
