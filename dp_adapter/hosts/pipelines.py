@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dp_adapter.errors import HostError, MissingDependencyError
 from dp_adapter.hosts import prompts
+from dp_adapter.hosts.calls import lacks_memory
 from dp_adapter.hosts.job import Job, Pixels, Prompts, Task
 from dp_adapter.hosts.samplers import scheduler
 from dp_adapter.hosts.single_file import load_single_file
@@ -144,7 +145,8 @@ def _for_task(pipeline: Pipeline, job: Job) -> Pipeline:
     if pipeline.unet.config.in_channels == 9 and job.task != "inpaint":
         raise HostError("This model is made for inpainting", "Give a picture and a mask, or choose another model.")
     classes = _CLASSES["StableDiffusionXL" if xl else "StableDiffusion"]
-    parts = {**pipeline.components, "scheduler": scheduler(job.sampler, pipeline.scheduler.config)}
+    sampler = scheduler(job.sampler, pipeline.scheduler.config, job.steps - job.denoising_steps)
+    parts = {**pipeline.components, "scheduler": sampler}
     switches: dict[str, bool] = {"add_watermarker": False} if xl else {"requires_safety_checker": False}
     if xl:
         switches["force_zeros_for_empty_prompt"] = pipeline.config.force_zeros_for_empty_prompt
@@ -207,8 +209,7 @@ def _memory_in_words(purpose: str) -> Generator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        words = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+        if lacks_memory(error):
             hint = "Take a smaller size or batch, float16, or another device."
             raise HostError(f"There is not enough memory to {purpose}", hint) from error
         raise
