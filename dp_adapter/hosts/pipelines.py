@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dp_adapter.errors import HostError, MissingDependencyError
 from dp_adapter.hosts import prompts
-from dp_adapter.hosts.calls import lacks_memory
+from dp_adapter.hosts.calls import lacks_memory, progress_of
 from dp_adapter.hosts.job import Job, Pixels, Prompts, Task
 from dp_adapter.hosts.samplers import scheduler
 from dp_adapter.hosts.single_file import load_single_file
 
-__all__ = ["Around", "Job", "Pipeline", "Progress", "Prompts", "load", "run"]
+__all__ = ["Around", "Job", "Pipeline", "Progress", "Prompts", "load", "progress", "run"]
 
 Pipeline = Any
 """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` (diffusers gives no common typed base)."""
@@ -107,6 +107,19 @@ def run(pipeline: Pipeline, job: Job, progress: Progress | None = None, around: 
     if not np.isfinite(images).all():
         raise HostError("The model's result is not a number", "Load the model with dtype float32 or bfloat16.")
     return [_finished(image, job) for image in images]
+
+
+def progress(pipeline: Pipeline, job: Job) -> tuple[float, ...]:
+    """How far the sampling is at each call of the UNet, from 0 to 1.
+
+    Raises:
+        HostError: the sampler cannot make so many steps with this model.
+    """
+    left_out = job.steps - job.denoising_steps
+    made = scheduler(job.sampler, pipeline.scheduler.config, left_out)
+    made.set_timesteps(job.steps)
+    last: int = made.config.num_train_timesteps
+    return tuple(progress_of(one, last) for one in made.timesteps[left_out * made.order :])
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> Pipeline:
