@@ -107,7 +107,7 @@ def _zero_snr_betas(config: Any) -> list[float]:
 
     alphas: Tensor = cast(Any, diffusers).EulerDiscreteScheduler.from_config(config).alphas_cumprod.double()
     before = torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-    return (1 - alphas / before).tolist()
+    return [float(one) for one in 1 - alphas / before]
 
 
 def _karras_timesteps(alphas: Tensor, steps: int) -> list[int]:
@@ -118,11 +118,11 @@ def _karras_timesteps(alphas: Tensor, steps: int) -> list[int]:
     total = len(alphas)
     log_sigmas = (((1 - alphas) / alphas).double().log() / 2).numpy()
     ends = np.exp(log_sigmas[[max(round(total - total / steps) - 1, 0), 0]]) ** (1 / _RHO)
-    sigmas = np.linspace(ends[0], ends[1], steps - 1) ** _RHO
-    wanted = np.interp(np.log(sigmas), log_sigmas, np.arange(total)).round()
+    sigmas = np.linspace(float(ends[0]), float(ends[1]), steps - 1, dtype=np.float64) ** _RHO
+    wanted = np.interp(np.log(sigmas), log_sigmas, np.arange(total, dtype=np.float64))
     timesteps = [total - 1]
-    for place, timestep in enumerate(wanted):
-        timesteps.append(max(min(int(timestep), timesteps[-1] - 1), steps - 2 - place))
+    for place in range(steps - 1):
+        timesteps.append(max(min(round(float(wanted[place])), timesteps[-1] - 1), steps - 2 - place))
     return timesteps
 
 

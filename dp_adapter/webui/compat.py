@@ -181,4 +181,4 @@ def makes_all_steps() -> bool:
     """Whether img2img makes as many steps as it is told, whatever the denoising strength (an option of all hosts)."""
     from modules import shared
 
-    return bool(getattr(cast(Any, shared).opts, "img2img_fix_steps", False))
+    return bool(getattr(shared.opts, "img2img_fix_steps", False))

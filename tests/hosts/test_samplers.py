@@ -136,7 +136,11 @@ def test_what_a_sampler_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusers.DDIMScheduler, "step", broken)
     with pytest.raises(HostError, match=r"'ddim'.*IndexError: index 26 is out.*Take another sampler, such as euler,"):
         sampled(scheduler("ddim", config()), 4, v=False)
-    monkeypatch.setattr(diffusers.DDIMScheduler, "step", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(diffusers.DDIMScheduler, "step", full)
     with pytest.raises(MemoryError):
         scheduler("ddim", config()).step(NOISE, 1, NOISE)
 
