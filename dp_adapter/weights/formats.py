@@ -33,7 +33,7 @@ from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 
 @dataclass(frozen=True)
 class Format:
-    """One row: ``told`` looks at keys and shapes only, ``reader`` builds the checkpoint; both know ``canonical`` keys."""
+    """One row: ``told`` looks at keys and shapes only, ``reader`` builds the checkpoint; of ``canonical`` keys."""
 
     family: str
     title: str

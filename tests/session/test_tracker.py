@@ -271,7 +271,8 @@ def test_regions_that_stay_have_no_tracker(
     ("fallback", "progress", "acts"),
     [
         ("late", (0.0,), True), ("late", (0.0, 0.5), True), ("late", (0.7,), True), ("late", (0.0, 0.1, 0.12), False),
-        ("none", (0.0, 0.5), False), ("full", (0.0,), True), ("full", (0.0, 0.5), True), ("late", (0.0, 0.3, 0.6), False),
+        ("none", (0.0, 0.5), False), ("full", (0.0,), True), ("full", (0.0, 0.5), True),
+        ("late", (0.0, 0.3, 0.6), False),
     ],
 )  # fmt: skip
 def test_with_too_few_steps_to_look_the_fallback_decides_from_the_start(
