@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.clip_tokenizer import RESOURCES, clip_tokenizer
+from dp_adapter.hosts.clip_tokenizer import RESOURCES, clip_text_encoder, clip_tokenizer
 from dp_adapter.hosts.sites import Base
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -150,19 +150,8 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
 
 def _text_encoder(path: Path, prefix: str, config: Path, dtype: torch.dtype) -> Any:
     """The first text encoder. Not by diffusers, which knows one only by one key, and not under the names of 2022."""
-    import transformers
-
-    library = cast(Any, transformers)
-    with torch.device("meta"):
-        encoder = library.CLIPTextModel(library.CLIPTextConfig.from_pretrained(str(config), local_files_only=True))
-    names = list(encoder.state_dict())
-    model = _TEXT_MODEL if names[0].startswith(_TEXT_MODEL) else ""  # versions of transformers differ in this, too
-    state = {model + key.removeprefix(prefix): value.to(dtype) for key, value in _tensors(path, prefix).items()}
-    encoder.load_state_dict({key: state[key] for key in names if key in state}, strict=False, assign=True)
-    for module in encoder.modules():  # numbers that no file has to hold
-        if getattr(module, "position_ids", None) is not None:
-            module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
-    return encoder.eval()
+    state = {key.removeprefix(prefix): value.to(dtype) for key, value in _tensors(path, prefix).items()}
+    return clip_text_encoder(state, config)
 
 
 @contextmanager
