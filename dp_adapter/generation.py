@@ -16,6 +16,7 @@ from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session, face_pass, places, report
+from dp_adapter.session.joining import never_acted
 from dp_adapter.session.judge import Judge, Verdict, find
 from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
@@ -52,10 +53,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Generation:
-    """All pictures of one job, and what was done."""
+    """All pictures of one job, and what was done.
+
+    Attributes:
+        late: the notes of the explanation that nobody could know before sampling.
+    """
 
     results: tuple[Result, ...]
     explanation: Explanation
+    late: tuple[str, ...] = ()
 
     @property
     def kept(self) -> tuple[Result, ...]:
@@ -72,7 +78,7 @@ def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     size: int = next(pipeline.unet.parameters()).element_size()
     base = host.base_of(pipeline.unet)
     scene = Scene(base, job.width, job.height, inits, inpaint, encode=encode, words=words, bytes_per_number=size)
-    return replace(scene, encode_picture=partial(latents_of, pipeline))
+    return replace(scene, encode_picture=partial(latents_of, pipeline), progress=pipelines.progress(pipeline, job))
 
 
 def generate(
@@ -101,8 +107,11 @@ def generate(
     results = [
         work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
     ]
-    late = () if prepared.tracker is None else prepared.tracker.notes()
-    return Generation(tuple(results), replace(prepared.explanation, notes=(*prepared.explanation.notes, *late)))
+    late = never_acted(prepared.injection, pipelines.progress(pipeline, job))
+    if prepared.tracker is not None and not late:
+        late = prepared.tracker.notes()
+    explanation = replace(prepared.explanation, notes=(*prepared.explanation.notes, *late))
+    return Generation(tuple(results), explanation, late)
 
 
 @dataclass(frozen=True, eq=False)

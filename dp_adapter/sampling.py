@@ -66,10 +66,9 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
         maps: WordMaps | None = None
         with ExitStack() as stack:
             if prepared.tracker is not None and decode is not None:
-                calls = int(job.steps * (1.0 if job.init is None else job.strength))
                 words = prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
                 maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
-                watch = stack.enter_context(Watch(prepared.tracker, decode, calls, maps, words.head))
+                watch = stack.enter_context(_watch(running, prepared, decode, maps, words.head))
                 stack.enter_context(told(running, watch.before_call, watch.after_call))
             spoken = prompts.spoken(running, job, prepared.spoken) if prepared.spoken else None
             if spoken is not None:
@@ -88,3 +87,9 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
             yield
 
     return around
+
+
+def _watch(running: Any, prepared: Prepared, decode: Decode, maps: WordMaps, head: Callable[[int], bool]) -> Watch:
+    assert prepared.tracker is not None
+    schedule = prepared.injection.schedule
+    return Watch(prepared.tracker, decode, lambda: running.num_timesteps, maps, head, schedule.at)

@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
                 print(f"   {result.words}")
             elif result.likeness is not None:
                 print(f"   likeness {result.likeness:.2f}" if result.likeness else "   no face was found in it")
+        if generation.late:
+            print("\n".join(generation.late))
         for result in generation.results:
             if result.left_out:
                 print(f"Left out, being below the least likeness: seed {result.seed}, {result.words}")

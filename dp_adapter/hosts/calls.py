@@ -84,3 +84,9 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
     weight = cast(Any, linear).weight
     out, into = weight.quant_state.shape if hasattr(weight, "quant_state") else weight.shape
     return out, into
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether there was not enough memory, on whichever device: torch has no one type for that."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words

@@ -1,14 +1,18 @@
-"""CLIP's tokenizer without a download, from the vocabulary that this package carries."""
+"""CLIP's text side without a download: the tokenizer from the vocabulary that this package carries, the encoder."""
 
 from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from dp_adapter.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESOURCES = Path(__file__).parent.parent / "resources"
 END = "<|endoftext|>"
@@ -66,3 +70,24 @@ def _tokens(merges: list[str]) -> list[str]:
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     joined = ["".join(pair.split()) for pair in merges]
     return [*letters, *(letter + "</w>" for letter in letters), *joined, _START, END]
+
+
+def clip_text_encoder(state: Mapping[str, Tensor], config: Path) -> Any:
+    """CLIP's text encoder with these very tensors; what is missing among them stays on torch's meta device.
+
+    Args:
+        state: by names without ``text_model.``; config: folder with its configuration.
+    """
+    import torch
+    import transformers
+
+    library, model = cast(Any, transformers), "text_model."
+    with torch.device("meta"):
+        encoder = library.CLIPTextModel(library.CLIPTextConfig.from_pretrained(str(config), local_files_only=True))
+    names: dict[str, str] = {name: name.removeprefix(model) for name in encoder.state_dict()}
+    # transformers 5 has the names of 2022 again
+    encoder.load_state_dict({name: state[bare] for name, bare in names.items() if bare in state}, False, assign=True)
+    for module in encoder.modules():  # numbers that no file has to hold
+        if getattr(module, "position_ids", None) is not None:
+            module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
+    return encoder.eval()

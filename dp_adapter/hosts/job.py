@@ -80,7 +80,7 @@ class Job:
             hint = f"Known are {', '.join(SAMPLERS)}; the nearest is {close}."
             raise SettingsError("sampler", f"There is no sampler '{self.sampler}'", hint, nearest=close)
         self._require_pictures()
-        if self.task != "txt2img" and int(self.steps * self.strength) < 1:
+        if not self.denoising_steps:
             least = -(-1 // self.strength)
             raise SettingsError(
                 "steps", f"{self.steps} steps at strength {self.strength} are none", f"Take {least:.0f}.", nearest=least
@@ -94,6 +94,11 @@ class Job:
             if picture is not None and (picture.shape != shape or picture.dtype != np.uint8):
                 have = f"{picture.dtype} {list(picture.shape)}"
                 raise SettingsError(field, f"The picture is {have}, the job needs uint8 {list(shape)}", "Resize it.")
+
+    @property
+    def denoising_steps(self) -> int:
+        """How many of the steps are made: with an init picture the last ones."""
+        return self.steps if self.init is None else min(int(self.steps * self.strength), self.steps)
 
     @property
     def task(self) -> Task:

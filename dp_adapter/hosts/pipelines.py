@@ -15,11 +15,12 @@ from torch import Tensor
 
 from dp_adapter.errors import HostError, MissingDependencyError
 from dp_adapter.hosts import prompts
+from dp_adapter.hosts.calls import lacks_memory, progress_of
 from dp_adapter.hosts.job import Job, Pixels, Prompts, Task
 from dp_adapter.hosts.samplers import scheduler
 from dp_adapter.hosts.single_file import load_single_file
 
-__all__ = ["Around", "Job", "Pipeline", "Progress", "Prompts", "load", "run"]
+__all__ = ["Around", "Job", "Pipeline", "Progress", "Prompts", "load", "progress", "run"]
 
 Pipeline = Any
 """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` (diffusers gives no common typed base)."""
@@ -108,6 +109,19 @@ def run(pipeline: Pipeline, job: Job, progress: Progress | None = None, around: 
     return [_finished(image, job) for image in images]
 
 
+def progress(pipeline: Pipeline, job: Job) -> tuple[float, ...]:
+    """How far the sampling is at each call of the UNet, from 0 to 1.
+
+    Raises:
+        HostError: the sampler cannot make so many steps with this model.
+    """
+    left_out = job.steps - job.denoising_steps
+    made = scheduler(job.sampler, pipeline.scheduler.config, left_out)
+    made.set_timesteps(job.steps)
+    last: int = made.config.num_train_timesteps
+    return tuple(progress_of(one, last) for one in made.timesteps[left_out * made.order :])
+
+
 def _load_folder(folder: Path, dtype: torch.dtype) -> Pipeline:
     import diffusers
 
@@ -144,7 +158,8 @@ def _for_task(pipeline: Pipeline, job: Job) -> Pipeline:
     if pipeline.unet.config.in_channels == 9 and job.task != "inpaint":
         raise HostError("This model is made for inpainting", "Give a picture and a mask, or choose another model.")
     classes = _CLASSES["StableDiffusionXL" if xl else "StableDiffusion"]
-    parts = {**pipeline.components, "scheduler": scheduler(job.sampler, pipeline.scheduler.config)}
+    sampler = scheduler(job.sampler, pipeline.scheduler.config, job.steps - job.denoising_steps)
+    parts = {**pipeline.components, "scheduler": sampler}
     switches: dict[str, bool] = {"add_watermarker": False} if xl else {"requires_safety_checker": False}
     if xl:
         switches["force_zeros_for_empty_prompt"] = pipeline.config.force_zeros_for_empty_prompt
@@ -207,8 +222,7 @@ def _memory_in_words(purpose: str) -> Generator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        words = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
+        if lacks_memory(error):
             hint = "Take a smaller size or batch, float16, or another device."
             raise HostError(f"There is not enough memory to {purpose}", hint) from error
         raise

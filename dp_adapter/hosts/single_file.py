@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from dp_adapter.errors import HostError, WeightsError
-from dp_adapter.hosts.clip_tokenizer import RESOURCES, clip_tokenizer
+from dp_adapter.hosts.clip_tokenizer import RESOURCES, clip_text_encoder, clip_tokenizer
 from dp_adapter.hosts.sites import Base
 from dp_adapter.pickles import unpickle
 
@@ -19,7 +20,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
-_TAIL = "text_model.embeddings.position_embedding.weight"
+_TEXT: dict[Base, str] = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+_TEXT_MODEL = "text_model."
+"""Follows in the names since transformers 4.25; checkpoints of 2022 lack it."""
+_TEXT_SIGNS = ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight", "final_layer_norm.weight")
+_XL_SIGNS = ("conditioner.embedders.", _UNET + "label_emb.0.0.weight")
+_VAE_SIGNS = ("decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_conv.weight")
+_LORA_SIGNS = ("lora_", ".hada_", ".lokr_", ".oft_")
+_TO_K = _UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+_SD2_CONTEXT = 1024
 _SUPPORTED = "Choose a Stable Diffusion 1.5 or SDXL checkpoint."
 
 # Key that only such a model has, and its name; other families first, because they share prefixes with ours.
@@ -31,6 +40,10 @@ _OTHERS = (
     ("edm_mean", "a Playground 2.5 model"),
     ("conditioner.embedders.0.model.positional_embedding", "an SDXL refiner"),
     ("cond_stage_model.model.positional_embedding", "a Stable Diffusion 2 model"),
+    ("cond_stage_model.model.ln_final.weight", "a Stable Diffusion 2 model"),
+    ("input_blocks.0.0.weight", "a UNet alone"),
+    ("diffusion_model.input_blocks.0.0.weight", "a UNet alone"),
+    ("model_ema.diffusion_modelinput_blocks00weight", "the moving average of a UNet alone"),
     ("conv_in.weight", "a single part of a model in diffusers' naming"),
     ("decoder.conv_in.weight", "a VAE"),
 )
@@ -42,11 +55,13 @@ class Found:
 
     Attributes:
         in_channels: 4, or 9 for an inpainting model.
+        text: what stands before the keys of its first text encoder.
         v_prediction, zero_snr: markers that some SDXL checkpoints carry as empty keys.
     """
 
     base: Base
     in_channels: int
+    text: str
     v_prediction: bool = False
     zero_snr: bool = False
 
@@ -57,26 +72,33 @@ def detect(shapes: Shapes, name: str) -> Found:
     Raises:
         HostError: another model family, or a part is missing.
     """
+    whole = _CONV_IN in shapes
     for key, kind in _OTHERS:
-        if key in shapes:
+        # The moving average stands beside the weights in many a checkpoint.
+        if key in shapes and not (whole and kind.endswith("alone")):
             raise HostError(f"{name} is {kind}, in which the adapter cannot work", _SUPPORTED)
-    if _CONV_IN not in shapes:
-        lora = any(key.startswith("lora_") or ".lora_" in key for key in shapes)
+    if not whole:
+        lora = any(sign in key for key in shapes for sign in _LORA_SIGNS)
         raise HostError(f"{name} is {'a LoRA' if lora else 'no checkpoint'}: it holds no UNet", _SUPPORTED)
-    if "conditioner.embedders.1.model.positional_embedding" in shapes:
-        base: Base = "sdxl"
-        text = "conditioner.embedders.0.transformer." + _TAIL
-    else:
-        base = "sd15"
-        text = "cond_stage_model.transformer." + _TAIL
-    if text not in shapes:
-        raise HostError(f"{name} holds no CLIP text encoder: '{text}' is missing", "Choose a full checkpoint.")
-    if not any(key.endswith("decoder.conv_in.weight") for key in shapes):
+    base: Base = "sdxl" if any(key.startswith(_XL_SIGNS) for key in shapes) else "sd15"
+    if base == "sd15" and shapes.get(_TO_K, (0, 0))[1] == _SD2_CONTEXT:
+        raise HostError(f"{name} is a Stable Diffusion 2 model, in which the adapter cannot work", _SUPPORTED)
+    text = _text_of(shapes, base)
+    if text is None:
+        missing = _TEXT[base] + _TEXT_MODEL + _TEXT_SIGNS[0]
+        raise HostError(f"{name} holds no CLIP text encoder: '{missing}' is missing", "Choose a full checkpoint.")
+    if not any(key.endswith(_VAE_SIGNS) for key in shapes):
         raise HostError(f"{name} holds no VAE", "Choose a checkpoint with a baked VAE.")
     channels = shapes[_CONV_IN][1]
     if channels not in (4, 9):
         raise HostError(f"{name} takes {channels} input channels (an editing or upscaling model)", _SUPPORTED)
-    return Found(base, channels, "v_pred" in shapes, "ztsnr" in shapes)
+    return Found(base, channels, text, "v_pred" in shapes, "ztsnr" in shapes)
+
+
+def _text_of(shapes: Shapes, base: Base) -> str | None:
+    """What stands before the keys of the first text encoder; None where there is none."""
+    prefixes = (_TEXT[base] + _TEXT_MODEL, _TEXT[base])
+    return next((prefix for prefix in prefixes if any(prefix + sign in shapes for sign in _TEXT_SIGNS)), None)
 
 
 def inspect_file(path: Path) -> Found:
@@ -111,16 +133,48 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
     else:
         pipeline_class = library.StableDiffusionPipeline
         parts |= {"safety_checker": None, "requires_safety_checker": False}
-    if found.in_channels != 4:
-        parts["unet"] = library.UNet2DConditionModel.from_single_file(
-            str(path), subfolder="unet", in_channels=found.in_channels, **common
-        )
-    pipeline = pipeline_class.from_single_file(str(path), **common, **parts)
+    parts["text_encoder"] = _text_encoder(path, found.text, Path(folder) / "text_encoder", dtype)
+    with _absence_in_words(path.name):
+        if found.in_channels != 4:
+            parts["unet"] = library.UNet2DConditionModel.from_single_file(
+                str(path), subfolder="unet", in_channels=found.in_channels, **common
+            )
+        pipeline = pipeline_class.from_single_file(str(path), **common, **parts)
+    _require_whole(pipeline, path.name)
     if found.v_prediction:
         changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": found.zero_snr}
         kind = cast(Any, type(pipeline.scheduler))
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
     return pipeline
+
+
+def _text_encoder(path: Path, prefix: str, config: Path, dtype: torch.dtype) -> Any:
+    """The first text encoder. Not by diffusers, which knows one only by one key, and not under the names of 2022."""
+    state = {key.removeprefix(prefix): value.to(dtype) for key, value in _tensors(path, prefix).items()}
+    return clip_text_encoder(state, config)
+
+
+@contextmanager
+def _absence_in_words(name: str) -> Generator[None]:
+    """What diffusers raises where weights are missing, before or while it moves what it has made."""
+    from diffusers.loaders import single_file_utils
+
+    try:
+        yield
+    except (cast(Any, single_file_utils).SingleFileComponentError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise HostError(f"{name} is incomplete: weights are missing ({reason})", "Download it again.") from error
+
+
+def _require_whole(pipeline: Any, name: str) -> None:
+    """Raises HostError where a part lacks weights, which diffusers leaves empty."""
+    for part, module in pipeline.components.items():
+        if not isinstance(module, torch.nn.Module):
+            continue
+        missing = [key for key, value in module.state_dict().items() if value.is_meta]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise HostError(f"{name}: its {part} is incomplete, '{missing[0]}'{more} missing", "Download it again.")
 
 
 def config_beside(checkpoint: Path) -> Path | None:
@@ -132,6 +186,20 @@ def config_beside(checkpoint: Path) -> Path | None:
 def _shapes(path: Path) -> Shapes:
     if path.suffix.lower() == ".safetensors":
         return _safetensors_shapes(path)
+    return {key: tuple(value.shape) for key, value in _pickled(path).items() if isinstance(value, torch.Tensor)}
+
+
+def _tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose keys start so."""
+    if path.suffix.lower() != ".safetensors":
+        return {key: value for key, value in _pickled(path).items() if key.startswith(prefix)}
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+
+
+def _pickled(path: Path) -> dict[str, Any]:
     try:
         loaded = unpickle(path)
     except WeightsError as error:
@@ -140,8 +208,7 @@ def _shapes(path: Path) -> Shapes:
         loaded = cast("dict[str, Any]", loaded)["state_dict"]
     if not isinstance(loaded, dict):
         raise HostError(f"{path.name} holds no state dict", _SUPPORTED)
-    state = cast("dict[str, Any]", loaded)
-    return {key: tuple(value.shape) for key, value in state.items() if isinstance(value, torch.Tensor)}
+    return cast("dict[str, Any]", loaded)
 
 
 def _safetensors_shapes(path: Path) -> Shapes:

@@ -25,6 +25,7 @@ from dp_adapter.settings import Settings, Tracking
 
 _FINEST = 512  # px of the long side of masks that move: more than any latent grid resolves
 _COARSEST = 64  # of a region from attention, which has at most 32 cells itself
+_TOO_FEW = 2  # calls
 _FORMING = ("preview", "attention")
 
 
@@ -55,12 +56,13 @@ def tracker_of(
     if not followed:
         return None
     earlier = {} if before is None else {one.number: one.track for one in before.people}
-    people = [_person(settings, n, pieces[n], drawn[n], earlier.get(n), size) for n in followed]
+    plan = plan_of(settings.tracking, scene.progress)
+    people = [_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in followed]
     fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in followed and area.mask is not None]
     taken = torch.stack(fixed).amax(0) if fixed else None
     return Tracker(
         people,
-        plan_of(settings.tracking),
+        plan,
         PreviewFinder(encoders.yunet, encoders.parser),
         Surroundings(
             size, taken, areas.places(settings, scene), _Likeness(photos, [seen[number] for number in followed])
@@ -69,27 +71,38 @@ def tracker_of(
     )
 
 
-def plan_of(tracking: Tracking) -> Plan:
-    """When and how it is looked."""
+def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> Plan:
+    """When and how it is looked.
+
+    Args:
+        progress: at each call of the UNet, see ``Scene.progress``.
+    """
     moments = tracking.moments if "preview" in tracking.sources else ()
     forming = [source for source in tracking.sources if source in _FORMING]
     late = max(moments, default=max(Tracking().moments)) if tracking.fallback == "late" else None
-    return Plan(moments, "attention" in forming, forming[0] == "attention", tracking.decoder, tracking.words, late)
+    attention = "attention" in forming
+    # What a look shows holds from the next call on, and the attention of the first call, to noise, shows nothing.
+    holds = any(moments and one >= moments[0] for one in progress[:-1]) or (attention and len(progress) > _TOO_FEW)
+    hurried = bool(progress) and not holds
+    return Plan(moments, attention, forming[0] == "attention", tracking.decoder, tracking.words, late, hurried)
 
 
-def following_words(area: Area, followed: Followed, tracking: Tracking) -> str:
+def following_words(area: Area, followed: Followed, tracking: Tracking, hurried: bool) -> str:
     """Where a followed person acts, in words."""
     forming = " or ".join(
         {"preview": "previews", "attention": "attention maps"}[s] for s in tracking.sources if s in _FORMING
     )
     if followed.known:
         return f"{area.source if area.known else 'the region of the first pass'}, then the face that {forming} show"
+    if hurried:
+        where = "nowhere" if tracking.fallback == "none" else "the whole picture"
+        return f"{where}, as there are too few steps to look for the face"
     before = {"late": "nowhere", "none": "nowhere", "full": "the whole picture"}[tracking.fallback]
     return f"the face as soon as {forming} show it, {before} until then"
 
 
 def _person(
-    settings: Settings, number: int, pieces: Sequence[Piece], area: Area, earlier: Track | None, size: Grid
+    settings: Settings, plan: Plan, number: int, pieces: Sequence[Piece], area: Area, earlier: Track | None, size: Grid
 ) -> Followed:
     """
     Args:
@@ -117,7 +130,9 @@ def _person(
     elif known:
         start = area.mask
     else:
-        start = combined(pieces, lambda _: None, size, 1.0 if settings.tracking.fallback == "full" else 0.0)
+        fallback = settings.tracking.fallback
+        at_once = fallback == "full" or (fallback == "late" and plan.hurried)
+        start = combined(pieces, lambda _: None, size, 1.0 if at_once else 0.0)
     start, free = (None if m is None else torch.stack([fitted(one, size) for one in m]) for m in (start, free))
     return Followed(number, Track(start, free), start, known, shaped, spread, free)
 

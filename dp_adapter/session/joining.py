@@ -66,6 +66,7 @@ def prepared_of(
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
+    hurried = tracker is not None and tracker.plan.hurried
     for number, person in people.items():
         options = replace(options, person=number)
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
@@ -79,7 +80,7 @@ def prepared_of(
             identities.append(replace(one, mask=area.mask, free=area.free))
         else:
             identities.append(replace(one, track=followed.track))
-        region = area.source if followed is None else following_words(area, followed, settings.tracking)
+        region = area.source if followed is None else following_words(area, followed, settings.tracking, hurried)
         told.append(
             PersonExplanation(
                 number,
@@ -94,9 +95,9 @@ def prepared_of(
             )
         )
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
-    waiting = settings.tracking.fallback != "full"
+    waiting = settings.tracking.fallback != "full" or hurried
     known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
-    schedule = _schedule(settings, checkpoint, known)
+    schedule = _schedule(settings, checkpoint, known, scene.progress)
     injection = _injection(settings, checkpoint, identities, schedule, by_words)
     injection = with_form(settings, injection, scene.bytes_per_number)
     return Prepared(
@@ -143,6 +144,24 @@ def _injection(
     )
 
 
+def never_acted(injection: Injection, progress: Sequence[float]) -> tuple[str, ...]:
+    """Why an injection that could act does so at no call of the UNet, in words; nothing where it does.
+
+    Args:
+        progress: at each call, exactly.
+    """
+    elsewhere = any(one.refers or one.on_text is not None for one in injection.identities)
+    schedule = injection.schedule
+    if not injection.active or elsewhere or not progress or any(map(schedule.at, progress)):
+        return ()
+    at = ", ".join(f"{one:.2g}" for one in progress[:6]) + (" ..." if len(progress) > 6 else "")
+    curve = " and where its weight curve is not 0" if schedule.curve else ""
+    return (
+        f"The identity acted nowhere: no step lies from progress {schedule.start:g} to {schedule.end:g}{curve}; "
+        f"the steps are at {at}.",
+    )
+
+
 def _why_idle(injection: Injection) -> tuple[str, ...]:
     """What switches a complete request off, in words; nothing where it acts."""
     if injection.active:
@@ -161,10 +180,12 @@ def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracke
     return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
 
 
-def _schedule(settings: Settings, checkpoint: Checkpoint, known: bool) -> Schedule:
+def _schedule(settings: Settings, checkpoint: Checkpoint, known: bool, progress: Sequence[float]) -> Schedule:
     automatic = checkpoint.start
     if automatic is None:
         automatic = 0.0 if known else _UNKNOWN_START
+    if progress and max(progress) < automatic:  # so few steps that none would be left
+        automatic = 0.0
     start = automatic if settings.span.start is None else settings.span.start
     return Schedule(
         min(start, settings.span.end),

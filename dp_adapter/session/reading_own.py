@@ -13,6 +13,7 @@ from dp_adapter.session.photos import Seen
 from dp_adapter.session.reading import Ask, Reading, Values, face_vector
 from dp_adapter.session.remembered import Remembered
 from dp_adapter.weights import photomaker
+from dp_adapter.weights.aliases import canonical
 from dp_adapter.weights.checkpoint import OwnTower
 from dp_adapter.weights.files import open_weights
 from dp_adapter.weights.library import Library
@@ -41,7 +42,7 @@ def towers_inside(library: Library, notes: list[str]) -> Iterator[tuple[str, Own
     kinds: set[str] = set()
     for name, path in library.files().items():
         try:
-            file = open_weights(path)
+            file = canonical(open_weights(path))
         except WeightsError:
             continue  # whatever else lies in these folders
         if not photomaker.recognise(file):

@@ -44,6 +44,7 @@ class Scene:
         crop: where the picture lies in the whole one that boxes and drawn masks are given for ("only masked", the cut
             edges of a hires pass). ``inits`` and ``inpaint`` are cut already.
         controls: whether the host has a ControlNet.
+        progress: at each call of the UNet, as far as the host knows it before; empty where it does not.
         bytes_per_number: size of the numbers that the host computes with; the largest where it does not say.
     """
 
@@ -58,3 +59,4 @@ class Scene:
     bytes_per_number: int = 4
     encode_picture: EncodePicture | None = None
     controls: bool = False
+    progress: tuple[float, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -78,6 +79,7 @@ class Plan:
         decoder: what makes the previews, see ``Tracking.decoder``.
         words: the user's person words, with commas between; empty for the usual ones.
         late: progress from which on a person without any answer acts in the whole picture; None for never.
+        hurried: whether there are too few calls of the UNet for a look to hold in any.
     """
 
     moments: tuple[float, ...]
@@ -86,6 +88,7 @@ class Plan:
     decoder: str = "auto"
     words: str = ""
     late: float | None = None
+    hurried: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +129,8 @@ class _State:
     places: dict[int, dict[int, Place]] = field(default_factory=dict[int, dict[int, Place]])
     spots: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
     words: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
+    calls: int = 0
+    acted: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # calls by picture and person
 
 
 class Tracker:
@@ -199,9 +204,19 @@ class Tracker:
                 self._state.words.setdefault(number, {}).update(words)
         self._move()
 
-    def give_up(self, progress: float) -> None:
-        """Lets those whom nothing has found act in the whole picture, if it is late enough for that."""
-        late = self.plan.late is not None and progress >= self.plan.late
+    def called(self, factor: float, pictures: int) -> None:
+        """The UNet has been called for so many pictures, with this factor of the schedule on the weights."""
+        self._state.calls += 1
+        self._state.pictures = pictures
+        for person in self.people:
+            mask = person.track.mask
+            for number in range(self._state.pictures):
+                there = mask is None or bool(_one_of(mask, number).any())
+                self._state.acted[number, person.number] += there and factor != 0
+
+    def give_up(self, progress: float, last: bool = False) -> None:
+        """Lets those whom nothing has found act in the whole picture, if it is late enough or the last chance."""
+        late = self.plan.late is not None and (progress >= self.plan.late or last)
         if late and not self._state.late:
             self._state.late = True
             if self.unseen():
@@ -227,15 +242,31 @@ class Tracker:
 
     def notes(self) -> tuple[str, ...]:
         """What the user has to know about the pass that ended, in words."""
-        if self.failure:
-            return (f"Previews could not be used ({self.failure}), so regions stayed where they were.",)
+        told = [f"Previews could not be used ({self.failure})."] if self.failure else []
+        for number in self.unseen():
+            person = next(one for one in self.people if one.number == number)
+            sought = "was not looked for, as there are too few steps" if self.plan.hurried else "was not found while"
+            formed = "" if self.plan.hurried else " the picture formed"
+            told.append(f"The face of person {number} {sought}{formed}; the identity acted {self._acted_in(person)}.")
+        return tuple(told)
+
+    def _acted_in(self, person: Followed) -> str:
+        """Where and how often a person acted in the pictures in which nothing has found them, in words."""
+        state = self._state
+        pictures = [number for number in range(state.pictures) if not self._sources(person, number)]
+        times = [state.acted[number, person.number] for number in pictures]
+        start = person.start
+        begun = start is None or bool(start.any())
+        if (state.calls and not any(times)) or not (state.calls or begun or state.late):
+            return "nowhere"
         alone = len(self.people) == 1 and self._around.taken is None
-        late = f"in {'the whole picture' if alone else 'what the others left of the picture'}, from late on"
-        acted = "nowhere" if self.plan.late is None else late
-        return tuple(
-            f"The face of person {number} was not found while the picture formed; the identity acted {acted}."
-            for number in self.unseen()
-        )
+        where = "in the whole picture" if alone else "in what the others left of the picture"
+        if begun and not state.late:
+            where = "in the whole picture" if start is None or bool((start == 1).all()) else "in its drawn region"
+        when = "" if begun else ", from late on"
+        least, most = min(times), max(times)
+        often = f"{most}" if least == most else f"{least} to {most}"
+        return f"{where}{when}" + (f" (in {often} of {state.calls} calls of the model)" if state.calls else "")
 
     def _settled(self, number: int) -> bool:
         """Whether a picture's attention has nothing more to say."""

@@ -43,7 +43,8 @@ class Watch:
 
     Args:
         decode: latents [S, c, h, w] of the predicted pictures -> pictures.
-        calls: about how often the sampler will call the denoiser.
+        calls: about how often the sampler will call the denoiser, asked before the first call.
+        factor: of the schedule, at a progress.
         attention: to the prompt's person words, if anybody listens; ``head`` says whether a picture's words mean a
             head and not a body.
 
@@ -55,14 +56,16 @@ class Watch:
         self,
         tracker: Tracker,
         decode: Decode,
-        calls: int,
+        calls: Callable[[], int],
         attention: Attention | None = None,
         head: Callable[[int], bool] = lambda _picture: False,
+        factor: Callable[[float], float] = lambda _progress: 1.0,
     ) -> None:
         self._tracker = tracker
         self._decode = decode
-        self._all = max(calls, 1)
-        self._lag = 1 if calls >= _FEW else 0
+        self._count = calls
+        self._all = 1
+        self._factor = factor
         self._attention = attention if tracker.plan.attention else None
         self._head = head
         self._calls = 0
@@ -74,11 +77,14 @@ class Watch:
 
     def before_call(self) -> None:
         """The denoiser is about to be called: what was found holds from here on."""
+        if not self._calls:
+            self._all = max(self._count(), 1)
         if self._pending is not None and self._calls >= self._pending[0]:
             self._finish(self._pending[1])
         if self._pending is None:
             # By calls as well: with few steps the noise level may never get so far before the last one.
-            self._tracker.give_up(max(self._progress, self._calls / self._all))
+            last = self._calls == self._all - 1
+            self._tracker.give_up(max(self._progress, self._calls / self._all), last)
 
     def after_call(self, predicted: Tensor, progress: float) -> None:
         """The denoiser has been called.
@@ -88,6 +94,7 @@ class Watch:
         """
         self._calls += 1
         self._progress = progress
+        self._tracker.called(self._factor(progress), len(predicted))
         if self._attention is not None:
             self._listen(self._attention)
         if self._pending is None and not self._tracker.failure and self._tracker.due(progress):
@@ -121,7 +128,7 @@ class Watch:
             return
         self.looks += 1
         future = self._worker.submit(self._tracker.look, pictures, progress)
-        self._pending = self._calls + self._lag, future
+        self._pending = self._calls + (1 if self._all >= _FEW else 0), future
 
     def __enter__(self) -> Watch:
         return self

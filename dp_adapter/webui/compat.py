@@ -175,3 +175,10 @@ def wants_defaults_only() -> bool:
     from gradio.context import Context
 
     return Context.block is not None and Context.block is Context.root_block
+
+
+def makes_all_steps() -> bool:
+    """Whether img2img makes as many steps as it is told, whatever the denoising strength (an option of all hosts)."""
+    from modules import shared
+
+    return bool(getattr(shared.opts, "img2img_fix_steps", False))

@@ -84,6 +84,8 @@ class Run:
         self._watching: Watching | None = None
         self._overlay: Overlay | None = None
         self._told: set[str] = set()
+        self._steps: list[float] = []  # progress at the calls of the pass that are over
+        self._called = False
         self._acted: list[Tensor] = []  # regions [S, h, w] in which an identity acted at the end of each batch
         base = shared.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
@@ -147,14 +149,19 @@ class Run:
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:
-                self._watching = Watching(p, self._current.tracker, self._decode, inside)
+                self._watching = Watching(
+                    p, self._current.tracker, self._decode, inside, self._current.injection.schedule.at
+                )
 
     def before_step(self, params: Any) -> None:
         """The denoiser is about to call the UNet."""
         if not self._began:
             self._begin_late(params)
-        if self._pass is not None and (note := self._pass.before_step(params)):
-            self._comment(note)
+        if self._pass is not None:
+            self._steps += [self._pass.progress] if self._called else []
+            self._called = True
+            if note := self._pass.before_step(params):
+                self._comment(note)
 
     def _begin_late(self, params: Any) -> None:
         """An extension samples by itself and does not tell scripts before it does (DemoFusion)."""
@@ -174,16 +181,28 @@ class Run:
         if self._watching is not None:
             self._watching.__exit__()
             self._watching = None
-            assert self._current.tracker is not None
-            for note in self._current.tracker.notes():
-                self._comment(note)
         if self._pass is not None:
+            self._tell_what_was_done(self._pass.progress)
             self._pass.__exit__()
             self._pass = None
         if self._control is not None:
             self._control.__exit__(None, None, None)
             self._control = None
         self.outcome.close()
+
+    def _tell_what_was_done(self, progress: float) -> None:
+        """
+        Args:
+            progress: at the last call of the pass.
+        """
+        from dp_adapter.session.joining import never_acted
+
+        steps, self._steps = [*self._steps, progress] if self._called else [], []
+        self._called = False
+        tracker = self._current.tracker
+        notes = never_acted(self._current.injection, steps) or (() if tracker is None else tracker.notes())
+        for note in notes:
+            self._comment(note)
 
     def hand_back(self, processed: Any) -> None:
         """Adds what was asked for to the job's pictures: the regions at their end, white where an identity acts."""

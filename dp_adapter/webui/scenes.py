@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.hosts.person_words import single_persons
 from dp_adapter.hosts.sites import Base
+from dp_adapter.webui import compat
 from dp_adapter.webui.encoding import encoder
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def first_pass(p: Any, base: Base, *, initialised: bool = True) -> Scene:
 
     pictures: list[Image.Image] = list(getattr(p, "init_images", None) or []) if initialised else []
     if not pictures:
-        return Scene(base, p.width, p.height, encode=encoder(p), words=_words(p))
+        return Scene(base, p.width, p.height, encode=encoder(p), words=_words(p), progress=progress_of(p))
     cut: tuple[int, int, int, int] | None = getattr(p, "paste_to", None)
     mode: int = p.resize_mode
     inits = tuple(_made(picture, cut, mode, p.width, p.height) for picture in pictures)
@@ -38,7 +39,7 @@ def first_pass(p: Any, base: Base, *, initialised: bool = True) -> Scene:
     inpaint = None if keep is None else np.asarray(keep.float().cpu().numpy(), np.float32).reshape(-1, *keep.shape[-2:])
     crop = Crop() if cut is None else _fractions(cut, pictures[0].size)
     painted = None if inpaint is None else inpaint[0]
-    return Scene(base, p.width, p.height, inits, painted, crop, encoder(p), _words(p))
+    return Scene(base, p.width, p.height, inits, painted, crop, encoder(p), _words(p), progress=progress_of(p))
 
 
 def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
@@ -53,7 +54,21 @@ def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
     crop = _fractions((left, top, width, height), whole)
     upscaled: Image.Image | None = getattr(p, "firstpass_image", None)  # the gallery's upscale button
     inits = () if upscaled is None else (_cut(upscaled, crop),)
-    return Scene(base, width, height, inits, None, crop, encoder(p), _words(p))
+    return Scene(base, width, height, inits, None, crop, encoder(p), _words(p), progress=progress_of(p))
+
+
+def progress_of(p: Any) -> tuple[float, ...]:
+    """About how far the sampling is at each call of the denoiser: where timesteps lie is the sampler's own matter.
+
+    As ``sd_samplers_common.setup_img2img_steps`` in all hosts; the hires pass makes all the steps that it is given.
+    """
+    hires = getattr(p, "is_hr_pass", False)
+    steps: int = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if hires else p.steps
+    if not hires and not getattr(p, "init_images", None):
+        return tuple(step / steps for step in range(steps))
+    strength = 1.0 if p.denoising_strength is None else min(float(p.denoising_strength), 0.999)
+    calls = steps if hires or compat.makes_all_steps() else int(strength * steps) + 1
+    return tuple(1 - strength + strength * step / calls for step in range(calls))
 
 
 def _words(p: Any) -> tuple[str, ...]:

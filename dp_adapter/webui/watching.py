@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
+
+from dp_adapter.webui.scenes import progress_of
 
 if TYPE_CHECKING:
     from dp_adapter.session.tracker import Tracker
@@ -17,6 +20,7 @@ class Watching(AbstractContextManager["Watching"]):
     Args:
         p: the WebUI's processing object, its sampler made.
         inside: the adapter in the UNet, which knows how far the sampling is and listens to the person words.
+        factor: of the schedule, at a progress.
     """
 
     def __init__(
@@ -25,14 +29,20 @@ class Watching(AbstractContextManager["Watching"]):
         tracker: Tracker,
         decode: Decode,
         inside: Pass,
+        factor: Callable[[float], float],
     ) -> None:
         from dp_adapter.session.watch import Watch
 
-        self._watch = Watch(tracker, decode, _calls(p), inside.maps, inside.words.head)
-        self._stack = ExitStack()
-        self._stack.enter_context(self._watch)
         sampler = p.sampler
         denoiser = sampler.model_wrap_cfg
+
+        def calls() -> int:
+            # Known when the sampler runs; samplers of second order call twice a step.
+            return getattr(denoiser, "total_steps", None) or len(progress_of(p))
+
+        self._watch = Watch(tracker, decode, calls, inside.maps, inside.words.head, factor)
+        self._stack = ExitStack()
+        self._stack.enter_context(self._watch)
 
         def before(_module: Any, _args: Any) -> None:
             self._watch.before_call()
@@ -46,11 +56,3 @@ class Watching(AbstractContextManager["Watching"]):
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-
-def _calls(p: Any) -> int:
-    """About how many calls of the denoiser this pass takes."""
-    hires = getattr(p, "is_hr_pass", False)
-    steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if hires else p.steps
-    partly = hires or bool(getattr(p, "init_images", None))
-    return int(steps * min(float(p.denoising_strength), 1.0)) if partly and p.denoising_strength is not None else steps

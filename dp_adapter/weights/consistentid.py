@@ -21,9 +21,7 @@ from dp_adapter.weights.checkpoint import Checkpoint, Encoder, TokenOptions, giv
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.ip_adapter import built, under
 
-_PROJECTIONS = ("image_proj_model.", "image_proj.")
 _ENCODER = "FacialEncoder."
-_SITES = "adapter_modules."
 _START = 0.6  # infer.py: the parts join the text after 30 of 50 steps (merge_steps)
 
 
@@ -37,11 +35,11 @@ class Projections(nn.Module):
 
 
 def recognise(file: WeightFile) -> bool:
-    return f"{_ENCODER}visual_projection.latents" in file.tensors and f"{_SITES}1.to_k_ip.weight" in file.tensors
+    return f"{_ENCODER}visual_projection.latents" in file.tensors and "ip_adapter.1.to_k_ip.weight" in file.tensors
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
-    plain = read_tokens(file, family, title)
+    plain = ip_adapter.read_face_plus(file, family, title)
     net = plain.adapter.projection
     assert isinstance(net, FacePlusProjection)
     parts = built(FacialEncoder.like, under(file.tensors, _ENCODER), file, "facial encoder")
@@ -56,15 +54,6 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         features_width=widths,
         variants=(),
     )
-
-
-def read_tokens(file: WeightFile, family: str, title: str) -> Checkpoint:
-    """What a file shares with FaceID-Plus: projection, sites and LoRA, under IP-Adapter's names."""
-    names = {"ip_adapter.": _SITES, "image_proj.": next(p for p in _PROJECTIONS if under(file.tensors, p))}
-    tensors = {
-        ours + key: value for ours, theirs in names.items() for key, value in under(file.tensors, theirs).items()
-    }
-    return ip_adapter.read_face_plus(replace(file, tensors=tensors), family, title)
 
 
 def _tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:

@@ -26,18 +26,25 @@ from dp_adapter.weights import (
     storymaker,
     w_plus,
 )
+from dp_adapter.weights.aliases import canonical
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 
 
 @dataclass(frozen=True)
 class Format:
-    """One row: ``recognise`` looks at keys and shapes only, ``read`` builds the checkpoint."""
+    """One row: ``told`` looks at keys and shapes only, ``reader`` builds the checkpoint; of ``canonical`` keys."""
 
     family: str
     title: str
-    recognise: Callable[[WeightFile], bool]
-    read: Callable[[WeightFile, str, str], Checkpoint]
+    told: Callable[[WeightFile], bool]
+    reader: Callable[[WeightFile, str, str], Checkpoint]
+
+    def recognise(self, file: WeightFile) -> bool:
+        return self.told(canonical(file))
+
+    def read(self, file: WeightFile, family: str, title: str) -> Checkpoint:
+        return self.reader(canonical(file), family, title)
 
 
 FORMATS: tuple[Format, ...] = (
@@ -72,10 +79,11 @@ def read(path: Path, family: str | None = None) -> Checkpoint:
     Raises:
         WeightsError: see ``open_weights``; or the file is another kind of model, or its layers are incomplete.
     """
-    file = open_weights(path)
+    opened = open_weights(path)
+    file = canonical(opened)
     row = recognise(file) if family is None else _row(family)
     if row is None:
-        raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign.describe(file.tensors)}")
+        raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign.describe(opened.tensors)}")
     require_finite(file)
     return row.read(file, row.family, row.title)
 
@@ -89,4 +97,5 @@ def _row(family: str) -> Format:
 
 def recognise(file: WeightFile) -> Format | None:
     """The first row whose predicate holds, or None."""
+    file = canonical(file)
     return next((row for row in FORMATS if row.recognise(file)), None)

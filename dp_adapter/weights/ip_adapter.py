@@ -17,6 +17,12 @@ from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, given
 from dp_adapter.weights.files import WeightFile
 
+# Of MIP-Adapter, StoryMaker and ConsistentID, which have all of IP-Adapter's layers and more.
+_RELATIVES = (
+    "ip_adapter.1.text_to_weight.weight",
+    "image_proj.bg_embed",
+    "FacialEncoder.visual_projection.latents",
+)
 _LORA = re.compile(r"(\d+)\.(to_[qkv]|to_out)_lora\.(down|up)\.weight")
 _PORTRAIT_TOKENS = 16  # FaceID itself has 4; both project with the same layers
 Module = TypeVar("Module", bound=nn.Module)
@@ -31,8 +37,7 @@ def image_proj(file: WeightFile) -> dict[str, Tensor]:
 
 
 def _has(file: WeightFile, *keys: str) -> bool:
-    # MIP-Adapter has the same layout and one layer more per site: ``mip``.
-    if "ip_adapter.1.text_to_weight.weight" in file.tensors:
+    if any(key in file.tensors for key in _RELATIVES):
         return False
     return "ip_adapter.1.to_k_ip.weight" in file.tensors and all(f"image_proj.{key}" in file.tensors for key in keys)
 

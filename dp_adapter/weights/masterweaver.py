@@ -20,13 +20,13 @@ PHOTOS = 3
 
 
 def recognise(file: WeightFile) -> bool:
-    return "id_encoder.final_attn.to_q.weight" in file.tensors and "adapter_modules.1.to_k_img.weight" in file.tensors
+    return "id_encoder.final_attn.to_q.weight" in file.tensors and "ip_adapter.1.to_k_img.weight" in file.tensors
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = load_projection(IDResampler.like, under(file.tensors, "id_encoder."), file)
     context = net.norm_out.normalized_shape[0]
-    sites = [site_from(k, v) for k, v in layers(file, "adapter_modules", ("to_k_img", "to_v_img"), context, "sd15")]
+    sites = [site_from(k, v) for k, v in layers(file, "ip_adapter", ("to_k_img", "to_v_img"), context, "sd15")]
     return Checkpoint(
         path=file.path,
         family=family,

@@ -21,31 +21,20 @@ from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.ip_adapter import load_projection, site_from, under
 
 FAMILY = "pulid"
-_PREFIXES = ("id_adapter.", "image_proj.")
-_SITE = re.compile(r"(?:id_adapter_attn_layers|ip_adapter)\.(\d+)\.(?:id_to_([kv])|to_([kv])_ip)\.weight")
+_PREFIX = "image_proj."
+_SITE = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.weight")
 _V1, _V1_1 = "body.0.weight", "id_embedding_mapping.0.weight"
 _ARCFACE = 512  # the file tells only the width of ArcFace's and EVA's vectors together
 
 
 def recognise(file: WeightFile) -> bool:
-    return _prefix(file) is not None and any(_SITE.fullmatch(key) for key in file.tensors)
-
-
-def _prefix(file: WeightFile) -> str | None:
-    """What stands before the encoder's keys; None where there is no encoder of PuLID."""
-    for prefix in _PREFIXES:
-        if f"{prefix}mapping_0.0.weight" in file.tensors and (
-            {f"{prefix}{_V1}", f"{prefix}{_V1_1}"} & file.tensors.keys()
-        ):
-            return prefix
-    return None
+    encoder = f"{_PREFIX}mapping_0.0.weight" in file.tensors
+    version = {f"{_PREFIX}{_V1}", f"{_PREFIX}{_V1_1}"} & file.tensors.keys()
+    return encoder and bool(version) and any(_SITE.fullmatch(key) for key in file.tensors)
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
-    prefix = _prefix(file)
-    if prefix is None:
-        raise WeightsError(f"{file.path.name} has no encoder of PuLID")
-    state = under(file.tensors, prefix)
+    state = under(file.tensors, _PREFIX)
     first = _V1 in state
     net = load_projection(IdEncoder.like if first else IdFormer.like, state, file)
     return Checkpoint(
@@ -72,7 +61,7 @@ def _sites(file: WeightFile, context: int) -> list[SiteAdapter]:
     layers: dict[int, dict[str, Tensor]] = {}
     for key, tensor in file.tensors.items():
         if match := _SITE.fullmatch(key):
-            layers.setdefault(int(match[1]), {})[match[2] or match[3]] = tensor
+            layers.setdefault(int(match[1]), {})[match[2]] = tensor
     if len(layers) != SITES["sdxl"]:
         raise WeightsError(
             f"{file.path.name} has {len(layers)} attention layers; PuLID for SDXL has {SITES['sdxl']}",

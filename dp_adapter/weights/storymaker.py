@@ -1,4 +1,4 @@
-"""StoryMaker files (SDXL): ``image_proj_model.*``, IP-Adapter's attention layers and the LoRA of FaceID.
+"""StoryMaker files (SDXL): the projection, IP-Adapter's attention layers and the LoRA of FaceID.
 
 Source: RedAIGC/StoryMaker@a7ce766 ``pipeline_sdxl_storymaker.py``, which has no licence file.
 """
@@ -16,7 +16,7 @@ from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.ip_adapter import load_projection, lora_of, site_from, under
 from dp_adapter.weights.site_layers import layers
 
-_PREFIX = "image_proj_model."
+_PREFIX = "image_proj."
 
 
 def recognise(file: WeightFile) -> bool:

@@ -141,6 +141,57 @@ def test_single_file_sdxl_is_the_folder(sdxl: Any, sdxl_folder: Path, tmp_path: 
     assert np.abs(one - other).max() <= 1  # a text projection that lies otherwise in memory rounds otherwise
 
 
+@pytest.mark.parametrize("which", ["pipeline", "sdxl"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_text_encoder_under_the_names_of_2022(
+    request: pytest.FixtureRequest, tiny_folder: Path, sdxl_folder: Path, tmp_path: Path, which: str, suffix: str
+) -> None:
+    base, folder = request.getfixturevalue(which), tiny_folder if which == "pipeline" else sdxl_folder
+    path = ldm_names.write(base, tmp_path / "new.safetensors")
+    state = {key.replace(".text_model.", "."): value for key, value in load_file(str(path)).items()}
+    assert not any("text_model" in key for key in state)
+    state["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(77)[None]
+    old = tmp_path / f"old{suffix}"
+    torch.save({"state_dict": state}, old) if suffix == ".ckpt" else save_file(state, str(old))
+    loaded = load(old, "cpu", config=folder)
+    assert_same_weights(base.text_encoder, loaded.text_encoder)
+    one, other = (run(pipe, QUICK)[0] for pipe in (load(path, "cpu", config=folder), loaded))
+    assert np.array_equal(one, other)
+
+
+LACKING = {
+    "layers.1.layer_norm1.weight": "text_encoder is incomplete, '.*layers.1.layer_norm1.weight' missing",
+    "position_embedding.weight": "text_encoder is incomplete, '.*position_embedding.weight' missing",
+    "input_blocks.1.1.norm.weight": "weights are missing|unet is incomplete",
+    "decoder.conv_in.weight": "weights are missing|vae is incomplete",
+}
+
+
+@pytest.mark.parametrize("part", LACKING)
+def test_what_a_checkpoint_lacks_is_told(pipeline: Any, tiny_folder: Path, tmp_path: Path, part: str) -> None:
+    path = ldm_names.write(pipeline, tmp_path / "x.safetensors")
+    state = {key: value for key, value in load_file(str(path)).items() if not key.endswith(part)}
+    save_file(state, str(path))
+    with pytest.raises(HostError, match=LACKING[part]):
+        load(path, "cpu", config=tiny_folder)
+
+
+def test_the_moving_average_beside_the_weights_is_left_alone(pipeline: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    path = ldm_names.write(pipeline, tmp_path / "x.safetensors")
+    state = load_file(str(path))
+    start = "model.diffusion_model."
+    average = {
+        "model_ema.diffusion_model" + key.removeprefix(start).replace(".", ""): torch.zeros_like(value)
+        for key, value in state.items()
+        if key.startswith(start)
+    }
+    save_file(state | average, str(path))
+    assert_same_weights(load(path, "cpu", config=tiny_folder).unet, pipeline.unet)
+    save_file(average, str(path))
+    with pytest.raises(HostError, match="moving average of a UNet alone"):
+        load(path, "cpu", config=tiny_folder)
+
+
 def test_single_file_says_that_it_predicts_v(sdxl: Any, sdxl_folder: Path, tmp_path: Path) -> None:
     path = ldm_names.write(sdxl, tmp_path / "v.safetensors")
     save_file(load_file(str(path)) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, str(path))

@@ -14,6 +14,7 @@ from torch import Tensor
 from dp_adapter.core.injection import Identity
 from dp_adapter.identity.pictures import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
+from dp_adapter.session.joining import never_acted
 from dp_adapter.session.tracker import Look, Tracker
 from tests.session.conftest import Request
 
@@ -264,3 +265,42 @@ def test_regions_that_stay_have_no_tracker(
     prepared = portrait_session.prepare(request_of(**fields), scene)
     assert prepared.tracker is None
     assert all(isinstance(one, Identity) and one.track is None for one in prepared.injection.identities)
+
+
+@pytest.mark.parametrize(
+    ("fallback", "progress", "acts"),
+    [
+        ("late", (0.0,), True), ("late", (0.0, 0.5), True), ("late", (0.7,), True), ("late", (0.0, 0.1, 0.12), False),
+        ("none", (0.0, 0.5), False), ("full", (0.0,), True), ("full", (0.0, 0.5), True),
+        ("late", (0.0, 0.3, 0.6), False),
+    ],
+)  # fmt: skip
+def test_with_too_few_steps_to_look_the_fallback_decides_from_the_start(
+    portrait_session: Session, request_of: Request, fallback: str, progress: tuple[float, ...], acts: bool
+) -> None:
+    prepared = portrait_session.prepare(request_of(tracking={"fallback": fallback}), replace(SCENE, progress=progress))
+    tracker = tracker_of(prepared)
+    schedule = prepared.injection.schedule
+    (mask,) = masks(prepared)
+    assert (mask is None or bool(mask.eq(1).all())) is acts
+    if acts:
+        assert schedule.at(progress[-1]) == 1, "an automatic start leaves some step"
+    for number, one in enumerate(progress):
+        tracker.give_up(one, last=number == len(progress) - 1)
+        tracker.called(schedule.at(one), 1)
+    (note,) = tracker.notes()
+    if fallback == "none":
+        assert note.endswith("the identity acted nowhere.")
+    else:
+        times = len(progress) if acts else 1
+        assert f"in the whole picture{'' if acts else ', from late on'} (in {times} of {len(progress)} calls" in note
+    assert ("too few steps" in note) is ("too few steps" in prepared.explanation.persons[0].region)
+
+
+def test_a_span_without_a_step_is_told(portrait_session: Session, request_of: Request) -> None:
+    prepared = portrait_session.prepare(request_of(span={"start": 0.3, "end": 0.4}), SCENE)
+    assert never_acted(prepared.injection, (0.0, 0.35)) == ()
+    (note,) = never_acted(prepared.injection, (0.0, 0.25, 0.5))
+    assert note.startswith(
+        "The identity acted nowhere: no step lies from progress 0.3 to 0.4; the steps are at 0, 0.25"
+    )

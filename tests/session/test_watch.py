@@ -49,7 +49,10 @@ class Fake:
     def apply(self, _look: Look) -> None:
         self.said.append("apply")
 
-    def give_up(self, _progress: float) -> None:
+    def give_up(self, _progress: float, last: bool = False) -> None:
+        pass
+
+    def called(self, factor: float, pictures: int) -> None:
         pass
 
 
@@ -59,7 +62,7 @@ def decoded(_latents: torch.Tensor) -> list[Picture]:
 
 def run(fake: Fake, calls: int, decode: Any = decoded) -> tuple[list[str], Watch]:
     """Calls of a sampler at progress 0, 0.1, 0.2 …; what happened, in order."""
-    with Watch(cast(Tracker, fake), decode, calls) as watch:
+    with Watch(cast(Tracker, fake), decode, lambda: calls) as watch:
         for number in range(8):
             watch.before_call()
             fake.said.append(f"call {number}")
@@ -112,7 +115,7 @@ def test_errors_of_the_looking() -> None:
 
 def test_a_pass_that_ends_early_leaves_nothing() -> None:
     fake = Fake(0.02)
-    with pytest.raises(KeyboardInterrupt), Watch(cast(Tracker, fake), decoded, 20) as watch:
+    with pytest.raises(KeyboardInterrupt), Watch(cast(Tracker, fake), decoded, lambda: 20) as watch:
         watch.after_call(LATENTS, 0.5)
         raise KeyboardInterrupt
     assert "apply" not in fake.said and not [t for t in threading.enumerate() if t.name.startswith("dp-adapter-look")]
