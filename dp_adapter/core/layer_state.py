@@ -8,7 +8,7 @@ from weakref import ref
 
 from torch import Tensor, nn
 
-# What else some layers compute with: PEFT's (which LoRA, how strong), Forge's and Forge neo's (LoRA that is not merged).
+# What else layers compute with: PEFT's (which LoRA, how strong), Forge's and Forge neo's (LoRA that is not merged).
 _ATTRIBUTES = (
     "scaling",
     "_active_adapter",
@@ -61,7 +61,8 @@ class LayerState:
 
     def _all_tensors(self) -> Iterator[Tensor]:
         for module in self._modules:
-            for kept in (module._parameters, module._buffers):  # without the walks of parameters(), in every step
+            own = vars(module)  # without the walks of parameters(), since this is done in every step
+            for kept in cast("list[dict[str, Tensor | None]]", [own["_parameters"], own["_buffers"]]):
                 yield from (tensor for tensor in kept.values() if tensor is not None)
 
 

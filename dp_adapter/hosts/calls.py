@@ -78,7 +78,8 @@ def follow_loads(stack: ExitStack, attn2: nn.Module, pathways: SitePathways) -> 
         pathways.forget()
 
     for name in ("to_q", "to_k", "to_v", "to_out.0"):
-        stack.callback(attn2.get_submodule(name).register_load_state_dict_post_hook(loaded).remove)
+        layer: Any = attn2.get_submodule(name)
+        stack.callback(layer.register_load_state_dict_post_hook(loaded).remove)
 
 
 def text_side_of(injection: Injection, words: PersonWords | None) -> TextSide | None:

@@ -46,20 +46,21 @@ def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Fi
 @contextmanager
 def _merging(linear: nn.Linear, entries: Sequence[tuple[LowRank, float]]) -> Generator[None]:
     """A layer with the merged weight. What is loaded into it meanwhile goes into its own weight, and stays there."""
-    own: list[nn.Parameter] = []
+    layer = cast(Any, linear)
+    own: list[Tensor] = []
 
     def merge(*_: object) -> None:
-        own[:] = [linear.weight]
-        linear.weight = nn.Parameter(_merged(linear.weight, entries), requires_grad=False)
+        own[:] = [layer.weight]
+        layer.weight = nn.Parameter(_merged(own[0], entries), requires_grad=False)
 
     def restore(*_: object) -> None:
-        linear.weight = own[0]
+        layer.weight = own[0]
 
     merge()
     with ExitStack() as stack:
         stack.callback(restore)
-        stack.callback(cast(Any, linear)._register_load_state_dict_pre_hook(restore).remove)
-        stack.callback(linear.register_load_state_dict_post_hook(merge).remove)
+        stack.callback(layer._register_load_state_dict_pre_hook(restore).remove)
+        stack.callback(layer.register_load_state_dict_post_hook(merge).remove)
         yield
 
 

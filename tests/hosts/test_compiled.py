@@ -18,7 +18,7 @@ from dp_adapter.hosts import diffusers as diffusers_host
 from dp_adapter.hosts import forge, hooks
 from tests import tiny
 from tests.hosts.protocol import HOSTS, Host
-from tests.hosts.test_conformance import PAIR, QUARTER, SOME, largest, someone, someone_gated, someone_trained
+from tests.hosts.test_conformance import IDLE, PAIR, QUARTER, SOME, largest, someone, someone_gated, someone_trained
 
 RESTS = hasattr(torch.compiler, "set_stance")  # since torch 2.6
 
@@ -66,7 +66,7 @@ def of_neo(host: Any) -> Call:
     def without_options(entries: Any) -> list[bool]:
         return ["transformer_options" not in entry.name for entry in entries]
 
-    options = {"options": {"guard_filter_fn": without_options}} if RESTS else {}
+    options: dict[str, Any] = {"options": {"guard_filter_fn": without_options}}
 
     def call_compiled(host: Any) -> Tensor:
         compiled = torch.compile(host.model, backend="eager", dynamic=False, fullgraph=False, **options)
@@ -198,24 +198,33 @@ def past_its_layers(host: Host, computes: Callable[[int], bool]) -> AbstractCont
 
 @pytest.mark.parametrize("who", [someone, someone_trained, someone_gated])
 def test_an_identity_that_acted_nowhere_is_told(small: Host, who: Any) -> None:
-    with past_its_layers(small, lambda _: False):
-        with (
-            pytest.raises(HostError, match="never ran"),
-            small.attached(Injection((who("sd15", mask=SOME),)), PAIR),
-        ):
-            call(small)
+    injection = Injection((who("sd15", mask=SOME),))
+    with past_its_layers(small, never), pytest.raises(HostError, match="never ran"), small.attached(injection, PAIR):
+        call(small)
 
 
 def test_it_is_told_in_the_middle_of_a_long_run(small: Host) -> None:
-    calls = 0
-    with past_its_layers(small, lambda _: False):
-        with pytest.raises(HostError, match="10 times"), small.attached(Injection((someone("sd15"),)), PAIR):
-            for calls in range(100):
-                call(small)
-    assert calls == 9
+    calls, injection = 0, Injection((someone("sd15"),))
+    with past_its_layers(small, never), pytest.raises(HostError, match="10 times"), small.attached(injection, PAIR):
+        for _ in range(100):
+            calls += 1
+            call(small)
+    assert calls == 10
 
 
-@pytest.mark.parametrize("computes", [lambda n: n % 3 == 1, lambda n: n == 4], ids=["often", "late"])
+def never(_number: int) -> bool:
+    return False
+
+
+def often(number: int) -> bool:
+    return number % 3 == 1
+
+
+def late(number: int) -> bool:
+    return number == 4
+
+
+@pytest.mark.parametrize("computes", [often, late])
 def test_a_step_cache_may_leave_out_some_calls(small: Host, computes: Callable[[int], bool]) -> None:
     with past_its_layers(small, computes), small.attached(Injection((someone("sd15"),)), PAIR):
         for _ in range(20):
@@ -224,25 +233,28 @@ def test_a_step_cache_may_leave_out_some_calls(small: Host, computes: Callable[[
 
 @pytest.mark.parametrize("idle", ["weight 0", "empty mask", "before the span", "curve is 0 here", "levels are 0"])
 def test_an_identity_that_has_nothing_to_do_is_not_missed(small: Host, idle: str) -> None:
-    from tests.hosts.test_conformance import IDLE
-
     changes, schedule = IDLE[idle]
-    injection = Injection((someone("sd15", **{"mask": SOME, **changes}),), schedule=schedule)
-    with past_its_layers(small, lambda _: False), small.attached(injection, PAIR):
+    acting: dict[str, Any] = {"mask": SOME, **changes}
+    injection = Injection((someone("sd15", **acting),), schedule=schedule)
+    with past_its_layers(small, never), small.attached(injection, PAIR):
         for _ in range(20):
             call(small)
 
 
 def test_the_error_that_ends_a_run_stays(small: Host) -> None:
-    with past_its_layers(small, lambda _: False):
-        with pytest.raises(KeyError), small.attached(Injection((someone("sd15"),)), PAIR):
-            call(small)
-            raise KeyError
+    injection = Injection((someone("sd15"),))
+    with past_its_layers(small, never), pytest.raises(KeyError), small.attached(injection, PAIR):
+        call(small)
+        raise KeyError
+
+
+def first_argument(x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    return x
 
 
 def test_blocks_that_run_something_else_are_told_too(small: Host) -> None:
     with ExitStack() as stack:
         for index in range(16):
-            stack.enter_context(patch.object(small.block(index), "forward", lambda x, *_args, **_kwargs: x))
+            stack.enter_context(patch.object(small.block(index), "forward", first_argument))
         with pytest.raises(HostError, match="never ran"), small.attached(Injection((someone("sd15"),)), PAIR):
             call(small)

@@ -192,13 +192,14 @@ def test_weights_that_are_elsewhere_between_the_calls_do_not_count() -> None:
 
 def test_lora_that_a_host_keeps_beside_the_weights_counts() -> None:
     layer: Any = nn.Linear(2, 2)
-    state = LayerState(layer, lambda x: x)
+    state = LayerState(layer, len)
     assert state.changed() and not state.changed()
     layer.forge_online_loras = {"weight": [torch.ones(2)]}
     assert state.changed() and not state.changed()
     layer.forge_online_loras = {"weight": [torch.ones(2)]}
     assert state.changed() and not state.changed()
-    layer.weight_function = [print]
+    functions: list[object] = [print]
+    layer.weight_function = functions
     assert state.changed() and not state.changed()
-    layer.weight_function.append(repr)
+    functions.append(repr)
     assert state.changed() and not state.changed()
