@@ -306,7 +306,7 @@ def test_a_model_that_is_called_past_its_layers_ends_the_job_in_words(
         p.run()
     assert getattr(stopped.value, "status_code", None) == 422
     assert same_state(before, state_of(host.unet.module)) and "sample" not in vars(p) and not p.reported
-    for idle in ({"weight": 0}, {"curve": [[0, 0], [1, 0]]}):
+    for idle in ({"weight": 0}, {"span": {"start": 0.95}}):
         p = host.job({**person, **idle})
         assert all(map(torch.equal, p.run(), plain)) and not p.reported
 
