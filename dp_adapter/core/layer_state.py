@@ -9,14 +9,16 @@ from weakref import ref
 from torch import Tensor, nn
 
 # What else layers compute with: PEFT's (which LoRA, how strong), Forge's and Forge neo's (LoRA that is not merged).
-_ATTRIBUTES = (
-    "scaling",
-    "_active_adapter",
-    "_disable_adapters",
-    "merged_adapters",
-    "forge_online_loras",
-    "weight_function",
-    "bias_function",
+_ATTRIBUTES = frozenset(
+    {
+        "scaling",
+        "_active_adapter",
+        "_disable_adapters",
+        "merged_adapters",
+        "forge_online_loras",
+        "weight_function",
+        "bias_function",
+    }
 )
 
 
@@ -62,7 +64,7 @@ class LayerState:
     def _all_tensors(self) -> Iterator[Tensor]:
         for module in self._modules:
             own = vars(module)  # without the walks of parameters(), since this is done in every step
-            for kept in cast("list[dict[str, Tensor | None]]", [own["_parameters"], own["_buffers"]]):
+            for kept in (own["_parameters"], own["_buffers"]):
                 yield from (tensor for tensor in kept.values() if tensor is not None)
 
 
@@ -76,8 +78,8 @@ def _address(tensor: Tensor) -> int:
 def _attributes(layer: nn.Module) -> Iterator[object]:
     """The values one by one where they are kept in a container, which may be changed in place."""
     own = vars(layer)
-    for name in _ATTRIBUTES:
-        value = own.get(name)
+    for name in _ATTRIBUTES & own.keys():
+        value = own[name]
         if isinstance(value, dict):
             yield from cast("dict[str, object]", value).values()
         elif isinstance(value, list | tuple):
