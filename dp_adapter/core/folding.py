@@ -1,4 +1,4 @@
-"""The folded weights of one site, made at its first call in a generation and kept for the others."""
+"""The folded weights of one site, made at its first call in a generation and kept while the model's stay the same."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dp_adapter.core.attention import (
     half_fold,
     half_folded_attention,
 )
+from dp_adapter.core.layer_state import LayerState
 from dp_adapter.core.types import RowKind, Site
 
 Key = tuple[int, RowKind]
@@ -32,14 +33,21 @@ class Folds:
     def __init__(self, half: bool, site: Site, to_q: Linear, to_out: Linear) -> None:
         self._half, self._site = half, site
         self._to_q, self._to_out = to_q, to_out
+        self._made_from = LayerState(to_q, to_out)
         self._folds: dict[Key, Folded | HalfFolded] = {}
 
+    def forget(self) -> None:
+        """Other weights were loaded into the projections."""
+        self._made_from.forget()
+
     def require(self, keys: Sequence[Key], keys_values: Callable[[Key], tuple[Tensor, Tensor]]) -> None:
-        """Folds what is not there yet of ``keys``, together.
+        """Folds what is not there yet of ``keys``, together, and all anew where the projections have changed.
 
         Args:
             keys_values: K and V [T, I] of one of them, in the dtype and on the device that the projections take.
         """
+        if self._made_from.changed():
+            self._folds.clear()
         missing = [key for key in keys if key not in self._folds]
         if not missing:
             return

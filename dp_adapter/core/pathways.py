@@ -65,6 +65,13 @@ class SitePathways:
         self._folds = Folds(injection.form_used == "half", site, to_q, to_out)
         self._modules: dict[str, nn.Module] = {}
 
+    def forget(self) -> None:
+        """Other weights were loaded into the site: what was made from them is made anew."""
+        self._folds.forget()
+        self._words.forget()
+        if self._text is not None:
+            self._text.forget()
+
     def strength(self, identity: Identity, step: Step) -> float:
         """s(site, progress) of one identity's own attention."""
         return identity.weight * self._scheduled(step) if identity.adapter.sites else 0.0

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.attention import Linear, split_heads
+from dp_adapter.core.layer_state import LayerState
 from dp_adapter.core.regions import ROUNDING
 from dp_adapter.core.types import RowKind
 
@@ -46,7 +47,7 @@ class Entity:
 
 
 class SharedSite:
-    """The persons' words at one site; their keys are computed once.
+    """The persons' words at one site; their keys are computed once, and anew where ``to_k`` has changed.
 
     Args:
         entities: of the persons, in order.
@@ -57,7 +58,12 @@ class SharedSite:
         self._entities = entities
         self._to_k = to_k
         self._heads = heads
+        self._made_from = LayerState(to_k)
         self._keys: dict[RowKind, list[Tensor]] = {}
+
+    def forget(self) -> None:
+        """Other weights were loaded into ``to_k``."""
+        self._made_from.forget()
 
     def shares(self, q: Tensor, kind: RowKind, context: Tensor) -> list[Tensor]:
         """Each person's part of the positions of one row.
@@ -68,6 +74,8 @@ class SharedSite:
         Returns:
             [N, 1] each, in the dtype of ``q``.
         """
+        if self._made_from.changed():
+            self._keys.clear()
         if kind not in self._keys:
             looked_at = [entity.of(kind).to(context) for entity in self._entities if entity is not None]
             self._keys[kind] = [self._to_k(tokens) for tokens in looked_at]

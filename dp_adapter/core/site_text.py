@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from dp_adapter.core.attention import Linear, attend
+from dp_adapter.core.layer_state import LayerState
 from dp_adapter.core.text_side import Change, TextSide, Window
 from dp_adapter.core.types import Row
 
@@ -32,13 +33,18 @@ class _Projected:
 
 
 class SiteText:
-    """The text side at one site: keeps what W_k and W_v make of the changes."""
+    """The text side at one site: keeps what W_k and W_v make of the changes, while they stay the same."""
 
     def __init__(self, side: TextSide, heads: int, to_k: Linear, to_v: Linear) -> None:
         self._side = side
         self._heads = heads
         self._to_k, self._to_v = to_k, to_v
+        self._made_from = LayerState(to_k, to_v)
         self._made: WeakKeyDictionary[Change, dict[tuple[int, int], _Projected | None]] = WeakKeyDictionary()
+
+    def forget(self) -> None:
+        """Other weights were loaded into the projections."""
+        self._made_from.forget()
 
     def term(self, number: int, kind: Row, captured: Captured, row: int, positions: slice | Tensor) -> Tensor | None:
         """Z'_t - Z_t of identity ``number`` at some positions [n] of one conditional row; None where nothing changes.
@@ -61,6 +67,8 @@ class SiteText:
         return attend(q, keys, v.index_add(0, made.tokens, made.v), self._heads) - z
 
     def _projected(self, change: Change, window: Window, like: Tensor) -> _Projected | None:
+        if self._made_from.changed():
+            self._made.clear()
         kept = self._made.setdefault(change, {})
         key = (window.start, window.length)
         if key not in kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Injection
+from dp_adapter.core.pathways import SitePathways
 from dp_adapter.core.text_side import PersonWords, TextSide
 from dp_adapter.core.types import Row, Site
 from dp_adapter.errors import HostError
@@ -67,6 +69,17 @@ def require_fit(sites: Sequence[Site], adapter: Adapter, widths: Callable[[Site]
                 f"{have[0]}x{have[1]}",
                 "The adapter is made for another base model, or its layers are in another order.",
             )
+
+
+def follow_loads(stack: ExitStack, attn2: nn.Module, pathways: SitePathways) -> None:
+    """Until ``stack`` closes, a state dict that is loaded into an attention makes its pathways start anew."""
+
+    def loaded(*_: object) -> None:
+        pathways.forget()
+
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        layer: Any = attn2.get_submodule(name)
+        stack.callback(layer.register_load_state_dict_post_hook(loaded).remove)
 
 
 def text_side_of(injection: Injection, words: PersonWords | None) -> TextSide | None:

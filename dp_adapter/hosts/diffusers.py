@@ -14,6 +14,7 @@ from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import progress_of, require_rows
+from dp_adapter.hosts.compiled import original_of
 from dp_adapter.hosts.hooks import Attachment, Parts
 from dp_adapter.hosts.sites import Base, base_of_paths, site_names
 from dp_adapter.hosts.word_maps import WordMaps
@@ -69,7 +70,8 @@ def attach(
     """Inside the ``with``, the UNet's cross-attentions carry the injection.
 
     Args:
-        unet: a ``UNet2DConditionModel`` of SD1.5 or SDXL.
+        unet: a ``UNet2DConditionModel`` of SD1.5 or SDXL; also what ``torch.compile`` made of it, which then runs
+            uncompiled.
         rows: what every batch element is, in the batch's order; or a function of the batch size that says it.
         train_timesteps: length of the noise schedule, which turns a timestep into progress.
         maps: sees the text attention meanwhile, also where the identity has no place yet.
@@ -77,10 +79,11 @@ def attach(
         alphas_cumprod: noise schedule of training, for identities with a photo.
 
     Yields:
-        The attachment, to ``refold()`` it; None where the injection changes nothing.
+        The attachment; None where the injection changes nothing.
 
     Raises:
-        HostError: the UNet is of another kind, or the adapter's shapes do not fit it.
+        HostError: the UNet is of another kind, or the adapter's shapes do not fit it. At the end, or out of a call:
+            the UNet was called past the layers in which the identity had to act.
     """
 
     def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step:
@@ -89,12 +92,15 @@ def attach(
         announced = require_rows(rows(len(sample)) if callable(rows) else rows, len(sample))
         return Step(progress_of(timestep, train_timesteps), announced, Grid(*sample.shape[-2:]))
 
+    unet = original_of(unet)
     with ExitStack() as stack:
         level = None if alphas_cumprod is None else noise_level(alphas_cumprod)
         attachment = Attachment(_parts_of(unet), injection, step_of, maps, words, level) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment
+        if attachment:
+            attachment.acting.require()
 
 
 def _parts_of(unet: nn.Module) -> Parts:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -27,8 +27,10 @@ from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts import tiles
-from dp_adapter.hosts.calls import doubled, linear_shape, require_fit, text_side_of
+from dp_adapter.hosts.acting import Acting
+from dp_adapter.hosts.calls import doubled, follow_loads, linear_shape, require_fit, text_side_of
 from dp_adapter.hosts.companion import apply_companion, ldm_place
+from dp_adapter.hosts.compiled import original_of, uncompiled
 from dp_adapter.hosts.forge_calls import (
     Options,
     Patch,
@@ -56,12 +58,12 @@ class Attached:
     """What the injection met so far.
 
     Attributes:
-        calls: how often the sampler called the UNet. 0 after sampling means that another model was sampled.
+        acting: the sampler's calls of the UNet, and whether the identity acts in them where it has to.
         progress: of the latest of these calls.
         pictures: [B, c, H, W], the step's latents if they were announced.
     """
 
-    calls: int = 0
+    acting: Acting = field(default_factory=Acting)
     progress: float = 0.0
     pictures: Tensor | None = None
 
@@ -93,13 +95,15 @@ def attach(
         words: where the persons' words stand, for identities on the text side.
 
     Raises:
-        HostError: the model is of another kind, or the adapter's shapes do not fit it.
+        HostError: the model is of another kind, or the adapter's shapes do not fit it. At the end, or out of a call:
+            the UNet was called past the layers in which the identity had to act.
     """
     attached = Attached()
     with ExitStack() as stack:
         if injection.active:
             _Attachment(unet.model, injection.without_idle(), rows, latent, attached, maps, words).register(stack)
         yield attached
+        attached.acting.require()
 
 
 class _Attachment:
@@ -115,7 +119,7 @@ class _Attachment:
         maps: WordMaps | None,
         words: PersonWords | None,
     ) -> None:
-        self._unet = cast(nn.Module, model.diffusion_model)
+        self._unet = original_of(model.diffusion_model)
         self._injection = injection
         self._rows = rows
         self._latent = latent
@@ -138,6 +142,7 @@ class _Attachment:
         self._pathways: dict[Place, SitePathways] = {}
 
     def register(self, stack: ExitStack) -> None:
+        stack.enter_context(uncompiled(self._unet))
         # Not merged, because Forge's own LoRA loader writes to the weights.
         apply_lora(stack, self._injection.lora, self._linear, merge=False)
         apply_companion(stack, self._injection.companion, self._unet, ldm_place(self._unet))
@@ -153,7 +158,9 @@ class _Attachment:
                 self._register_plain(stack, attn2, pathways)
             if self._injection.form_used == "half":
                 self._queries.listen(stack, to_q)
-            self._photos.listen(stack, site, self._unet.get_submodule(name.ldm + ".attn1"), self._on_grid(site))
+            follow_loads(stack, attn2, pathways)
+            attn1 = self._unet.get_submodule(name.ldm + ".attn1")
+            self._photos.listen(stack, site, attn1, self._on_grid(site), self._attached.acting)
             if self._injection.text.strict or self._injection.text.free or self._photos.refers:
                 stack.callback(to_q.register_forward_pre_hook(self._require_twins).remove)
         if self._maps is not None:
@@ -192,7 +199,7 @@ class _Attachment:
         options: Options = kwargs.get("transformer_options") or {}
         if "cond_or_uncond" not in options:
             return None
-        self._attached.calls += 1
+        self._attached.acting.enter()
         x: Tensor = args[0] if args else kwargs["x"]
         timesteps: Tensor = args[1] if len(args) > 1 else kwargs["timesteps"]
         step = Step(self._progress(timesteps), self._rows_of(options, len(x)), Grid(*x.shape[-2:]))
@@ -201,6 +208,8 @@ class _Attachment:
         if not self._cache.enter(step) or not self._acts(step):
             self._listen(step)
             return None
+        if any(row.kind != "text" for row in step.rows):
+            self._attached.acting.expect()
         self._twinned = self._cache.twinned
         chunk = max(1, len(x) // max(1, len(options["cond_or_uncond"])))
         self._step = self._photos.added(step.twinned() if self._twinned else step, chunk)
@@ -243,7 +252,10 @@ class _Attachment:
         """Drops the text-only twins and the photos."""
         self._listen(None)
         step, self._step, self._input = self._step, None, None
-        if step is None or not (self._twinned or step.references):
+        if step is None:
+            return None
+        self._attached.acting.leave()
+        if not (self._twinned or step.references):
             return None
         return strict.own_rows(self._cache, step, output, self._twinned)
 
@@ -310,12 +322,20 @@ class _Attachment:
         hidden_states = given.hidden_states
         output = n.contiguous()  # in place from here: what to_out or the last foreign patch gave belongs to nobody else
         pathways.add_folded(self._at(pathways.site, hidden_states), hidden_states.to(output.dtype), output, q)
+        self._mark(pathways)
         return output
+
+    def _mark(self, pathways: SitePathways) -> None:
+        """A site runs, and says whether an identity acts there."""
+        acting = self._attached.acting
+        if not acting.acted and self._step is not None:
+            acting.acted = pathways.acts(self._step)
 
     def _before_text(self, x: Tensor, extra: Options) -> Tensor:
         """FACT acts on the residual stream after attn1."""
         pathways = self._pathways[place_of(extra)]
         step = self._at(pathways.site, x)
+        self._mark(pathways)
         return x + pathways.before_text(step, x) if pathways.acts(step) else x
 
     def _after_self_attention(self, n: Tensor, extra: Options) -> Tensor:
@@ -344,6 +364,7 @@ class _Attachment:
             inside = step_inside(self._step, self._input, inner, self._twinned)
             if self._side is not None:
                 self._side.learn(self._step.rows, self._input.context)
+            self._mark(pathways)
             return (pathways.blended(self._at(pathways.site, captured.q, inside), captured), *args[1:])
 
         for name in ("q", "k", "v"):

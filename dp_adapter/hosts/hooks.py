@@ -24,8 +24,10 @@ from dp_adapter.core.site_text import SiteText
 from dp_adapter.core.text_side import PersonWords
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.calls import doubled, require_fit, text_side_of
+from dp_adapter.hosts.acting import Acting
+from dp_adapter.hosts.calls import doubled, follow_loads, require_fit, text_side_of
 from dp_adapter.hosts.companion import apply_companion
+from dp_adapter.hosts.compiled import uncompiled
 from dp_adapter.hosts.inner_rows import Inputs, require_whole, step_inside
 from dp_adapter.hosts.lora import apply_lora
 from dp_adapter.hosts.photo_rows import PhotoRows
@@ -67,6 +69,7 @@ class Attachment:
 
     Attributes:
         progress: of the latest call of the UNet.
+        acting: whether the identity acts where it has to.
         call: the call of the UNet that runs, also where nothing acts in it; None outside, or where its rows are not
             known.
     """
@@ -93,6 +96,7 @@ class Attachment:
         self._injection = injection.without_idle()
         self._step_of = step_of
         self.progress = 0.0
+        self.acting = Acting()
         self.call: Step | None = None
         self._step: Step | None = None
         self._attention: Inputs | None = None  # of the attn2 that runs
@@ -103,12 +107,13 @@ class Attachment:
         for identity in self._injection.identities:
             require_fit(parts.sites, identity.adapter, lambda site: parts.widths[site.index])
         self._side = text_side_of(self._injection, words)
-        self._pathways = self._fresh_pathways()
+        self._pathways = self._all_pathways()
         one, *others = self._injection.identities
         self._placed = bool(others) or one.placed or not (self._injection.folded or self._injection.gated)
 
     def register(self, stack: ExitStack) -> None:
-        """Puts the hooks in until ``stack`` closes."""
+        """Puts the hooks in until ``stack`` closes. Raises HostError where they would not be reached."""
+        stack.enter_context(uncompiled(self._parts.unet))
         apply_lora(stack, self._injection.lora, self._linear, merge=self._parts.merge_lora)
         apply_companion(stack, self._injection.companion, self._parts.unet, self._parts.place)
         unet = self._parts.unet
@@ -128,18 +133,15 @@ class Attachment:
                 stack.callback(attn2.register_forward_hook(self._folded(site), with_kwargs=True).remove)
             else:
                 self._register_plain(stack, site, attn2)
-            self._photos.listen(stack, site, block.get_submodule("attn1"), lambda: self._step)
+            follow_loads(stack, attn2, self._pathways[site.index])
+            self._photos.listen(stack, site, block.get_submodule("attn1"), lambda: self._step, self.acting)
             follows = self._injection.text.strict or self._injection.text.free
             if follows:
                 self._register_change(stack, site, block, self._follow_twins(site))
             if follows or self._photos.refers:
                 stack.callback(attn2.get_submodule("to_q").register_forward_pre_hook(self._require_twins).remove)
 
-    def refold(self) -> None:
-        """Forgets everything made from the UNet's weights: to be called when others came into it, or another LoRA."""
-        self._pathways = self._fresh_pathways()
-
-    def _fresh_pathways(self) -> list[SitePathways]:
+    def _all_pathways(self) -> list[SitePathways]:
         pathways: list[SitePathways] = []
         for site, block in zip(self._parts.sites, self._parts.blocks, strict=True):
             to_q, to_out, to_k = (block.get_submodule(f"attn2.{name}") for name in ("to_q", "to_out.0", "to_k"))
@@ -163,11 +165,14 @@ class Attachment:
         if step is None:
             return None
         self.progress, self.call = step.progress, step
+        self.acting.enter()
         if not self._cache.enter(step):
             self._listen(step)
             return None
         # Without an identity at work the twins would say nothing new, cost a row, and round differently.
         acts = self._photos.acts(step) or any(pathways.acts(step) for pathways in self._pathways)
+        if acts and any(row.kind != "text" for row in step.rows):
+            self.acting.expect()
         self._twinned = self._cache.twinned and acts
         self._step = self.call = self._photos.added(step.twinned() if self._twinned else step)
         self._listen(self._step)
@@ -185,7 +190,10 @@ class Attachment:
         """Drops the text-only twins and the photos."""
         self._listen(None)
         step, self._step, self._attention, self.call = self._step, None, None, None
-        if step is None or not (self._twinned or step.references):
+        if step is None:
+            return output
+        self.acting.leave()
+        if not (self._twinned or step.references):
             return output
         if isinstance(output, Tensor):
             return strict.own_rows(self._cache, step, output, self._twinned)
@@ -219,6 +227,11 @@ class Attachment:
         if self._step is not None and (self._twinned or self._step.references):
             require_whole(self._step, args[0])
 
+    def _mark(self, site: Site) -> None:
+        """A site runs, and says whether an identity acts there."""
+        if not self.acting.acted and self._step is not None:
+            self.acting.acted = self._pathways[site.index].acts(self._step)
+
     def _folded(self, site: Site) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if self._step is None:
@@ -228,6 +241,7 @@ class Attachment:
             # Under autocast normalised states are float32 and the layer's output is half precision.
             hidden_states = hidden_states.to(output.dtype)
             self._pathways[site.index].add_folded(self._step, hidden_states, output, self._queries.leave())
+            self._mark(site)
 
         return hook
 
@@ -260,6 +274,7 @@ class Attachment:
             self._require_grid(site, step, captured.z)
             if self._side is not None:
                 self._side.learn(self._step.rows, self._attention.context)
+            self._mark(site)
             return (self._pathways[site.index].blended(step, captured), *args[1:])
 
         stack.callback(attn2.register_forward_pre_hook(self._enter_attention, with_kwargs=True).remove)
@@ -272,6 +287,7 @@ class Attachment:
 
         def change(step: Step, _before: Tensor, after: Tensor) -> Tensor | None:
             pathways = self._pathways[site.index]
+            self._mark(site)
             return pathways.before_text(step, after) if pathways.acts(step) else None
 
         return change

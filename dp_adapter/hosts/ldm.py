@@ -17,6 +17,7 @@ from dp_adapter.hosts import tiles
 from dp_adapter.hosts.calls import linear_shape, progress_of, require_rows
 from dp_adapter.hosts.cfg_rows import CfgRows, Known
 from dp_adapter.hosts.companion import ldm_place
+from dp_adapter.hosts.compiled import original_of
 from dp_adapter.hosts.hooks import Attachment, Parts
 from dp_adapter.hosts.sites import SUPPORTED, Base, base_of_paths, site_names
 from dp_adapter.hosts.word_maps import WordMaps
@@ -68,12 +69,12 @@ def attach(
         alphas_cumprod: noise schedule of training, for identities with a photo.
 
     Yields:
-        The attachment, to ``refold()`` it when other weights came into the UNet; None where the injection changes
-        nothing.
+        The attachment; None where the injection changes nothing.
 
     Raises:
         HostError: the UNet is of another kind, or the adapter's shapes do not fit it. Out of a call of the UNet: its
-            rows cannot be told, or a region cannot be placed in it.
+            rows cannot be told, or a region cannot be placed in it. At the end, or out of a call: the UNet was called
+            past the layers in which the identity had to act.
     """
     placed = any(identity.placed for identity in injection.identities)
 
@@ -86,12 +87,15 @@ def attach(
         progress = progress_of(named["timesteps"], train_timesteps)
         return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.windows)
 
+    unet = original_of(unet)
     with ExitStack() as stack:
         level = None if alphas_cumprod is None else noise_level(alphas_cumprod)
         attachment = Attachment(_parts_of(unet), injection, step_of, maps, words, level) if injection.active else None
         if attachment:
             attachment.register(stack)
         yield attachment
+        if attachment:
+            attachment.acting.require()
 
 
 def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> Known | None:

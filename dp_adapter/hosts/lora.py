@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +29,46 @@ def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Fi
     Raises:
         HostError: shapes do not fit the model.
     """
+    merged: dict[nn.Linear, list[tuple[LowRank, float]]] = {}
     for entry, weight in lora:
         module = find(entry)
         if weight == 0:
             continue
         _require_shape(entry, linear_shape(module))
         if merge and type(module) is nn.Linear and not module.weight.is_meta and not hasattr(module, "_hf_hook"):
-            original = module.weight
-            module.weight = nn.Parameter(_merged(original, entry, weight), requires_grad=False)
-            stack.callback(setattr, module, "weight", original)
+            merged.setdefault(module, []).append((entry, weight))
         else:
             stack.callback(module.register_forward_hook(_adding(entry, weight)).remove)
+    for linear, entries in merged.items():
+        stack.enter_context(_merging(linear, entries))
 
 
-def _merged(original: Tensor, entry: LowRank, weight: float) -> Tensor:
-    up, down = entry.up.to(original.device).float(), entry.down.to(original.device).float()
-    return (original.detach().float() + weight * (up @ down)).to(original.dtype)
+@contextmanager
+def _merging(linear: nn.Linear, entries: Sequence[tuple[LowRank, float]]) -> Generator[None]:
+    """A layer with the merged weight. What is loaded into it meanwhile goes into its own weight, and stays there."""
+    layer = cast(Any, linear)
+    own: list[Tensor] = []
+
+    def merge(*_: object) -> None:
+        own[:] = [layer.weight]
+        layer.weight = nn.Parameter(_merged(own[0], entries), requires_grad=False)
+
+    def restore(*_: object) -> None:
+        layer.weight = own[0]
+
+    merge()
+    with ExitStack() as stack:
+        stack.callback(restore)
+        stack.callback(layer._register_load_state_dict_pre_hook(restore).remove)
+        stack.callback(layer.register_load_state_dict_post_hook(merge).remove)
+        yield
+
+
+def _merged(original: Tensor, entries: Sequence[tuple[LowRank, float]]) -> Tensor:
+    total = original.detach().float()
+    for entry, weight in entries:
+        total = total + weight * (entry.up.to(total.device).float() @ entry.down.to(total.device).float())
+    return total.to(original.dtype)
 
 
 def _adding(entry: LowRank, weight: float) -> Callable[..., Tensor]:

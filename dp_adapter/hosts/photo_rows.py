@@ -15,6 +15,7 @@ from dp_adapter.core.reference_attention import ReferenceAttention
 from dp_adapter.core.region_cache import RegionCache
 from dp_adapter.core.types import Row, Site, Step
 from dp_adapter.errors import HostError
+from dp_adapter.hosts.acting import Acting
 
 # What a ControlNet or T2I adapter adds is about the picture to be made, not about the photo.
 _CONTROLS = frozenset(
@@ -112,11 +113,14 @@ class PhotoRows:
             rows.append(row.to(latents))
         return torch.stack(rows)
 
-    def listen(self, stack: ExitStack, site: Site, attn1: nn.Module, now: Callable[[], Step | None]) -> None:
+    def listen(
+        self, stack: ExitStack, site: Site, attn1: nn.Module, now: Callable[[], Step | None], acting: Acting
+    ) -> None:
         """Puts the hooks on a site's self-attention until ``stack`` closes.
 
         Args:
             now: the step as this site sees it; None outside of a call.
+            acting: is told where a photo is looked at.
         """
         if not self._attention.looks(site):
             return
@@ -140,6 +144,7 @@ class PhotoRows:
                     f"The self-attention at {site.name} does not compute queries, keys and values by its own layers",
                     "Unfuse its projections, or set the photo attention to 0.",
                 )
+            acting.acted = True
             return (self._attention.joined(site, step, q, k, v, args[0]), *args[1:])
 
         for name in "qkv":

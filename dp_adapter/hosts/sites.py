@@ -81,13 +81,15 @@ def site_names(base: Base) -> list[SiteName]:
 def base_of_paths(paths: Iterable[str], name: Callable[[SiteName], str]) -> Base:
     """Which base model has these modules, by the layout of its cross-attention blocks.
 
+    ``torch.compile`` of a module inside adds a name to the paths below it, by which modules are not looked up.
+
     Args:
         paths: of all modules of a UNet; name: a site's path in the UNet's naming.
 
     Raises:
         HostError: neither SD1.5 nor SDXL.
     """
-    blocks = {path.removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
+    blocks = {path.replace("_orig_mod.", "").removesuffix(".attn2") for path in paths if path.endswith(".attn2")}
     for base in ("sd15", "sdxl"):
         if {name(site) for site in site_names(base)} == blocks:
             return base

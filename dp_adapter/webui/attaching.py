@@ -54,6 +54,8 @@ class Pass(AbstractContextManager["Pass"]):
         self._spoken = spoken
         self.maps = WordMaps(words.tokens, latent) if words.texts else None
         self._stack = ExitStack()
+        self._steps = 0  # announced to what is attached now
+        self._missed: HostError | None = None
         self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
         self._attached: Attachment | Attached | None = None
         self._attachment: Attachment | None = None
@@ -70,7 +72,17 @@ class Pass(AbstractContextManager["Pass"]):
             self._enter_ldm()
 
     def __exit__(self, *_: object) -> None:
+        if self._attached is not None:
+            self._attached.acting.give_up()
         self._stack.close()
+
+    def require_acted(self) -> None:
+        """To be called when everything was sampled: raises HostError where the identity had to act and could not."""
+        if self._missed is not None:
+            raise self._missed
+        if self._attached is not None and self._injection.active:
+            self._attached.acting.require_calls(self._steps)
+            self._attached.acting.require()
 
     @property
     def progress(self) -> float:
@@ -92,15 +104,21 @@ class Pass(AbstractContextManager["Pass"]):
             A note for the user where the refiner is a model that the adapter cannot reach; else empty.
         """
         if self._forge is not None:
+            self._steps += 1
             self._forge.announce(params.x)
             return ""
         if self._p.sd_model.sd_checkpoint_info is not self._checkpoint:
-            self._stack.close()  # the same UNet object may carry other weights now
+            try:
+                self.require_acted()
+            except HostError as error:  # for the end: the host hides what its hooks raise
+                self._missed = error
+            self._stack.close()
             try:
                 self._enter_ldm()
             except HostError as error:
                 self._rows, self._checkpoint = None, self._p.sd_model.sd_checkpoint_info
                 return f"The refiner works without the identity: {error}"
+        self._steps += 1
         if self._rows is not None:
             conds = params.denoiser.sampler.sampler_extra_args["cond"].batch
             self._rows.announce(_conds_list(conds), params.x, params.text_cond, params.text_uncond)
@@ -115,6 +133,7 @@ class Pass(AbstractContextManager["Pass"]):
         alphas = getattr(self._p.sd_model, "alphas_cumprod", None)
         attach = ldm.attach(unet, self._injection, rows, maps=self.maps, words=self._spoken, alphas_cumprod=alphas)
         self._attached = self._attachment = self._stack.enter_context(attach)
+        self._steps = 0
         self._rows, self._checkpoint = rows, self._p.sd_model.sd_checkpoint_info
 
 

@@ -126,6 +126,20 @@ def alternative_unet() -> str:
     return "" if current is None else str(getattr(getattr(current, "option", None), "label", type(current).__name__))
 
 
+def refiner_leaves_model(p: Any) -> bool:
+    """Whether Forge goes over to another model object for this job's refiner, which no extension is told.
+
+    Neo may load the refiner's weights into the model that is there, and has no refiner in jobs with a hires pass.
+    """
+    if not is_forge():
+        return False
+    if webui() != "neo":
+        return True
+    from modules import shared
+
+    return not getattr(shared.opts, "refiner_fast_sd", False) and not getattr(p, "enable_hr", False)
+
+
 def merge_tokens_again(p: Any) -> None:
     """A1111 takes token merging out of the model when a job ends, also when that job ran inside another."""
     if not is_forge():

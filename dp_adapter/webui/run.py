@@ -130,7 +130,11 @@ class Run:
 
         Args:
             batch: how many pictures are sampled together.
+
+        Raises:
+            DPAdapterError: the identity cannot act in this pass, or could not in the pass before.
         """
+        self._require_acted()
         self.close()
         self._began = True
         p = self._p
@@ -268,7 +272,9 @@ class Run:
                 p.sample = own
             self._began = False
             try:
-                return inner(*args, **kwargs)
+                made = inner(*args, **kwargs)
+                self._require_acted()
+                return made
             except DPAdapterError as error:  # a call of the UNet that cannot be adapted
                 raise DPAdapterStop(str(error)) from error
             finally:
@@ -276,6 +282,10 @@ class Run:
                 self.close()
 
         p.sample = sample
+
+    def _require_acted(self) -> None:
+        if self._pass is not None:
+            self._pass.require_acted()
 
     def _check_hires(self, base: Base) -> None:
         """The hires pass may use a checkpoint of another family; better said now than after the first pass."""
@@ -294,7 +304,9 @@ class Run:
     def _check_refiner(self) -> None:
         p = self._p
         at = getattr(p, "refiner_switch_at", None)
-        if compat.is_forge() and getattr(p, "refiner_checkpoint", None) not in _NO_MODEL and at is not None and at < 1:
+        if getattr(p, "refiner_checkpoint", None) in _NO_MODEL or at is None or at >= 1:
+            return
+        if compat.refiner_leaves_model(p):
             self._comment("the refiner works without the identity: Forge changes the model without asking extensions.")
 
     def _tell(self, prepared: Prepared) -> None:

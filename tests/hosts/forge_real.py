@@ -1,6 +1,7 @@
 """The real UNets of Forge, reForge and Forge classic, from a checkout outside CI.
 
-``DP_FORGE_PATH`` names one of Forge (``backend``), ``DP_LDM_PATCHED_PATH`` one of reForge or Forge classic.
+``DP_FORGE_PATH`` names one of Forge or neo's folder webui (``backend``), ``DP_LDM_PATCHED_PATH`` one of reForge or
+Forge classic.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def state(base: Base) -> dict[str, Any]:
 def backend(path: str) -> None:
     """Makes ``backend`` of a Forge checkout importable, for the CPU."""
     if path not in sys.path:
-        sys.path[:0] = [path, path + "/packages_3rdparty"]
-        argv, sys.argv = sys.argv, [sys.argv[0], "--always-cpu"]
+        sys.path[:0] = [path, path + "/packages_3rdparty", path + "/modules_forge/packages"]  # the last is neo's
+        argv, sys.argv = sys.argv, [sys.argv[0], "--always-cpu", "--cpu"]  # each knows one of them
         importlib.import_module("backend.args")
         sys.argv = argv
 

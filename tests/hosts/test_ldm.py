@@ -302,16 +302,12 @@ def test_the_weights_of_the_model_are_never_replaced() -> None:
 
 
 @pytest.mark.parametrize("name", ["folded", "half", "plain"])
-def test_refolding_when_another_checkpoint_came_into_the_unet(name: str) -> None:
+def test_another_checkpoint_that_came_into_the_unet_is_used(name: str) -> None:
     model, other, given = fresh(), fresh(seed=5), tiny.inputs("sd15", PAIR)
     expected = run(other, WAYS[name]())
-    with torch.no_grad(), host.attach(model, WAYS[name](), PAIR) as attachment:
-        assert attachment is not None
+    with torch.no_grad(), host.attach(model, WAYS[name](), PAIR):
         ldm_unet.call(model, given)
         model.load_state_dict(other.state_dict())
-        if name != "plain":
-            assert largest(ldm_unet.call(model, given) - expected) > 1e-3
-        attachment.refold()
         torch.testing.assert_close(ldm_unet.call(model, given), expected, atol=1e-6, rtol=0)
 
 

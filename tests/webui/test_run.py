@@ -291,6 +291,82 @@ def test_a_replacement_unet_is_refused(host: Any, person: dict[str, Any]) -> Non
     assert host.job().run()
 
 
+def past_its_layers(latents: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    return 0.5 * latents
+
+
+def test_a_model_that_is_called_past_its_layers_ends_the_job_in_words(
+    host: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host.unet.module, "forward", past_its_layers)
+    before = state_of(host.unet.module)
+    plain = host.job().run()
+    p = host.job(person)
+    with pytest.raises(Exception, match=r"called 2 times.*never ran") as stopped:
+        p.run()
+    assert getattr(stopped.value, "status_code", None) == 422
+    assert same_state(before, state_of(host.unet.module)) and "sample" not in vars(p) and not p.reported
+    for idle in ({"weight": 0}, {"span": {"start": 0.95}}):
+        p = host.job({**person, **idle})
+        assert all(map(torch.equal, p.run(), plain)) and not p.reported
+
+
+@pytest.mark.parametrize("missing", [16, 32], ids=["first pass", "hires pass"])
+def test_an_identity_that_is_missing_in_one_pass_only_ends_the_job_too(
+    host: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    forward = host.unet.module.forward
+
+    def one_pass_only(latents: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return past_its_layers(latents) if latents.shape[-1] == missing else forward(latents, *args, **kwargs)
+
+    monkeypatch.setattr(host.unet.module, "forward", one_pass_only)
+    p = host.job(person, **HIRES)
+    with pytest.raises(Exception, match="never ran"):
+        p.run()
+    assert not p.reported
+
+
+def test_another_model_that_is_sampled_ends_the_job_in_words(host: Any, person: dict[str, Any]) -> None:
+    attached_to, host.unet.module = host.unet.module, ldm_unet.of(tiny.unet("sd15"), groups=8)
+    before = state_of(attached_to)
+    with pytest.raises(Exception, match="another model"):
+        host.job(person).run()
+    assert same_state(before, state_of(attached_to))
+
+
+def test_an_error_is_not_talked_over(host: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(step: int) -> None:
+        if step == 1:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(host.unet.module, "forward", past_its_layers)
+    host.unet.before_call = fail
+    with pytest.raises(RuntimeError, match="out of memory"):
+        host.job(person).run()
+
+
+@pytest.mark.parametrize(
+    ("webui", "fast", "hires", "told"),
+    [
+        ("forge", False, False, True),
+        ("forge", False, True, True),
+        ("neo", False, False, True),
+        ("neo", True, False, False),
+        ("neo", False, True, False),
+        ("a1111", False, False, False),
+    ],
+)
+def test_only_a_refiner_that_is_another_model_is_told(
+    host: Any, monkeypatch: pytest.MonkeyPatch, webui: str, fast: bool, hires: bool, told: bool
+) -> None:
+    from dp_adapter.webui import compat
+
+    monkeypatch.setattr(compat, "webui", lambda: webui)
+    monkeypatch.setattr(host.fake["modules.shared"].opts, "refiner_fast_sd", fast, raising=False)
+    assert compat.refiner_leaves_model(host.job(enable_hr=hires)) is told
+
+
 def test_a_cell_of_a_grid_does_not_leak(host: Any, person: dict[str, Any]) -> None:
     plain, full = host.job().run(), host.job(person).run()
     cell = host.job(person, dp_adapter_overrides={"weight": 0})
