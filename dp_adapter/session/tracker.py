@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_adapter import naming
 from dp_adapter.core.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.core.word_maps import region_of
@@ -233,7 +234,7 @@ class Tracker:
         late = f"in {'the whole picture' if alone else 'what the others left of the picture'}, from late on"
         acted = "nowhere" if self.plan.late is None else late
         return tuple(
-            f"The face of person {number} was not found while the picture formed; the identity acted {acted}."
+            f"The face of {naming.person(number)} was not found while the picture formed; the identity acted {acted}."
             for number in self.unseen()
         )
 

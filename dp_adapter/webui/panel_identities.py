@@ -12,9 +12,9 @@ from dp_adapter.errors import IdentityError
 from dp_adapter.settings import Settings
 from dp_adapter.webui import panel_lists, shared
 from dp_adapter.webui.panel_handlers import Speaking, Updates
-from dp_adapter.webui.panel_photos import FACE_FIELDS, Photos
+from dp_adapter.webui.panel_photos import Photos, common_face
 from dp_adapter.webui.panel_widgets import Widgets
-from dp_adapter.webui.panel_words import counted, status
+from dp_adapter.webui.panel_words import status
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,11 @@ def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], sp
 
     def save(name: str, text: str, *choice: Any) -> Updates:
         items = [{k: v for k, v in item.items() if k != "name"} for item in panel_lists.read(text)]
-        common = dict(zip(FACE_FIELDS, choice, strict=True))
-        settings = Settings.from_dict({"references": items, "face": common})
+        settings = Settings.from_dict({"references": items, "face": common_face(choice)})
         if not items:
             raise IdentityError("There is no photo to save an identity from", "Drop some photos first.")
         made = shared.session().save_identity(name.strip(), settings)
-        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *map(counted, made.notes)]
+        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
         return {**listed(made.name), part.name: "", speaking.line: status(said)}
 
     def delete(chosen: str | None) -> Updates:

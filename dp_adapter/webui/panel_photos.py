@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from modules.ui_components import ToolButton
 
+from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui import panel_faces, panel_lists, panel_pictures, shared
 from dp_adapter.webui.panel_compat import uploads
 from dp_adapter.webui.panel_editing import Editing
@@ -17,6 +19,7 @@ from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_lists import Item
 from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status, words
+from dp_adapter.webui.values import field_value
 
 PERSONS = [str(number) for number in range(1, 9)]
 FACE_FIELDS = ("choice", "index", "like", "min_size")
@@ -143,6 +146,11 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
     editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
 
 
+def common_face(values: Sequence[Any]) -> Item:
+    """The face choice of all photos, as in a request, from its widgets' values."""
+    return {name: field_value(field_at(f"face.{name}"), value) for name, value in zip(FACE_FIELDS, values, strict=True)}
+
+
 def _number(clicked: str) -> int:
     return int(clicked.split(maxsplit=1)[0])
 
@@ -163,7 +171,7 @@ def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
     items = panel_lists.read(text)
     index = panel_lists.clamped(items, selected)
     item = items[index] if items else {}
-    common: Item = dict(zip(FACE_FIELDS, face, strict=True))
+    common = common_face(face)
     updates: Updates = {
         part.gallery: gr.update(value=panel_pictures.gallery(items), visible=bool(items)),
         part.editor: gr.update(visible=bool(items)),
@@ -182,7 +190,7 @@ def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
         said = status([found.said, *_disagreements(items)], "warning" if found.warns else "note")
         shown = gr.update(value=list(found.pictures), visible=len(found.pictures) > 1)
     except DPAdapterError as error:
-        said, shown = status(f"Photo {index + 1}: {words(error)}", "error"), updates[part.faces]
+        said, shown = status(f"{naming.begun(naming.photo(index))}: {words(error)}", "error"), updates[part.faces]
     return {**updates, part.said: said + _marked(part, index), part.faces: shown}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import ToolButton
 
+from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui import panel_brush, panel_layout, panel_lists, shared
@@ -209,7 +210,7 @@ def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:
 
 def _caption(number: int, item: Item) -> str:
     sign = "− " if item.get("op") == "subtract" else ""
-    return f"{number} · {sign}{item.get('kind', 'auto')} · person {item.get('identity', 0) + 1}"
+    return f"{number} · {sign}{item.get('kind', 'auto')} · {naming.person(item.get('identity', 0))}"
 
 
 def _checked(items: list[Item], item: Item) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dp_adapter import naming
 from dp_adapter.webui import shared
-from dp_adapter.webui.panel_words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
 
 
 def _line(number: int, area: Area) -> str:
-    return counted(f"Person {number}: {area.source}; {area.coverage:.0%} of the picture.")
+    return f"{naming.begun(naming.person(number))}: {area.source}; {area.coverage:.0%} of the picture."
 
 
 def tinted(under: Image, masks: Mapping[int, NDArray[np.float32] | None]) -> Image:

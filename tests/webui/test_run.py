@@ -342,7 +342,7 @@ def test_a_face_that_never_comes_is_told_and_decides_nothing_early(host: Any, pe
     nowhere = host.job({**person, "regions": [], "tracking": {"fallback": "none"}}, steps=4)
     assert all(map(torch.equal, nowhere.run(), plain)) and not nowhere.reported
     assert nowhere.comments == [
-        "DP-Adapter: The face of person 0 was not found while the picture formed; the identity acted nowhere."
+        "DP-Adapter: The face of person 1 was not found while the picture formed; the identity acted nowhere."
     ]
     late = host.job({**person, "regions": []}, steps=4)
     assert largest(late.run(), plain) > 1e-3 and "from late on" in late.comments[0]

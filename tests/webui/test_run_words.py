@@ -58,8 +58,8 @@ def test_a_person_acts_through_a_word(host: Any, person: dict[str, Any], monkeyp
 
     p, pictures = made("a man img of red")
     assert not p.reported and p.all_prompts == ["a man man of red"] == [p.main_prompt]
-    assert p.extra_generation_params["DP-Adapter result person words"] == "man x2 for person 0"
+    assert p.extra_generation_params["DP-Adapter result person words"] == "man x2 for person 1"
     assert running.largest(pictures, plain) > 1e-3 and same_state(before, state_of(host.unet.module))
-    with pytest.raises(Exception, match="no word for person 0"):
+    with pytest.raises(Exception, match="no word for person 1"):
         made("a tree")
     assert same_state(before, state_of(host.unet.module))

@@ -109,7 +109,7 @@ def test_every_numeric_and_choice_field_has_an_axis() -> None:
 @pytest.mark.parametrize("axis", axes(), ids=lambda axis: axis.label)
 def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session: Session) -> None:
     samples = {"Identity": "Ada", "Model": "m.safetensors", "Mode": "portrait, inpaint", "Weight curve": "1@0.5; 0@1"}
-    samples |= {"Photo person": "0", "Region person": "0", "Box left": "0.5", "Box top": "0.5", "Folding memory": "64"}
+    samples |= {"Photo person": "1", "Region person": "1", "Box left": "0.5", "Box top": "0.5", "Folding memory": "64"}
     samples |= {"Face pass size": "512, 768", "Preview moments": "0.2, 0.2+0.5, none"}
     p = request(regions=[{"kind": "mask", "mask": "photo:0123456789abcdef", "box": {}}])
     p = Processing(
