@@ -60,7 +60,16 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("identity",),
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
-WITHOUT_HEAVY = {"", "errors", "naming", "settings", "edits", "catalog", "download", "cache"}  # not even inside functions
+WITHOUT_HEAVY = {
+    "",
+    "errors",
+    "naming",
+    "settings",
+    "edits",
+    "catalog",
+    "download",
+    "cache",
+}  # not even inside functions
 LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
 
 

@@ -101,8 +101,8 @@ def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:
             counts = [len(part[one.person]) for part in parts if one.person in part]
             if counts and min(counts) < one.tokens:
                 raise HostError(
-                    f"The word for {naming.person(one.person)} has to stand {one.tokens} times in a row, and the prompt has "
-                    f"it {min(counts)} times, or a chunk of the prompt ends there",
+                    f"The word for {naming.person(one.person)} has to stand {one.tokens} times in a row, and the "
+                    f"prompt has it {min(counts)} times, or a chunk of the prompt ends there",
                     "Put the word at the beginning of the prompt, outside of what changes on the way.",
                 )
             if not counts:
@@ -118,8 +118,8 @@ def require_one_token(one: Spoken, positions: Positions) -> None:
     """Raises HostError where the word of a person with learned vectors is several tokens, of which one would go."""
     if list(positions) != list(range(positions[0], positions[0] + len(positions))):
         raise HostError(
-            f"The word for {naming.person(one.person)} is several tokens for the text encoder, and learned words take the "
-            "place of one",
+            f"The word for {naming.person(one.person)} is several tokens for the text encoder, and learned words take "
+            "the place of one",
             "Write man, woman or person, or say in the photo's words which other word it is.",
         )
 

@@ -50,7 +50,9 @@ def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders, 
         if all(photo.digest != draft.digest for draft in drafts)
     ]
     if not drafts and not copied:
-        raise SettingsError("references", f"no photo of {naming.person(PERSON)} is left to save", "Give one with a face.")
+        raise SettingsError(
+            "references", f"no photo of {naming.person(PERSON)} is left to save", "Give one with a face."
+        )
     versions = {kind: version for saved, _ in sources for kind, version in saved.encoders.items()}
     zeros = {tower: value for saved, _ in sources for tower, value in saved.zeros.items()}
     if drafts:

@@ -231,7 +231,8 @@ class Photos:
         face = choose(large, cast(Choice, choice.choice), choice.index, like, (picture.shape[0], picture.shape[1]))
         if face.size < choice.min_size:
             raise FaceError(
-                f"{naming.begun(naming.face(choice.index))} is smaller than {choice.min_size} px", "Lower the least size of a face."
+                f"{naming.begun(naming.face(choice.index))} is smaller than {choice.min_size} px",
+                "Lower the least size of a face.",
             )
         return Seen(picture, digest(picture), faces, face, quality(picture, face), reference.weight)
 

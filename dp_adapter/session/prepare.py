@@ -206,7 +206,9 @@ class Session:
                 people[number] = self._features.read(seen, settings, checkpoint, variant, latents)
                 notes += people[number].notes
             elif settings.no_face == "stop":
-                raise FaceError(f"All photos of {naming.person(number)} have weight 0", "Raise one, or remove the person.")
+                raise FaceError(
+                    f"All photos of {naming.person(number)} have weight 0", "Raise one, or remove the person."
+                )
         return people, tuple(notes)
 
     def _is_personal(self, name: str) -> bool:

@@ -166,7 +166,9 @@ def _in_range(kind: Number | Integer, value: object) -> float | int:
         )
     if value > kind.high:
         raise refusal(
-            f"{show(value)} is above the maximum {_bound(kind, kind.high)}", f"Use {tidy(kind.high)} or less.", kind.high
+            f"{show(value)} is above the maximum {_bound(kind, kind.high)}",
+            f"Use {tidy(kind.high)} or less.",
+            kind.high,
         )
     return value
 

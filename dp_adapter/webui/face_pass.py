@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.edits import with_words
 from dp_adapter.session import face_pass as plan
 from dp_adapter.webui import compat, nested, shared

@@ -47,7 +47,7 @@ def caption(number: int, item: dict[str, Any]) -> str:
     """``1 · weight 0.5 · person 2``, and the name of a saved identity."""
     name = str(item.get("image", "")).partition("identity:")[2]
     parts = [f"{number} {name}".strip(), f"weight {tidy(item.get('weight', 1.0))}"]
-    return " · ".join([*parts, naming.person(item.get('identity', 0))])
+    return " · ".join([*parts, naming.person(item.get("identity", 0))])
 
 
 def _open(source: str) -> Image:

@@ -45,7 +45,7 @@ def test_the_photo_is_cut_encoded_and_told(portrait_session: Session, request_of
     x, y = (int(value) for value in faces[0].centre)
     assert reference.mask[0, y, x] == 1
     told = prepared.explanation.persons[0]
-    assert told.looks_at == f"photo attention 0.6 from 0.1 to 0.9 to photo 1"
+    assert told.looks_at == "photo attention 0.6 from 0.1 to 0.9 to photo 1"
 
 
 def test_a_hires_pass_encodes_at_its_own_size(portrait_session: Session, request_of: Request) -> None:
