@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dp_adapter"
 NAME = PACKAGE.name
 
-# The table of docs/architecture.md: what a unit may import besides itself, ``errors``, ``naming`` and the package's version.
+# The table of docs/architecture.md: what a unit may import besides itself, ``errors``, ``naming`` and the version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "edits", "session",
     "sampling", "generation", "training", "evaluation",

@@ -144,7 +144,9 @@ class Session:
         return self._with_net(settings, scene, people, prepared)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
-        """Saves the first person of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
+        """Saves the first person of a request under a name, as every encoder that is here sees them.
+
+        ``notes`` name the encoders that are not.
 
         Args:
             replace: whether an identity of this name may be overwritten.

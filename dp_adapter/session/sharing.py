@@ -128,8 +128,8 @@ def doubts(shared: Mapping[int, Shared]) -> tuple[str, ...]:
     for person, one in shared.items():
         persons.setdefault(one.words.lower(), []).append(person)
     return tuple(
-        f"{naming.begun(' and '.join(map(naming.person, alike)))} have the same words ('{words}'), which cannot tell them apart: each "
-        "gets a part of both. Give each their own, such as 'woman in red'."
+        f"{naming.begun(' and '.join(map(naming.person, alike)))} have the same words ('{words}'), which cannot "
+        "tell them apart: each gets a part of both. Give each their own, such as 'woman in red'."
         for words, alike in persons.items()
         if len(alike) > 1
     )

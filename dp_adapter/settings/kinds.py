@@ -116,8 +116,8 @@ class Integer(Kind):
     """A whole number in [low, high]; 2.0 counts as 2, as in JSON schema, because browsers send either.
 
     Attributes:
-        noun: what it is the number of, where one of several is meant. JSON counts those from 0, people from 1: as text it
-            is "person 2", which nobody takes for JSON's 1, and plain numbers in the panel and on axes begin at 1.
+        noun: what it is the number of, where one of several is meant. JSON counts those from 0, people from 1: as text
+            it is "person 2", which nobody takes for JSON's 1; plain numbers in the panel and on axes begin at 1.
     """
 
     low: int
