@@ -14,6 +14,7 @@ from dp_adapter.session.areas import Area
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import Person
 from dp_adapter.session.following import following_words
+from dp_adapter.session.forecast import unplaced
 from dp_adapter.session.forms import megabytes, with_form
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.session.speaking import in_words, spoken_of, text_side
@@ -79,7 +80,8 @@ def prepared_of(
             identities.append(replace(one, mask=area.mask, free=area.free))
         else:
             identities.append(replace(one, track=followed.track))
-        region = area.source if followed is None else following_words(area, followed, settings.tracking)
+        alone = len(people) == 1
+        region = area.source if followed is None else following_words(area, followed, settings.tracking, alone)
         told.append(
             PersonExplanation(
                 number,
@@ -115,7 +117,13 @@ def prepared_of(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *sharing.doubts(by_words), *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
+            notes=(
+                *notes,
+                *sharing.doubts(by_words),
+                *(() if by_words else unplaced(settings, {one.number: one.region for one in told})),
+                *_why_idle(injection),
+                *_nothing_free(settings, areas, tracker),
+            ),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,

@@ -182,7 +182,10 @@ def test_the_preview_colours_the_region(session: Session) -> None:
 def test_the_preview_says_where_nothing_is_known_and_where_a_face_is(session: Session, portrait: Path) -> None:
     under = preview.canvas(512, 512, None)
     (line,) = preview.draw(Settings(), under, init=False, inpaint=None).lines
-    assert line == "Person 1: the whole picture, since nothing says where the face will be; 100% of the picture."
+    assert line == (
+        "Person 1: the face as soon as previews (at 15, 30, 55 % of the way) or attention maps show it, nowhere until "
+        "then; the whole picture from 55 % on if nothing has shown it; 0% of the picture at the first step."
+    )
     init = preview.canvas(64, 64, Image.open(portrait))
     (line,) = preview.draw(Settings(), init, init=True, inpaint=None).lines
     assert line.startswith("Person 1: face 1 of the init picture")
