@@ -268,7 +268,7 @@ def test_pasted_settings_fill_every_part(ui: PanelPage) -> None:
     }
     ui.paste(settings)
     ui.photos(["1 · weight 0.5 · person 1"])
-    ui.says("faces_said", "The photo 0123456789abcdef is not here any more. Drop it again.")
+    ui.says("faces_said", "Photo 1: The photo is not here any more. Drop it again.")
     ui.page.locator(ui.id("expression")).wait_for()
     found = ui.request()
     found.pop("model", None)

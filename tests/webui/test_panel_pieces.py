@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from dp_adapter.errors import PictureError, SettingsError
 from dp_adapter.session import Session
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui import (
     curve,
     panel_brush,
@@ -27,6 +27,7 @@ from dp_adapter.webui import (
     preview,
     shared,
 )
+from dp_adapter.webui.values import field_value, widget_value
 from tests.webui import fake_webui
 
 
@@ -166,6 +167,33 @@ def kept(session: Session, picture: Image.Image) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f"photo:{session.shelf.add(file.getvalue())}"
+
+
+def test_new_regions_are_those_of_persons_without_one() -> None:
+    two, box = [0, 1], dragged(-1, 0.5, 0, 1, 1)
+    first, chosen = panel_layout.taken([], -1, box, two)
+    second, chosen = panel_layout.taken(first, chosen, box, two)
+    third, chosen = panel_layout.taken(second, chosen, box, two)
+    assert [item["identity"] for item in third] == [0, 1, 1], "when all have one, the chosen region's"
+    taken_away = [{**BOX, "op": "subtract", "identity": 0}]
+    assert panel_lists.next_person(taken_away, 0, two) == 0, "what is subtracted is nobody's place"
+    assert panel_layout.taken(first, 0, box, [0])[0][1]["identity"] == 0
+    assert panel_lists.without_region(first, [0, 1, 2]) == [1, 2]
+    assert panel_lists.persons_in([{"identity": 1}, {}, {"identity": 1}]) == [0, 1]
+
+
+def test_a_face_is_counted_from_1_in_its_widget() -> None:
+    kind = field_at("face.index").kind
+    assert (widget_value(kind, 0), field_value(field_at("face.index"), 3)) == (1, 2)
+    assert field_value(field_at("face.index"), 0) == 0, "a slider whose least value the host kept from before"
+
+
+def test_the_preview_shows_nothing_where_nobody_acts_yet(session: Session) -> None:
+    under = preview.canvas(512, 512, None)
+    shown = preview.draw(Settings(), under, init=False, inpaint=None).picture
+    assert shown.tobytes() == under.tobytes()
+    full = Settings.from_dict({"tracking": {"fallback": "full"}})
+    assert preview.draw(full, under, init=False, inpaint=None).picture.getpixel((9, 9)) != under.getpixel((9, 9))
 
 
 def test_the_preview_colours_the_region(session: Session) -> None:

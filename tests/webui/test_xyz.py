@@ -123,6 +123,18 @@ def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session:
     assert xyz.OVERRIDES not in vars(p)
 
 
+def test_persons_are_counted_from_1_on_axes(plot: Plot) -> None:
+    (axis,) = (one for one in axes() if one.label == "Region person")
+    p = request(references=[{"image": "identity:Ada", "identity": n} for n in range(3)], regions=[{}])
+    assert axis.texts("1-3") == ["1", "2", "3"]
+    assert [axis.value(text) for text in ("2", "person 3")] == [(1,), (2,)]
+    assert axis.show((1,)) == "person 2"
+    assert [made.regions[0].identity for made in plot.run(p, **{axis.label: "1-3"})] == [0, 1, 2]
+    for text in ("0", "9"):
+        with pytest.raises(DPAdapterStop, match=f"Region person: there is no person {text}. Use 1 to 8"):
+            plot.run(p, **{axis.label: text})
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, adapter_file: Path, portrait: Path) -> Path:
     """A models folder with an adapter, a file that is none, and the saved identity Ada."""
