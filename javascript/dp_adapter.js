@@ -146,7 +146,7 @@
     }
 
     // What a button drew is drawn anew when something in it changed, as if it were pressed again; once for many changes.
-    const DRAWN = { region_preview: "region_picture", region_draw: "region_layout" };
+    const DRAWN = { region_redraw: "region_picture", region_draw: "region_layout" };
     const waiting = {};
 
     function drawn(button) {

@@ -62,11 +62,11 @@ def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], sp
         names = list(shared.session().identities.names())
         return {part.saved: gr.update(choices=names, value=chosen if chosen in names else None)}
 
-    def use(chosen: str | None, text: str, asking: list[str]) -> Updates:
+    def use(chosen: str | None, text: str, added: list[str]) -> Updates:
         new = panel_lists.photo(f"identity:{_required(chosen)}", "")
         items = panel_lists.appended(panel_lists.read(text), [new], "photo")
         state = {photos.text: panel_lists.written(items), photos.selected: len(items) - 1}
-        return {**state, photos.asking: [*asking, new["image"]]}
+        return {**state, photos.added: [*added, new["image"]]}
 
     def save(name: str, text: str, *choice: Any) -> Updates:
         items = [{k: v for k, v in item.items() if k != "name"} for item in panel_lists.read(text)]
@@ -92,8 +92,8 @@ def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], sp
 
     speaking.on(enabled.change, first, [enabled, part.saved], [part.saved], keeps=True)
     speaking.on(part.refresh.click, listed, [part.saved], [part.saved])
-    added = [photos.text, photos.selected, photos.asking]
-    speaking.on(part.use.click, use, [part.saved, photos.text, photos.asking], added)
+    added = [photos.text, photos.selected, photos.added]
+    speaking.on(part.use.click, use, [part.saved, photos.text, photos.added], added)
     speaking.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")
     speaking.on(part.delete.click, ask, [part.saved], [part.question])
     speaking.on(part.yes.click, delete, [part.saved], [part.saved, part.question])

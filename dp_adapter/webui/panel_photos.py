@@ -33,14 +33,14 @@ class Photos:
     Attributes:
         text: hidden, the JSON list that the script gets. Whatever changes it redraws the part.
         selected: index of the chosen photo, -1 for none.
-        asking: texts of photos that were just added, of which it is not settled yet whether they show somebody else.
+        added: texts of photos that were dropped here, in this page; not of pasted ones.
         clicked, face_clicked: hidden, the number of a clicked thumbnail and the time, from the browser. gradio's own
             selection stays where it was when a gallery is drawn anew, and a click there is then not told.
     """
 
     text: Any
     selected: Any
-    asking: Any
+    added: Any
     drop: Any
     gallery: Any
     editor: Any
@@ -60,7 +60,7 @@ class Photos:
 def build(widgets: Widgets) -> Photos:
     name = widgets.elem_id
     text = widgets.volatile(gr.Textbox("", visible=False, label="DP-Adapter photos", elem_id=name("photos")))
-    selected, asking = gr.State(-1), gr.State([])
+    selected, added = gr.State(-1), gr.State([])
     drop = gr.File(label="Photos", file_count="multiple", elem_id=name("drop"), elem_classes=["dp-adapter-drop"])
     drop.webui_tooltip = (
         "Photos of the person: drop them, click to choose, or paste with Ctrl+V while the mouse is here."
@@ -91,7 +91,7 @@ def build(widgets: Widgets) -> Photos:
         for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
     )
     return Photos(
-        text, selected, asking, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces,
+        text, selected, added, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces,
         any_face, clicked, face_clicked,
     )  # fmt: skip
 
@@ -121,18 +121,18 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
     def draw(text: str, selected: int, *face: Any) -> Updates:
         return _drawn(part, text, selected, face)
 
-    def add(files: object, text: str, asking: list[str]) -> Updates:
+    def add(files: object, text: str, added: list[str]) -> Updates:
         before = panel_lists.read(text)
         items, problems = _added(before, files)
         said = {speaking.line: status(problems, "error")} if problems else {}
         new = [item["image"] for item in items[len(before) :]]
-        state = {part.text: panel_lists.written(items), part.selected: len(items) - 1, part.asking: [*asking, *new]}
+        state = {part.text: panel_lists.written(items), part.selected: len(items) - 1, part.added: [*added, *new]}
         return {part.drop: None, **state, **said}
 
     speaking.on(part.text.change, draw, [*editing.state, *common], drawn, keeps=True)
     for component in common:
         speaking.on(component.change, draw, [*editing.state, *common], drawn, keeps=True)
-    speaking.on(part.drop.upload, add, [part.drop, part.text, part.asking], [part.drop, *editing.state, part.asking])
+    speaking.on(part.drop.upload, add, [part.drop, part.text, part.added], [part.drop, *editing.state, part.added])
 
     def choose(clicked: str, text: str, *face: Any) -> Updates:
         return _drawn(part, text, _number(clicked), face)

@@ -24,6 +24,7 @@ class Question:
     """The part's components.
 
     Attributes:
+        settled: texts of added photos of which it is known that they are no strangers, or that they may stay.
         made: what the last answer changed, [image, person before], or nothing.
     """
 
@@ -32,6 +33,7 @@ class Question:
     other: Any
     same: Any
     undo: Any
+    settled: Any
     made: Any
 
     @property
@@ -48,61 +50,65 @@ def build(widgets: Widgets) -> Question:
     undo = gr.Button("Undo", visible=False, elem_id=name("stranger_undo"), size="sm")
     for button in (other, same, undo):
         widgets.volatile(button)
-    return Question(asked, row, other, same, undo, gr.State([]))
+    return Question(asked, row, other, same, undo, gr.State([]), gr.State([]))
 
 
 def wire(part: Question, photos: Photos, face: list[Any], speaking: Speaking) -> None:
-    state = [photos.text, photos.asking, part.made]
+    state = [photos.text, photos.added, part.settled, part.made]
 
-    def draw(text: str, asking: list[str], made: list[Any], *choice: Any) -> Updates:
-        return _drawn(part, panel_lists.read(text), asking, made, choice)
-
-    def other(text: str, asking: list[str], made: list[Any], *choice: Any) -> Updates:
+    def draw(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:
         items = panel_lists.read(text)
-        one = _first(items, asking, choice)
-        if one is None or one.instead is None:
-            return _drawn(part, items, asking, made, choice)
-        image = items[one.photo]["image"]
+        found = _found(items, added, settled, choice)
+        # What is answered later about one photo must not make another one a stranger.
+        open_still = [items[one.photo]["image"] for one in found]
+        settled = [image for image in added if image not in open_still]
+        return {part.settled: settled, **_drawn(part, items, found, made)}
+
+    def other(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:
+        items = panel_lists.read(text)
+        found = _found(items, added, settled, choice)
+        if not found or found[0].instead is None:
+            return _drawn(part, items, found, made)
+        one, image = found[0], items[found[0].photo]["image"]
         changed = panel_lists.changed(items, one.photo, identity=one.instead)
-        return {
-            photos.text: panel_lists.written(changed),
-            photos.selected: one.photo,
-            photos.asking: [left for left in asking if left != image],
-            part.made: [image, one.person],
-        }
+        state = {photos.text: panel_lists.written(changed), photos.selected: one.photo}
+        return {**state, part.settled: [*settled, image], part.made: [image, one.person]}
 
-    def same(text: str, asking: list[str], made: list[Any], *choice: Any) -> Updates:
+    def same(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:
         items = panel_lists.read(text)
-        one = _first(items, asking, choice)
-        left = [image for image in asking if one is not None and image != items[one.photo]["image"]]
-        return {photos.asking: left, **_drawn(part, items, left, made, choice)}
+        said = [items[one.photo]["image"] for one in _found(items, added, settled, choice)[:1]]
+        return draw(text, added, [*settled, *said], made, *choice)
 
-    def undo(text: str, made: list[Any]) -> Updates:
+    def undo(text: str, settled: list[str], made: list[Any]) -> Updates:
         items = panel_lists.read(text)
         number = _number(items, made)
-        back = items if number is None else panel_lists.changed(items, number, identity=made[1])
-        return {photos.text: panel_lists.written(back), part.made: []}
+        if number is None:
+            return {part.made: []}
+        back = panel_lists.changed(items, number, identity=made[1])
+        asked_again = [image for image in settled if image != made[0]]
+        return {photos.text: panel_lists.written(back), part.settled: asked_again, part.made: []}
 
-    speaking.on(photos.text.change, draw, [*state, *face], part.drawn, keeps=True)
-    answered = [photos.text, photos.selected, photos.asking, part.made, *part.drawn]
-    speaking.on(part.other.click, other, [*state, *face], answered)
-    speaking.on(part.same.click, same, [*state, *face], [photos.asking, *part.drawn])
-    speaking.on(part.undo.click, undo, [photos.text, part.made], [photos.text, part.made])
+    drawn = [part.settled, *part.drawn]
+    speaking.on(photos.text.change, draw, [*state, *face], drawn, keeps=True)
+    speaking.on(part.other.click, other, [*state, *face], [photos.text, photos.selected, part.made, *drawn])
+    speaking.on(part.same.click, same, [*state, *face], drawn)
+    undone = [photos.text, part.settled, part.made]
+    speaking.on(part.undo.click, undo, undone, undone)
 
 
-def _first(items: list[Item], asking: list[str], choice: Any) -> Stranger | None:
-    """The first dropped photo that nobody was asked about and that shows somebody else."""
-    added = {number for number, item in enumerate(items) if item.get("image") in asking}
-    if not added or len(items) < 2:
-        return None
+def _found(items: list[Item], added: list[str], settled: list[str], choice: Any) -> list[Stranger]:
+    """The added photos that show somebody else, as far as that is not settled."""
+    asked = {n for n, item in enumerate(items) if item.get("image") in added and item["image"] not in settled}
+    if not asked or len(items) < 2:
+        return []
     from dp_adapter.session.strangers import strangers
 
     session = shared.session()
-    return next(iter(strangers(session.photos, session.encoders.yunet, items, common_face(choice), added)), None)
+    return strangers(session.photos, session.encoders.yunet, items, common_face(choice), asked)
 
 
-def _drawn(part: Question, items: list[Item], asking: list[str], made: list[Any], choice: Any) -> Updates:
-    one = _first(items, asking, choice)
+def _drawn(part: Question, items: list[Item], found: list[Stranger], made: list[Any]) -> Updates:
+    one = next(iter(found), None)
     number = _number(items, made)
     told = "" if number is None else _told(number, items[number])
     instead = None if one is None else one.instead
