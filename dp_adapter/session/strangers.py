@@ -63,13 +63,14 @@ def strangers(
     found: list[Stranger] = []
     order = sorted(range(len(references)), key=lambda number: number in added)
     taken = {_person(one) for one in references}
-    for number in order:
+    for place, number in enumerate(order):
         vector, person = vectors[number], _person(references[number])
         if vector is None:
             continue
         likeness = _likeness(vector, theirs.get(person, []))
         if number in added and likeness is not None and likeness < SAME:
-            instead = _like(vector, theirs)
+            later = [n for n in order[place + 1 :] if _person(references[n]) != person]
+            instead = _like(vector, _joined(theirs, [(_person(references[n]), vectors[n]) for n in later]))
             instead = next((n for n in range(MAX_IDENTITIES) if n not in taken), None) if instead is None else instead
             found.append(Stranger(number, person, likeness, instead))
             person = -1 if instead is None else instead
@@ -90,6 +91,14 @@ def _vector(photos: Photos, detector: Detector, one: Mapping[str, Any], face: Ma
         return photos.direction(seen) if seen else None
     except DPAdapterError:
         return None
+
+
+def _joined(theirs: Mapping[int, list[Floats]], more: Sequence[tuple[int, Floats | None]]) -> dict[int, list[Floats]]:
+    joined = {person: list(vectors) for person, vectors in theirs.items()}
+    for person, vector in more:
+        if vector is not None:
+            joined.setdefault(person, []).append(vector)
+    return joined
 
 
 def _likeness(vector: Floats, others: Sequence[Floats]) -> float | None:

@@ -31,6 +31,8 @@ def test_somebody_else_is_the_next_person_or_the_one_they_are_like(
     assert one.words.startswith("Photo 2 looks like somebody else than person 1:")
     (one,) = found(portrait_session, [(ada, 0), (people[4], 1), (bea, 2), (bea2, 0)], {3})
     assert (one.photo, one.instead) == (3, 2), "they are there already"
+    (one,) = found(portrait_session, [(ada, 0), (bea, 0), (bea2, 1)], {1, 2})
+    assert (one.photo, one.instead) == (1, 1), "said of a later one"
     both = found(portrait_session, [(ada, 0), (bea, 0), (ada2, 0), (bea2, 0)], {0, 1, 2, 3})
     assert [(one.photo, one.instead) for one in both] == [(1, 1), (3, 1)], "dropped together"
 
