@@ -80,7 +80,8 @@ def strangers(
 
 
 def _person(reference: Mapping[str, Any]) -> int:
-    return int(reference.get("identity", 0))
+    person = reference.get("identity", 0)
+    return person if isinstance(person, int) else 0  # what was pasted may be anything
 
 
 def _vector(photos: Photos, detector: Detector, one: Mapping[str, Any], face: Mapping[str, Any]) -> Floats | None:
