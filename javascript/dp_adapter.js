@@ -145,6 +145,23 @@
         field.dispatchEvent(new Event("input", { bubbles: true }));
     }
 
+    // What a button drew is drawn anew when something in it changed, as if it were pressed again; once for many changes.
+    const DRAWN = { region_redraw: "region_picture", region_draw: "region_layout" };
+    const waiting = {};
+
+    function drawn(button) {
+        const [kind, picture] = Object.entries(DRAWN).find(([end]) => button.endsWith(end));
+        return find(`#${button.slice(0, -kind.length)}${picture}`)?.querySelector("img, style");
+    }
+
+    window.dpAdapterRedraw = (buttons) => {
+        for (const button of buttons) {
+            clearTimeout(waiting[button]);
+            waiting[button] = setTimeout(() => drawn(button) && find(`#${button}`)?.click(), 400);
+        }
+        return [];
+    };
+
     // Boxes over a picture. They come as HTML from the panel, and the panel decides what a drag means.
     let drag = null;
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import IdentityError, SettingsError
 
@@ -123,9 +124,9 @@ def _show(identities: Identities, args: argparse.Namespace) -> int:
         print(json.dumps(facts))
         return 0
     print(f"{saved.name}, saved {saved.created}, content {saved.digest[:16]}")
-    for photo in saved.photos:
+    for number, photo in enumerate(saved.photos):
         quality = next(iter(photo.views.values())).quality
-        print(f"  photo {photo.digest[:16]}: weight {photo.weight:g}, quality {quality.score:.2f}")
+        print(f"  {naming.photo(number)} ({photo.digest[:16]}): weight {photo.weight:g}, quality {quality.score:.2f}")
         for warning in quality.warnings():
             print(f"    {warning}")
     for encoder, version in saved.encoders.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.cli.models import models_root
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _show(path: Path, settings: Settings, session: Session, args: argparse.Names
     seen = "" if args.noise is None else f" at progress {args.noise:g}"
     print(f"{path.name}: {picture.shape[1]}x{picture.shape[0]}{seen}, {len(faces)} face(s), numbered from the left")
     for person in people:
-        print(f"  person {person.number}: {person.area.source}; {person.area.coverage:.1%} of the picture")
+        print(f"  {naming.person(person.number)}: {person.area.source}; {person.area.coverage:.1%} of the picture")
         print("     gates: " + ", ".join(f"{caption} {grid.mean():.1%}" for caption, grid in person.gates))
     for target in _written(args.out / name, picture, faces, people, settings):
         print(f"  -> {target}")
@@ -168,7 +169,7 @@ def _written(stem: Path, picture: Picture, faces: Any, people: list[_Person], se
     drawn = {
         "regions": annotate(overlaid(picture, [person.mask for person in people]), faces),
         "parts": parts_drawn(picture, [person.parts for person in people], settings.parts.weights()),
-        "pyramid": pyramid_drawn([(f"person {person.number}", person.gates) for person in people]),
+        "pyramid": pyramid_drawn([(naming.person(person.number), person.gates) for person in people]),
     }
     paths = {kind: stem.with_name(f"{stem.name}_{kind}.png") for kind in drawn}
     for kind, path in paths.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dp_adapter import naming
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.person_words import PERSON, Tokenize
 from dp_adapter.hosts.spoken import Phrase, Place, own_places, phrases_of, shared_out
@@ -100,13 +101,13 @@ def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:
             counts = [len(part[one.person]) for part in parts if one.person in part]
             if counts and min(counts) < one.tokens:
                 raise HostError(
-                    f"The word for person {one.person} has to stand {one.tokens} times in a row, and the prompt has it "
-                    f"{min(counts)} times, or a chunk of the prompt ends there",
+                    f"The word for {naming.person(one.person)} has to stand {one.tokens} times in a row, and the "
+                    f"prompt has it {min(counts)} times, or a chunk of the prompt ends there",
                     "Put the word at the beginning of the prompt, outside of what changes on the way.",
                 )
             if not counts:
                 raise HostError(
-                    f"The prompt has no word for person {one.person}"
+                    f"The prompt has no word for {naming.person(one.person)}"
                     + (f" ('{one.words}')" if one.words.strip() else ""),
                     "Write one (man, woman, girl, boy, person …) for each person, in their order, or say in the "
                     "photo's words which words of the prompt mean them.",
@@ -117,8 +118,8 @@ def require_one_token(one: Spoken, positions: Positions) -> None:
     """Raises HostError where the word of a person with learned vectors is several tokens, of which one would go."""
     if list(positions) != list(range(positions[0], positions[0] + len(positions))):
         raise HostError(
-            f"The word for person {one.person} is several tokens for the text encoder, and learned words take the "
-            "place of one",
+            f"The word for {naming.person(one.person)} is several tokens for the text encoder, and learned words take "
+            "the place of one",
             "Write man, woman or person, or say in the photo's words which other word it is.",
         )
 
@@ -141,7 +142,7 @@ def same_always(
         for person in moved:
             if person.needed:
                 raise HostError(
-                    f"The word for person {person.person} does not stand at one place while the prompt changes",
+                    f"The word for {naming.person(person.person)} does not stand at one place while the prompt changes",
                     "Put it before what changes on the way ([…:…:0.5]).",
                 )
         found.append({k: v for k, v in first.items() if k not in {p.person for p in moved}})

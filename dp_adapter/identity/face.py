@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_adapter import naming
 from dp_adapter.errors import FaceError
 from dp_adapter.identity.pictures import Picture
 
@@ -142,10 +143,10 @@ def _by_index(across: Sequence[Face], index: int) -> Face:
     if not 0 <= index < len(across):
         found = "1 face was" if len(across) == 1 else f"{len(across)} faces were"
         raise FaceError(
-            f"Face {index} was asked for, but {found} found",
-            f"Faces are numbered from the left, starting at 0: choose 0 to {len(across) - 1}."
+            f"{naming.begun(naming.face(index))} was asked for, but {found} found",
+            f"Faces are counted from the left: choose face 1 to {len(across)} (index 0 to {len(across) - 1})."
             if len(across) > 1
-            else "Faces are numbered from the left, starting at 0: choose 0.",
+            else "Choose face 1 (index 0).",
         )
     return across[index]
 

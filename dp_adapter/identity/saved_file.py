@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter import __version__
+from dp_adapter import __version__, naming
 from dp_adapter.errors import IdentityError
 from dp_adapter.identity.face import Floats
 from dp_adapter.identity.quality import Quality
@@ -204,7 +204,7 @@ def _photos(listed: list[dict[str, Any]], tensors: Mapping[str, NDArray[Any]]) -
     for number, facts in enumerate(listed):
         weight = float(facts["weight"])
         if not 0 < weight < 1e6:
-            raise ValueError(f"photo {number} has the weight {weight}")
+            raise ValueError(f"{naming.photo(number)} has the weight {weight}")
         views = {name: _view(view, vectors[number, name]) for name, view in facts["views"].items()}
         photos.append(SavedPhoto(_hash(facts["digest"]), weight, MappingProxyType(views)))
     if len({_layout(photo) for photo in photos}) != 1 or not photos[0].views:

@@ -67,7 +67,7 @@ class Shelf:
             if data is not None:
                 self._kept.move_to_end(name)
         if data is None:
-            raise PictureError(f"The photo {name} is not here any more", "Drop it again.")
+            raise PictureError("The photo is not here any more", "Drop it again.")
         return read(data)
 
     def clear(self) -> None:

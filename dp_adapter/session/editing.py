@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.edits import Edit, Facts, Modes, needs_reference_age, resolve
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
@@ -76,8 +77,8 @@ class Editing:
             if isinstance(one, Seen):
                 key = (one.digest, one.face.box.tobytes(), settings.retouch, settings.restorer, name)
                 new = self._treated.get(key, lambda one=one: _treat(one, settings, name, restorer))
-                made.append(replace(new, weight=one.weight))
-                notes += [f"Photo {one.digest[:16]}: {new.treated}."] if new.treated else []
+                made.append(replace(new, weight=one.weight, number=one.number))
+                notes += [f"{naming.begun(naming.photo(one.number))}: {new.treated}."] if new.treated else []
             else:
                 made.append(one)
                 notes.append(f"The saved identity '{one.identity}' has no photos that could be retouched.")

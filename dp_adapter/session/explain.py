@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dp_adapter import naming
 from dp_adapter.edits import Words
 
 
@@ -18,6 +19,7 @@ class Photo:
         quality: 0..1; ``warnings`` say in words what lowers it.
         agreement: mean cosine to the person's other photos; None for a single photo.
         identity: the saved identity that its vectors come from; None for a photo that is here.
+        number: in the request's list; place: in the saved identity. Both count from 0.
     """
 
     digest: str
@@ -28,6 +30,14 @@ class Photo:
     warnings: tuple[str, ...] = ()
     agreement: float | None = None
     identity: str | None = None
+    number: int = 0
+    place: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        here = naming.photo(self.number)
+        return here if self.identity is None else f"{here} ('{self.identity}', its {naming.photo(self.place)})"
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class PersonExplanation:
     """One identity: its photos, how they were joined, and where it acts.
 
     Attributes:
-        number: of the person, as in the request.
+        number: of the person, as in the request, from 0.
         tokens: number of identity tokens.
         region: where its region comes from, in words.
         coverage: share of the picture inside the region.
@@ -97,14 +107,14 @@ class Explanation:
         ]
         for person in self.persons:
             lines.append(
-                f"Person {person.number}: {len(person.photos)} photo(s){_of_saved(person)}, "
+                f"{naming.begun(naming.person(person.number))}: {len(person.photos)} photo(s){_of_saved(person)}, "
                 f"joined by {person.combine}, {person.tokens} tokens; "
                 f"acts in {person.region}, {person.coverage:.0%} of the picture"
                 + (f", through {person.word}" if person.word else "")
                 + (f", with {person.looks_at}" if person.looks_at else "")
             )
             for photo in person.photos:
-                lines += [f"  photo {photo.digest}: {warning}" for warning in photo.warnings]
+                lines += [f"  {photo.name}: {warning}" for warning in photo.warnings]
         return [*lines, *self.notes]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.core.reference import Reference
 from dp_adapter.core.types import Features
@@ -105,7 +106,8 @@ class FeatureReader:
         notes += self._encoders.placement.told()
         photos = tuple(one.described(alike) for one, alike in zip(sources, agreements, strict=True))
         notes += [
-            f"Photo {photo.digest} looks like somebody else: its likeness to the other photos is {photo.agreement:.2f}."
+            f"{naming.begun(photo.name)} looks like somebody else: its likeness to the other photos is "
+            f"{photo.agreement:.2f}."
             for photo in photos
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]

@@ -46,29 +46,44 @@ def tracker_of(
         seen: each person's photos.
         before: of the first pass, whose regions the hires pass starts from.
     """
-    forming = set(_FORMING) & set(settings.tracking.sources)
-    if scene.inpaint is not None or not forming:
-        return None
-    size = _working(Grid(scene.height, scene.width))
-    small = replace(scene, width=size.width, height=size.height)
-    pieces = {number: areas.pieces(settings, small, number) for number in drawn}
-    followed = [number for number in drawn if any(piece.automatic for piece in pieces[number])]
-    if not followed:
-        return None
     earlier = {} if before is None else {one.number: one.track for one in before.people}
+    people = followed(settings, scene, areas, drawn, earlier)
+    if not people:
+        return None
+    numbers = [one.number for one in people]
     plan = plan_of(settings.tracking, scene.progress)
-    people = [_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in followed]
-    fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in followed and area.mask is not None]
+    fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in numbers and area.mask is not None]
     taken = torch.stack(fixed).amax(0) if fixed else None
     return Tracker(
         people,
         plan,
         PreviewFinder(encoders.yunet, encoders.parser),
         Surroundings(
-            size, taken, areas.places(settings, scene), _Likeness(photos, [seen[number] for number in followed])
+            _working(Grid(scene.height, scene.width)),
+            taken,
+            areas.places(settings, scene),
+            _Likeness(photos, [seen[number] for number in numbers]),
         ),
         None if before is None else before.places,
     )
+
+
+def followed(
+    settings: Settings, scene: Scene, areas: Areas, drawn: Mapping[int, Area], earlier: Mapping[int, Track]
+) -> list[Followed]:
+    """Everybody whose region follows their face; nobody where nothing looks for one.
+
+    Args:
+        drawn: see `tracker_of`; earlier: where persons acted at the end of an earlier pass.
+    """
+    if scene.inpaint is not None or not set(_FORMING) & set(settings.tracking.sources):
+        return []
+    size = _working(Grid(scene.height, scene.width))
+    small = replace(scene, width=size.width, height=size.height)
+    pieces = {number: areas.pieces(settings, small, number) for number in drawn}
+    automatic = [number for number in drawn if any(piece.automatic for piece in pieces[number])]
+    plan = plan_of(settings.tracking, scene.progress)
+    return [_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in automatic]
 
 
 def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> Plan:
@@ -87,18 +102,24 @@ def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> Plan:
     return Plan(moments, attention, forming[0] == "attention", tracking.decoder, tracking.words, late, hurried)
 
 
-def following_words(area: Area, followed: Followed, tracking: Tracking, hurried: bool) -> str:
-    """Where a followed person acts, in words."""
-    forming = " or ".join(
-        {"preview": "previews", "attention": "attention maps"}[s] for s in tracking.sources if s in _FORMING
-    )
-    if followed.known:
+def following_words(area: Area, person: Followed, tracking: Tracking, plan: Plan, alone: bool) -> str:
+    """Where a followed person acts, in words.
+
+    Args:
+        alone: whether nobody else has a part of the picture.
+    """
+    moments = ", ".join(f"{100 * moment:.0f}" for moment in plan.moments)
+    names = {"preview": f"previews (at {moments} % of the way)" if moments else "", "attention": "attention maps"}
+    forming = " or ".join(filter(None, (names[source] for source in tracking.sources if source in names)))
+    if person.known:
         return f"{area.source if area.known else 'the region of the first pass'}, then the face that {forming} show"
-    if hurried:
-        where = "nowhere" if tracking.fallback == "none" else "the whole picture"
+    what = "the whole picture" if alone else "what the others leave of the picture"
+    if plan.hurried:
+        where = "nowhere" if tracking.fallback == "none" else what
         return f"{where}, as there are too few steps to look for the face"
-    before = {"late": "nowhere", "none": "nowhere", "full": "the whole picture"}[tracking.fallback]
-    return f"the face as soon as {forming} show it, {before} until then"
+    begins = {"late": "nowhere", "none": "nowhere", "full": "the whole picture"}[tracking.fallback]
+    late = "" if plan.late is None else f"; {what} from {100 * plan.late:.0f} % on if nothing has shown it"
+    return f"the face as soon as {forming} show it, {begins} until then{late}" if forming else f"{begins}{late}"
 
 
 def _person(

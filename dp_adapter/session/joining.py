@@ -14,6 +14,7 @@ from dp_adapter.session.areas import Area
 from dp_adapter.session.explain import Explanation, PersonExplanation
 from dp_adapter.session.features import Person
 from dp_adapter.session.following import following_words
+from dp_adapter.session.forecast import unplaced
 from dp_adapter.session.forms import megabytes, with_form
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.session.speaking import in_words, spoken_of, text_side
@@ -66,7 +67,6 @@ def prepared_of(
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
-    hurried = tracker is not None and tracker.plan.hurried
     for number, person in people.items():
         options = replace(options, person=number)
         tokens, area = checkpoint.tokens(person.features, options), areas[number]
@@ -76,11 +76,12 @@ def prepared_of(
         mine = by_words.get(number)
         one = replace(one, entity=None if mine is None else mine.entity, reference=person.reference)
         followed = tracks.get(number)
-        if followed is None:
+        if tracker is None or followed is None:
             identities.append(replace(one, mask=area.mask, free=area.free))
+            region = area.source
         else:
             identities.append(replace(one, track=followed.track))
-        region = area.source if followed is None else following_words(area, followed, settings.tracking, hurried)
+            region = following_words(area, followed, settings.tracking, tracker.plan, alone=len(people) == 1)
         told.append(
             PersonExplanation(
                 number,
@@ -95,7 +96,7 @@ def prepared_of(
             )
         )
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
-    waiting = settings.tracking.fallback != "full" or hurried
+    waiting = settings.tracking.fallback != "full" or (tracker is not None and tracker.plan.hurried)
     known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
     schedule = _schedule(settings, checkpoint, known, scene.progress)
     injection = _injection(settings, checkpoint, identities, schedule, by_words)
@@ -116,7 +117,13 @@ def prepared_of(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *sharing.doubts(by_words), *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
+            notes=(
+                *notes,
+                *sharing.doubts(by_words),
+                *(() if by_words else unplaced(settings, {one.number: one.region for one in told})),
+                *_why_idle(injection),
+                *_nothing_free(settings, areas, tracker),
+            ),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,

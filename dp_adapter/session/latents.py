@@ -28,7 +28,7 @@ class Latent:
     """One latent of a person.
 
     Attributes:
-        field: of the request that names it.
+        field: of the request that names it; number: in the request's list.
         values: [1, 18, 512].
     """
 
@@ -36,6 +36,7 @@ class Latent:
     digest: str
     weight: float
     values: Tensor
+    number: int = 0
 
     @property
     def quality(self) -> Quality:
@@ -43,7 +44,7 @@ class Latent:
         return _FLAWLESS
 
     def described(self, agreement: float | None) -> Photo:
-        return Photo(self.digest[:16], 0, None, None, None, (), agreement)
+        return Photo(self.digest[:16], 0, None, None, None, (), agreement, number=self.number)
 
 
 class Latents:

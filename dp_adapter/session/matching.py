@@ -11,7 +11,7 @@ from dp_adapter.identity.face import Face, Floats
 
 _SIZE = 0.5  # share of a doubled size against a move by one face
 _LIKENESS = 8.0  # moves by one face that a cosine of 1 outweighs
-_SAME = 0.363  # cosine of SFace from which on two faces are one person's (opencv_zoo's threshold, from LFW)
+SAME = 0.363  # cosine of SFace from which on two faces are one person's (opencv_zoo's threshold, from LFW)
 _SURE = 0.1  # by which likeness must speak against the order from left to right
 
 
@@ -90,7 +90,7 @@ def recognised(
     in_order = match(places, persons, {})
     if likeness is None or not places or not persons:
         return in_order, frozenset()
-    alike = np.where(likeness >= _SAME, likeness, 0).astype(np.float32)
+    alike = np.where(likeness >= SAME, likeness, 0).astype(np.float32)
     rows = {person: row for row, person in enumerate(persons)}
     ordered = sum(float(alike[rows[person], face]) for person, face in in_order.items())
     best = {persons[row]: face for row, face in assigned(-alike).items() if alike[row, face] > 0}

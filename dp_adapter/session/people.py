@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
+from dp_adapter import naming
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.detect import Detector
 from dp_adapter.identity.embed import Encoder
@@ -28,7 +29,7 @@ _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 
 
 
 def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders, library: Library) -> SavedIdentity:
-    """Person 0 of a request, not written yet.
+    """The first person of a request, not written yet.
 
     Photos of saved identities come along with the vectors they have; only what all photos have is kept.
 
@@ -49,7 +50,9 @@ def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders, 
         if all(photo.digest != draft.digest for draft in drafts)
     ]
     if not drafts and not copied:
-        raise SettingsError("references", "no photo of person 0 is left to save", "Give one with a face.")
+        raise SettingsError(
+            "references", f"no photo of {naming.person(PERSON)} is left to save", "Give one with a face."
+        )
     versions = {kind: version for saved, _ in sources for kind, version in saved.encoders.items()}
     zeros = {tower: value for saved, _ in sources for tower, value in saved.zeros.items()}
     if drafts:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import FaceError, IdentityError, PictureError, SettingsError
 from dp_adapter.identity.detect import Detector
@@ -37,6 +38,7 @@ class Seen:
 
     Attributes:
         digest: of the photo as it was given.
+        number: in the request's list.
         treated: in words, what was done to it since; the face is where it was.
     """
 
@@ -46,6 +48,7 @@ class Seen:
     face: Face
     quality: Quality
     weight: float
+    number: int = 0
     treated: str = ""
 
     def described(self, agreement: float | None) -> Photo:
@@ -53,7 +56,14 @@ class Seen:
         chosen = next(i for i, face in enumerate(self.faces) if np.array_equal(face.box, self.face.box))
         score = round(self.quality.score, 3)
         return Photo(
-            self.digest[:16], len(self.faces), chosen, (x1, y1, x2, y2), score, self.quality.warnings(), agreement
+            self.digest[:16],
+            len(self.faces),
+            chosen,
+            (x1, y1, x2, y2),
+            score,
+            self.quality.warnings(),
+            agreement,
+            number=self.number,
         )
 
 
@@ -183,7 +193,7 @@ class Photos:
             if reference.image.startswith(IDENTITY):
                 field = f"references[{number}].image"
                 saved = self.saved(reference.image, field)
-                seen += remembered(saved, field, reference.weight, detector.name)
+                seen += remembered(saved, field, reference.weight, detector.name, number)
             elif (
                 not reference.image.startswith(LATENT)
                 and (one := self.look_at(settings, number, detector, notes)) is not None
@@ -194,10 +204,10 @@ class Photos:
     def latents(self, settings: Settings, identity: int) -> list[Latent]:
         """The latents of one person. Raises SettingsError where one cannot be read."""
         return [
-            self._latents.load(settings.references[number].image, field, settings.references[number].weight)
+            replace(self._latents.load(one.image, field, one.weight), number=number)
             for number in used(settings, identity)
             if settings.references[number].image.startswith(LATENT)
-            for field in (f"references[{number}].image",)
+            for one, field in ((settings.references[number], f"references[{number}].image"),)
         ]
 
     def look_at(self, settings: Settings, number: int, detector: Detector, notes: list[str]) -> Seen | None:
@@ -207,11 +217,12 @@ class Photos:
         """
         reference = settings.references[number]
         try:
-            return self._look(reference, reference.face or settings.face, f"references[{number}]", detector)
+            found = self._look(reference, reference.face or settings.face, f"references[{number}]", detector)
+            return replace(found, number=number)
         except FaceError as error:
             if settings.no_face == "stop":
                 raise FaceError(f"references[{number}]: {error.problem}", error.hint) from error
-            notes.append(f"Photo {number} was left out: {error.problem}.")
+            notes.append(f"{naming.begun(naming.photo(number))} was left out: {error.problem}.")
             return None
 
     def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> Seen:
@@ -230,7 +241,8 @@ class Photos:
         face = choose(large, cast(Choice, choice.choice), choice.index, like, (picture.shape[0], picture.shape[1]))
         if face.size < choice.min_size:
             raise FaceError(
-                f"Face {choice.index} is smaller than {choice.min_size} px", "Lower the least size of a face."
+                f"{naming.begun(naming.face(choice.index))} is smaller than {choice.min_size} px",
+                "Lower the least size of a face.",
             )
         return Seen(picture, loaded.digest, faces, face, quality(picture, face), reference.weight)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.text_side import TextIdentity
@@ -143,7 +144,9 @@ class Session:
         return self._with_net(settings, scene, people, prepared)
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:
-        """Saves person 0 of a request under a name, as seen by every encoder that is here; ``notes`` name the others.
+        """Saves the first person of a request under a name, as every encoder that is here sees them.
+
+        ``notes`` name the encoders that are not.
 
         Args:
             replace: whether an identity of this name may be overwritten.
@@ -205,7 +208,9 @@ class Session:
                 people[number] = self._features.read(seen, settings, checkpoint, variant, latents)
                 notes += people[number].notes
             elif settings.no_face == "stop":
-                raise FaceError(f"All photos of person {number} have weight 0", "Raise one, or remove the person.")
+                raise FaceError(
+                    f"All photos of {naming.person(number)} have weight 0", "Raise one, or remove the person."
+                )
         return people, tuple(notes)
 
     def _is_personal(self, name: str) -> bool:

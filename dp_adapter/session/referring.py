@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from dp_adapter import naming
 from dp_adapter.core.reference import Reference
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.encoders import Encoders
@@ -46,7 +47,7 @@ def _looked_at(
     if not photos:
         raise SettingsError(
             _FIELD,
-            f"person {number} has no photo that could be looked at: saved identities, latents and personalised "
+            f"{naming.person(number)} has no photo that could be looked at: saved identities, latents and personalised "
             "identities hold none",
             "Give a photo, or set it to 0.",
             0.0,
@@ -58,7 +59,7 @@ def _looked_at(
     covered = resized(cut(mask.astype(np.uint8) * 255, window), scene).astype(np.float32) / 255
     asked = settings.reference_attention
     reference = Reference(encode(picture).float(), torch.as_tensor(covered)[None], asked.weight, asked.start, asked.end)
-    told = f"photo attention {asked.weight:g} from {asked.start:g} to {asked.end:g} to photo {best.digest[:16]}"
+    told = f"photo attention {asked.weight:g} from {asked.start:g} to {asked.end:g} to {naming.photo(best.number)}"
     return replace(person, reference=reference, looks_at=told)
 
 

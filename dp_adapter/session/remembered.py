@@ -33,6 +33,7 @@ class Remembered:
         weight: the photo's share in the identity times the reference's.
         zeros: by tower, what it sees in an all-zero picture [L, W].
         versions: of the encoders by name.
+        number: of the identity in the request's list; place: of the photo in the identity.
     """
 
     field: str
@@ -42,6 +43,8 @@ class Remembered:
     view: View
     zeros: Mapping[str, Floats]
     versions: Mapping[str, str]
+    number: int = 0
+    place: int = 0
 
     @property
     def quality(self) -> Quality:
@@ -50,7 +53,8 @@ class Remembered:
     def described(self, agreement: float | None) -> Photo:
         view = self.view
         score, warnings = round(view.quality.score, 3), view.quality.warnings()
-        return Photo(self.digest[:16], view.faces, view.chosen, view.box, score, warnings, agreement, self.identity)
+        facts = (self.digest[:16], view.faces, view.chosen, view.box, score, warnings, agreement)
+        return Photo(*facts, self.identity, self.number, self.place)
 
     def face(self, encoder: str) -> Floats:
         """The vector [D] of a face encoder. Raises SettingsError where the identity was saved without it."""
@@ -123,23 +127,24 @@ class Remembered:
         return lacking(self.field, self.identity, self.versions, encoder, hint)
 
 
-def remembered(saved: SavedIdentity, field: str, weight: float, detector: str) -> list[Remembered]:
+def remembered(saved: SavedIdentity, field: str, weight: float, detector: str, number: int = 0) -> list[Remembered]:
     """The photos of an identity as a detector framed them.
 
     Args:
-        weight: factor on the photos' own.
+        weight: factor on the photos' own; number: of the identity in the request's list.
 
     Raises:
         SettingsError: the identity was saved where this detector was not.
     """
     found: list[Remembered] = []
-    for photo in saved.photos:
+    for place, photo in enumerate(saved.photos):
         view = photo.view(detector)
         if view is None:
             encoder = detector.replace(_PACK, "arcface/")
             raise lacking(field, saved.name, saved.encoders, encoder, f"{_face_hint(encoder)}, {_AGAIN}.")
         share = photo.weight * weight
-        found.append(Remembered(field, saved.name, photo.digest, share, view, saved.zeros, saved.encoders))
+        known = (saved.name, photo.digest, share, view, saved.zeros, saved.encoders)
+        found.append(Remembered(field, *known, number, place))
     return found
 
 

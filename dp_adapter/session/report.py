@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from dp_adapter import naming
 from dp_adapter.session.judge import Verdict
 from dp_adapter.session.scene import Mask, Picture
 from dp_adapter.settings import Report, Settings
@@ -130,9 +131,9 @@ def facts(judge: str, verdict: Verdict, kept: int, candidates: int, moved: Drift
 def sentence(judge: str, verdict: Verdict, kept: int, candidates: int, moved: Drift | None) -> str:
     """The same in words."""
     found = "1 face" if verdict.faces == 1 else f"{verdict.faces} faces"
-    alike = {person + 1: "not found" if one is None else f"{one:.2f}" for person, one in verdict.likeness.items()}
+    alike = {person: "not found" if one is None else f"{one:.2f}" for person, one in verdict.likeness.items()}
     if len(alike) > 1:
-        listed = ", ".join(f"person {person} {one}" for person, one in alike.items())
+        listed = ", ".join(f"{naming.person(person)} {one}" for person, one in alike.items())
         parts = [f"{found}, likeness by {judge}: {listed}"]
     else:
         parts = [f"{found}, likeness {one} by {judge}" for one in alike.values()] or [

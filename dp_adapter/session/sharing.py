@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dp_adapter import naming
 from dp_adapter.core.sharing import Entity, Sharing
 from dp_adapter.errors import SettingsError
 from dp_adapter.session import speaking
@@ -114,7 +115,7 @@ def words_of(settings: Settings, scene: Scene, persons: Sequence[int]) -> dict[i
         if not words and not free:
             raise SettingsError(
                 _field(settings, person),
-                f"nothing in the prompt says who person {person} is",
+                f"nothing in the prompt says who {naming.person(person)} is",
                 "Give words of the prompt that mean this person, such as 'woman in red', or share by 'regions'.",
             )
         told[person] = words or free.pop(0)
@@ -127,8 +128,8 @@ def doubts(shared: Mapping[int, Shared]) -> tuple[str, ...]:
     for person, one in shared.items():
         persons.setdefault(one.words.lower(), []).append(person)
     return tuple(
-        f"Persons {' and '.join(map(str, alike))} have the same words ('{words}'), which cannot tell them apart: each "
-        "gets a part of both. Give each their own, such as 'woman in red'."
+        f"{naming.begun(' and '.join(map(naming.person, alike)))} have the same words ('{words}'), which cannot "
+        "tell them apart: each gets a part of both. Give each their own, such as 'woman in red'."
         for words, alike in persons.items()
         if len(alike) > 1
     )

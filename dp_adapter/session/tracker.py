@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_adapter import naming
 from dp_adapter.core.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.core.word_maps import region_of
@@ -247,7 +248,8 @@ class Tracker:
             person = next(one for one in self.people if one.number == number)
             sought = "was not looked for, as there are too few steps" if self.plan.hurried else "was not found while"
             formed = "" if self.plan.hurried else " the picture formed"
-            told.append(f"The face of person {number} {sought}{formed}; the identity acted {self._acted_in(person)}.")
+            where = self._acted_in(person)
+            told.append(f"The face of {naming.person(number)} {sought}{formed}; the identity acted {where}.")
         return tuple(told)
 
     def _acted_in(self, person: Followed) -> str:

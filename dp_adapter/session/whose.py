@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.identity.encoders import Encoders
@@ -38,7 +39,7 @@ class Faces:
     def told(self, person: int) -> str:
         """Where a person's region comes from, in words."""
         why = ", the most like the photos" if person in self.alike else ""
-        return f"face {self.whose[person]} of the init picture, counted from the left{why}"
+        return f"{naming.face(self.whose[person])} of the init picture, counted from the left{why}"
 
     def places(self, picture: Picture) -> dict[int, Place]:
         return {person: Place.of(self.faces[face], picture.shape) for person, face in self.whose.items()}

@@ -18,6 +18,8 @@ make it. Made by `python -m dp_adapter.settings.docs > docs/settings.md`; do not
   is not given takes its default. `references[]` and `regions[]` are the items of lists.
 * Unknown keys, wrong types and values out of range are refused by name, with the nearest valid value. Numbers in quotes
   are text.
+* Persons and faces are numbers from 0 here, and are counted from 1 wherever people read: `"identity": 1` is person 2 in
+  the panel, in messages, on axes and in infotext, which says "person 2" (earlier versions wrote the plain number).
 * `null` means automatic. What a mode sets, it sets only where the field is `null`.
 * A field in the items of a list has the item's number, counted from 1, after its infotext name.
 

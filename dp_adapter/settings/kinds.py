@@ -58,6 +58,14 @@ class Kind(ABC):
         except (ValueError, RecursionError):
             return text
 
+    def typed(self, text: str) -> Any:
+        """As ``parse``, for what somebody types beside the panel.
+
+        Raises:
+            SettingsError: it means nothing here.
+        """
+        return self.parse(text)
+
     def format(self, value: Any) -> str:
         """The text of a checked value; ``parse`` gives its JSON form back."""
         return json.dumps(self.brief(value), ensure_ascii=False)
@@ -105,11 +113,17 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Integer(Kind):
-    """A whole number in [low, high]; 2.0 counts as 2, as in JSON schema, because browsers send either."""
+    """A whole number in [low, high]; 2.0 counts as 2, as in JSON schema, because browsers send either.
+
+    Attributes:
+        noun: what it is the number of, where one of several is meant. JSON counts those from 0, people from 1: as text
+            it is "person 2", which nobody takes for JSON's 1; plain numbers in the panel and on axes begin at 1.
+    """
 
     low: int
     high: int
     step: int = 1
+    noun: str = ""
 
     def check(self, value: object) -> int:
         number = _in_range(self, value)
@@ -121,7 +135,24 @@ class Integer(Kind):
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
     def describe(self) -> str:
-        return f"a whole number from {self.low} to {self.high}"
+        first = f" ({self.format(self.low)})" if self.noun else ""
+        return f"a whole number from {self.low}{first} to {self.high}"
+
+    def parse(self, text: str) -> Any:
+        """A plain number is JSON's, as earlier versions wrote it."""
+        named = re.fullmatch(rf"\s*{self.noun}\s*(\d{{1,4}})\s*", text, re.ASCII | re.IGNORECASE) if self.noun else None
+        return int(named[1]) - 1 if named else super().parse(text)
+
+    def typed(self, text: str) -> Any:
+        plain = re.fullmatch(r"\s*([-+]?\d{1,4})\s*", text, re.ASCII) if self.noun else None
+        if plain is None:
+            return self.parse(text)
+        if not self.low < int(plain[1]) <= self.high + 1:
+            raise refusal(f"there is no {self.noun} {plain[1]}", f"Use {self.low + 1} to {self.high + 1}.")
+        return int(plain[1]) - 1
+
+    def format(self, value: Any) -> str:
+        return f"{self.noun} {value + 1}" if self.noun else super().format(value)
 
 
 def _in_range(kind: Number | Integer, value: object) -> float | int:
@@ -131,13 +162,20 @@ def _in_range(kind: Number | Integer, value: object) -> float | int:
         raise refusal("nan is not a number", f"Use {kind.describe()}.")
     if value < kind.low:
         raise refusal(
-            f"{show(value)} is below the minimum {tidy(kind.low)}", f"Use {tidy(kind.low)} or more.", kind.low
+            f"{show(value)} is below the minimum {_bound(kind, kind.low)}", f"Use {tidy(kind.low)} or more.", kind.low
         )
     if value > kind.high:
         raise refusal(
-            f"{show(value)} is above the maximum {tidy(kind.high)}", f"Use {tidy(kind.high)} or less.", kind.high
+            f"{show(value)} is above the maximum {_bound(kind, kind.high)}",
+            f"Use {tidy(kind.high)} or less.",
+            kind.high,
         )
     return value
+
+
+def _bound(kind: Number | Integer, value: float) -> str:
+    named = isinstance(kind, Integer) and kind.noun
+    return f"{tidy(value)} ({kind.format(value)})" if named else tidy(value)
 
 
 def _not_a_number(kind: Number | Integer, value: object) -> SettingsError:

@@ -15,6 +15,7 @@ MAX_IDENTITIES = 8
 MAX_SITES = 70  # text cross-attention layers of SDXL; SD1.5 has 16
 FRACTION = Number(0.0, 1.0, 0.01)
 WEIGHT = Number(0.0, 2.0, 0.05)
+PERSON = Integer(0, MAX_IDENTITIES - 1, noun="person")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FaceChoice(Record):
         "'like' takes the face most like another photo's.",
     )
     index: int = setting(
-        0, Integer(0, 63), "Face index", "With face choice 'index': the face to take, counted from the left from 0."
+        0, Integer(0, 63, noun="face"), "Face index", "With face choice 'index': which face, counted from the left."
     )
     like: str = setting(
         "", Picture(), "Face like", "With face choice 'like': a photo or a saved identity of the person to look for."
@@ -55,9 +56,7 @@ class Reference(Record):
         "The photo: a path, a data URL, base64, photo:HASH for a dropped one, or identity:NAME for a saved identity.",
     )
     weight: float = setting(1.0, WEIGHT, "Photo weight", "Share of this photo in the person's identity.")
-    identity: int = setting(
-        0, Integer(0, MAX_IDENTITIES - 1), "Photo person", "Which person this photo shows, counted from 0."
-    )
+    identity: int = setting(0, PERSON, "Photo person", "Which person this photo shows.")
     words: str = setting(
         "",
         Text(100),
@@ -174,9 +173,7 @@ class Region(Record):
         "Region combine",
         "add: the identity acts here too; subtract: it does not, whatever the person's other regions say.",
     )
-    identity: int = setting(
-        0, Integer(0, MAX_IDENTITIES - 1), "Region person", "Which person acts here, counted from 0."
-    )
+    identity: int = setting(0, PERSON, "Region person", "Which person acts here.")
     weight: float = setting(
         1.0,
         WEIGHT,

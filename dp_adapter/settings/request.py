@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from dp_adapter import naming
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.containers import ListOf, Nullable
 from dp_adapter.settings.curve import Curve, CurveText
@@ -218,14 +219,18 @@ class Settings(Record):
             if reference.identity > free:
                 with within(f"references[{index}].identity"):
                     raise refusal(
-                        f"{reference.identity} leaves a gap: no photo shows person {free}", f"Use {free}.", free
+                        f"{reference.identity} ({naming.person(reference.identity)}) leaves a gap: no photo shows "
+                        f"{naming.person(free)}",
+                        f"Use {free}.",
+                        free,
                     )
         for index, region in enumerate(self.regions):
             if known and region.identity not in known:
                 with within(f"regions[{index}].identity"):
-                    persons = count(len(known), "person")
-                    problem = f"{region.identity} is nobody: the photos show {persons}, counted from 0"
-                    raise refusal(problem, f"Use {len(known) - 1}.", len(known) - 1)
+                    persons, last = count(len(known), "person"), len(known) - 1
+                    problem = f"{region.identity} is nobody: the photos show {persons}, and {region.identity} means "
+                    problem += naming.person(region.identity)
+                    raise refusal(problem, f"Use {last}, which is {naming.person(last)}.", last)
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with top-level fields changed.

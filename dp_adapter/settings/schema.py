@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dp_adapter.settings.containers import ListOf, Nullable
-from dp_adapter.settings.kinds import Kind
+from dp_adapter.settings.kinds import Integer, Kind
 from dp_adapter.settings.records import FieldInfo, Record, RecordOf, fields_of
 from dp_adapter.settings.request import VERSION, Settings
 
@@ -53,5 +53,7 @@ def _define_inner(kind: Kind, definitions: dict[str, Any]) -> None:
 
 
 def _property(info: FieldInfo) -> dict[str, Any]:
+    kind = info.kind
+    first = f" {kind.low} is {kind.format(kind.low)}." if isinstance(kind, Integer) and kind.noun else ""
     default = {} if info.required else {"default": info.kind.write(info.default)}
-    return {**info.kind.schema(), "title": info.label, "description": info.help, **default}
+    return {**info.kind.schema(), "title": info.label, "description": info.help + first, **default}

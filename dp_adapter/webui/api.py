@@ -146,7 +146,7 @@ class Routes:
         return api_answers.identity(self._served.session(), self._known(name))
 
     def save_identity(self, body: forms.SaveIdentity) -> dict[str, Any]:
-        """Saves person 0 of the photos in `settings` under a name, without the photos themselves."""
+        """Saves person 1 of the photos in `settings` (`"identity": 0`) under a name, without the photos themselves."""
         with self._served.lock:
             return api_answers.save(self._served.session(), body.name, body.settings, body.replace)
 

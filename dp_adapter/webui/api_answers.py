@@ -153,6 +153,7 @@ def regions(
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
     from dp_adapter.session.areas import Areas
+    from dp_adapter.session.forecast import forecast, unplaced
 
     asked = Settings.from_dict(settings)
     request = filled(asked, session.modes.of(asked.mode))
@@ -161,21 +162,22 @@ def regions(
     areas = Areas(session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
-    for person in persons:
-        area = areas.of(request, scene, person)
-        mask = None if area.mask is None else area.mask[0].numpy()
-        seen = areas.parts(request, scene, person) if parts else {}
+    for one in forecast(request, scene, areas, persons):
+        mask = None if one.mask is None else one.mask[0].numpy()
+        seen = areas.parts(request, scene, one.number) if parts else {}
         listed.append(
             {
-                "person": person,
-                "source": area.source,
-                "coverage": round(area.coverage, 4),
-                "known": area.known,
+                "person": one.number,
+                "source": one.source,
+                "coverage": round(one.coverage, 4),
+                "known": one.known,
+                "follows": one.follows,
                 "mask": _png(_drawn(mask, width, height)) if masks else None,
                 "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
             }
         )
-    return {"width": width, "height": height, "regions": listed}
+    notes = unplaced(request, {one["person"]: one["source"] for one in listed})
+    return {"width": width, "height": height, "regions": listed, "notes": notes}
 
 
 def _drawn(mask: NDArray[np.float32] | None, width: int, height: int) -> Image:

@@ -148,10 +148,13 @@ class Region(BaseModel):
     """Where one person acts."""
 
     person: int = Field(..., description="As in the settings, from 0.")
-    source: str = Field(..., description="Where the region comes from, in words.")
-    coverage: float = Field(..., description="Share of the picture inside it, 0 to 1.")
+    source: str = Field(..., description="Where the region comes from, and what becomes of it, in words.")
+    coverage: float = Field(..., description="Share of the picture inside it at the first step, 0 to 1.")
     known: bool = Field(..., description="Whether it comes from something that says where the face is.")
-    mask: str | None = Field(None, description="A PNG as base64, white where the identity acts; on request.")
+    follows: bool = Field(..., description="Whether it goes to the face and with it while the picture forms.")
+    mask: str | None = Field(
+        None, description="A PNG as base64, white where the identity acts at the first step; on request."
+    )
     parts: dict[str, str] | None = Field(
         None, description="PNGs as base64 by the name of the part; on request, where a face was found."
     )
@@ -163,6 +166,7 @@ class Regions(BaseModel):
     width: int
     height: int
     regions: list[Region]
+    notes: list[str] = Field([], description="Persons who have no region while others have one, in words.")
 
 
 class PhotoVector(BaseModel):

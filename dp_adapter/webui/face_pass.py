@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.edits import with_words
 from dp_adapter.session import face_pass as plan
 from dp_adapter.webui import compat, nested, shared
@@ -73,7 +74,7 @@ def over(p: Any, pp: Any, work: Work, judge: Judge, regions: Mapping[int, Mask |
         start = Image.fromarray(plan.enlarged(picture, part))
         request = plan.request(work.settings, work.edit, person)
         p2 = nested.over_face(p, start, asked.strength, request, work.prompts(p))
-        made = nested.run(p, p2, f"face {done + 1} of {len(theirs)}")
+        made = nested.run(p, p2, f"{naming.face(done)} of {len(theirs)}")
         if made is None:
             break
         picture = plan.pasted(picture, np.asarray(made.convert("RGB"), np.uint8), part, face)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from dp_adapter import naming
 from dp_adapter.settings import ListOf, Picture, Record, RecordOf, Reference, Settings, field_at
 from dp_adapter.settings.records import fields_of
 
@@ -52,14 +54,25 @@ def found(
             continue
         kind = field_at(path).kind
         saved = identities.with_photo(digest) if isinstance(kind, Picture) and kind.saved else None
-        title = f"'{names[digest]}'" if digest in names else digest
+        title = _title(path) + (f" ('{names[digest]}')" if digest in names else "")
         if saved is None:
-            notes[f"The picture {title} is not here any more: drop it again."] = None
+            notes[f"{title} is not here any more: drop it again."] = None
         else:
             changes[path] = IDENTITY + saved
-            notes[f"The picture {title} is part of the saved identity '{saved}', which is used."] = None
+            notes[f"{title} is part of the saved identity '{saved}', which is used."] = None
     replaced = settings.with_fields(changes) if changes else settings
     return _once_each(replaced) if changes else replaced, tuple(notes)
+
+
+def _title(path: str) -> str:
+    """Which picture of a request is meant, as a sentence begins."""
+    item = re.match(r"(\w+)\[(\d+)\]\.(\w+)", path)
+    if item is None:
+        return f"The picture of '{field_at(path).label}'"
+    if item[1] == "regions":
+        return f"The mask of {naming.region(int(item[2]))}"
+    photo = naming.photo(int(item[2]))
+    return naming.begun(photo) if item[3] == "image" else f"The picture of '{field_at(path).label}' for {photo}"
 
 
 def _once_each(settings: Settings) -> Settings:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.session import places, report
 from dp_adapter.settings import Report, Settings
 from dp_adapter.settings.outcome import RESULT
@@ -59,7 +60,7 @@ class Outcome:
         self._before = copy.copy(p)
         if self._judged:
             for person in self._the_judge().unknown:
-                p.comment(f"DP-Adapter: no photo of person {person + 1} shows a face that can be compared.")
+                p.comment(f"DP-Adapter: no photo of {naming.person(person)} shows a face that can be compared.")
 
     def before_overlay(self, pp: Any) -> None:
         """A picture as it was sampled; what was painted over by an inpainting mask comes later."""

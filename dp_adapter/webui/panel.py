@@ -17,6 +17,7 @@ from dp_adapter.webui import (
     panel_photos,
     panel_preview,
     panel_regions,
+    panel_strangers,
 )
 from dp_adapter.webui.panel_handlers import Speaking
 from dp_adapter.webui.panel_widgets import Widgets
@@ -48,6 +49,7 @@ def build(script: Any, is_img2img: bool) -> Panel:
         with enabled.extra():
             gr.HTML(f'<span class="dp-adapter-version">{__version__}</span>')
         photos = panel_photos.build(widgets)
+        question = panel_strangers.build(widgets)
         speaking = Speaking(gr.HTML("", elem_id=script.elem_id("status")))
         panel_groups.faces(widgets, speaking)
         model = panel_models.build(widgets)
@@ -71,8 +73,9 @@ def build(script: Any, is_img2img: bool) -> Panel:
     components = [by_name[name] for name in ARGS]
     face = [widgets.by_path[path] for path in panel_photos.FACE_PATHS]
     panel_photos.wire(photos, widgets, speaking)
+    panel_strangers.wire(question, photos, face, speaking)
     panel_models.wire(model, enabled, speaking)
-    panel_regions.wire(regions, speaking)
+    panel_regions.wire(regions, photos, speaking)
     panel_preview.wire(preview, regions, components, is_img2img, speaking)
     panel_identities.wire(identities, photos, enabled, face, speaking)
     return Panel(components, by_name, speaking.line)

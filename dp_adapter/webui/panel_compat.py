@@ -18,6 +18,9 @@ GRADIO = int(gr.__version__.split(".")[0])
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
 """For handlers that answer at once: gradio would grey the outputs out for a moment."""
 
+ALWAYS_LAST: dict[str, Any] = {"trigger_mode": "always_last"} if GRADIO >= 4 else {}
+"""For handlers whose events must not be lost while an earlier one is answered, as gradio 4 loses clicks."""
+
 
 def js(code: str) -> dict[str, Any]:
     """The argument that runs JavaScript before a handler."""

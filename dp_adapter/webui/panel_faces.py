@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.errors import FaceError
 from dp_adapter.webui import shared
 from dp_adapter.webui.panel_words import words
@@ -73,7 +74,7 @@ def _said(count: int, chosen: int, own: bool) -> str:
     if count == 1:
         return "1 face found."
     why = "as you chose" if own else "by the common face choice"
-    return f"{count} faces found; face {chosen + 1} is taken, {why}. Click another to choose it."
+    return f"{count} faces found; {naming.face(chosen)} is taken, {why}. Click another to choose it."
 
 
 def _crop(picture: NDArray[np.uint8], box: NDArray[np.float32]) -> Image:

@@ -12,9 +12,9 @@ from dp_adapter.errors import IdentityError
 from dp_adapter.settings import Settings
 from dp_adapter.webui import panel_lists, shared
 from dp_adapter.webui.panel_handlers import Speaking, Updates
-from dp_adapter.webui.panel_photos import FACE_FIELDS, Photos
+from dp_adapter.webui.panel_photos import Photos, common_face
 from dp_adapter.webui.panel_widgets import Widgets
-from dp_adapter.webui.panel_words import counted, status
+from dp_adapter.webui.panel_words import status
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], sp
         names = list(shared.session().identities.names())
         return {part.saved: gr.update(choices=names, value=chosen if chosen in names else None)}
 
-    def use(chosen: str | None, text: str) -> Updates:
+    def use(chosen: str | None, text: str, added: list[str]) -> Updates:
         new = panel_lists.photo(f"identity:{_required(chosen)}", "")
         items = panel_lists.appended(panel_lists.read(text), [new], "photo")
-        return {photos.text: panel_lists.written(items), photos.selected: len(items) - 1}
+        state = {photos.text: panel_lists.written(items), photos.selected: len(items) - 1}
+        return {**state, photos.added: [*added, new["image"]]}
 
     def save(name: str, text: str, *choice: Any) -> Updates:
         items = [{k: v for k, v in item.items() if k != "name"} for item in panel_lists.read(text)]
-        common = dict(zip(FACE_FIELDS, choice, strict=True))
-        settings = Settings.from_dict({"references": items, "face": common})
+        settings = Settings.from_dict({"references": items, "face": common_face(choice)})
         if not items:
             raise IdentityError("There is no photo to save an identity from", "Drop some photos first.")
         made = shared.session().save_identity(name.strip(), settings)
-        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *map(counted, made.notes)]
+        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
         return {**listed(made.name), part.name: "", speaking.line: status(said)}
 
     def delete(chosen: str | None) -> Updates:
@@ -92,7 +92,8 @@ def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], sp
 
     speaking.on(enabled.change, first, [enabled, part.saved], [part.saved], keeps=True)
     speaking.on(part.refresh.click, listed, [part.saved], [part.saved])
-    speaking.on(part.use.click, use, [part.saved, photos.text], [photos.text, photos.selected])
+    added = [photos.text, photos.selected, photos.added]
+    speaking.on(part.use.click, use, [part.saved, photos.text, photos.added], added)
     speaking.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")
     speaking.on(part.delete.click, ask, [part.saved], [part.question])
     speaking.on(part.yes.click, delete, [part.saved], [part.saved, part.question])

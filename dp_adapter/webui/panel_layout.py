@@ -7,6 +7,7 @@ The picture is the style's background, so that boxes can be drawn anew without s
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -72,8 +73,11 @@ def read(text: str) -> Drag:
         raise SettingsError("regions", f"what was drawn could not be read ({error})", "Draw it again.") from error
 
 
-def taken(items: list[Item], selected: int, drag: Drag) -> tuple[list[Item], int]:
+def taken(items: list[Item], selected: int, drag: Drag, persons: Sequence[int] = ()) -> tuple[list[Item], int]:
     """The regions after a drag, and which is chosen then. A click chooses; what has no area adds nothing.
+
+    Args:
+        persons: who is in the photos. A new box is that of the first who has no region yet.
 
     Raises:
         SettingsError: there are too many regions.
@@ -83,7 +87,7 @@ def taken(items: list[Item], selected: int, drag: Drag) -> tuple[list[Item], int
     if not 0 <= drag.index < len(items):
         if not has_area:
             return items, selected
-        person = items[selected].get("identity", 0) if 0 <= selected < len(items) else 0
+        person = panel_lists.next_person(items, selected, persons)
         new = {**panel_lists.region(), "kind": "box", "box": box, "identity": person}
         return panel_lists.appended(items, [new], "region"), len(items)
     if drag.box == _box(items[drag.index]) or not has_area:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 from dp_adapter.errors import SettingsError
@@ -32,9 +33,27 @@ def photo(image: str, name: str) -> Item:
     return {**encode(Reference(image=image)), "name": name}
 
 
-def region() -> Item:
+def region(person: int = 0) -> Item:
     """A new region at its defaults."""
-    return encode(Region())
+    return encode(Region(identity=person))
+
+
+def persons_in(photos: list[Item]) -> list[int]:
+    """Who is in the photos, in order."""
+    return sorted({person for item in photos if isinstance(person := item.get("identity", 0), int)})
+
+
+def without_region(regions: list[Item], persons: Sequence[int]) -> list[int]:
+    """Persons who have no region, in order; a subtracted one gives nobody a place."""
+    placed = {item.get("identity", 0) for item in regions if item.get("op") != "subtract"}
+    return [person for person in persons if person not in placed]
+
+
+def next_person(regions: list[Item], selected: int, persons: Sequence[int]) -> int:
+    """Whose a new region is: of several persons the first without one, else the chosen region's."""
+    if len(persons) > 1 and (free := without_region(regions, persons)):
+        return free[0]
+    return regions[selected].get("identity", 0) if 0 <= selected < len(regions) else 0
 
 
 def of_kind(item: Item, kind: str) -> Item:

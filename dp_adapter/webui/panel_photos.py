@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from modules.ui_components import ToolButton
 
+from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui import panel_faces, panel_lists, panel_pictures, shared
 from dp_adapter.webui.panel_compat import uploads
 from dp_adapter.webui.panel_editing import Editing
@@ -17,6 +19,7 @@ from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_lists import Item
 from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status, words
+from dp_adapter.webui.values import field_value
 
 PERSONS = [str(number) for number in range(1, 9)]
 FACE_FIELDS = ("choice", "index", "like", "min_size")
@@ -30,12 +33,14 @@ class Photos:
     Attributes:
         text: hidden, the JSON list that the script gets. Whatever changes it redraws the part.
         selected: index of the chosen photo, -1 for none.
+        added: texts of photos that were dropped here, in this page; not of pasted ones.
         clicked, face_clicked: hidden, the number of a clicked thumbnail and the time, from the browser. gradio's own
             selection stays where it was when a gallery is drawn anew, and a click there is then not told.
     """
 
     text: Any
     selected: Any
+    added: Any
     drop: Any
     gallery: Any
     editor: Any
@@ -55,7 +60,7 @@ class Photos:
 def build(widgets: Widgets) -> Photos:
     name = widgets.elem_id
     text = widgets.volatile(gr.Textbox("", visible=False, label="DP-Adapter photos", elem_id=name("photos")))
-    selected = gr.State(-1)
+    selected, added = gr.State(-1), gr.State([])
     drop = gr.File(label="Photos", file_count="multiple", elem_id=name("drop"), elem_classes=["dp-adapter-drop"])
     drop.webui_tooltip = (
         "Photos of the person: drop them, click to choose, or paste with Ctrl+V while the mouse is here."
@@ -86,8 +91,8 @@ def build(widgets: Widgets) -> Photos:
         for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
     )
     return Photos(
-        text, selected, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces, any_face,
-        clicked, face_clicked,
+        text, selected, added, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces,
+        any_face, clicked, face_clicked,
     )  # fmt: skip
 
 
@@ -116,15 +121,18 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
     def draw(text: str, selected: int, *face: Any) -> Updates:
         return _drawn(part, text, selected, face)
 
-    def add(files: object, text: str) -> Updates:
-        items, problems = _added(panel_lists.read(text), files)
+    def add(files: object, text: str, added: list[str]) -> Updates:
+        before = panel_lists.read(text)
+        items, problems = _added(before, files)
         said = {speaking.line: status(problems, "error")} if problems else {}
-        return {part.drop: None, part.text: panel_lists.written(items), part.selected: len(items) - 1, **said}
+        new = [item["image"] for item in items[len(before) :]]
+        state = {part.text: panel_lists.written(items), part.selected: len(items) - 1, part.added: [*added, *new]}
+        return {part.drop: None, **state, **said}
 
     speaking.on(part.text.change, draw, [*editing.state, *common], drawn, keeps=True)
     for component in common:
         speaking.on(component.change, draw, [*editing.state, *common], drawn, keeps=True)
-    speaking.on(part.drop.upload, add, [part.drop, part.text], [part.drop, *editing.state])
+    speaking.on(part.drop.upload, add, [part.drop, part.text, part.added], [part.drop, *editing.state, part.added])
 
     def choose(clicked: str, text: str, *face: Any) -> Updates:
         return _drawn(part, text, _number(clicked), face)
@@ -141,6 +149,11 @@ def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
     editing.on_input(part.weight, lambda _item, weight: {"weight": weight})
     editing.on_input(part.words, lambda _item, typed: {"words": typed}, event=part.words.blur)
     editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
+
+
+def common_face(values: Sequence[Any]) -> Item:
+    """The face choice of all photos, as in a request, from its widgets' values."""
+    return {name: field_value(field_at(f"face.{name}"), value) for name, value in zip(FACE_FIELDS, values, strict=True)}
 
 
 def _number(clicked: str) -> int:
@@ -163,7 +176,7 @@ def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
     items = panel_lists.read(text)
     index = panel_lists.clamped(items, selected)
     item = items[index] if items else {}
-    common: Item = dict(zip(FACE_FIELDS, face, strict=True))
+    common = common_face(face)
     updates: Updates = {
         part.gallery: gr.update(value=panel_pictures.gallery(items), visible=bool(items)),
         part.editor: gr.update(visible=bool(items)),
@@ -182,7 +195,7 @@ def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
         said = status([found.said, *_disagreements(items)], "warning" if found.warns else "note")
         shown = gr.update(value=list(found.pictures), visible=len(found.pictures) > 1)
     except DPAdapterError as error:
-        said, shown = status(f"Photo {index + 1}: {words(error)}", "error"), updates[part.faces]
+        said, shown = status(f"{naming.begun(naming.photo(index))}: {words(error)}", "error"), updates[part.faces]
     return {**updates, part.said: said + _marked(part, index), part.faces: shown}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings.words import tidy
 from dp_adapter.webui import shared
@@ -46,7 +47,7 @@ def caption(number: int, item: dict[str, Any]) -> str:
     """``1 · weight 0.5 · person 2``, and the name of a saved identity."""
     name = str(item.get("image", "")).partition("identity:")[2]
     parts = [f"{number} {name}".strip(), f"weight {tidy(item.get('weight', 1.0))}"]
-    return " · ".join([*parts, f"person {item.get('identity', 0) + 1}"])
+    return " · ".join([*parts, naming.person(item.get("identity", 0))])
 
 
 def _open(source: str) -> Image:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from dp_adapter.errors import DPAdapterError
 from dp_adapter.webui import panel_brush, panel_layout, panel_lists, preview
-from dp_adapter.webui.panel_compat import init_and_mask, js
+from dp_adapter.webui.panel_compat import ALWAYS_LAST, init_and_mask, js
 from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_host import HOST, INIT_IDS, UPLOADED_MASK
 from dp_adapter.webui.panel_regions import Regions
 from dp_adapter.webui.panel_widgets import Widgets
-from dp_adapter.webui.panel_words import status
-from dp_adapter.webui.values import settings_of
+from dp_adapter.webui.panel_words import status, words
+from dp_adapter.webui.values import ARGS, settings_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+_MATTERS = ("photos", "regions", "sharing", "mode", "tracking", "parts", "face")
 
 
 def _with_tab(inputs: list[Any]) -> dict[str, Any]:
@@ -31,9 +36,10 @@ def _with_tab(inputs: list[Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PreviewPart:
-    """The part's components; ``tab`` is filled by the browser."""
+    """The part's components; ``tab`` is filled by the browser, which also presses ``again`` when something changed."""
 
     button: Any
+    again: Any
     picture: Any
     said: Any
     tab: Any
@@ -43,6 +49,7 @@ def build(widgets: Widgets) -> PreviewPart:
     name = widgets.elem_id
     button = gr.Button("Region preview", elem_id=name("region_preview"), size="sm")
     button.webui_tooltip = "Shows where each person will act in the picture to be made"
+    again = gr.Button("Draw it again", elem_id=name("region_redraw"), visible=False)
     picture = gr.Image(
         label="Region preview",
         elem_id=name("region_picture"),
@@ -54,9 +61,9 @@ def build(widgets: Widgets) -> PreviewPart:
     )
     said = gr.HTML("")
     tab = gr.Number(0, visible=False, label="DP-Adapter img2img tab", elem_id=name("img2img_tab"))
-    for component in (button, picture, tab):
+    for component in (button, again, picture, tab):
         widgets.volatile(component)
-    return PreviewPart(button, picture, said, tab)
+    return PreviewPart(button, again, picture, said, tab)
 
 
 def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool, speaking: Speaking) -> None:
@@ -70,6 +77,12 @@ def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool,
         drawn = preview.draw(settings, canvas, init, inpaint)
         shown = gr.update(value=drawn.picture, visible=True)
         return {part.picture: shown, part.said: status(drawn.lines)}
+
+    def show_again(tab: float, *values: Any) -> Updates:
+        try:
+            return show(tab, *values)
+        except DPAdapterError as error:  # nobody pressed a button: no message pops up
+            return {part.said: status(words(error), "warning")}
 
     def paint(tab: float, text: str, selected: int, *host: Any) -> Updates:
         under, _, _ = seen.canvas(int(tab), host)
@@ -87,12 +100,28 @@ def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool,
     shown_with = [part.tab, *seen.components, *args]
     outputs = [part.picture, part.said]
     speaking.on(part.button.click, show, shown_with, outputs, show_progress="full", **_with_tab(shown_with))
+    options = {**ALWAYS_LAST, **_with_tab(shown_with)}
+    speaking.on(part.again.click, show_again, shown_with, outputs, keeps=True, **options)
+    for component in args_that_matter(args):
+        _redraws(component, part.again.elem_id)
+    for component in seen.components:
+        _redraws(component, part.again.elem_id, regions.open_layout.elem_id)
     painted_with = [part.tab, regions.text, regions.selected, *seen.components]
     laid_out_with = [part.tab, *seen.components]
     outputs = [regions.layout, regions.under]
     speaking.on(regions.open_layout.click, lay_out, laid_out_with, outputs, **_with_tab(laid_out_with))
     outputs = [regions.canvas, regions.strokes]
     speaking.on(regions.open_canvas.click, paint, painted_with, outputs, **_with_tab(painted_with))
+
+
+def args_that_matter(args: list[Any]) -> list[Any]:
+    """The panel's components that change where somebody acts."""
+    return [component for name, component in zip(ARGS, args, strict=True) if name.split(".")[0] in _MATTERS]
+
+
+def _redraws(component: Any, *buttons: str) -> None:
+    """What these buttons drew is drawn anew when a component changes; nothing where it is not shown."""
+    component.change(fn=None, inputs=[], outputs=[], **js(f"() => dpAdapterRedraw({json.dumps(buttons)})"))
 
 
 class _Seen:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import ToolButton
 
+from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui import panel_brush, panel_layout, panel_lists, shared
@@ -15,7 +16,7 @@ from dp_adapter.webui.panel_compat import uploads
 from dp_adapter.webui.panel_editing import Amend, Editing
 from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_lists import Item
-from dp_adapter.webui.panel_photos import PERSONS
+from dp_adapter.webui.panel_photos import PERSONS, Photos
 from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status, words
 from dp_adapter.webui.values import field_value, widget_value
@@ -122,7 +123,7 @@ def build(widgets: Widgets) -> Regions:
     )
 
 
-def wire(part: Regions, speaking: Speaking) -> None:
+def wire(part: Regions, photos: Photos, speaking: Speaking) -> None:
     """Binds the part's events, all but those of the buttons that need the host's picture."""
     editing = Editing(speaking, part.text, part.selected, emptied=part.canvas)
     drawn = [
@@ -130,23 +131,35 @@ def wire(part: Regions, speaking: Speaking) -> None:
         part.boxes_drawn,
     ]  # fmt: skip
 
-    def draw(text: str, selected: int) -> Updates:
-        return _drawn(part, panel_lists.read(text), selected)
+    def draw(text: str, selected: int, shown: str) -> Updates:
+        return _drawn(part, panel_lists.read(text), selected, panel_lists.read(shown))
 
-    def choose(index: int | None, text: str) -> Updates:
-        return {**_drawn(part, panel_lists.read(text), index or 0), part.canvas: ""}
+    def choose(index: int | None, text: str, shown: str) -> Updates:
+        return {**_drawn(part, panel_lists.read(text), index or 0, panel_lists.read(shown)), part.canvas: ""}
 
-    def dragged(text: str, selected: int, sent: str) -> Updates:
-        items = panel_lists.read(text)
-        new, index = panel_layout.taken(items, selected, panel_layout.read(sent))
+    def dragged(text: str, selected: int, shown: str, sent: str) -> Updates:
+        items, people = panel_lists.read(text), panel_lists.read(shown)
+        drag = panel_layout.read(sent)
+        new, index = panel_layout.taken(items, selected, drag, panel_lists.persons_in(people))
         if new != items:
             return {part.text: panel_lists.written(new), part.selected: index, part.canvas: ""}
-        return {} if index == selected else {**_drawn(part, items, index), part.canvas: ""}
+        return {} if index == selected else {**_drawn(part, items, index, people), part.canvas: ""}
 
-    speaking.on(part.text.change, draw, editing.state, drawn, keeps=True)
-    speaking.on(part.chosen.input, choose, [part.chosen, part.text], [*drawn, part.canvas])
-    speaking.on(part.drags.change, dragged, [*editing.state, part.drags], [*drawn, part.text, part.canvas])
-    editing.on_click(part.add.click, lambda items, _: (_grown(items), len(items)))
+    def add(text: str, selected: int, shown: str) -> Updates:
+        persons = panel_lists.persons_in(panel_lists.read(shown))
+        return editing.rearranged(text, selected, lambda items, index: (_grown(items, index, persons), len(items)))
+
+    def say(text: str, selected: int, shown: str) -> Updates:
+        items = panel_lists.read(text)
+        item = items[selected] if 0 <= selected < len(items) else {}
+        return {part.said: _said(items, item, panel_lists.read(shown))}
+
+    state = [*editing.state, photos.text]
+    speaking.on(part.text.change, draw, state, drawn, keeps=True)
+    speaking.on(photos.text.change, say, state, [part.said], keeps=True)
+    speaking.on(part.chosen.input, choose, [part.chosen, part.text, photos.text], [*drawn, part.canvas])
+    speaking.on(part.drags.change, dragged, [*state, part.drags], [*drawn, part.text, part.canvas])
+    speaking.on(part.add.click, add, state, [*editing.state, part.canvas])
     editing.on_click(part.remove.click, panel_lists.without)
     for field in PLAIN:
         editing.on_input(part.fields[field], _amend(field))
@@ -163,8 +176,9 @@ def wire(part: Regions, speaking: Speaking) -> None:
     )
 
 
-def _grown(items: list[Item]) -> list[Item]:
-    return panel_lists.appended(items, [panel_lists.region()], "region")
+def _grown(items: list[Item], selected: int, persons: list[int]) -> list[Item]:
+    new = panel_lists.region(panel_lists.next_person(items, selected, persons))
+    return panel_lists.appended(items, [new], "region")
 
 
 def _amend(field: str) -> Amend:
@@ -183,7 +197,7 @@ def _uploaded(_item: Item, file: Any) -> Item:
     return {"mask": f"photo:{shared.session().shelf.add(path.read_bytes(), mask=True)}"}
 
 
-def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:
+def _drawn(part: Regions, items: list[Item], selected: int, photos: list[Item]) -> Updates:
     index = panel_lists.clamped(items, selected)
     item = items[index] if items else panel_lists.region()
     captions = [_caption(number, one) for number, one in enumerate(items, 1)]
@@ -196,7 +210,7 @@ def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:
         part.person: str(item.get("identity", 0) + 1),
         part.boxes: gr.update(visible=kind == "box"),
         part.masks: gr.update(visible=kind == "mask"),
-        part.said: _checked(items, item),
+        part.said: _said(items, item, photos),
         part.boxes_drawn: panel_layout.drawn(items, index, part.drags.elem_id),
     }
     for field in PLAIN:
@@ -209,15 +223,28 @@ def _drawn(part: Regions, items: list[Item], selected: int) -> Updates:
 
 def _caption(number: int, item: Item) -> str:
     sign = "− " if item.get("op") == "subtract" else ""
-    return f"{number} · {sign}{item.get('kind', 'auto')} · person {item.get('identity', 0) + 1}"
+    return f"{number} · {sign}{item.get('kind', 'auto')} · {naming.person(item.get('identity', 0))}"
 
 
-def _checked(items: list[Item], item: Item) -> str:
-    """What is wrong with the regions as they are, in words."""
+def _said(items: list[Item], item: Item, photos: list[Item]) -> str:
+    """What is wrong with the regions as they are, and who has none, in words."""
     if not items:
         return status(NO_REGIONS)
     try:
         Settings.from_dict({"regions": items})
     except DPAdapterError as error:
         return status(words(error), "warning")
-    return status("A mask is set." if item.get("kind") == "mask" else "")
+    persons = panel_lists.persons_in(photos)
+    left, nobody = panel_lists.without_region(items, persons), _nobody(items, persons)
+    lines = ["A mask is set."] if item.get("kind") == "mask" else []
+    lines += [f"{naming.begun(naming.person(one))} has no region and acts where their face is found." for one in left]
+    return status([*lines, *nobody], "warning" if left or nobody else "note")
+
+
+def _nobody(items: list[Item], persons: list[int]) -> list[str]:
+    """Regions of persons of whom there is no photo, in words; none before there are photos."""
+    return [
+        f"{naming.begun(naming.region(number))} is for {naming.person(item.get('identity', 0))}, who has no photo."
+        for number, item in enumerate(items)
+        if persons and item.get("identity", 0) not in persons
+    ]

@@ -22,7 +22,7 @@ from dp_adapter.settings import (
     field_at,
 )
 from dp_adapter.settings.words import tidy
-from dp_adapter.webui.values import default_of
+from dp_adapter.webui.values import default_of, widget_value
 
 _EXAMPLES: Mapping[type[Kind], str] = {
     CurveText: "0@0.1, 1@0.3, 0.8@1",
@@ -82,7 +82,8 @@ def _made_of(info: FieldInfo) -> tuple[Any, dict[str, Any]]:
     if isinstance(kind, Flag):
         return gr.Checkbox, {}
     if isinstance(kind, Number | Integer):
-        return gr.Slider, {"minimum": kind.low, "maximum": kind.high, "step": kind.step}
+        ends = {"minimum": widget_value(kind, kind.low), "maximum": widget_value(kind, kind.high)}
+        return gr.Slider, {**ends, "step": kind.step}
     if isinstance(kind, Choice):
         return gr.Dropdown, {"choices": list(kind.choices), "allow_custom_value": bool(kind.own)}
     if isinstance(kind, ListOf) and isinstance(kind.item, Choice):

@@ -1,4 +1,4 @@
-"""Errors and notes as the panel shows them: field names become labels, photos and persons are counted from 1."""
+"""Errors and notes as the panel shows them: names of fields become labels, items of lists are counted from 1."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.settings import field_at
 
 _ITEM = re.compile(r"\b(references|regions)\[(\d+)\]")
-_NOUNS = {"references": "photo", "regions": "region"}
+_NAMES = {"references": naming.photo, "regions": naming.region}
 _log = logging.getLogger("dp_adapter")
 Tone = Literal["note", "warning", "error"]
 
@@ -21,11 +22,11 @@ def words(error: DPAdapterError) -> str:
     """An error in the panel's words."""
     if isinstance(error, SettingsError) and error.field.endswith(".identity") and isinstance(error.nearest, int):
         where = _item(error.field)
-        return f"{where}: persons are counted without gaps and need a photo each. Use person {error.nearest + 1}."
+        return f"{where}: persons are counted without gaps and need a photo each. Use {naming.person(error.nearest)}."
     text = str(error)
     if isinstance(error, SettingsError):
         text = text.replace(f"{error.field}:", f"{_named(error.field)}:", 1)
-    text = _ITEM.sub(lambda found: f"{_NOUNS[found[1]].capitalize()} {int(found[2]) + 1}", text)
+    text = _ITEM.sub(lambda found: naming.begun(_name(found)), text)
     text = re.sub(r"^(\w+ \d+)\.[\w.]+:", r"\1:", text)
     return text[:1].upper() + text[1:]
 
@@ -34,11 +35,6 @@ def unexpected(error: Exception) -> str:
     """A sentence for an error that nobody foresaw; the details go to the log."""
     _log.error("The panel met an unexpected error", exc_info=error)
     return f"Something went wrong inside DP-Adapter ({type(error).__name__}). The console has the details."
-
-
-def counted(note: str) -> str:
-    """A session's note with persons and photos counted from 1."""
-    return re.sub(r"\b([Pp]erson|[Pp]hoto|[Ff]ace) (\d+)\b", lambda found: f"{found[1]} {int(found[2]) + 1}", note)
 
 
 def status(lines: str | Iterable[str], tone: Tone = "note") -> str:
@@ -52,15 +48,19 @@ def _named(field: str) -> str:
     try:
         label = field_at(field).label
     except SettingsError:
-        return _ITEM.sub(lambda found: f"{_NOUNS[found[1]]} {int(found[2]) + 1}", field)
+        return _ITEM.sub(_name, field)
     item = _ITEM.match(field)
     if item is None:
         return label
     # "Region 1, mask", not "Region 1, region mask"
-    short = label.removeprefix(f"{_NOUNS[item[1]].capitalize()} ").lower()
+    short = label.removeprefix(naming.begun(_name(item)).rstrip("0123456789")).lower()
     return f"{_item(field)}, {short}"
 
 
 def _item(field: str) -> str:
     found = _ITEM.match(field)
-    return f"{_NOUNS[found[1]].capitalize()} {int(found[2]) + 1}" if found else field
+    return naming.begun(_name(found)) if found else field
+
+
+def _name(item: re.Match[str]) -> str:
+    return _NAMES[item[1]](int(item[2]))

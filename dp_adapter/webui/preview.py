@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dp_adapter import naming
 from dp_adapter.webui import shared
-from dp_adapter.webui.panel_words import counted
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from dp_adapter.session.areas import Area
     from dp_adapter.settings import Settings
 
 LONG_SIDE = 768
@@ -66,6 +65,7 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     from dp_adapter.edits import filled
     from dp_adapter.session import Scene
     from dp_adapter.session.areas import Areas
+    from dp_adapter.session.forecast import forecast
 
     session = shared.session()
     settings = filled(settings, session.modes.of(settings.mode))
@@ -78,14 +78,10 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     areas = Areas(session.photos, session.encoders)
     shown = settings.references or settings.regions
     persons = sorted({item.identity for item in shown}) or [0]
-    drawn = {number: areas.of(settings, scene, number) for number in persons}
-    lines = tuple(_line(number, area) for number, area in drawn.items())
-    masks = {number: None if area.mask is None else area.mask[0].numpy() for number, area in drawn.items()}
+    told = forecast(settings, scene, areas, persons)
+    lines = tuple(f"{naming.begun(naming.person(one.number))}: {one.line}." for one in told)
+    masks = {one.number: None if one.mask is None else one.mask[0].numpy() for one in told}
     return Preview(tinted(under, masks), lines)
-
-
-def _line(number: int, area: Area) -> str:
-    return counted(f"Person {number}: {area.source}; {area.coverage:.0%} of the picture.")
 
 
 def tinted(under: Image, masks: Mapping[int, NDArray[np.float32] | None]) -> Image:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modules import scripts
 
 from dp_adapter.webui import compat, forge_widths
-from dp_adapter.webui.stop import stopping, warn
+from dp_adapter.webui.stop import FROM_PANEL, stopping, warn
 
 if TYPE_CHECKING:
     from dp_adapter.webui.run import Run
@@ -59,6 +59,7 @@ class DPAdapterScript(scripts.Script):
         # Off costs nothing, not even an import.
         if _off(args) and not hasattr(p, "dp_adapter_overrides"):
             return
+        setattr(p, FROM_PANEL, args[:1] in ((None,), ("",)))
         with stopping(p):
             from dp_adapter.webui.run import Run, settings_for
 

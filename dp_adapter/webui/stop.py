@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from dp_adapter.errors import DPAdapterError
 
 UNPROCESSABLE = 422
+FROM_PANEL = "dp_adapter_from_panel"  # attribute of a job: it has the panel's args, not the API's request
 
 
 class DPAdapterStop(HTTPException):
@@ -29,7 +30,7 @@ def stopping(p: Any) -> Generator[None]:
     try:
         yield
     except DPAdapterError as error:
-        stop(p, str(error))
+        stop(p, _said(p, error))
     except Exception as error:
         from modules import errors
 
@@ -39,6 +40,15 @@ def stopping(p: Any) -> Generator[None]:
             f"DP-Adapter met an unexpected {type(error).__name__}: {error}. Nothing was generated; the console says "
             "more. Switch DP-Adapter off to go on without it.",
         )
+
+
+def _said(p: Any, error: DPAdapterError) -> str:
+    """An error of a job: the panel's are in the panel's words, with its labels and numbers."""
+    if not getattr(p, FROM_PANEL, False):
+        return str(error)
+    from dp_adapter.webui.panel_words import words
+
+    return words(error)
 
 
 @contextmanager

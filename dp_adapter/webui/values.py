@@ -95,6 +95,8 @@ def widget_value(kind: Kind, data: Any) -> object:
     """A field's JSON form → its widget's value."""
     if isinstance(kind, Nullable):
         return "" if data is None else tidy(data)
+    if isinstance(kind, Integer) and kind.noun:
+        return data + 1
     if isinstance(kind, SiteFactors):
         return ", ".join(f"{site}: {tidy(factor)}" for site, factor in data.items())
     if isinstance(kind, ListOf) and isinstance(kind.item, Number):
@@ -109,6 +111,8 @@ def field_value(info: FieldInfo, value: object) -> Any:
         return _number_or_automatic(kind, value)
     if value is None:
         return kind.write(info.default)
+    if isinstance(kind, Integer) and kind.noun and isinstance(value, int | float):
+        return max(value - 1, kind.low)  # a slider's limits that the host kept from an earlier version begin at 0
     if not (isinstance(value, str) and is_text(kind)):
         return value
     if isinstance(kind, SiteFactors):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -72,5 +74,5 @@ def speak(p: Any, people: Sequence[Spoken]) -> None:
     told = words_in(first[0], people)
     times = {one.person: f" x{one.tokens}" if one.tokens > 1 else "" for one in people}
     if told:
-        words = ", ".join(f"{word}{times[person]} for person {person}" for person, word in sorted(told.items()))
+        words = ", ".join(f"{word}{times[person]} for {naming.person(person)}" for person, word in sorted(told.items()))
         p.extra_generation_params["DP-Adapter result person words"] = words

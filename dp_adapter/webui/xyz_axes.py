@@ -114,7 +114,7 @@ def _value(info: FieldInfo, text: str) -> object:
         return None
     if _listed(info.kind):
         text = "" if text.strip().lower() == _NONE else text.replace("+", ",")
-    data: Any = info.kind.parse(text)
+    data: Any = info.kind.typed(text)
     try:
         return info.check(info.read(data))
     except SettingsError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from dp_adapter import naming
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.projection_figures import StoryMakerProjection
 from dp_adapter.core.types import Features, Tokens
@@ -62,8 +63,8 @@ def _tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Toke
     person = given(features.clip_person, "CLIP hidden states of the person", net.resample.proj_in.in_features)
     if options.person + len(face) > net.most_persons:
         raise WeightsError(
-            f"This StoryMaker checkpoint knows at most {net.most_persons} persons; person "
-            f"{options.person + len(face) - 1} is one too many",
+            f"This StoryMaker checkpoint knows at most {net.most_persons} persons; "
+            f"{naming.person(options.person + len(face) - 1)} is one too many",
             "Use fewer persons, or another model.",
         )
     given_all = (face, hidden, person)

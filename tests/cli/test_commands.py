@@ -86,7 +86,7 @@ def test_regions(portrait: Path, faceless: Path, tmp_path: Path, capsys: Capture
     assert main(["regions", str(portrait), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("512x512, 1 face(s), numbered from the left")
-    assert lines[1].startswith("  person 0: face 0 of the init picture, counted from the left; 4.")
+    assert lines[1].startswith("  person 1: face 1 of the init picture, counted from the left; 4.")
     assert "down 64x64" in lines[2] and "middle 8x8" in lines[2] and lines[2].endswith("%")
     stem = portrait.stem
     kinds = ("regions", "parts", "pyramid")

@@ -116,7 +116,7 @@ def start(portrait: Path, tmp_path: Path) -> Path:
 
 def test_img2img_follows_the_face(generate: Generate, start: Path) -> None:
     made = generate("--init", start, "--steps", "4", "--strength", "0.5", "--compare")
-    assert made.code == 0 and "face 0 of the init picture" in made.out
+    assert made.code == 0 and "face 1 of the init picture" in made.out
     assert pixels(made.pictures[0]).shape == (96, 128, 3), "the size of the picture to start from"
     assert json.loads(chunks(made.pictures[0])["dp_adapter"])["job"]["kind"] == "img2img"
     assert difference(*made.pictures).max() > 1
@@ -155,11 +155,11 @@ def test_photos_without_a_face(generate: Generate, faceless: Path, portrait: Pat
     made = generate("--set", "no_face=continue", photo=faceless)
     assert made.code == 0 and "made without the adapter" in made.out
     one_left = generate("--photo", faceless, "--set", "no_face=continue")
-    assert one_left.code == 0 and "Photo 1 was left out" in one_left.out and "untrained" in one_left.out
+    assert one_left.code == 0 and "Photo 2 was left out" in one_left.out and "untrained" in one_left.out
     nobody_known = generate(
         "--photo", portrait, "--set", "references[1].identity=1", "--set", "no_face=continue", photo=faceless
     )
-    assert nobody_known.code == 0 and "Person 1: 1 photo(s)" in nobody_known.out
+    assert nobody_known.code == 0 and "Person 2: 1 photo(s)" in nobody_known.out
     facts = json.loads(chunks(nobody_known.pictures[0])["dp_adapter"], parse_constant=pytest.fail)
     assert facts["likeness"]["cosine"] is None, "the first person is not there to compare with"
 

@@ -45,7 +45,7 @@ def test_a_life(models: Path, portrait: Path, tmp_path: Path, capsys: Capture) -
 def test_weights_and_settings(models: Path, portrait: Path, faceless: Path, capsys: Capture) -> None:
     weights = ["--photo-weight", "0.5", "--photo-weight", "1"]
     text = told(capsys, "save", "Anna", portrait, faceless, *weights, "--set", "no_face=continue", models=models)
-    assert "Photo 1 was left out" in text
+    assert "Photo 2 was left out" in text
     assert "weight 0.5" in told(capsys, "show", "Anna", models=models)
     assert "already" in told(capsys, "save", "Anna", portrait, models=models, code=1)
     told(capsys, "save", "Anna", "identity:Anna", portrait, "--replace", models=models)

@@ -167,9 +167,9 @@ def test_of_a_job(pipeline: Any) -> None:
 @pytest.mark.parametrize(
     ("job", "people", "words"),
     [
-        (Job("a garden"), ONE, "no word for person 0"),
-        (Job("a man"), TWO, "no word for person 1"),
-        (Job("a man"), (Spoken(0, "old knight"),), "no word for person 0 .'old knight'."),
+        (Job("a garden"), ONE, "no word for person 1"),
+        (Job("a man"), TWO, "no word for person 2"),
+        (Job("a man"), (Spoken(0, "old knight"),), "no word for person 1 .'old knight'."),
         (Job("a man"), TWICE, "2 times in a row, and the prompt has it 1 times"),
         (Job("a man", later=(Prompts(0.5, "an old man", ""),)), ONE, "does not stand at one place"),
     ],

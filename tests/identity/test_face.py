@@ -69,7 +69,9 @@ def test_choose() -> None:
 
 
 def test_choices_that_do_not_exist_are_explained() -> None:
-    with pytest.raises(FaceError, match=r"Face 3 was asked for, but 2 faces were found\. .*from the left.* 0 to 1"):
+    with pytest.raises(
+        FaceError, match=r"Face 4 was asked for, but 2 faces were found\. .*from the left.* face 1 to 2"
+    ):
         choose([face(0, 0, 40), face(90, 0, 40)], "index", index=3)
     with pytest.raises(FaceError, match="No face"):
         choose([])

@@ -80,4 +80,4 @@ def test_persons_share_by_the_prompts_words(webui: WebUI, person: dict[str, Any]
 def test_who_has_no_word_is_told(webui: WebUI, person: dict[str, Any]) -> None:
     references = [{**person["references"][0], "identity": n} for n in range(2)]
     answer = webui.answer({**person, "references": references, "regions": [], "sharing": "words"}, prompt="a man")
-    assert answer.status_code == 422 and "nothing in the prompt says who person 1 is" in answer.text
+    assert answer.status_code == 422 and "nothing in the prompt says who person 2 is" in answer.text

@@ -135,7 +135,7 @@ def test_without_an_added_region_the_automatic_one_is_subtracted_from(
     prepared = portrait_session.prepare(request_of(regions=[lower]), with_face)
     mask = mask_of(prepared)[0]
     assert torch.equal(mask[:128], face[:128]) and mask[128:].eq(0).all() and float(face[128:].sum()) > 0
-    assert prepared.explanation.persons[0].region == "face 0 of the init picture, counted from the left, without a box"
+    assert prepared.explanation.persons[0].region == "face 1 of the init picture, counted from the left, without a box"
     unknown = portrait_session.prepare(request_of(regions=[lower]), SCENE)
     assert mask_of(unknown)[0][:64].eq(1).all() and mask_of(unknown)[0][64:].eq(0).all()
     assert unknown.injection.schedule.start == 0.15, "a box that is left out does not say where the face is"

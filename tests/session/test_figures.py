@@ -172,7 +172,7 @@ def test_each_person_of_a_story_has_their_place(story: Path, request_of: Request
         torch.testing.assert_close(identity.tokens.cond, expected.cond, atol=1e-5, rtol=1e-4)
     assert any("also carries hair, neck, clothes: draw a region" in note for note in made.explanation.notes)
     assert made.edit is not None and made.edit.settings.parts.clothes is None
-    with pytest.raises(WeightsError, match=r"at most 3 persons; person 3 is one too many\. Use fewer"):
+    with pytest.raises(WeightsError, match=r"at most 3 persons; person 4 is one too many\. Use fewer"):
         session.prepare(request_of(*persons), SDXL)
 
 

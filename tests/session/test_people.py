@@ -67,7 +67,7 @@ def test_the_face_most_like_another_photo(
 
 def test_an_index_beyond_the_faces(portrait_session: Session, request_of: Request, group: Path) -> None:
     with pytest.raises(
-        FaceError, match=r"references\[0\]: Face 3 was asked for, but 3 faces were found.*choose 0 to 2"
+        FaceError, match=r"references\[0\]: Face 4 was asked for, but 3 faces were found.*choose face 1 to 3"
     ):
         portrait_session.prepare(request_of(group, face={"choice": "index", "index": 3}), SCENE)
 
@@ -105,7 +105,7 @@ def test_somebody_else_among_the_photos_is_named(
     photos = explanation.persons[0].photos
     assert all(photo.agreement is not None and -1 <= photo.agreement <= 1 for photo in photos)
     (note,) = explanation.notes
-    assert photos[2].digest in note and "looks like somebody else" in note and note in explanation.lines()
+    assert "Photo 3" in note and "looks like somebody else" in note and note in explanation.lines()
     assert not portrait_session.prepare(request_of(people[0], people[1]), SCENE).explanation.notes
 
 
@@ -116,7 +116,7 @@ def test_photos_without_a_face_are_left_out(
     prepared = portrait_session.prepare(settings, SCENE)
     assert torch.equal(prepared.injection.identities[0].tokens.cond, tokens(portrait_session, request_of(portrait)))
     assert len(prepared.explanation.persons[0].photos) == 1
-    assert any("Photo 0 was left out: No face" in line for line in prepared.explanation.lines())
+    assert any("Photo 1 was left out: No face" in line for line in prepared.explanation.lines())
 
 
 def test_without_any_face_the_picture_is_made_without(
@@ -125,13 +125,13 @@ def test_without_any_face_the_picture_is_made_without(
     prepared = portrait_session.prepare(request_of(faceless, no_face="continue"), SCENE)
     assert not prepared.injection.active and not prepared.explanation.active
     text = " ".join(prepared.explanation.lines())
-    assert "Photo 0 was left out" in text and "made without the adapter" in text
+    assert "Photo 1 was left out" in text and "made without the adapter" in text
     assert reference_vector(portrait_session, request_of(faceless)) is None, "nobody to compare with"
 
 
 def test_all_weights_zero(portrait_session: Session, request_of: Request, portrait: Path) -> None:
     none = {"image": str(portrait), "weight": 0.0}
-    with pytest.raises(FaceError, match="All photos of person 0 have weight 0"):
+    with pytest.raises(FaceError, match="All photos of person 1 have weight 0"):
         portrait_session.prepare(request_of(none), SCENE)
     prepared = portrait_session.prepare(request_of(none, no_face="continue"), SCENE)
     assert not prepared.explanation.active and "No photo is left to use" in prepared.explanation.lines()[-1]
@@ -154,7 +154,7 @@ def test_two_people_each_in_their_own_box(
     assert torch.equal(right.tokens.cond, tokens(portrait_session, request_of(portrait)))
     assert torch.equal(left.tokens.cond, tokens(portrait_session, request_of(people[0])))
     lines = prepared.explanation.lines()
-    assert lines[1].startswith("Person 0") and lines[2].startswith("Person 1") and "50%" in lines[1]
+    assert lines[1].startswith("Person 1") and lines[2].startswith("Person 2") and "50%" in lines[1]
 
 
 def test_a_person_left_out_does_not_rename_the_other(
@@ -164,7 +164,7 @@ def test_a_person_left_out_does_not_rename_the_other(
     regions = [{"kind": "full", "identity": 1}]
     prepared = portrait_session.prepare(request_of(*photos, no_face="continue", regions=regions), SCENE)
     assert [person.number for person in prepared.explanation.persons] == [1]
-    assert prepared.explanation.lines()[1].startswith("Person 1: ")
+    assert prepared.explanation.lines()[1].startswith("Person 2: ")
 
 
 def test_warnings_about_a_photo_are_told(
@@ -175,5 +175,5 @@ def test_warnings_about_a_photo_are_told(
     explanation = portrait_session.prepare(request_of(small), SCENE).explanation
     (photo,) = explanation.persons[0].photos
     assert photo.warnings and photo.quality is not None and photo.quality < 0.88
-    assert any("blurred" in line and photo.digest in line for line in explanation.lines())
+    assert any("blurred" in line and "photo 1: " in line for line in explanation.lines())
     assert np.isfinite(photo.box or ()).all()

@@ -77,7 +77,7 @@ def test_refusals_of_photos(portrait_session: Session, request_of: Request, face
     text.write_text("no picture")
     refused(PictureError, session, request_of(text), "text.png", "not a picture")
     refused(FaceError, session, request_of(face={"min_size": 300}), "smaller than 300 px")
-    refused(FaceError, session, request_of(face={"choice": "index", "index": 1}), "Face 1", "choose 0")
+    refused(FaceError, session, request_of(face={"choice": "index", "index": 1}), "Face 2", "Choose face 1")
 
 
 def test_the_second_photo_is_named(portrait_session: Session, request_of: Request, portrait: Path) -> None:

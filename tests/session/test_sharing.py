@@ -109,7 +109,7 @@ def test_one_person_has_a_region(portrait_session: Session, request_of: Request,
     ("changes", "words", "field", "problem"),
     [
         ({"encode": None}, ("", ""), "sharing", "does not encode texts"),
-        ({"words": ("man",)}, ("", ""), r"references\[1\].words", "nothing in the prompt says who person 1 is"),
+        ({"words": ("man",)}, ("", ""), r"references\[1\].words", "nothing in the prompt says who person 2 is"),
         ({"words": ("man",)}, ("man", ""), r"references\[1\].words", "nothing in the prompt"),
     ],
 )
@@ -143,7 +143,7 @@ def test_words_that_are_none_are_refused(
 
 def test_the_same_words_are_told(portrait_session: Session, request_of: Request, portrait: Path, scene: Any) -> None:
     prepared = portrait_session.prepare(request_of(*two(portrait, "Twin", "twin"), sharing="words"), scene)
-    assert any("Persons 0 and 1 have the same words ('twin')" in note for note in prepared.explanation.notes)
+    assert any("Person 1 and person 2 have the same words ('twin')" in note for note in prepared.explanation.notes)
 
 
 def test_mip_adapter_shares_by_words_unless_told_otherwise(

@@ -59,7 +59,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
     assert identity.text is not None and (identity.text.lock, identity.text.weight) == ("key", 1.0)
     assert prepared.injection.active and not prepared.injection.folded and prepared.explanation.form == "plain"
     assert prepared.spoken == (Spoken(0, "", 2, True, "img"),)
-    (line,) = (line for line in prepared.explanation.lines() if line.startswith("Person 0"))
+    (line,) = (line for line in prepared.explanation.lines() if line.startswith("Person 1"))
     assert line.endswith(
         "through the person word that is theirs in the prompt, 2 times in a row, weight 1, its keys locked"
     )
@@ -100,7 +100,7 @@ def test_pictures(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
     plain = pipelines.run(pipeline, job)[0]
     assert not np.array_equal(made(), plain)
     assert np.array_equal(made(weight=0.0), pipelines.run(pipeline, JOB)[0]), "nothing is done to the prompt either"
-    with pytest.raises(HostError, match="no word for person 0"):
+    with pytest.raises(HostError, match="no word for person 1"):
         generation.generate(
             speaking, pipeline, settings, replace(JOB, prompt="a garden"), lambda _done, _all: pytest.fail("it sampled")
         )

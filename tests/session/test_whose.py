@@ -67,7 +67,7 @@ def test_each_person_goes_to_the_face_most_like_their_photos(
     scene = beside(shown[1], shown[0])
     prepared = portrait_session.prepare(request_of(*photos[:2], tracking=INIT), scene)
     assert places(prepared, 2) == [[1], [0]]
-    assert told(prepared)[0] == "face 1 of the init picture, counted from the left, the most like the photos"
+    assert told(prepared)[0] == "face 2 of the init picture, counted from the left, the most like the photos"
     three = portrait_session.prepare(request_of(*photos[:3], tracking=INIT), beside(shown[2], shown[0], shown[1]))
     assert places(three, 3) == [[1], [2], [0]]
 
@@ -78,7 +78,7 @@ def test_strangers_go_from_left_to_right(
     """As where faces are exchanged: nobody in the picture is in the photos."""
     prepared = portrait_session.prepare(request_of(*photos[:2], tracking=INIT), beside(shown[2], shown[3]))
     assert places(prepared, 2) == [[0], [1]]
-    assert told(prepared)[0] == "face 0 of the init picture, counted from the left"
+    assert told(prepared)[0] == "face 1 of the init picture, counted from the left"
 
 
 def test_more_faces_than_people(
@@ -101,7 +101,7 @@ def test_more_people_than_faces(
     assert torch.allclose(first, 1 - second) and 0.1 < float(second.mean()) < 0.6
     assert told(prepared) == [
         "what the other persons leave of the picture, since nothing says where the face will be",
-        "face 0 of the init picture, counted from the left, the most like the photos",
+        "face 1 of the init picture, counted from the left, the most like the photos",
     ]
     assert prepared.explanation.span[0] == 0.15
 
@@ -162,7 +162,7 @@ def test_who_is_never_found_leaves_the_others_their_places(
     assert first is not None and second is not None and torch.allclose(second, 1 - first)
     assert 0.02 < float(first.mean()) < 0.5
     assert tracker.notes() == (
-        "The face of person 1 was not found while the picture formed; the identity acted in what the others left of "
+        "The face of person 2 was not found while the picture formed; the identity acted in what the others left of "
         "the picture, from late on.",
     )
 

@@ -134,7 +134,7 @@ def test_a_picture_with_the_file_and_the_return(pipeline: Any, models: Path) -> 
     off = generation.generate(session, pipeline, settings.replace(weight=0.0), JOB)
     assert np.array_equal(off.results[0].picture, plain)
     assert not pipeline.text_encoder.get_input_embeddings()._forward_hooks
-    with pytest.raises(HostError, match="no word for person 0"):
+    with pytest.raises(HostError, match="no word for person 1"):
         generation.generate(session, pipeline, settings, replace(JOB, prompt="a garden"))
 
 

@@ -117,6 +117,19 @@ def test_a_mask_on_a_transparent_layer(server: Server) -> None:
     assert picture(second["mask"]).getbbox() == (256, 256, 512, 512)
 
 
+def test_automatic_regions_say_what_will_happen_and_who_has_none(server: Server, photo: str) -> None:
+    photos = [{"image": photo}, {"image": photo, "identity": 1}]
+    answer = server.post("/regions", {"settings": {"references": photos}, "masks": True}).json()
+    assert answer["notes"] == []
+    for one in answer["regions"]:
+        assert (one["coverage"], one["known"], one["follows"]) == (0.0, False, True)
+        assert "nowhere until then" in one["source"] and picture(one["mask"]).getextrema() == (0, 0)
+    box = {"kind": "box", "box": {"x1": 0.5}}
+    answer = server.post("/regions", {"settings": {"references": photos, "regions": [box, box]}}).json()
+    assert [one["follows"] for one in answer["regions"]] == [False, True]
+    assert answer["notes"][0].startswith("Person 2 has no region and acts in the face as soon as")
+
+
 def test_regions_follow_the_init_picture_and_masks_come_on_request(server: Server, photo: str) -> None:
     body = {"settings": {"references": [{"image": photo}]}, "init": photo, "width": 640, "height": 512}
     (region,) = server.post("/regions", body).json()["regions"]

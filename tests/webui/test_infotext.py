@@ -111,6 +111,18 @@ def test_every_field_has_a_parameter_under_its_infotext_name() -> None:
     assert through_a_host(changed_settings()) == infotext.Pasted(changed_settings())
 
 
+def test_persons_and_faces_are_written_as_people_count_them_and_read_as_earlier_versions_wrote_them() -> None:
+    face = {"choice": "index", "index": 1}
+    photos = [{"image": "identity:Ada"}, {"image": "identity:Bea", "identity": 1, "face": face}]
+    settings = Settings.from_dict({"references": photos, "regions": [{"identity": 1}], "face": face})
+    written = infotext.parameters(settings, {})
+    assert written["DP-Adapter photo person 2"] == written["DP-Adapter region person 1"] == "person 2"
+    assert written["DP-Adapter face index"] == written["DP-Adapter photo face index 2"] == "face 2"
+    assert through_a_host(settings).settings == settings
+    earlier = {key: {"person 2": "1", "face 2": "1"}.get(text, text) for key, text in written.items()}
+    assert earlier != written and infotext.settings_from(earlier) == settings
+
+
 def test_reads_as_a_person_would_write_it() -> None:
     settings = Settings.from_dict(
         {
@@ -239,9 +251,9 @@ def test_photos_are_found_on_the_shelf_in_saved_identities_or_reported_missing()
     ]
     assert settings.regions[0].mask == f"photo:{OTHER}", "an identity is no mask"
     assert notes == (
-        f"The picture {OTHER} is part of the saved identity 'Anna', which is used.",
-        "The picture 'b.jpg' is not here any more: drop it again.",
-        f"The picture {OTHER} is not here any more: drop it again.",
+        "Photo 2 is part of the saved identity 'Anna', which is used.",
+        "Photo 3 ('b.jpg') is not here any more: drop it again.",
+        "The mask of region 1 is not here any more: drop it again.",
     )
 
 

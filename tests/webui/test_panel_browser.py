@@ -194,7 +194,58 @@ def test_regions_are_added_and_shown(ui: PanelPage) -> None:
     ui.click("region_remove")
     ui.says("group_regions", "No regions: each person acts where their face is found.")
     ui.click("region_preview")
-    ui.says("group_regions", "the whole picture, since nothing says where the face will be; 100% of the picture.")
+    ui.says(
+        "group_regions", "Person 1: the face as soon as previews (at 15, 30, 55 % of the way) or attention maps show it"
+    )
+
+
+def test_a_photo_of_somebody_else_is_asked_about(ui: PanelPage, people: list[Path]) -> None:
+    question = ui.page.locator(f"{ui.id('stranger_other')}, {ui.id('stranger_same')}")
+    ui.drop(people[:2])
+    ui.photos(["1 · weight 1 · person 1", "2 · weight 1 · person 1"])
+    ui.says("faces_said", "1 face found.")
+    ui.drop([people[2]])
+    ui.says("stranger", "Photo 3 looks like somebody else than person 1: its likeness to their other photos is 0.")
+    ui.click("stranger_other")
+    ui.photos(["1 · weight 1 · person 1", "2 · weight 1 · person 1", "3 · weight 1 · person 2"])
+    ui.says("stranger", "Photo 3 is person 2 now.")
+    question.first.wait_for(state="hidden")
+    ui.click("stranger_undo")
+    ui.photos(["1 · weight 1 · person 1", "2 · weight 1 · person 1", "3 · weight 1 · person 1"])
+    ui.says("stranger", "Photo 3 looks like somebody else")
+    ui.click("stranger_same")
+    question.first.wait_for(state="hidden")
+    assert [one.get("identity", 0) for one in ui.request()["references"]] == [0, 0, 0]
+    ui.drop([people[4]])
+    ui.says("stranger", "Photo 4 looks like somebody else")
+
+
+def test_two_people_have_two_boxes_and_the_preview_follows(ui: PanelPage, people: list[Path]) -> None:
+    ui.drop([people[0], people[2]])
+    ui.says("stranger", "Photo 2 looks like somebody else")
+    ui.click("stranger_other")
+    ui.photos(["1 · weight 1 · person 1", "2 · weight 1 · person 2"])
+    ui.open("regions")
+    ui.click("region_preview")
+    ui.says("group_regions", "Person 2: the face as soon as")
+    shown = ui.page.locator(f"{ui.id('region_picture')} img")
+    ui.click("region_draw")
+    layout = ui.page.locator(f"{ui.id('region_layout')} .dp-adapter-layout")
+    ui.drag(layout, (0.1, 0.1), (0.4, 0.6))
+    ui.says("group_regions", "Person 2 has no region and acts where their face is found.")
+    ui.says("group_regions", "Person 1: a box; 15% of the picture.")  # drawn anew, nobody pressed the button
+    ui.drag(layout, (0.6, 0.1), (0.9, 0.6))
+    ui.until(lambda: [one.get("identity", 0) for one in ui.request()["regions"]], [0, 1])
+    ui.says("group_regions", "Person 2: a box; 15% of the picture.")
+    ui.slide("regions_box_x1", 0.2)  # left of its left side
+    ui.says("group_regions", "Region 2, box right: 0.2 is not above x0 = 0.6")
+    ui.slide("regions_box_x1", 1.0)
+    ui.says("group_regions", "Person 2: a box; 20% of the picture.")
+    ratio = "picture => picture.naturalWidth / picture.naturalHeight > 1.4"
+    assert not shown.evaluate(ratio)
+    ui.page.locator("#txt2img_width input[type=number]").fill("1024")
+    ui.page.locator("#txt2img_width input[type=number]").press("Enter")
+    ui.until(lambda: shown.evaluate(ratio), True)
 
 
 def test_boxes_are_drawn_moved_and_resized(ui: PanelPage) -> None:
@@ -268,7 +319,7 @@ def test_pasted_settings_fill_every_part(ui: PanelPage) -> None:
     }
     ui.paste(settings)
     ui.photos(["1 · weight 0.5 · person 1"])
-    ui.says("faces_said", "The photo 0123456789abcdef is not here any more. Drop it again.")
+    ui.says("faces_said", "Photo 1: The photo is not here any more. Drop it again.")
     ui.page.locator(ui.id("expression")).wait_for()
     found = ui.request()
     found.pop("model", None)

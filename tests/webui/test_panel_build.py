@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dp_adapter.settings import Choice, Integer, Number, Settings, field_at, walk_fields
-from dp_adapter.webui.values import ARGS, WIDGET_PATHS, settings_of
+from dp_adapter.webui.values import ARGS, WIDGET_PATHS, settings_of, widget_value
 from tests.webui import gradios
 
 # Fields of list items that have no widget of their own, and how they are reached.
@@ -53,7 +53,7 @@ def test_widgets_say_what_their_field_says(facts: dict[str, Any], path: str) -> 
     assert widget["webui_tooltip"] == info.help
     if isinstance(info.kind, Number | Integer):
         assert (widget["kind"], widget["minimum"], widget["maximum"], widget["step"]) == (
-            "slider", info.kind.low, info.kind.high, info.kind.step,
+            "slider", widget_value(info.kind, info.kind.low), widget_value(info.kind, info.kind.high), info.kind.step,
         )  # fmt: skip
     elif isinstance(info.kind, Choice):
         assert widget["kind"] in ("dropdown", "radio")

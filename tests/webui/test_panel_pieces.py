@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from dp_adapter.errors import PictureError, SettingsError
 from dp_adapter.session import Session
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui import (
     curve,
     panel_brush,
@@ -27,6 +27,7 @@ from dp_adapter.webui import (
     preview,
     shared,
 )
+from dp_adapter.webui.values import field_value, widget_value
 from tests.webui import fake_webui
 
 
@@ -144,7 +145,6 @@ def test_the_status_line_shows_text_not_markup(caplog: pytest.LogCaptureFixture)
     assert "KeyError" in said
     assert "secret" not in said
     assert caplog.records[0].exc_info
-    assert panel_words.counted("Photo 0 was left out: face 1 of person 2") == "Photo 1 was left out: face 2 of person 3"
 
 
 # The curve.
@@ -169,6 +169,33 @@ def kept(session: Session, picture: Image.Image) -> str:
     return f"photo:{session.shelf.add(file.getvalue())}"
 
 
+def test_new_regions_are_those_of_persons_without_one() -> None:
+    two, box = [0, 1], dragged(-1, 0.5, 0, 1, 1)
+    first, chosen = panel_layout.taken([], -1, box, two)
+    second, chosen = panel_layout.taken(first, chosen, box, two)
+    third, chosen = panel_layout.taken(second, chosen, box, two)
+    assert [item["identity"] for item in third] == [0, 1, 1], "when all have one, the chosen region's"
+    taken_away = [{**BOX, "op": "subtract", "identity": 0}]
+    assert panel_lists.next_person(taken_away, 0, two) == 0, "what is subtracted is nobody's place"
+    assert panel_layout.taken(first, 0, box, [0])[0][1]["identity"] == 0
+    assert panel_lists.without_region(first, [0, 1, 2]) == [1, 2]
+    assert panel_lists.persons_in([{"identity": 1}, {}, {"identity": 1}]) == [0, 1]
+
+
+def test_a_face_is_counted_from_1_in_its_widget() -> None:
+    kind = field_at("face.index").kind
+    assert (widget_value(kind, 0), field_value(field_at("face.index"), 3)) == (1, 2)
+    assert field_value(field_at("face.index"), 0) == 0, "a slider whose least value the host kept from before"
+
+
+def test_the_preview_shows_nothing_where_nobody_acts_yet(session: Session) -> None:
+    under = preview.canvas(512, 512, None)
+    shown = preview.draw(Settings(), under, init=False, inpaint=None).picture
+    assert shown.tobytes() == under.tobytes()
+    full = Settings.from_dict({"tracking": {"fallback": "full"}})
+    assert preview.draw(full, under, init=False, inpaint=None).picture.getpixel((9, 9)) != under.getpixel((9, 9))
+
+
 def test_the_preview_colours_the_region(session: Session) -> None:
     under = preview.canvas(512, 256, None)
     assert under.size == (512, 256)
@@ -183,7 +210,10 @@ def test_the_preview_colours_the_region(session: Session) -> None:
 def test_the_preview_says_where_nothing_is_known_and_where_a_face_is(session: Session, portrait: Path) -> None:
     under = preview.canvas(512, 512, None)
     (line,) = preview.draw(Settings(), under, init=False, inpaint=None).lines
-    assert line == "Person 1: the whole picture, since nothing says where the face will be; 100% of the picture."
+    assert line == (
+        "Person 1: the face as soon as previews (at 15, 30, 55 % of the way) or attention maps show it, nowhere until "
+        "then; the whole picture from 55 % on if nothing has shown it; 0% of the picture at the first step."
+    )
     init = preview.canvas(64, 64, Image.open(portrait))
     (line,) = preview.draw(Settings(), init, init=True, inpaint=None).lines
     assert line.startswith("Person 1: face 1 of the init picture")

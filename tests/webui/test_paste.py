@@ -81,7 +81,7 @@ def test_a_missing_photo_is_told_once_per_paste(panel: Panel, warned: list[str])
     for _ in range(2):
         panel.paste(parameters(settings, aaaaaaaaaaaaaaaa="anna.jpg"))
     assert panel.settings == settings, "it stays listed, so that the job says what is missing too"
-    assert warned == ["The picture 'anna.jpg' is not here any more: drop it again."] * 2
+    assert warned == ["Photo 1 ('anna.jpg') is not here any more: drop it again."] * 2
     assert "anna.jpg" in panel.values[NOTE]
     panel.paste(parameters(Settings()))
     assert panel.values[NOTE] == ""

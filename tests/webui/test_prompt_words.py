@@ -232,8 +232,8 @@ def test_the_hires_prompts_words(opts: Any) -> None:
 @pytest.mark.parametrize(
     ("prompt", "people", "words"),
     [
-        ("a tree", (MAN,), "no word for person 0"),
-        ("a man", (MAN, WOMAN), "no word for person 1"),
+        ("a tree", (MAN,), "no word for person 1"),
+        ("a man", (MAN, WOMAN), "no word for person 2"),
         ("[old:old tree:0.5] man", (MAN,), "does not stand at one place"),
         ("a man", (Spoken(0, tokens=2),), "2 times in a row"),
     ],

@@ -418,7 +418,7 @@ def test_a_face_that_never_comes_is_told_and_decides_nothing_early(host: Any, pe
     nowhere = host.job({**person, "regions": [], "tracking": {"fallback": "none"}}, steps=4)
     assert all(map(torch.equal, nowhere.run(), plain)) and not nowhere.reported
     assert nowhere.comments == [
-        "DP-Adapter: The face of person 0 was not found while the picture formed; the identity acted nowhere."
+        "DP-Adapter: The face of person 1 was not found while the picture formed; the identity acted nowhere."
     ]
     late = host.job({**person, "regions": []}, steps=4)
     assert largest(late.run(), plain) > 1e-3 and "from late on" in late.comments[0]
@@ -479,3 +479,17 @@ def test_a_mode_puts_its_words_into_the_prompts(host: Any, person: dict[str, Any
     off = host.job({**person, "mode": "expression", "expression": "sad", "enabled": False}, **prompts)
     off.run()
     assert off.all_prompts == ["a man"]
+
+
+def test_a_refusal_speaks_to_who_asked(host: Any, faceless: Path) -> None:
+    """The API's of its fields, the panel's of the numbers that it shows."""
+    photos = [{"image": base64.b64encode(faceless.read_bytes()).decode()}]
+    with pytest.raises(Exception, match=r"^references\[0\]: No face was found"):
+        host.job({"references": photos}).run()
+    from dp_adapter.settings import Settings
+    from dp_adapter.webui.values import args_of
+
+    p = host.job()
+    p.args = ["", *args_of(Settings.from_dict({"references": photos}))[1:]]
+    with pytest.raises(Exception, match=r"^Photo 1: No face was found"):
+        p.run()

@@ -77,10 +77,10 @@ def test_a_person_acts_through_a_word(
     p, pictures = made(prompt)
     assert not p.reported and p.all_prompts == [left] == [p.main_prompt]
     told = p.extra_generation_params["DP-Adapter result person words"]
-    assert told.startswith(f"{word}{' x2' if times == 2 else ''} for person ")
+    assert told.startswith(f"{word}{' x2' if times == 2 else ''} for person 1")
     said = p.extra_generation_params.get("DP-Adapter photo words 1")
     assert said == (word if times == 1 or word == "red" else None), "where the prompt that is left would not say it"
     assert running.largest(pictures, plain) > 1e-3 and same_state(before, state_of(host.unet.module))
-    with pytest.raises(Exception, match="no word for person 0"):
+    with pytest.raises(Exception, match="no word for person 1"):
         made("a tree")
     assert same_state(before, state_of(host.unet.module))

@@ -68,7 +68,7 @@ def test_a_persons_word_stands_as_often_as_it_has_to() -> None:
     words.speak(p, people)
     assert p.all_prompts == ["a (man man:1.2) AND a dog"] * 2
     assert p.all_hr_prompts == ["a man man", "<lora:man:1>, a dog"] and p.main_prompt == "a man man"
-    assert p.extra_generation_params == {"DP-Adapter result person words": "man x2 for person 0, dog for person 1"}
+    assert p.extra_generation_params == {"DP-Adapter result person words": "man x2 for person 1, dog for person 2"}
     again = job(all_prompts=p.all_prompts, all_hr_prompts=p.all_hr_prompts, main_prompt=p.main_prompt)
     words.speak(again, people)
     assert again.all_prompts == p.all_prompts and again.main_prompt == p.main_prompt

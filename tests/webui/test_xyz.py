@@ -109,7 +109,7 @@ def test_every_numeric_and_choice_field_has_an_axis() -> None:
 @pytest.mark.parametrize("axis", axes(), ids=lambda axis: axis.label)
 def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session: Session) -> None:
     samples = {"Identity": "Ada", "Model": "m.safetensors", "Mode": "portrait, inpaint", "Weight curve": "1@0.5; 0@1"}
-    samples |= {"Photo person": "0", "Region person": "0", "Box left": "0.5", "Box top": "0.5", "Folding memory": "64"}
+    samples |= {"Photo person": "1", "Region person": "1", "Box left": "0.5", "Box top": "0.5", "Folding memory": "64"}
     samples |= {"Face pass size": "512, 768", "Preview moments": "0.2, 0.2+0.5, none"}
     p = request(regions=[{"kind": "mask", "mask": "photo:0123456789abcdef", "box": {}}])
     p = Processing(
@@ -121,6 +121,18 @@ def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session:
         expected = xyz.applied(p.settings, {"enabled": True, **axis.changes(axis.value(one))})
         assert settings == expected
     assert xyz.OVERRIDES not in vars(p)
+
+
+def test_persons_are_counted_from_1_on_axes(plot: Plot) -> None:
+    (axis,) = (one for one in axes() if one.label == "Region person")
+    p = request(references=[{"image": "identity:Ada", "identity": n} for n in range(3)], regions=[{}])
+    assert axis.texts("1-3") == ["1", "2", "3"]
+    assert [axis.value(text) for text in ("2", "person 3")] == [(1,), (2,)]
+    assert axis.show((1,)) == "person 2"
+    assert [made.regions[0].identity for made in plot.run(p, **{axis.label: "1-3"})] == [0, 1, 2]
+    for text in ("0", "9"):
+        with pytest.raises(DPAdapterStop, match=f"Region person: there is no person {text}. Use 1 to 8"):
+            plot.run(p, **{axis.label: text})
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_storymaker_makes_each_person_by_themselves(tmp_path: Path) -> None:
 def test_storymaker_knows_three_persons(tmp_path: Path) -> None:
     checkpoint = read(tmp_path, "storymaker")
     for given, person in ((features(4), 0), (features(1), 3)):
-        with pytest.raises(WeightsError, match=r"at most 3 persons; person 3 is one too many\. Use fewer"):
+        with pytest.raises(WeightsError, match=r"at most 3 persons; person 4 is one too many\. Use fewer"):
             checkpoint.tokens(given, TokenOptions(person=person))
 
 
