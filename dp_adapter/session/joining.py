@@ -32,8 +32,9 @@ class Prepared:
     Attributes:
         tracker: moves regions while the picture forms; None where all of them stay.
         net: InstantID's IdentityNet, for hosts that have a ControlNet; None for none.
-        edit: the mode at work, whose words go into the prompts; None where the adapter is off.
-        spoken: the persons who act through a word, and how prompts have to speak of them.
+        edit: the mode at work, whose words go into the prompts; None where the adapter is off, and without words
+            where nobody acts.
+        spoken: the persons who act through a word, and how prompts have to speak of them; nobody where nobody acts.
     """
 
     injection: Injection
@@ -99,6 +100,8 @@ def prepared_of(
     schedule = _schedule(settings, checkpoint, known)
     injection = _injection(settings, checkpoint, identities, schedule, by_words)
     injection = with_form(settings, injection, scene.bytes_per_number)
+    if not injection.active:  # off is off, for the prompts too
+        edit = replace(edit, words=(), face_pass=False)
     return Prepared(
         injection,
         Explanation(
@@ -115,14 +118,24 @@ def prepared_of(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *sharing.doubts(by_words), *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
+            notes=(
+                *edit.notes,
+                *notes,
+                *sharing.doubts(by_words),
+                *_why_idle(injection),
+                *_nothing_free(settings, areas, tracker),
+            ),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,
         ),
         tracker,
         edit,
-        spoken=tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
+        spoken=tuple(
+            spoken_of(settings, one.person, one.on_text)
+            for one in identities
+            if injection.active and one.on_text is not None
+        ),
     )
 
 

@@ -52,12 +52,11 @@ def test_a_person_acts_through_a_word(host: Any, person: dict[str, Any], monkeyp
     before, plain = state_of(host.unet.module), host.job().run()
 
     def made(prompt: str) -> Any:
-        p = host.job(person, all_prompts=[prompt], main_prompt=prompt, firstpass_steps=2)
-        monkeypatch.setattr(type(p), "prompts", property(lambda self: self.all_prompts), raising=False)  # type: ignore[reportUnknownLambdaType]
+        p = host.job(person, all_prompts=[prompt], all_negative_prompts=[""], firstpass_steps=2)
         return p, p.run()
 
     p, pictures = made("a man img of red")
-    assert not p.reported and p.all_prompts == ["a man man of red"] == [p.main_prompt]
+    assert not p.reported and p.sampled[0]["prompts"] == ["a man man of red"] and p.all_prompts == ["a man img of red"]
     assert p.extra_generation_params["DP-Adapter result person words"] == "man x2 for person 0"
     assert running.largest(pictures, plain) > 1e-3 and same_state(before, state_of(host.unet.module))
     with pytest.raises(Exception, match="no word for person 0"):
