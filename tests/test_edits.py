@@ -294,9 +294,13 @@ def test_no_mode_refuses_with_its_defaults(modes: Modes, tmp_path: Path, name: s
 
 def test_values_left_over_from_another_mode_describe_nothing() -> None:
     left = {"target_age": 70, "reference_age": 30, "expression": "sad"}
-    for name, read in (("portrait", ()), ("age", ("target_age", "reference_age")), ("expression", ("expression",))):
+    for name, asked_for in (
+        ("portrait", ()),
+        ("age", ("target_age", "reference_age")),
+        ("expression", ("expression",)),
+    ):
         asked = Settings.from_dict({"mode": name, **left})
-        kept = {field: value for field, value in left.items() if field in read}
+        kept = {field: value for field, value in left.items() if field in asked_for}
         assert described_by(asked, TABLE[name]) == Settings.from_dict({"mode": name, **kept})
     silent = Settings(mode_words=False)
     assert described_by(silent, TABLE["portrait"]) == Settings(), "a mode without words has none to leave out"

@@ -32,8 +32,8 @@ class FacePass(Record):
         None,
         Nullable(Integer(128, 1024, step=64)),
         "Face pass size",
-        "Side in pixels of the square that a face is enlarged to; null: what the base model draws, at most the picture's "
-        "longer side.",
+        "Side in pixels of the square that a face is enlarged to; null: what the base model was trained on, at most "
+        "the picture's longer side.",
     )
 
 

@@ -1,6 +1,6 @@
-"""A mode's words and the persons' in a job's prompts while it is sampled; its parameters keep the user's own prompts.
+"""A mode's words and the persons' in what is sampled, while pictures tell the prompts that the user wrote.
 
-The hosts make all prompts of a job, styles included, before ``process``. Of these lists each batch gets its own prompts,
+The hosts make all prompts of a job, styles included, before ``process``. Of these lists each batch gets its own,
 read for LoRAs, before ``process_batch``; what is written into pictures and ``params.txt`` comes of the lists later. So
 the words stand in the lists until a batch has its prompts.
 """
@@ -16,7 +16,7 @@ from dp_adapter.settings.outcome import RESULT
 if TYPE_CHECKING:
     from dp_adapter.session import Prepared
 
-# Prompts and negative prompts of all pictures, of the first pass and of the hires pass; without "all_" those of a batch.
+# Prompts and negative prompts of all pictures, in the first pass and in the hires pass; without "all_" a batch's.
 _ALL = (("all_prompts", "all_negative_prompts"), ("all_hr_prompts", "all_hr_negative_prompts"))
 Pair = tuple[str, str]
 

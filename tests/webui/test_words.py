@@ -26,7 +26,10 @@ NEGATIVE = "ugly, close-up, headshot, cropped, out of frame"
 OFF = Prepared(Injection(()), Explanation(active=False))
 
 
-def prepared(settings: Settings = Settings(mode="full_body"), spoken: tuple[Spoken, ...] = ()) -> Prepared:
+FULL_BODY = Settings(mode="full_body")
+
+
+def prepared(settings: Settings = FULL_BODY, spoken: tuple[Spoken, ...] = ()) -> Prepared:
     edit = resolve(settings, TABLE[settings.mode], Facts())
     return replace(OFF, edit=edit, spoken=spoken)
 
@@ -92,9 +95,8 @@ def test_what_was_added_is_in_the_parameters_and_never_read_back() -> None:
         "DP-Adapter result words": "full body, wide shot, head to toe, feet visible (up to 0.6)",
         "DP-Adapter result negative words": "close-up, headshot, cropped, out of frame",
     }
-    settings = Settings(mode="full_body")
-    pasted = infotext.read({**infotext.parameters(settings, {}), **written})
-    assert pasted is not None and pasted.settings == settings and not pasted.notes
+    pasted = infotext.read({**infotext.parameters(FULL_BODY, {}), **written})
+    assert pasted is not None and pasted.settings == FULL_BODY and not pasted.notes
 
 
 def test_a_persons_word_stands_as_often_as_it_has_to() -> None:
