@@ -145,6 +145,12 @@
         field.dispatchEvent(new Event("input", { bubbles: true }));
     }
 
+    // A dropdown takes over what is typed when it is left; the panel tells what the mode does with it before that.
+    function onTyped(event) {
+        const field = event.target.closest?.("[id$=_dpadapter_expression]");
+        if (field && event.target.matches("input")) write(`${field.id}_typed`, event.target.value);
+    }
+
     // Boxes over a picture. They come as HTML from the panel, and the panel decides what a drag means.
     let drag = null;
 
@@ -266,6 +272,7 @@
     document.addEventListener("pointercancel", end);
     document.addEventListener("click", clear);
     document.addEventListener("click", onThumbnail, true);
+    document.addEventListener("input", onTyped, true);
     watchUploads();
     window.addEventListener("paste", onPaste, true);
     window.addEventListener("drop", onDrop, true);

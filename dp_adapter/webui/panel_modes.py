@@ -32,8 +32,12 @@ def proposed(mode: Mode, given: Mapping[str, Any]) -> dict[str, str]:
     return {path: own[path] for path in own if path in mode.needs and not str(given[path] or "").strip()}
 
 
-def wire(widgets: Widgets, said: Any, enabled: Any, speaking: Speaking) -> None:
-    """Shows what the mode does whenever something changes that it says, and lists the user's own modes."""
+def wire(widgets: Widgets, said: Any, typed: Any, enabled: Any, speaking: Speaking) -> None:
+    """Shows what the mode does whenever something changes that it says, and lists the user's own modes.
+
+    Args:
+        typed: hidden, an expression while it is typed, from the browser: dropdowns take text over when they are left.
+    """
     read = [widgets.by_path[path] for path in _READ]
     owned = {path: widgets.by_path[path] for path in FIELDS}
 
@@ -60,12 +64,16 @@ def wire(widgets: Widgets, said: Any, enabled: Any, speaking: Speaking) -> None:
             return {said: status(str(error), "error")}
         return {said: status(_told(given, mode) if mode else "")}
 
+    def tell_typed(text: str, *values: Any) -> Updates:
+        return tell(*(text if path == "expression" else value for path, value in zip(_READ, values, strict=True)))
+
     def listed(on: bool) -> Updates:
         return {widgets.by_path["mode"]: gr.update(choices=_names())} if on else {}
 
     speaking.on(widgets.by_path["mode"].change, choose, read, [*owned.values(), said], keeps=True)
     for path in ("target_age", "reference_age", "expression", "mode_words", "span.start"):
         speaking.on(widgets.by_path[path].change, tell, read, [said], keeps=True)
+    speaking.on(typed.change, tell_typed, [typed, *read], [said], keeps=True)
     speaking.on(enabled.change, listed, [enabled], [widgets.by_path["mode"]], keeps=True)
 
 
