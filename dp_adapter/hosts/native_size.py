@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dp_adapter.hosts.sites import Base
 
@@ -39,10 +39,10 @@ def stated(checkpoint: Path) -> int | None:
 
 def of_pipeline(pipeline: Any) -> int:
     """Side in px of what a diffusers pipeline makes where nobody says a size."""
-    cells = pipeline.unet.config.sample_size
-    cells = max(cells) if isinstance(cells, list | tuple) else cells
+    given: int | list[int] | tuple[int, ...] | None = pipeline.unet.config.sample_size
+    cells = max(cast("list[int]", given)) if isinstance(given, list | tuple) else given
     family = OF_FAMILY["sdxl" if hasattr(pipeline, "text_encoder_2") else "sd15"]
-    return int(cells) * int(pipeline.vae_scale_factor) if cells else family
+    return cells * int(pipeline.vae_scale_factor) if cells else family
 
 
 def _configured(file: Path) -> int | None:

@@ -221,9 +221,6 @@ def test_an_exception_while_sampling_takes_the_adapter_out(host: Any, person: di
     assert all(map(torch.equal, host.job().run(), plain))
 
 
-HIRES = {"enable_hr": True, "hr_upscale_to_x": 256, "hr_upscale_to_y": 256, "hr_checkpoint_name": None}
-
-
 def test_hires_pass(host: Any, person: dict[str, Any]) -> None:
     same, off, none, own_weight = (
         host.job({**person, "hires": hires}, **HIRES).run()

@@ -34,7 +34,7 @@ def prepared(settings: Settings = FULL_BODY, spoken: tuple[Spoken, ...] = ()) ->
     return replace(OFF, edit=edit, spoken=spoken)
 
 
-def job(batch_size: int = 2, **prompts: Any) -> Any:
+def job(*, batch_size: Any = 2, **prompts: Any) -> Any:
     shown = {"all_prompts": ["a man"] * 2, "all_negative_prompts": ["ugly"] * 2}
     shown |= {"all_hr_prompts": None, "all_hr_negative_prompts": None}
     return SimpleNamespace(extra_generation_params={}, batch_size=batch_size, **{**shown, **prompts})
