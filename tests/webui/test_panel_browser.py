@@ -144,9 +144,14 @@ def test_a_mode_says_what_it_does_and_asks_for_its_fields(ui: PanelPage) -> None
     ui.choose("mode", "expression")
     ui.says("mode_does", "Words: smiling, gentle smile")
     assert ui.request()["expression"] == "smiling"
-    ui.page.locator(f"{ui.id('expression')} input").click()
-    ui.type("expression", "a crooked grin")
+    field = ui.page.locator(f"{ui.id('expression')} input")
+    field.click()
+    field.fill("")
+    field.type("a crooked grin")
     ui.says("mode_does", "Words: a crooked grin.")  # while it is typed
+    field.press("Enter")
+    ui.page.wait_for_timeout(500)
+    ui.says("mode_does", "Words: a crooked grin.")
     assert ui.request()["expression"] == "a crooked grin"
     ui.choose("expression", "laughing")
     ui.says("mode_does", "Words: laughing, open mouth")
