@@ -18,7 +18,7 @@ SMALL_BASE = Path(__file__).parents[2] / "models" / "demo" / "dp_small_base.safe
 
 
 def checkpoint(path: Path, **metadata: str) -> Path:
-    save_file({"a": torch.zeros(1)}, path, metadata)
+    save_file({"a": torch.zeros(1)}, str(path), metadata)
     return path
 
 
