@@ -64,7 +64,8 @@ def wire(widgets: Widgets, said: Any, typed: Any, enabled: Any, speaking: Speaki
             return {said: status(str(error), "error")}
         return {said: status(_told(given, mode) if mode else "")}
 
-    def tell_typed(text: str, *values: Any) -> Updates:
+    def tell_typed(sent: str, *values: Any) -> Updates:
+        text = sent.rpartition("\n")[0]  # behind it is the time, as the same text may be typed again
         return tell(*(text if path == "expression" else value for path, value in zip(_READ, values, strict=True)))
 
     def listed(on: bool) -> Updates:
