@@ -12,6 +12,7 @@ import numpy as np
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import person_words, pipelines, prompts
 from dp_adapter.hosts.encoding import latents_of
+from dp_adapter.hosts.native_size import of_pipeline
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.sampling import Progress, sample, worded
@@ -194,8 +195,9 @@ class _Work:
             return _Made(picture, regions)
         faces = find(self._session.encoders, picture)
         theirs = self._judge.whose(picture, faces, regions) if faces else {}
+        side = face_pass.side(settings.face_pass, of_pipeline(self._pipeline), job.width, job.height)
         for person, face in sorted(theirs.items(), key=lambda one: -one[1].size):
-            part = face_pass.square(face, job.width, job.height, settings.face_pass.size)
+            part = face_pass.square(face, job.width, job.height, side)
             over = replace(
                 job,
                 width=part.work,

@@ -161,6 +161,22 @@
         }
         return [];
     };
+    // A dropdown takes over what is typed when it is left; the panel tells what the mode does with it before that.
+    // It is asked when typing pauses, as gradio 3 shows answers in the order in which they come.
+    const EXPRESSION = "[id$=_dpadapter_expression]";
+    const PAUSE_MS = 250;
+    let typing = 0;
+
+    function onTyped(event) {
+        const field = event.target.closest?.(EXPRESSION);
+        if (!field || !event.target.matches("input")) return;
+        clearTimeout(typing);
+        typing = setTimeout(() => write(`${field.id}_typed`, `${event.target.value}\n${Date.now()}`), PAUSE_MS);
+    }
+
+    function onTypedAndLeft(event) {
+        if (event.target.closest?.(EXPRESSION)) clearTimeout(typing);
+    }
 
     // Boxes over a picture. They come as HTML from the panel, and the panel decides what a drag means.
     let drag = null;
@@ -283,6 +299,8 @@
     document.addEventListener("pointercancel", end);
     document.addEventListener("click", clear);
     document.addEventListener("click", onThumbnail, true);
+    document.addEventListener("input", onTyped, true);
+    document.addEventListener("focusout", onTypedAndLeft, true);
     watchUploads();
     window.addEventListener("paste", onPaste, true);
     window.addEventListener("drop", onDrop, true);

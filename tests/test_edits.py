@@ -18,6 +18,7 @@ from dp_adapter.edits import (
     Words,
     before,
     described,
+    described_by,
     resolve,
     stages,
     with_words,
@@ -76,7 +77,13 @@ def test_inpainting_takes_the_mask_as_it_is() -> None:
     edit = edited(Facts(inpaint=True), mode="inpaint")
     assert edit.settings.gate == Gate(1, 1, 1) and edit.settings.span.start == 0
     assert edited(mode="inpaint", gate={"up": 2}).settings.gate == Gate(up=2)
-    assert any("Nothing is painted anew" in line for line in edited(mode="inpaint").lines)
+    assert not edited(Facts(inpaint=True), mode="inpaint").notes
+
+
+def test_without_an_inpaint_mask_it_is_the_portrait_and_says_so() -> None:
+    edit, portrait = edited(mode="inpaint"), edited(mode="portrait")
+    assert edit.settings == portrait.settings.replace(mode="inpaint") and not edit.lines
+    assert edit.notes == ("Nothing is painted anew here, so the mode 'inpaint' acts as 'portrait'.",)
 
 
 @pytest.mark.parametrize(("target", "share"), [(30, 0.65), (50, 0.575), (70, 0.5), (110, 0.5), (10, 0.575)])
@@ -85,12 +92,13 @@ def test_the_further_the_ages_the_more_is_the_texts(target: int, share: float) -
     assert parts.skin == parts.brows == pytest.approx(share) and parts.eyes is None and parts.hair == 0
 
 
-def test_the_age_in_the_photo_is_the_users_else_estimated_else_asked() -> None:
+def test_the_age_in_the_photo_is_the_users_else_estimated_else_left_open() -> None:
     assert edited(Facts(reference_age=70), mode="age", target_age=30, reference_age=30).settings.parts.skin == 0.65
     assert edited(Facts(reference_age=70), mode="age", target_age=30).settings.parts.skin == 0.5
-    with pytest.raises(SettingsError, match="estimated") as caught:
-        edited(mode="age", target_age=30)
-    assert caught.value.field == "reference_age"
+    assert not edited(Facts(reference_age=70), mode="age", target_age=30).notes
+    unknown = edited(mode="age", target_age=30)
+    assert unknown.settings.parts.skin == 0.575 and unknown.settings.reference_age is None
+    assert "30 years old" in text(unknown) and "age in the photo is not known" in unknown.notes[0]
     told = before(Settings(mode="age", target_age=30), TABLE["age"])
     assert any("skin 0.65 to 0.5" in line for line in told)
 
@@ -264,12 +272,39 @@ def test_no_name_leaves_the_folder(modes: Modes, tmp_path: Path) -> None:
     assert modes.own() == ()
 
 
-def test_a_need_that_is_missing_is_asked_for(modes: Modes, tmp_path: Path) -> None:
-    put(tmp_path, "older", {"needs": ["target_age"]})
-    settings = Settings(mode="custom:older")
-    with pytest.raises(SettingsError, match="custom:older") as caught:
-        resolve(settings, modes.of(settings.mode), Facts())
-    assert caught.value.field == "target_age"
+def test_what_a_mode_of_ones_own_asks_for_and_nobody_gives_is_its_own(modes: Modes, tmp_path: Path) -> None:
+    words = [{"text": "{target_age} years old, {expression}, from {reference_age} on"}]
+    put(tmp_path, "older", {"needs": ["target_age", "reference_age", "expression"], "words": words})
+    put(tmp_path, "oldest", {"needs": ["target_age"], "target_age": 99, "words": words})
+    older, oldest = (
+        resolve(Settings(mode=name), modes.of(name), Facts()) for name in ("custom:older", "custom:oldest")
+    )
+    assert text(older) == f"60 years old, {EXPRESSIONS['smiling'].words}" and len(older.notes) == 3
+    assert text(oldest) == "99 years old" and oldest.notes[0] == "Target age 99 is taken, as none was given."
+
+
+@pytest.mark.parametrize("name", [*TABLE, "custom:noir"])
+def test_no_mode_refuses_with_its_defaults(modes: Modes, tmp_path: Path, name: str) -> None:
+    put(tmp_path, "noir", (DOCS / "modes" / "noir.json").read_text())
+    settings = Settings.from_dict({"mode": name, "references": [{"image": "a.png"}]})
+    edit = resolve(settings, modes.of(name), Facts())
+    assert "{" not in text(edit) + text(edit, negative=True)
+    assert bool(edit.words) == bool(modes.of(name).words)
+
+
+def test_values_left_over_from_another_mode_describe_nothing() -> None:
+    left = {"target_age": 70, "reference_age": 30, "expression": "sad"}
+    for name, asked_for in (
+        ("portrait", ()),
+        ("age", ("target_age", "reference_age")),
+        ("expression", ("expression",)),
+    ):
+        asked = Settings.from_dict({"mode": name, **left})
+        kept = {field: value for field, value in left.items() if field in asked_for}
+        assert described_by(asked, TABLE[name]) == Settings.from_dict({"mode": name, **kept})
+    silent = Settings(mode_words=False)
+    assert described_by(silent, TABLE["portrait"]) == Settings(), "a mode without words has none to leave out"
+    assert described_by(silent, TABLE["age"]) == silent
 
 
 def test_the_page_tells_of_every_mode_and_its_examples_are_valid() -> None:

@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_job(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
     group.add_argument("--prompt", required=True)
     group.add_argument("--negative", default="", metavar="PROMPT")
-    group.add_argument("--width", type=int, help="default: 512, SDXL 1024, or the init picture's")
+    group.add_argument("--width", type=int, help="default: the model's (SD1.5 512, SDXL 1024), or the init picture's")
     group.add_argument("--height", type=int)
     group.add_argument("--steps", type=int, default=25)
     group.add_argument("--guidance", type=float, default=7.0, metavar="CFG")
@@ -76,10 +76,11 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.cli.output import write
     from dp_adapter.generation import generate
     from dp_adapter.hosts import pipelines
+    from dp_adapter.hosts.native_size import of_pipeline
     from dp_adapter.session import Session
 
     pipeline = pipelines.load(args.base, args.device, args.dtype)
-    job = job_from(args, xl=hasattr(pipeline, "text_encoder_2"))
+    job = job_from(args, of_pipeline(pipeline))
     session = Session([models_root(args.models_dir)], paths_allowed=True, device=str(pipeline.device))
     arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
     for suffix, request in arms.items():
@@ -87,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         bar = _bar("without the adapter" if suffix else "sampling")
         generation = generate(session, pipeline, request, job, bar, told=_say)
         seconds = time.perf_counter() - started
-        paths = write(args.out, args.base.resolve().name, request, job, generation, seconds, suffix)
+        mode = session.modes.of(request.mode)
+        paths = write(args.out, args.base.resolve().name, request, mode, job, generation, seconds, suffix)
         for path, result in zip(paths, generation.kept, strict=True):
             print(f"-> {path}")
             if result.words:
@@ -139,8 +141,12 @@ def _box(text: str) -> dict[str, float]:
     return {"x0": x0, "y0": y0, "x1": x1, "y1": y1}
 
 
-def job_from(args: argparse.Namespace, xl: bool) -> Job:
-    """The picture to be made. Its size defaults to the model's, with an init picture in that picture's proportions."""
+def job_from(args: argparse.Namespace, native: int) -> Job:
+    """The picture to be made. Its size defaults to the model's, with an init picture in that picture's proportions.
+
+    Args:
+        native: side in px of what the model makes.
+    """
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -150,7 +156,6 @@ def job_from(args: argparse.Namespace, xl: bool) -> Job:
 
     init = None if args.init is None else load_picture(args.init)
     mask = None if args.inpaint_mask is None else load_mask(args.inpaint_mask)
-    native = 1024 if xl else 512
     scale = 1.0 if init is None else min(1.0, native / (init.shape[0] * init.shape[1]) ** 0.5)
     height, width = (native, native) if init is None else (round(side * scale / 8) * 8 for side in init.shape[:2])
     size = (width if args.width is None else args.width, height if args.height is None else args.height)

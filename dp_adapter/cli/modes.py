@@ -36,6 +36,6 @@ def run(args: argparse.Namespace) -> int:
             bad = 1
             print(f"{name}\n  {error}")
             continue
-        needs = f" (needs {', '.join(mode.needs)})" if mode.needs else ""
+        needs = f" (asks for {', '.join(mode.needs)})" if mode.needs else ""
         print("\n  ".join([f"{name}{needs}", *described(mode)]))
     return bad

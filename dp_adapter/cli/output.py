@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dp_adapter import __version__
-from dp_adapter.edits import mode_parameters
+from dp_adapter.edits import Mode, mode_parameters
 from dp_adapter.generation import Generation, Result
 from dp_adapter.hosts.pipelines import Job
 from dp_adapter.session import Explanation
@@ -22,12 +22,16 @@ def write(
     folder: Path,
     base: str,
     settings: Settings,
+    mode: Mode,
     job: Job,
     generation: Generation,
     seconds: float,
     suffix: str = "",
 ) -> list[Path]:
     """Writes ``<number>_<seed><suffix>.png`` and ``.json`` for every picture; never overwrites.
+
+    Args:
+        mode: the request's.
 
     Returns:
         Paths of the pictures, but for those that are left out.
@@ -49,7 +53,7 @@ def write(
             "seconds": round(seconds / len(generation.results), 2),
         }
         info = PngInfo()
-        info.add_itxt("parameters", infotext(made, settings, generation.explanation, result))
+        info.add_itxt("parameters", infotext(made, describing(settings, mode), generation.explanation, result))
         info.add_itxt("dp_adapter", json.dumps(facts))
         path = _free(folder, f"{result.seed}{suffix}")
         Image.fromarray(result.picture).save(path, pnginfo=info)
@@ -74,7 +78,11 @@ def shared_settings(settings: Settings) -> dict[str, Any]:
 
 
 def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, result: Result) -> str:
-    """The prompt and parameters in the form that WebUIs show; of the settings, the changed fields of plain values."""
+    """The prompt and parameters in the form that WebUIs show; of the settings, the changed fields of plain values.
+
+    Args:
+        settings: as they describe the picture.
+    """
     lines = [job["prompt"]]
     if job["negative_prompt"]:
         lines.append(f"Negative prompt: {job['negative_prompt']}")
@@ -89,9 +97,9 @@ def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, 
     if settings.enabled:
         parameters |= {"DP-Adapter": __version__, "DP-Adapter model": explanation.model}
         parameters |= {infotext_name("weight"): settings.weight}
-        parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(describing(settings)))}
+        parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(settings))}
         parameters |= {RESULT + name: value for name, value in result.facts.items()}
-        parameters |= mode_parameters(explanation.mode_lines, explanation.words)
+        parameters |= mode_parameters(explanation.words)
     return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in parameters.items())])
 
 

@@ -71,7 +71,7 @@ class Edited:
     old: bool = False
 
 
-_BODY: Fields = {"mode": "full_body", "face_pass.size": SIDE}
+_BODY: Fields = {"mode": "full_body"}
 EDITS = (
     Edited(
         "Headshot to full body",

@@ -157,7 +157,7 @@ def _frames(made: Mapping[Shot, Made], some: Mapping[Key, Shot], judge: Judge) -
 
 def _frame(made: Made, judge: Judge) -> Frame:
     explanation, result = made.generation.explanation, made.result
-    added = mode_parameters((), explanation.words)
+    added = mode_parameters(explanation.words)
     return Frame(
         result.picture,
         judge.see(result.picture).likeness.get(0),

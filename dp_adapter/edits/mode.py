@@ -36,9 +36,14 @@ class Words(Record):
             with within("start"):
                 raise refusal(f"{tidy(self.start)} is not before the end {tidy(self.end)}", "Lower it.", 0.0)
 
+    @property
+    def of_age(self) -> bool:
+        """Whether they are meant for some target ages only."""
+        return self.min_age is not None or self.max_age is not None
+
     def fits(self, age: int | None) -> bool:
         """Whether they are meant for this target age."""
-        if self.min_age is None and self.max_age is None:
+        if not self.of_age:
             return True
         return age is not None and (self.min_age or 0) <= age <= (120 if self.max_age is None else self.max_age)
 
@@ -64,7 +69,11 @@ class Mode(Record):
     )
     words: tuple[Words, ...] = setting((), ListOf(RecordOf(Words), 64, "entry"), "Words", "Words for the prompts.")
     needs: tuple[str, ...] = setting(
-        (), ListOf(Choice(NEEDS), 3, "field", unique=True), "Needs", "Fields of the request that must be given."
+        (), ListOf(Choice(NEEDS), 3, "field", unique=True), "Needs", "Fields of the request that are asked for."
+    )
+    target_age: int = setting(60, _AGE, "Mode target age", "Taken where it is asked for and the request gives none.")
+    expression: str = setting(
+        "smiling", Text(500, min_length=1), "Mode expression", "Taken where it is asked for and the request gives none."
     )
     retouch: bool = setting(False, Flag(), "Retouch", "Whether old reference photos are retouched.")
     restore: bool = setting(
@@ -73,3 +82,15 @@ class Mode(Record):
     face_pass: bool = setting(False, Flag(), "Mode face pass", "Whether finished faces are made anew, enlarged.")
     free_parts: bool = setting(False, Flag(), "Mode free parts", "Whether parts left to the text are set free.")
     notes: tuple[str, ...] = setting((), ListOf(Text(300), 8, "note"), "Notes", "What the user should know.")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Which of ``NEEDS`` have a say in what it does, asked for or not."""
+        texts = " ".join(one.text for one in self.words)
+        of_age = self.far_parts is not None or any(one.of_age for one in self.words)
+        ways = {
+            "target_age": of_age or "{target_age}" in texts,
+            "reference_age": self.far_parts is not None or "{reference_age}" in texts,
+            "expression": "{expression}" in texts or "{against}" in texts,
+        }
+        return frozenset({*self.needs, *(name for name, read in ways.items() if read)})

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dp_adapter.edits.expressions import named
-from dp_adapter.edits.mode import Mode, Words
+from dp_adapter.edits.mode import NEEDS, Mode, Words
 from dp_adapter.edits.told import lines
-from dp_adapter.errors import SettingsError
-from dp_adapter.settings import Gate, Parts, Settings
+from dp_adapter.settings import Gate, Parts, Settings, field_at
 from dp_adapter.settings.pieces import WEIGHT, Span
 from dp_adapter.settings.records import fields_of
 
 _FAR = 40  # years between photo and picture from which a person is as different as they get
+_UNKNOWN = 20  # years that are taken where the age in the photo is not known
+_AGE_UNKNOWN = (
+    "The age in the photo is not known: the mode's words for the target age act, and the photo's share is as at "
+    f"{_UNKNOWN} years between the two. Give the age in the photo to have it follow that."
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class Facts:
     inpaint: bool = False
 
 
+_EXPECTED = Facts(inpaint=True)
+"""What is taken to be so before a photo or a picture was looked at."""
+
+
 @dataclass(frozen=True)
 class Edit:
     """A mode at work.
@@ -36,6 +46,7 @@ class Edit:
         settings: the request with what the mode sets; what the user set stands.
         words: for the prompts; none where the user wants none.
         lines: what the mode does here, in sentences.
+        notes: what was taken for the user, or cannot be done here.
         face_pass: whether the mode wants finished faces made anew, where the request leaves that to it.
     """
 
@@ -43,45 +54,62 @@ class Edit:
     settings: Settings
     words: tuple[Words, ...] = ()
     lines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     face_pass: bool = False
 
 
 def needs_reference_age(settings: Settings, mode: Mode) -> bool:
-    """Whether the age in the photo has to be estimated, since the mode needs it and the request does not say it."""
-    return settings.reference_age is None and (mode.far_parts is not None or "reference_age" in mode.needs)
+    """Whether the age in the photo has to be estimated, since the mode reads it and the request does not say it."""
+    return settings.reference_age is None and "reference_age" in mode.reads
 
 
 def resolve(settings: Settings, mode: Mode, facts: Facts) -> Edit:
-    """The request as the mode makes it.
-
-    Raises:
-        SettingsError: a field that the mode needs is missing.
-    """
+    """The request as the mode makes it; what the mode asks for and nobody gave is taken from the mode."""
     age = settings.reference_age if settings.reference_age is not None else facts.reference_age
-    if age is None and needs_reference_age(settings, mode):
-        raise SettingsError(
-            "reference_age",
-            f"the age in the photo is not known, and the mode '{settings.mode}' needs it",
-            "Give it in years; with insightface's pack buffalo_l installed it is estimated.",
-        )
-    settings = settings if age is None else replace(settings, reference_age=age)
-    for name in mode.needs:
-        if getattr(settings, name) in (None, ""):
-            raise SettingsError(name, f"is missing, and the mode '{settings.mode}' needs it", "Give it.")
-    return _edit(settings, mode, facts.inpaint)
+    edit = _edit(replace(settings, reference_age=age), mode, facts)
+    notes = list(_taken(settings, mode))
+    if age is None and "reference_age" in mode.reads:
+        notes.append(_AGE_UNKNOWN)
+    if settings.mode == "inpaint" and not facts.inpaint:
+        notes.append("Nothing is painted anew here, so the mode 'inpaint' acts as 'portrait'.")
+    return replace(edit, notes=tuple(notes))
 
 
 def before(settings: Settings, mode: Mode) -> tuple[str, ...]:
-    """What the mode will do, told before a photo was looked at: ``Edit.lines`` as far as they are known then."""
-    return _edit(settings, mode, inpaint=True).lines
+    """What the mode will do, told before a photo was looked at: lines and notes as far as they are known then."""
+    return (*_edit(settings, mode, _EXPECTED).lines, *_taken(settings, mode))
 
 
 def filled(settings: Settings, mode: Mode) -> Settings:
     """The request with the mode's values, as far as they are known before a photo was looked at."""
-    return _edit(settings, mode, inpaint=True).settings
+    return _edit(settings, mode, _EXPECTED).settings
 
 
-def _edit(settings: Settings, mode: Mode, inpaint: bool) -> Edit:
+def described_by(settings: Settings, mode: Mode) -> Settings:
+    """The request without what this mode does not read: values that were left over from another mode."""
+    idle: dict[str, Any] = {name: field_at(name).default for name in NEEDS if name not in mode.reads}
+    return replace(settings, **idle, mode_words=settings.mode_words or not mode.words)
+
+
+def _defaults(settings: Settings, mode: Mode) -> dict[str, Any]:
+    """What the mode asks for, can say itself, and the request leaves open."""
+    own = {"target_age": mode.target_age, "expression": mode.expression}
+    return {name: own[name] for name in own if name in mode.needs and _is_open(getattr(settings, name))}
+
+
+def _is_open(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _taken(settings: Settings, mode: Mode) -> Iterator[str]:
+    for name, value in _defaults(settings, mode).items():
+        yield f"{field_at(name).label} {value} is taken, as none was given."
+
+
+def _edit(asked: Settings, mode: Mode, facts: Facts) -> Edit:
+    settings = replace(asked, **_defaults(asked, mode))
+    acts = settings.mode != "inpaint" or facts.inpaint
+    mode = mode if acts else Mode()
     words = _words(settings, mode) if settings.mode_words else ()
     changed = replace(
         settings,
@@ -96,7 +124,7 @@ def _edit(settings: Settings, mode: Mode, inpaint: bool) -> Edit:
     )
     wants_pass = mode.face_pass and settings.face_pass.use == "auto"
     edit = Edit(mode, changed, words, face_pass=wants_pass)
-    return replace(edit, lines=lines(settings, edit, inpaint))
+    return replace(edit, lines=lines(settings, edit)) if acts else edit
 
 
 def _span(settings: Settings, mode: Mode) -> Span:
@@ -110,8 +138,9 @@ def _parts(settings: Settings, mode: Mode) -> Parts:
     """The user's weights, else the mode's: between those near and far by the distance of the ages."""
     near, far = mode.parts, mode.far_parts
     share = 0.0
-    if far is not None and settings.target_age is not None and settings.reference_age is not None:
-        share = min(1.0, abs(settings.target_age - settings.reference_age) / _FAR)
+    if far is not None and settings.target_age is not None:
+        photo = settings.reference_age
+        share = min(1.0, (_UNKNOWN if photo is None else abs(settings.target_age - photo)) / _FAR)
     chosen: dict[str, float | None] = {}
     for name in (info.name for info in fields_of(Parts)):
         own, one = getattr(settings.parts, name), getattr(near, name)
@@ -122,7 +151,7 @@ def _parts(settings: Settings, mode: Mode) -> Parts:
 
 
 def _words(settings: Settings, mode: Mode) -> tuple[Words, ...]:
-    """The mode's words for this request; those of which nothing is left are left out."""
+    """The mode's words for this request, without phrases that speak of what is not known."""
     expression = named(settings.expression)
     stands_for = {
         "{target_age}": "" if settings.target_age is None else str(settings.target_age),
@@ -130,12 +159,15 @@ def _words(settings: Settings, mode: Mode) -> tuple[Words, ...]:
         "{expression}": expression.words,
         "{against}": expression.against,
     }
+    unknown = [name for name, value in stands_for.items() if not value]
     found: list[Words] = []
     for one in mode.words:
-        if one.fits(settings.target_age):
-            text = one.text
-            for name, value in stands_for.items():
-                text = text.replace(name, value)
-            if text.strip(" ,"):
-                found.append(replace(one, text=text[:300]))
+        if not one.fits(settings.target_age):
+            continue
+        phrases = (phrase.strip() for phrase in one.text.split(","))
+        text = ", ".join(one for one in phrases if one and not any(name in one for name in unknown))
+        for name, value in stands_for.items():
+            text = text.replace(name, value)
+        if text:
+            found.append(replace(one, text=text[:300]))
     return tuple(found)

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 _YOURS = " (as you set it)"
 
 
-def lines(asked: Settings, edit: Edit, inpaint: bool) -> tuple[str, ...]:
+def lines(asked: Settings, edit: Edit) -> tuple[str, ...]:
     """Sentences about a mode at work; of the portrait, which changes nothing, none.
 
     Args:
         asked: the request before the mode; what stands in it is the user's.
-        inpaint: whether a part of a picture is painted anew.
     """
-    return () if asked.mode == "portrait" else tuple(_told(asked, edit, inpaint))
+    return () if asked.mode == "portrait" else tuple(_told(asked, edit))
 
 
 def described(mode: Mode) -> list[str]:
@@ -43,6 +42,9 @@ def described(mode: Mode) -> list[str]:
         if near is not None
     ]
     told += [f"Share of the photo: {', '.join(parts)}."] if parts else []
+    own = {"target_age": f"target age {mode.target_age}", "expression": f"expression '{mode.expression}'"}
+    taken = [words for name, words in own.items() if name in mode.needs]
+    told += [f"Where none is given: {', '.join(taken)}."] if taken else []
     switches = {"retouch": "old photos are retouched", "restore": "the photo's face is restored"}
     switches |= {"face_pass": "finished faces are made anew", "free_parts": "parts left to the text are free"}
     on = [words for name, words in switches.items() if getattr(mode, name)]
@@ -61,7 +63,7 @@ def _for_age(words: Words) -> str:
     return f"{_phrase(words)} [ages {ages}]"
 
 
-def _told(asked: Settings, edit: Edit, inpaint: bool) -> Iterator[str]:
+def _told(asked: Settings, edit: Edit) -> Iterator[str]:
     mode, made = edit.mode, edit.settings
     title = mode.title or asked.mode.partition(":")[2]
     yield f"{title}: {mode.does}" if mode.does else f"{title}."
@@ -85,8 +87,6 @@ def _told(asked: Settings, edit: Edit, inpaint: bool) -> Iterator[str]:
         yield "Parts of the face that are left to the text follow the picture without the adapter."
     if edit.face_pass:
         yield "Finished faces are made anew, enlarged, unless ADetailer does it."
-    if asked.mode == "inpaint" and not inpaint:
-        yield "Nothing is painted anew here, so it acts as the mode 'portrait'."
     yield from mode.notes
 
 
@@ -124,11 +124,14 @@ def _phrase(words: Words) -> str:
     return f"{words.text} ({' '.join(filter(None, (since, until)))})"
 
 
-def mode_parameters(told: Sequence[str], words: Sequence[Words]) -> dict[str, str]:
-    """What a mode did, as parameters of a picture; under names that are never read back."""
+def mode_parameters(words: Sequence[Words]) -> dict[str, str]:
+    """A mode's words as parameters of a picture, under names that are never read back.
+
+    What else it does follows from its name, which is a parameter of the request.
+    """
 
     def phrases(negative: bool) -> str:
         return ", ".join(_phrase(one) for one in words if one.negative == negative)
 
-    found = {"mode": " ".join(told), "words": phrases(False), "negative words": phrases(True)}
+    found = {"words": phrases(False), "negative words": phrases(True)}
     return {f"DP-Adapter result {name}": text for name, text in found.items() if text}

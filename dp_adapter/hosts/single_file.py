@@ -13,6 +13,7 @@ import torch
 
 from dp_adapter.errors import HostError, WeightsError
 from dp_adapter.hosts.clip_tokenizer import RESOURCES, clip_text_encoder, clip_tokenizer
+from dp_adapter.hosts.native_size import stated
 from dp_adapter.hosts.sites import Base
 from dp_adapter.pickles import unpickle
 
@@ -145,6 +146,8 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
         changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": found.zero_snr}
         kind = cast(Any, type(pipeline.scheduler))
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
+    if folder == str(RESOURCES / found.base) and (size := stated(path)):
+        pipeline.unet.register_to_config(sample_size=size // pipeline.vae_scale_factor)
     return pipeline
 
 

@@ -55,7 +55,7 @@ class Editing:
         """The request's mode, resolved.
 
         Raises:
-            SettingsError: there is no such mode, or a field that it needs is missing.
+            SettingsError: there is no such mode.
             DPAdapterError: the photo whose age is to be estimated cannot be used.
         """
         mode = self._modes.of(settings.mode)

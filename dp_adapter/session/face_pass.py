@@ -29,7 +29,7 @@ def wanted(settings: Settings, edit: Edit | None) -> bool:
 def request(settings: Settings, edit: Edit | None, person: int) -> Settings:
     """The request of the pass over one person's face, which fills the picture.
 
-    A mode that wants the pass is about the whole picture, and has no say in it.
+    A mode that wants the pass is about the whole picture, and has no say in it, whoever asked for the pass.
     """
     theirs = tuple(replace(one, identity=0) for one in settings.references if one.identity == person)
     return settings.replace(
@@ -38,12 +38,24 @@ def request(settings: Settings, edit: Edit | None, person: int) -> Settings:
         weight=settings.face_pass.weight,
         span=Span(start=0.0),
         curve=Curve(),
-        mode="portrait" if edit is not None and edit.face_pass else settings.mode,
+        mode="portrait" if edit is not None and edit.mode.face_pass else settings.mode,
         strict_text_region=False,
         hires=Hires(),
         face_pass=FacePass(use="off"),
         report=Report(),
     )
+
+
+def side(asked: FacePass, native: int, width: int, height: int) -> int:
+    """Side in px that a face is enlarged to: as asked for, else what the base draws.
+
+    A picture smaller than that says that its checkpoint draws smaller ones (SDXL Turbo), or that time is short.
+
+    Args:
+        native: side in px of the pictures that the base was trained on.
+        width, height: of the picture as it was sampled.
+    """
+    return min(native, max(width, height)) if asked.size is None else asked.size
 
 
 @dataclass(frozen=True)

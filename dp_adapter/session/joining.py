@@ -33,8 +33,9 @@ class Prepared:
     Attributes:
         tracker: moves regions while the picture forms; None where all of them stay.
         net: InstantID's IdentityNet, for hosts that have a ControlNet; None for none.
-        edit: the mode at work, whose words go into the prompts; None where the adapter is off.
-        spoken: the persons who act through a word, and how prompts have to speak of them.
+        edit: the mode at work, whose words go into the prompts; None where the adapter is off, and without words
+            where nobody acts.
+        spoken: the persons who act through a word, and how prompts have to speak of them; nobody where nobody acts.
     """
 
     injection: Injection
@@ -101,6 +102,8 @@ def prepared_of(
     schedule = _schedule(settings, checkpoint, known, scene.progress)
     injection = _injection(settings, checkpoint, identities, schedule, by_words)
     injection = with_form(settings, injection, scene.bytes_per_number)
+    if not injection.active:  # off is off, for the prompts too
+        edit = replace(edit, words=(), face_pass=False)
     return Prepared(
         injection,
         Explanation(
@@ -118,6 +121,7 @@ def prepared_of(
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
             notes=(
+                *edit.notes,
                 *notes,
                 *sharing.doubts(by_words),
                 *(() if by_words else unplaced(settings, {one.number: one.region for one in told})),
@@ -130,7 +134,11 @@ def prepared_of(
         ),
         tracker,
         edit,
-        spoken=tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
+        spoken=tuple(
+            spoken_of(settings, one.person, one.on_text)
+            for one in identities
+            if injection.active and one.on_text is not None
+        ),
     )
 
 

@@ -10,9 +10,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from dp_adapter import naming
+from dp_adapter.edits import Mode, described_by
 from dp_adapter.session.judge import Verdict
 from dp_adapter.session.scene import Mask, Picture
-from dp_adapter.settings import Report, Settings
+from dp_adapter.settings import FaceChoice, FacePass, Hires, Region, Report, Settings
 
 STRIDE = 1_000_003  # between the seeds of candidates: more than any job has pictures, whose seeds count up by 1
 _SEEDS = 2**32
@@ -46,9 +47,36 @@ def judged(report: Report) -> bool:
     return report.enabled or report.drift or report.best_of > 1 or report.least is not None
 
 
-def describing(settings: Settings) -> Settings:
-    """The request as it describes one picture, which is the kept candidate: made again, there is nothing to choose."""
-    return settings.replace(report=replace(settings.report, best_of=1, least=None, below="keep"))
+def describing(settings: Settings, mode: Mode) -> Settings:
+    """The request as it describes one picture: without what it does not read.
+
+    That picture is the kept candidate: made again, there is nothing to choose.
+
+    Args:
+        mode: the request's.
+    """
+    settings = described_by(settings, mode)
+    hires, faces = settings.hires, settings.face_pass
+    enlarges = faces.use == "on" or (faces.use == "auto" and mode.face_pass)
+    return settings.replace(
+        references=tuple(replace(one, face=one.face and _chosen(one.face)) for one in settings.references),
+        face=_chosen(settings.face),
+        regions=tuple(_drawn(one) for one in settings.regions),
+        hires=hires if hires.use == "own" else Hires(use=hires.use),
+        face_pass=faces if enlarges else FacePass(use=faces.use),
+        report=replace(settings.report, best_of=1, least=None, below="keep"),
+    )
+
+
+def _chosen(face: FaceChoice) -> FaceChoice:
+    return replace(
+        face, index=face.index if face.choice == "index" else 0, like=face.like if face.choice == "like" else ""
+    )
+
+
+def _drawn(region: Region) -> Region:
+    kind = region.kind
+    return replace(region, box=region.box if kind == "box" else None, mask=region.mask if kind == "mask" else "")
 
 
 def candidate_seed(seed: int, number: int) -> int:

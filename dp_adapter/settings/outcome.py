@@ -28,8 +28,12 @@ class FacePass(Record):
         0.4, Number(0.05, 1.0, 0.05), "Face pass strength", "Denoising strength of the face pass."
     )
     weight: float = setting(1.0, WEIGHT, "Face pass weight", "Strength of the identity pathway in the face pass.")
-    size: int = setting(
-        512, Integer(128, 1024, step=64), "Face pass size", "Side in pixels of the square that a face is enlarged to."
+    size: int | None = setting(
+        None,
+        Nullable(Integer(128, 1024, step=64)),
+        "Face pass size",
+        "Side in pixels of the square that a face is enlarged to; null: what the base model was trained on, at most "
+        "the picture's longer side.",
     )
 
 

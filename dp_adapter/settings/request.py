@@ -159,12 +159,17 @@ class Settings(Record):
         "What the picture is to be; a mode sets what is left automatic. custom:NAME is a mode file of your own.",
     )
     target_age: int | None = setting(
-        None, Nullable(Integer(0, 120)), "Target age", "With mode 'age': age in the picture, in years."
+        None, Nullable(Integer(0, 120)), "Target age", "With mode 'age': age in the picture, in years; null: 60."
     )
     reference_age: int | None = setting(
-        None, Nullable(Integer(0, 120)), "Photo age", "With mode 'age': age in the photo, in years; null: estimated."
+        None,
+        Nullable(Integer(0, 120)),
+        "Photo age",
+        "With mode 'age': age in the photo, in years; null: estimated where insightface can, else not known.",
     )
-    expression: str = setting("", Text(500), "Expression", "With mode 'expression': the expression in words.")
+    expression: str = setting(
+        "", Text(500), "Expression", "With mode 'expression': the expression in words; empty: smiling."
+    )
     mode_words: bool = setting(
         True, Flag(), "Mode words", "Whether the mode's words are added to the prompt; they are shown before."
     )
@@ -204,15 +209,6 @@ class Settings(Record):
         return dataclasses.replace(self, enabled=self.enabled and self.hires.use != "off")
 
     def _check_together(self) -> None:
-        self._check_identities()
-        if self.mode == "age" and self.target_age is None:
-            with within("target_age"):
-                raise refusal("is missing, and the mode 'age' needs it", "Give an age in years, such as 60.")
-        if self.mode == "expression" and not self.expression.strip():
-            with within("expression"):
-                raise refusal("is empty, and the mode 'expression' needs it", "Say which, such as 'laughing'.")
-
-    def _check_identities(self) -> None:
         known = {reference.identity for reference in self.references}
         free = next(identity for identity in range(len(known) + 1) if identity not in known)
         for index, reference in enumerate(self.references):

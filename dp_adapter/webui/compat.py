@@ -94,6 +94,12 @@ def diffusion_model(model: Any) -> Any:
     return unet_patcher(model).model.diffusion_model if is_forge() else model.model.diffusion_model
 
 
+def checkpoint_file(model: Any) -> Path | None:
+    """The file of a loaded checkpoint; None where the WebUI does not say."""
+    name = getattr(getattr(model, "sd_checkpoint_info", None), "filename", None)
+    return Path(name) if name else None
+
+
 def encoder_device() -> str:
     """Where the host wants encoders to run; the CPU where it was started for little memory."""
     if is_forge():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
-from dp_adapter.edits import with_words
 from dp_adapter.session import face_pass as plan
 from dp_adapter.webui import compat, nested, shared
 
@@ -23,29 +21,9 @@ def wanted(p: Any, settings: Settings, edit: Edit | None) -> bool:
     return plan.wanted(settings, edit) and (settings.face_pass.use == "on" or not compat.adetailer_runs(p))
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a job's face passes are made with.
-
-    Attributes:
-        before: the job before the mode's words were added to its prompts.
-    """
-
-    settings: Settings
-    edit: Edit | None
-    before: Any
-
-    def prompts(self, p: Any) -> tuple[str, str]:
-        """Prompt and negative prompt of the picture being finished, without words about the whole picture."""
-        number = nested.place(p)
-        now = (p.all_prompts[number], p.all_negative_prompts[number])
-        if self.edit is None or not self.edit.face_pass:
-            return now
-        plain = (self.before.all_prompts[number], self.before.all_negative_prompts[number])
-        return plain if with_words(*plain, self.edit.words) == now else now  # else another script wrote them
-
-
-def over(p: Any, pp: Any, work: Work, judge: Judge, regions: Mapping[int, Mask | None]) -> str:
+def over(
+    p: Any, pp: Any, settings: Settings, edit: Edit | None, judge: Judge, regions: Mapping[int, Mask | None]
+) -> str:
     """Makes the persons' faces of a picture anew, largest first.
 
     Args:
@@ -66,14 +44,15 @@ def over(p: Any, pp: Any, work: Work, judge: Judge, regions: Mapping[int, Mask |
         p.comment("DP-Adapter: the face pass found no face in the picture.")
         return "no face"
     theirs = judge.whose(picture, faces, regions)
-    done, asked = 0, work.settings.face_pass
+    done, asked = 0, settings.face_pass
+    side = plan.side(asked, shared.native_size(p.sd_model), p.width, p.height)
     for person, face in sorted(theirs.items(), key=lambda one: -one[1].size):
         if nested.stopped():
             break
-        part = plan.square(face, picture.shape[1], picture.shape[0], asked.size)
+        part = plan.square(face, picture.shape[1], picture.shape[0], side)
         start = Image.fromarray(plan.enlarged(picture, part))
-        request = plan.request(work.settings, work.edit, person)
-        p2 = nested.over_face(p, start, asked.strength, request, work.prompts(p))
+        request = plan.request(settings, edit, person)
+        p2 = nested.over_face(p, start, asked.strength, request)
         made = nested.run(p, p2, f"{naming.face(done)} of {len(theirs)}")
         if made is None:
             break

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,8 @@ from dp_adapter.webui import compat
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Worded = Callable[[tuple[str, str], bool], tuple[str, str]]
 
 INNER = "dp_adapter_inner"  # attribute of a processing object that is such a job
 _TITLE = "DP-Adapter"
@@ -66,12 +68,14 @@ def place(p: Any) -> int:
     return p.iteration * p.batch_size + p.batch_index
 
 
-def once_more(p: Any, before: Any, seed: int, settings: Settings) -> Any:
+def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded | None = None) -> Any:
     """A job that makes the picture being finished again, alone: same scripts, LoRA, ControlNet and hires pass.
 
     Args:
         before: a copy of ``p`` from before its preparation.
         settings: of our part in it.
+        worded: prompt and negative prompt, and whether they are the hires pass's -> the same with the words that our
+            part would put into them, where it is off.
     """
     number = place(p)
     p2: Any = copy.copy(before)
@@ -82,9 +86,10 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings) -> Any:
         method = inspect.isroutine(value) and inspect.isroutine(getattr(methods, name, None))
         if method or (inspect.ismethod(value) and value.__self__ is p):
             del own[name]
+    prompts = _prompts(p.all_prompts[number], p.all_negative_prompts[number], False, worded)
     changes: dict[str, Any] = {
-        "prompt": p.all_prompts[number],
-        "negative_prompt": p.all_negative_prompts[number],
+        "prompt": prompts[0],
+        "negative_prompt": prompts[1],
         "styles": [],  # in the prompts already
         "seed": seed,
         "subseed": p.all_subseeds[number],
@@ -92,7 +97,8 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings) -> Any:
         "n_iter": 1,
     }
     if getattr(p, "enable_hr", False):
-        changes |= {"hr_prompt": p.all_hr_prompts[number], "hr_negative_prompt": p.all_hr_negative_prompts[number]}
+        prompts = _prompts(p.all_hr_prompts[number], p.all_hr_negative_prompts[number], True, worded)
+        changes |= {"hr_prompt": prompts[0], "hr_negative_prompt": prompts[1]}
     inits = getattr(before, "init_images", None)
     if inits and len(inits) > 1:
         changes["init_images"] = [inits[p.batch_index]]
@@ -101,12 +107,15 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings) -> Any:
     return _inner(p2)
 
 
-def over_face(p: Any, picture: Image, strength: float, settings: Settings, prompts: tuple[str, str]) -> Any:
+def _prompts(prompt: str, negative: str, hires: bool, worded: Worded | None) -> tuple[str, str]:
+    return (prompt, negative) if worded is None else worded((prompt, negative), hires)
+
+
+def over_face(p: Any, picture: Image, strength: float, settings: Settings) -> Any:
     """A job that makes a square picture anew by img2img, with our script alone.
 
     Args:
         settings: of our part in it.
-        prompts: prompt and negative prompt.
     """
     from modules import processing
 
@@ -118,8 +127,8 @@ def over_face(p: Any, picture: Image, strength: float, settings: Settings, promp
         init_images=[picture],
         resize_mode=0,
         denoising_strength=strength,
-        prompt=prompts[0],
-        negative_prompt=prompts[1],
+        prompt=p.all_prompts[number],
+        negative_prompt=p.all_negative_prompts[number],
         styles=[],
         seed=p.all_seeds[number],
         subseed=p.all_subseeds[number],

@@ -43,15 +43,17 @@ class Outcome:
     Args:
         p: the job, before its preparation.
         prepared: gives what the last pass was made with.
+        worded: as ``nested.once_more`` takes it.
 
     Raises:
         DPAdapterError: there are no photos to compare with.
     """
 
-    def __init__(self, p: Any, settings: Settings, prepared: Callable[[], Prepared]) -> None:
+    def __init__(self, p: Any, settings: Settings, prepared: Callable[[], Prepared], worded: nested.Worded) -> None:
         self._p = p
         self._settings = settings
         self._prepared = prepared
+        self._worded = worded
         self._measured = Measured(p)
         self._left_out: dict[int, Image] = {}
         self._samples: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
@@ -69,8 +71,7 @@ class Outcome:
         if face_pass.wanted(self._p, self._settings, edit) and not nested.cut_short():
             with surviving(self._p, "the face pass failed, the picture is as it was before"):
                 regions = places.regions_of(self._prepared(), self._p.batch_index)
-                work = face_pass.Work(self._settings, edit, self._before)
-                told = face_pass.over(self._p, pp, work, self._the_judge(), regions)
+                told = face_pass.over(self._p, pp, self._settings, edit, self._the_judge(), regions)
                 self._measured.add(nested.place(self._p), {"face pass": told})
 
     def finished(self, pp: Any) -> None:
@@ -159,7 +160,7 @@ class Outcome:
         if nested.stopped():
             return None
         with surviving(self._p, "the picture to measure the drift by failed"):
-            p2 = nested.once_more(self._p, self._before, made.seed, Settings(enabled=False))
+            p2 = nested.once_more(self._p, self._before, made.seed, Settings(enabled=False), self._worded)
             plain = nested.run(self._p, p2, "the picture without the identity")
             if plain is not None:
                 return report.drift(_array(made.image), _array(plain), made.region)

@@ -33,9 +33,10 @@ def strength(widgets: Widgets, speaking: Speaking, enabled: Any) -> None:
             widgets.add(path, make=gr.Dropdown, choices=names, allow_custom_value=True, visible=False)
         else:
             widgets.add(path, visible=False)
+    typed = gr.Textbox("", visible=False, label="DP-Adapter typed", elem_id=widgets.elem_id("expression_typed"))
     said = gr.HTML("", elem_id=widgets.elem_id("mode_does"))
     widgets.add("mode_words")
-    panel_modes.wire(widgets, said, enabled, speaking)
+    panel_modes.wire(widgets, said, widgets.volatile(typed), enabled, speaking)
 
 
 def faces(widgets: Widgets, speaking: Speaking) -> None:

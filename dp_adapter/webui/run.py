@@ -91,23 +91,27 @@ class Run:
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
         if (hinted := words.hinted(p, settings, self._first.spoken)) != settings:
-            settings = self._settings = hinted
-            self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
+            self._settings = hinted
+            self._first = self._prepare(hinted, scenes.first_pass(p, base, initialised=False))
         self._current = self._first  # of the pass
         self._decode = decoder(settings.tracking.decoder, base)
         self._check_hires(base)
         self._check_refiner()
-        self.outcome = Outcome(p, settings, self._last_acting)
-        p.extra_generation_params.update(infotext.parameters(describing(settings), {}))
-        words.add(p, self._first.edit)
-        words.speak(p, self._first.spoken)
+        self._hires = self._in_hires_pass(base)
+        self.outcome = Outcome(p, settings, self._last_acting, self._worded)
+        mode = shared.session().modes.of(settings.mode)
+        p.extra_generation_params.update(infotext.parameters(describing(settings, mode), {}))
+        self._wording = words.Wording.put(p, (self._first, self._hires))
 
     def is_of(self, p: Any) -> bool:
         """False for a copy of the job, on which ADetailer has scripts end and begin while the job goes on."""
         return p is self._p
 
-    def before_batch(self) -> None:
+    def before_batch(self, number: int) -> None:
         """Between preparation and sampling of a batch.
+
+        Args:
+            number: of the batch, from 0.
 
         Raises:
             DPAdapterError: the init picture cannot be used, or a replacement UNet runs instead of the model's.
@@ -123,6 +127,8 @@ class Run:
                 "Choose 'None' under Settings > Stable Diffusion > SD Unet, or disable DP-Adapter.",
             )
         self._tell(self._first)
+        acts = self._first.injection.active or self._hires.injection.active
+        self._wording.take_back(p, number, acts)
         self._wrap_sample()
 
     def before_pass(self, latent: Grid, batch: int) -> None:
@@ -255,9 +261,20 @@ class Run:
             self._comment(note)
         return prepared
 
+    def _in_hires_pass(self, base: Base) -> Prepared:
+        """What the hires pass will be made with, as far as its words are concerned."""
+        if not getattr(self._p, "enable_hr", False) or self._settings.hires.use == "same":
+            return self._first
+        scene = scenes.first_pass(self._p, base, initialised=False)
+        return self._prepare(self._settings.in_hires_pass(), scene)
+
+    def _worded(self, prompts: words.Pair, hires: bool) -> words.Pair:
+        """Prompt and negative prompt of a picture as they are sampled."""
+        return words.worded(prompts, self._hires if hires else self._first)
+
     def _last_acting(self) -> Prepared:
         """What the last pass in which an identity acted was made with."""
-        return self._current if self._current.injection.identities else self._first
+        return self._current if self._current.injection.active else self._first
 
     def _wrap_sample(self) -> None:
         """What is attached inside ``p.sample`` comes out when it ends: in full, interrupted or by an exception."""

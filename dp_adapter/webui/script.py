@@ -70,7 +70,7 @@ class DPAdapterScript(scripts.Script):
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if run := _run_of(p):
             with stopping(p):
-                run.before_batch()
+                run.before_batch(int(kwargs["batch_number"]))
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if run := _run_of(p):

@@ -105,6 +105,14 @@ def base() -> Base | None:
         return None
 
 
+def native_size(model: Any) -> int:
+    """Side in px of the pictures that a loaded checkpoint was trained on."""
+    from dp_adapter.hosts import native_size as sizes
+
+    file, base = compat.checkpoint_file(model), base_of(model)
+    return sizes.OF_FAMILY[base] if file is None else sizes.of_file(file, base)
+
+
 def base_of_file(name: str) -> Base | None:
     """Family of a checkpoint that is not loaded, by its title; None where its file cannot tell."""
     from modules import sd_models

@@ -1,50 +1,46 @@
-"""A mode's words and the persons' in a job's prompts, and what was done in its parameters."""
+"""A mode's words and the persons' in what is sampled, while pictures tell the prompts that the user wrote.
+
+The hosts make all prompts of a job, styles included, before ``process``. Of these lists each batch gets its own,
+read for LoRAs, before ``process_batch``; what is written into pictures and ``params.txt`` comes of the lists later. So
+the words stand in the lists until a batch has its prompts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
+from dp_adapter.settings.outcome import RESULT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dp_adapter.core.text_side import Spoken
-    from dp_adapter.edits import Edit
+    from dp_adapter.session import Prepared
     from dp_adapter.settings import Settings
 
-# Prompts and negative prompts that belong together; each a list with one text a picture. The main ones are one text
-# each, for the parameters of grids.
-_PAIRS = (("all_prompts", "all_negative_prompts"), ("all_hr_prompts", "all_hr_negative_prompts"))
-_MAIN = ("main_prompt", "main_negative_prompt")
+# Prompts and negative prompts of all pictures, in the first pass and in the hires pass; without "all_" a batch's.
+_ALL = (("all_prompts", "all_negative_prompts"), ("all_hr_prompts", "all_hr_negative_prompts"))
+Pair = tuple[str, str]
 
 
-def add(p: Any, edit: Edit | None) -> None:
-    """Puts the mode's words into all prompts of a job, those of the hires pass too, and tells of it in its parameters.
+def worded(pair: Pair, prepared: Prepared) -> Pair:
+    """Prompt and negative prompt with the mode's words and the persons'; as they are where nobody acts."""
+    if prepared.edit is not None and prepared.edit.words:
+        from dp_adapter.edits import with_words
 
-    For ``process``: the host has made the prompts by then, styles included, and has not read them yet.
-    """
-    if edit is None or not edit.lines:
-        return
-    from dp_adapter.edits import mode_parameters, with_words
+        pair = with_words(*pair, prepared.edit.words)
+    if prepared.spoken:
+        from dp_adapter.hosts.spoken import repeated
 
-    for positive, negative in _PAIRS:
-        prompts, negatives = getattr(p, positive, None), getattr(p, negative, None)
-        if prompts and negatives:  # None without a hires pass
-            pairs = [with_words(*pair, edit.words) for pair in zip(prompts, negatives, strict=True)]
-            setattr(p, positive, [pair[0] for pair in pairs])
-            setattr(p, negative, [pair[1] for pair in pairs])
-    main = [getattr(p, name, None) for name in _MAIN]
-    if all(isinstance(text, str) for text in main):
-        for name, text in zip(_MAIN, with_words(str(main[0]), str(main[1]), edit.words), strict=True):
-            setattr(p, name, text)
-    p.extra_generation_params.update(mode_parameters(edit.lines, edit.words))
+        pair = repeated(pair[0], prepared.spoken), pair[1]
+    return pair
 
 
 def hinted(p: Any, settings: Settings, people: Sequence[Spoken]) -> Settings:
     """The request with the words that triggers in a job's prompts say are a person's ("a man and a woman img").
 
-    So they are known when ``speak`` has taken the triggers out, and to whoever repeats the picture.
+    So they are known when the triggers are taken out.
     """
     from dp_adapter.hosts import spoken
 
@@ -58,21 +54,76 @@ def hinted(p: Any, settings: Settings, people: Sequence[Spoken]) -> Settings:
     return settings.with_fields(changes)
 
 
-def speak(p: Any, people: Sequence[Spoken]) -> None:
-    """Puts each person's word into a job's prompts as often as it has to stand there, and tells of it; as `add`."""
-    if not people:
-        return
-    from dp_adapter.hosts.spoken import repeated, words_in
+@dataclass(frozen=True)
+class Wording:
+    """The prompts of a job before and after words came into them, by the name of their list."""
 
-    for name in ("all_prompts", "all_hr_prompts"):
-        if prompts := getattr(p, name, None):
-            setattr(p, name, [repeated(prompt, people) for prompt in prompts])
-    main = getattr(p, "main_prompt", None)
-    if isinstance(main, str):
-        p.main_prompt = repeated(main, people)
-    first: list[str] = getattr(p, "all_prompts", None) or [""]
-    told = words_in(first[0], people)
-    times = {one.person: f" x{one.tokens}" if one.tokens > 1 else "" for one in people}
-    if told:
-        words = ", ".join(f"{word}{times[person]} for {naming.person(person)}" for person, word in sorted(told.items()))
-        p.extra_generation_params["DP-Adapter result person words"] = words
+    own: dict[str, list[str]]
+    made: dict[str, list[str]]
+
+    @classmethod
+    def put(cls, p: Any, passes: Sequence[Prepared]) -> Wording:
+        """Puts the words into all prompts of a job, and tells of them in its parameters. For ``process``.
+
+        Args:
+            passes: what the first pass is made with, and the hires pass.
+        """
+        wording = cls({}, {})
+        for prepared, names in zip(passes, _ALL, strict=True):
+            lists = [getattr(p, name, None) for name in names]
+            if not all(lists):  # None without a hires pass
+                continue
+            pairs = [worded(pair, prepared) for pair in zip(*lists, strict=True)]
+            for name, own, made in zip(names, lists, zip(*pairs, strict=True), strict=True):
+                if own is not None and list(made) != list(own):
+                    wording.own[name], wording.made[name] = list(own), list(made)
+                    setattr(p, name, list(made))
+        for prepared in reversed(passes):
+            p.extra_generation_params.update(_told(p, prepared))
+        return wording
+
+    def take_back(self, p: Any, batch: int, acts: bool) -> None:
+        """Gives the pictures of a batch that is about to be sampled their own prompts back. For ``process_batch``.
+
+        Args:
+            batch: its number, from 0.
+            acts: whether anybody acts in it, which may only be known now; otherwise it is sampled without the words.
+        """
+        place = slice(batch * p.batch_size, (batch + 1) * p.batch_size)
+        for name, own in self.own.items():
+            now, made = list(getattr(p, name)), self.made[name]
+            kept = zip(now[place], own[place], made[place], strict=True)
+            now[place] = [before if text == words else text for text, before, words in kept]
+            setattr(p, name, now)  # what another script has written since then stays
+            if not acts:
+                _sample(p, name.removeprefix("all_"), now[place])
+        if not acts:
+            for key in [key for key in p.extra_generation_params if key.startswith(RESULT) and key.endswith("words")]:
+                del p.extra_generation_params[key]
+
+
+def _sample(p: Any, name: str, prompts: list[str]) -> None:
+    """Prompts of a batch in place of those that the host has read already."""
+    from modules import extra_networks
+
+    setattr(p, name, prompts if "negative" in name else extra_networks.parse_prompts(prompts)[0])
+
+
+def _told(p: Any, prepared: Prepared) -> dict[str, str]:
+    """What came into the prompts, as parameters."""
+    told: dict[str, str] = {}
+    if prepared.edit is not None and prepared.edit.words:
+        from dp_adapter.edits import mode_parameters
+
+        told |= mode_parameters(prepared.edit.words)
+    if prepared.spoken:
+        from dp_adapter.hosts.spoken import words_in
+
+        people = prepared.spoken
+        first: list[str] = getattr(p, "all_prompts", None) or [""]
+        times = {one.person: f" x{one.tokens}" if one.tokens > 1 else "" for one in people}
+        words = [
+            f"{word}{times[who]} for {naming.person(who)}" for who, word in sorted(words_in(first[0], people).items())
+        ]
+        told |= {f"{RESULT}person words": ", ".join(words)} if words else {}
+    return told

@@ -217,7 +217,7 @@ def test_the_shipped_networks_verify(capsys: Capture) -> None:
 def test_modes(tmp_path: Path, capsys: Capture) -> None:
     assert main(["modes", "--models-dir", str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert "full_body" in told and "age (needs target_age)" in told and "custom:" not in told
+    assert "full_body" in told and "age (asks for target_age)" in told and "custom:" not in told
     folder = tmp_path / "dp_adapter" / "modes"
     folder.mkdir(parents=True)
     (folder / "mine.json").write_text('{"does": "Something.", "words": [{"text": "noir", "end": 0.5}]}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dp_adapter.edits import TABLE
 from tests.cli.conftest import Generate
+
+NOIR = Path(__file__).parents[2] / "docs" / "modes" / "noir.json"
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -162,6 +166,21 @@ def test_photos_without_a_face(generate: Generate, faceless: Path, portrait: Pat
     assert nobody_known.code == 0 and "Person 2: 1 photo(s)" in nobody_known.out
     facts = json.loads(chunks(nobody_known.pictures[0])["dp_adapter"], parse_constant=pytest.fail)
     assert facts["likeness"]["cosine"] is None, "the first person is not there to compare with"
+
+
+@pytest.mark.parametrize("mode", [*TABLE, "custom:noir"])
+def test_no_mode_refuses_with_its_defaults(generate: Generate, models: Path, mode: str) -> None:
+    (models / "dp_adapter" / "modes").mkdir()
+    shutil.copy(NOIR, models / "dp_adapter" / "modes")
+    made = generate("--set", f"mode={mode}")
+    assert made.code == 0 and ("age in the photo is not known" in made.out) == (mode == "age"), made.err
+    assert ("Nothing is painted anew here" in made.out) == (mode == "inpaint")
+
+
+def test_off_is_off_whatever_the_mode(generate: Generate) -> None:
+    made = generate("--set", "mode=full_body", "--weight", "0", "--compare")
+    assert made.code == 0 and difference(*made.pictures).max() == 0
+    assert "DP-Adapter result words" not in chunks(made.pictures[0])["parameters"]
 
 
 def test_a_mode_is_told_and_written(generate: Generate) -> None:

@@ -54,7 +54,7 @@ def test_the_later_word_wins(tmp_path: Path) -> None:
         (("--set", "wieght=1"), "wieght"),
         (("--set", "references[0].weight=1"), "references[0].weight"),
         (("--set", "=1"), ""),
-        (("--set", "mode=age"), "target_age"),
+        (("--set", "face.choice=like"), "face.like"),
         (("--settings", "absent.json"), "settings"),
     ],
 )

@@ -80,7 +80,7 @@ def test_regions_and_the_face_pass_at_128_px(models: Path, portrait: Path) -> No
     with Image.open(portrait) as picture:
         small = np.asarray(picture.convert("RGB").resize((128, 128), box=(64, 0, 384, 320)), np.uint8)
     session = Session([models], paths_allowed=True)
-    asked = Settings.from_dict({"references": [{"image": str(portrait)}], "face_pass": {"size": 128}})
+    asked = Settings.from_dict({"references": [{"image": str(portrait)}], "mode": "full_body"})
     prepared = session.prepare(asked, Scene("sd15", 128, 128))
     tracker = prepared.tracker
     assert tracker is not None
@@ -91,5 +91,5 @@ def test_regions_and_the_face_pass_at_128_px(models: Path, portrait: Path) -> No
     assert region is not None and region.shape == (128, 128)
     x0, y0, x1, y1 = face.box.round().astype(int).tolist()
     assert 35 < face.size < 50 and region[y0:y1, x0:x1].sum() > 0.65 * region.sum() > 800
-    part = face_pass.square(face, 128, 128, asked.face_pass.size)
+    part = face_pass.square(face, 128, 128, face_pass.side(asked.face_pass, shots.SIDE, 128, 128))
     assert part.work == 128 and face_pass.enlarged(small, part).shape == (128, 128, 3)

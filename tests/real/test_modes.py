@@ -29,25 +29,34 @@ def info_of(webui: WebUI, adapter: dict[str, Any], **request: Any) -> tuple[dict
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: f"{mode['mode']} {mode.get('expression', '')}")
 def test_a_mode_acts_and_says_what_it_did(webui: WebUI, person: dict[str, Any], mode: dict[str, Any]) -> None:
     info, text = info_of(webui, {**person, **mode})
-    assert info["all_prompts"][0] != "a person in a garden" and "DP-Adapter result words" in text
-    assert f"DP-Adapter mode: {mode['mode']}" in text
+    assert info["all_prompts"][0] == "a person in a garden" == text.split("\n")[0], "pictures carry the user's prompt"
+    assert f"DP-Adapter mode: {mode['mode']}" in text and "DP-Adapter result words" in text
     listed = {one["name"]: one for one in webui.get("/dp_adapter/v1/modes")["modes"]}
     assert mode["mode"] in listed
-    silent, _ = info_of(webui, {**person, **mode, "mode_words": False})
-    assert silent["all_prompts"][0] == "a person in a garden"
+    _, silent = info_of(webui, {**person, **mode, "mode_words": False})
+    assert "DP-Adapter result words" not in silent
 
 
-def test_words_are_not_added_twice(webui: WebUI, person: dict[str, Any]) -> None:
+def test_the_words_are_sampled(webui: WebUI, person: dict[str, Any]) -> None:
+    """Words that act as they would if the user had written them."""
     adapter = {**person, "mode": "expression", "expression": "laughing"}
-    first, _ = info_of(webui, adapter)
-    again, _ = info_of(webui, adapter, prompt=first["all_prompts"][0], negative_prompt=first["all_negative_prompts"][0])
-    assert again["all_prompts"] == first["all_prompts"]
-    assert again["all_negative_prompts"] == first["all_negative_prompts"]
+    by_mode, silent = (webui.one({**adapter, "mode_words": words}) for words in (True, False))
+    prompt = "a person in a garden, laughing, open mouth, showing teeth, narrowed eyes"
+    written = webui.one({**adapter, "mode_words": False}, prompt=prompt, negative_prompt="expressionless")
+    assert largest(by_mode, written) == 0 < largest(by_mode, silent)
 
 
-def test_a_missing_age_is_asked_for(webui: WebUI, person: dict[str, Any]) -> None:
-    answer = webui.answer({**person, "mode": "age", "target_age": 70})
-    assert answer.status_code == 422 and "reference_age" in answer.text
+def test_at_weight_0_a_mode_changes_nothing(webui: WebUI, person: dict[str, Any]) -> None:
+    assert largest(webui.one({**person, "mode": "full_body", "weight": 0}), webui.one(None)) == 0
+
+
+@pytest.mark.parametrize("mode", ["portrait", "full_body", "age", "old_photo", "expression", "inpaint"])
+def test_no_mode_refuses_with_its_defaults(webui: WebUI, person: dict[str, Any], mode: str) -> None:
+    answer = webui.answer({**person, "mode": mode})
+    assert answer.status_code == 200, answer.text[:1000]
+
+
+def test_an_unknown_mode_is_refused(webui: WebUI, person: dict[str, Any]) -> None:
     unknown = webui.answer({**person, "mode": "custom:no such mode"})
     assert unknown.status_code == 422 and "no such mode" in unknown.text
     assert webui.answer(person).status_code == 200, "the next job works"

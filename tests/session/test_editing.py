@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dp_adapter.edits import Words
+from dp_adapter.edits import TABLE, Words
 from dp_adapter.errors import SettingsError
+from dp_adapter.hosts.job import Job
 from dp_adapter.identity.pictures import Picture, load_picture
-from dp_adapter.session import Scene, Session
+from dp_adapter.sampling import worded
+from dp_adapter.session import Scene, Session, face_pass
 from tests.session.conftest import SCENE, Request
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def data_url(picture: Picture) -> str:
@@ -56,6 +61,33 @@ def test_a_mode_of_ones_own(session: Session, models: Path, request_of: Request)
         session.prepare(request_of(mode="custom:mime"), SCENE)
 
 
+@pytest.mark.parametrize("name", [*TABLE, "custom:noir"])
+def test_no_mode_refuses_with_its_defaults(session: Session, models: Path, request_of: Request, name: str) -> None:
+    (models / "dp_adapter" / "modes").mkdir()
+    shutil.copy(DOCS / "modes" / "noir.json", models / "dp_adapter" / "modes")
+    prepared = session.prepare(request_of(mode=name), SCENE)
+    assert prepared.injection.active and prepared.explanation.mode == name
+
+
+IDLE: dict[str, dict[str, Any]] = {
+    "weight 0": {"weight": 0},
+    "off": {"enabled": False},
+    "nowhere": {
+        "regions": [{"kind": "box", "box": {"x1": 0.5}}, {"kind": "full", "op": "subtract"}],
+    },
+    "never": {"curve": "0@0, 0@1"},
+}
+
+
+@pytest.mark.parametrize("fields", IDLE.values(), ids=IDLE)
+def test_where_nobody_acts_a_mode_has_no_words(session: Session, request_of: Request, fields: dict[str, Any]) -> None:
+    prepared = session.prepare(request_of(mode="full_body", **fields), SCENE)
+    assert not prepared.injection.active and prepared.explanation.words == () and not prepared.spoken
+    job = Job(prompt="a man", negative_prompt="ugly", width=128, height=128)
+    assert worded(job, prepared) == job
+    assert not face_pass.wanted(request_of(mode="full_body", **fields), prepared.edit)
+
+
 class Aged:
     """A pack with an opinion."""
 
@@ -69,10 +101,11 @@ class Aged:
         return 70
 
 
-def test_the_age_in_the_photo_is_estimated_else_asked(session: Session, request_of: Request) -> None:
+def test_the_age_in_the_photo_is_estimated_else_left_open(session: Session, request_of: Request) -> None:
     request = request_of(mode="age", target_age=30)
-    with pytest.raises(SettingsError, match=r"reference_age: the age in the photo is not known"):
-        session.prepare(request, SCENE)
+    open_still = session.prepare(request, SCENE)
+    assert open_still.edit is not None and open_still.edit.settings.parts.skin == 0.575
+    assert any("age in the photo is not known" in note for note in open_still.explanation.notes)
     session.encoders._packs["buffalo_l"] = Aged(session)  # type: ignore[assignment]
     edit = session.prepare(request, SCENE).edit
     assert edit is not None and edit.settings.reference_age == 70 and edit.settings.parts.skin == 0.5

@@ -8,7 +8,7 @@ import pytest
 from dp_adapter.edits import TABLE, Edit, Facts, resolve
 from dp_adapter.identity.face import Face
 from dp_adapter.session import face_pass
-from dp_adapter.settings import Settings
+from dp_adapter.settings import FacePass, Settings
 
 PHOTOS = [{"image": "a.png"}, {"image": "b.png", "identity": 1, "weight": 0.5}]
 
@@ -45,6 +45,28 @@ def test_the_request_of_one_face() -> None:
     )  # fmt: skip
     age = Settings.from_dict({"references": PHOTOS, "mode": "age", "target_age": 60, "reference_age": 30})
     assert face_pass.request(age, edit(age), 0).mode == "age", "what a mode does to the face stays"
+
+
+@pytest.mark.parametrize("use", ["auto", "on"])
+def test_words_about_the_whole_picture_stay_out_whoever_asked_for_the_pass(use: str) -> None:
+    asked = Settings.from_dict({"references": PHOTOS, "mode": "full_body", "face_pass": {"use": use}})
+    assert face_pass.request(asked, edit(asked), 0).mode == "portrait"
+
+
+@pytest.mark.parametrize(
+    ("native", "picture", "side"),
+    [
+        (512, (512, 768), 512),
+        (1024, (1024, 1024), 1024),
+        (1024, (832, 1216), 1024),
+        (128, (128, 128), 128),
+        (128, (256, 256), 128),
+        (1024, (512, 512), 512),  # SDXL Turbo says nothing about its size
+    ],
+)
+def test_a_face_is_enlarged_to_what_the_base_draws(native: int, picture: tuple[int, int], side: int) -> None:
+    assert face_pass.side(FacePass(), native, *picture) == side
+    assert face_pass.side(FacePass(size=768), native, *picture) == 768, "as the user says"
 
 
 @pytest.mark.parametrize(

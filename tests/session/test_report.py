@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dp_adapter.edits import TABLE
 from dp_adapter.identity.face import Face
 from dp_adapter.session import Session, places, report
 from dp_adapter.session.judge import Judge, Verdict, assign, find
-from dp_adapter.settings import Report, Settings
+from dp_adapter.settings import FacePass, Report, Settings
 
 
 def verdict(*alike: float | None) -> Verdict:
@@ -62,7 +64,29 @@ def test_seeds_of_candidates() -> None:
 
 def test_what_describes_a_picture_makes_no_choice() -> None:
     asked = Settings.from_dict({"weight": 0.5, "report": {"best_of": 4, "least": 0.3, "below": "skip", "drift": True}})
-    assert report.describing(asked) == Settings.from_dict({"weight": 0.5, "report": {"drift": True}})
+    described = report.describing(asked, TABLE[asked.mode])
+    assert described == Settings.from_dict({"weight": 0.5, "report": {"drift": True}})
+
+
+def test_what_a_request_does_not_read_describes_no_picture() -> None:
+    photo = {"image": "a.png", "face": {"choice": "index", "index": 2, "like": "b.png"}}
+    left: dict[str, Any] = {
+        "references": [photo],
+        "face": {"index": 3, "like": "c.png"},
+        "regions": [{"kind": "full", "box": {"x0": 0.5}, "mask": "m.png"}],
+        "hires": {"use": "off", "weight": 0.3},
+        "face_pass": {"size": 768, "strength": 0.2},
+        "target_age": 60,
+    }
+    described = report.describing(Settings.from_dict(left), TABLE["portrait"])
+    assert described.to_dict(changed_only=True) == {
+        "version": 1,
+        "references": [{"image": "a.png", "face": {"choice": "index", "index": 2}}],
+        "regions": [{"kind": "full"}],
+        "hires": {"use": "off"},
+    }
+    enlarging = report.describing(Settings.from_dict({**left, "mode": "full_body"}), TABLE["full_body"])
+    assert enlarging.face_pass == FacePass(size=768, strength=0.2)
 
 
 def test_drift() -> None:

@@ -88,8 +88,6 @@ CASES: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"regions": [{"box": {"x0": 1.0}}]}, "regions[0].box.x0", 0.999, "no area"),
     ({"face": {"choice": "like"}}, "face.like", None, "the face choice 'like' needs it"),
     ({"references": [{**PHOTO, "face": {"choice": "like"}}]}, "references[0].face.like", None, "needs it"),
-    ({"mode": "age"}, "target_age", None, "the mode 'age' needs it"),
-    ({"mode": "expression", "expression": " "}, "expression", None, "the mode 'expression' needs it"),
     ({"references": [PHOTO, {"image": "b", "identity": 2}]}, "references[1].identity", 1, "no photo shows person 2"),
     ({"references": [{"image": "b", "identity": 8}]}, "references[0].identity", 7, "above the maximum 7"),
     ({"references": [PHOTO], "regions": [{"identity": 1}]}, "regions[0].identity", 0, "the photos show 1 person"),

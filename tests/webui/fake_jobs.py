@@ -115,13 +115,15 @@ class Job(fake_webui.Processing):
             if shared.state.interrupted:
                 break
             batch = slice(number * self.batch_size, (number + 1) * self.batch_size)
-            self.prompts = self.all_prompts[batch]
+            self.cut_prompts(number)
             self.seeds, self.subseeds = self.all_seeds[batch], self.all_subseeds[batch]
             x, conds, uncond = self._start(number)
             self._hook("process_batch", batch_number=number)
+            self.keep_sampled()
             if number == 0 and not getattr(shared.cmd_opts, "no_prompt_history", False):
-                processing.params_txt.append(self.prompt)
+                processing.params_txt.append(self.all_prompts[0])
             latents = self.sample(x, conds, uncond)
+            self.cut_prompts(number)
             made.append(latents)
             shared.state.job_no += 1
 
@@ -185,7 +187,8 @@ def create_infotext(p: Any, all_seeds: list[int], index: int, use_main_prompt: b
             found[key] = cast("list[Any]", value)[index]
         elif callable(value):
             found[key] = value(**locals())
-    return f"{p.prompt}\n" + ", ".join(
+    prompt = p.all_prompts[0] if use_main_prompt else p.prompts[index]
+    return f"{prompt}\n" + ", ".join(
         f"{key}: {fake_webui.quote(value)}" for key, value in found.items() if value is not None
     )
 

@@ -386,6 +386,7 @@ class Processing:
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: list[str] = []
         self.reported: list[Exception] = []
+        self.sampled: list[dict[str, list[str]]] = []  # each batch's prompts as the text encoder reads them
         vars(self).update(settings)
 
     def comment(self, text: str) -> None:
@@ -399,6 +400,19 @@ class Processing:
             getattr(self.script, name)(self, *args, *self.args, **kwargs)
         except Exception as error:
             self.reported.append(error)
+
+    def cut_prompts(self, batch: int) -> None:
+        """A batch's own prompts, as ``parse_extra_network_prompts`` leaves them, where the job has any."""
+        place = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+        for name in ("prompts", "negative_prompts", "hr_prompts", "hr_negative_prompts"):
+            texts: list[str] | None = getattr(self, f"all_{name}", None)
+            if texts is not None:
+                setattr(self, name, texts[place])
+
+    def keep_sampled(self) -> None:
+        """What ``setup_conds`` encodes."""
+        names = ("prompts", "negative_prompts", "hr_prompts", "hr_negative_prompts")
+        self.sampled.append({name: list(getattr(self, name)) for name in names if hasattr(self, name)})
 
     def sample(self, x: Any, cond: Any, uncond: Any) -> Any:
         import torch
@@ -459,7 +473,9 @@ class Processing:
             cond = [torch.randn(7, width, generator=generator) for _ in range(self.batch_size)]
             parts = SimpleNamespace(batch=[[SimpleNamespace(cond=one, weight=1.0)] for one in cond])
             uncond = torch.randn(self.batch_size, 7, width, generator=generator)
+            self.cut_prompts(number)
             self._hook("process_batch", batch_number=number)
+            self.keep_sampled()
             made.append(self.sample(x, parts, uncond))
         processed = SimpleNamespace(images=[], infotexts=[], info="info", index_of_first_image=0)
         self._hook("postprocess", processed)

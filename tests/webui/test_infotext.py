@@ -221,10 +221,10 @@ def test_items_with_gaps_keep_their_order() -> None:
 
 
 def test_fields_that_contradict_each_other_take_nothing_over() -> None:
-    pasted = infotext.read({"DP-Adapter": "1", "DP-Adapter mode": "age"})
+    pasted = infotext.read({"DP-Adapter": "1", "DP-Adapter face choice": "like"})
     assert pasted is not None
     assert pasted.settings is None
-    assert "target_age" in pasted.notes[0]
+    assert "face.like" in pasted.notes[0]
 
 
 class Saved:

@@ -365,7 +365,8 @@ def test_a_modes_words_about_the_whole_picture_stay_out_of_the_pass(
     p = host.job({**person, "mode": "full_body"}, picture_of=by_seed(faces, s7="same"))
     p.run()
     inner, _ = host.done
-    assert "full body" in p.all_prompts[0] and inner.prompt == "a person"
+    assert "full body" in p.sampled[0]["prompts"][0] and inner.prompt == "a person" == p.all_prompts[0]
+    assert inner.sampled[0]["prompts"] == ["a person"]
     assert inner.script_args[1]["mode"] == "portrait" and results(p)["face pass"] == ["1 of 1"]
     aged = host.job(
         {**person, **FACES, "mode": "age", "target_age": 70, "reference_age": 40},
@@ -373,7 +374,7 @@ def test_a_modes_words_about_the_whole_picture_stay_out_of_the_pass(
     )
     aged.run()
     inner = host.done[2]
-    assert inner.prompt == aged.all_prompts[0] != "a person" and inner.all_prompts == [inner.prompt], "not twice"
+    assert inner.sampled[0]["prompts"] == aged.sampled[0]["prompts"] != ["a person"] and inner.prompt == "a person"
 
 
 def test_nothing_of_it_inside_adetailers_pass(host: Any, person: dict[str, Any], faces: dict[str, Picture]) -> None:

@@ -135,9 +135,24 @@ def test_a_mode_says_what_it_does_and_asks_for_its_fields(ui: PanelPage) -> None
     ui.type("span_start", "0.1")
     ui.says("mode_does", "The identity starts at 0.1 (as you set it).")
     ui.choose("mode", "age")
+    ui.says("mode_does", "Words: 60 years old, elderly")
+    assert ui.request() == {"mode": "age", "target_age": 60, "span": {"start": 0.1}}, "it is asked for with a proposal"
+    ui.type("target_age", "")
+    ui.says("mode_does", "Target age 60 is taken, as none was given.")
     ui.type("target_age", "70")
     ui.says("mode_does", "Words: 70 years old, elderly")
     ui.choose("mode", "expression")
+    ui.says("mode_does", "Words: smiling, gentle smile")
+    assert ui.request()["expression"] == "smiling"
+    field = ui.page.locator(f"{ui.id('expression')} input")
+    field.click()
+    field.fill("")
+    field.type("a crooked grin")
+    ui.says("mode_does", "Words: a crooked grin.")  # while it is typed
+    field.press("Enter")
+    ui.page.wait_for_timeout(500)
+    ui.says("mode_does", "Words: a crooked grin.")
+    assert ui.request()["expression"] == "a crooked grin"
     ui.choose("expression", "laughing")
     ui.says("mode_does", "Words: laughing, open mouth")
     assert not ui.page.locator(ui.id("target_age")).is_visible()

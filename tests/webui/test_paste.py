@@ -89,9 +89,9 @@ def test_a_missing_photo_is_told_once_per_paste(panel: Panel, warned: list[str])
 
 def test_contradicting_parameters_touch_nothing(panel: Panel, warned: list[str]) -> None:
     panel.paste(parameters(changed_settings()))
-    panel.paste({"DP-Adapter": "1", "DP-Adapter mode": "age"})
+    panel.paste({"DP-Adapter": "1", "DP-Adapter face choice": "like"})
     assert panel.settings == changed_settings()
-    assert "target_age" in warned[0]
+    assert "face.like" in warned[0]
 
 
 def test_the_settings_page_can_forbid_it(warned: list[str]) -> None:

@@ -221,9 +221,6 @@ def test_an_exception_while_sampling_takes_the_adapter_out(host: Any, person: di
     assert all(map(torch.equal, host.job().run(), plain))
 
 
-HIRES = {"enable_hr": True, "hr_upscale_to_x": 256, "hr_upscale_to_y": 256, "hr_checkpoint_name": None}
-
-
 def test_hires_pass(host: Any, person: dict[str, Any]) -> None:
     same, off, none, own_weight = (
         host.job({**person, "hires": hires}, **HIRES).run()
@@ -473,12 +470,10 @@ def test_a_mode_puts_its_words_into_the_prompts(host: Any, person: dict[str, Any
     prompts = {"all_prompts": ["a man"], "all_negative_prompts": [""]}
     p = host.job({**person, "mode": "expression", "expression": "sad"}, **prompts)
     p.run()
-    assert not p.reported and p.all_prompts[0].startswith("a man, sad expression, ")
+    assert not p.reported and p.sampled[0]["prompts"][0].startswith("a man, sad expression, ")
+    assert p.all_prompts == ["a man"] and p.all_negative_prompts == [""], "of which the host writes the parameters"
     assert p.extra_generation_params["DP-Adapter result words"].startswith("sad expression")
     assert p.extra_generation_params["DP-Adapter mode"] == "expression"
-    off = host.job({**person, "mode": "expression", "expression": "sad", "enabled": False}, **prompts)
-    off.run()
-    assert off.all_prompts == ["a man"]
 
 
 def test_a_refusal_speaks_to_who_asked(host: Any, faceless: Path) -> None:
@@ -493,3 +488,31 @@ def test_a_refusal_speaks_to_who_asked(host: Any, faceless: Path) -> None:
     p.args = ["", *args_of(Settings.from_dict({"references": photos}))[1:]]
     with pytest.raises(Exception, match=r"^Photo 1: No face was found"):
         p.run()
+
+
+@pytest.mark.parametrize("off", [{"enabled": False}, {"weight": 0}, {"curve": "0@0, 0@1"}])
+def test_off_is_off_for_the_prompts_too(host: Any, person: dict[str, Any], off: dict[str, Any]) -> None:
+    prompts = {"all_prompts": ["a man"], "all_negative_prompts": ["ugly"]}
+    p = host.job({**person, "mode": "full_body", **off}, **prompts)
+    p.run()
+    assert not p.reported and p.sampled == [{"prompts": ["a man"], "negative_prompts": ["ugly"]}]
+    assert not any(key.startswith("DP-Adapter result") for key in p.extra_generation_params)
+
+
+HIRES = {"enable_hr": True, "hr_upscale_to_x": 256, "hr_upscale_to_y": 256, "hr_checkpoint_name": None}
+
+
+@pytest.mark.parametrize(
+    ("weight", "hires", "acts"),
+    [(1, "same", (True, True)), (1, "off", (True, False)), (0, "same", (False, False)), (0, "own", (False, True))],
+)
+def test_words_are_in_the_passes_that_act(
+    host: Any, person: dict[str, Any], weight: float, hires: str, acts: tuple[bool, bool]
+) -> None:
+    prompts = {f"all_{one}prompts": ["a man"] for one in ("", "negative_", "hr_", "hr_negative_")}
+    request = {**person, "mode": "full_body", "weight": weight, "hires": {"use": hires}, "face_pass": {"use": "off"}}
+    p = host.job(request, **prompts, **HIRES)
+    p.run()
+    (sampled,) = p.sampled
+    assert not p.reported and tuple("full body" in sampled[one][0] for one in ("prompts", "hr_prompts")) == acts
+    assert {name: getattr(p, name) for name in prompts} == prompts
