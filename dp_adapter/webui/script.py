@@ -95,9 +95,9 @@ class DPAdapterScript(scripts.Script):
 
 
 def _off(args: Sequence[Any]) -> bool:
-    """Whether there is no request of the API's and the panel is off: the first two args, see ``values.ARGS``."""
+    """Whether there is no request of the API's and the panel is off or was never filled; see ``values.ARGS``."""
     request, enabled = [*args, None, None][:2]
-    return request in (None, "") and not enabled
+    return (request == "" and (enabled is None or enabled is False)) or all(one is None for one in args)
 
 
 def _run_of(p: Any) -> Run | None:

@@ -111,6 +111,32 @@ def test_off_is_bit_equal_and_touches_nothing(host: Any, person: dict[str, Any])
     assert same_state(before, state_of(host.unet.module))
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([None, False], "null is not a request"),
+        ([True, False], "true is not a request"),
+        ([[1, 2], False], "a list is not a request"),
+        (["", 5], "5 is one too many"),
+        ([{}, {}], "an object is one too many"),
+        ([{}, False], "there is no photo"),
+    ],
+)
+def test_args_of_a_wrong_kind_end_the_job_in_words(host: Any, args: list[Any], words: str) -> None:
+    p = host.job()
+    p.args = args
+    with pytest.raises(Exception, match=words) as stopped:
+        p.run()
+    assert vars(stopped.value)["status_code"] == 422
+
+
+@pytest.mark.parametrize("args", [[], ["", False], ["", None], [None, None]])
+def test_args_that_ask_for_nothing_are_a_plain_picture(host: Any, args: list[Any]) -> None:
+    p = host.job()
+    p.args = args
+    assert all(map(torch.equal, p.run(), host.job().run())) and not p.comments and not p.extra_generation_params
+
+
 def test_on_acts_and_leaves_nothing(host: Any, person: dict[str, Any]) -> None:
     before, plain = state_of(host.unet.module), host.job().run()
     p = host.job(person, n_iter=2)
