@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dp_adapter"
 NAME = PACKAGE.name
 
-# The table of docs/architecture.md: what a unit may import besides itself, ``errors`` and the package's version.
+# The table of docs/architecture.md: what a unit may import besides itself, ``errors``, ``hints`` and the version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "edits", "session",
     "sampling", "generation", "training", "evaluation",
@@ -22,6 +22,7 @@ ALL_BUT_SHELLS = {
 MAY_IMPORT: Mapping[str, set[str]] = {
     "": set(),
     "errors": set(),
+    "hints": set(),
     "settings": set(),
     "core": set(),
     "cache": set(),
@@ -59,7 +60,8 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("identity",),
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
-WITHOUT_HEAVY = {"", "errors", "settings", "edits", "catalog", "download", "cache"}  # not even inside functions
+# not even inside functions
+WITHOUT_HEAVY = {"", "errors", "hints", "settings", "edits", "catalog", "download", "cache"}
 LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
 
 
@@ -119,7 +121,7 @@ def wrong(one: Import) -> str | None:
     top, _, rest = one.target.partition(".")
     if top == NAME:
         target = rest.split(".")[0]
-        free = {one.unit, "errors", "__version__", ""}
+        free = {one.unit, "errors", "hints", "__version__", ""}
         if target not in free | MAY_IMPORT[one.unit]:
             return f"{one}: '{one.unit or NAME}' may import {sorted(MAY_IMPORT[one.unit]) or 'nothing'}"
     elif top in ONLY_IN and not any(f"{one.module}.".startswith(f"{place}.") for place in ONLY_IN[top]):

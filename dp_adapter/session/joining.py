@@ -44,8 +44,9 @@ class Prepared:
     spoken: tuple[Spoken, ...] = ()
 
 
-def off(notes: Sequence[str]) -> Prepared:
-    return Prepared(Injection(()), Explanation(active=False, notes=tuple(notes)))
+def off(notes: Sequence[str], idle: str = "", left_out: Sequence[str] = ()) -> Prepared:
+    told = Explanation(active=False, notes=tuple(notes), idle=idle, left_out=tuple(left_out))
+    return Prepared(Injection(()), told)
 
 
 def prepared_of(
@@ -99,6 +100,8 @@ def prepared_of(
     schedule = _schedule(settings, checkpoint, known)
     injection = _injection(settings, checkpoint, identities, schedule, by_words)
     injection = with_form(settings, injection, scene.bytes_per_number)
+    idle = _why_idle(injection)
+    idle_notes = (f"{idle[:1].upper()}{idle[1:]}.",) if idle else ()
     return Prepared(
         injection,
         Explanation(
@@ -115,15 +118,26 @@ def prepared_of(
             span=(schedule.start, schedule.end),
             lora=settings.lora_weight if checkpoint.lora else 0.0,
             persons=tuple(told),
-            notes=(*notes, *sharing.doubts(by_words), *_why_idle(injection), *_nothing_free(settings, areas, tracker)),
+            notes=(*notes, *sharing.doubts(by_words), *idle_notes, *_nothing_free(settings, areas, tracker)),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,
+            idle=idle,
         ),
         tracker,
         edit,
         spoken=tuple(spoken_of(settings, one.person, one.on_text) for one in identities if one.on_text is not None),
     )
+
+
+def used_in(asked: Settings, edit: Edit, checkpoint: Checkpoint, variant: str) -> dict[str, object]:
+    """What this request's automatic values stood for, as far as it depends on what is installed here."""
+    used: dict[str, object] = {"model": checkpoint.path.name}
+    if len(checkpoint.variants) > 1:
+        used["variant"] = variant
+    if asked.reference_age != edit.settings.reference_age:  # estimated by a pack that may not be there
+        used["reference_age"] = edit.settings.reference_age
+    return used
 
 
 def _injection(
@@ -143,15 +157,15 @@ def _injection(
     )
 
 
-def _why_idle(injection: Injection) -> tuple[str, ...]:
+def _why_idle(injection: Injection) -> str:
     """What switches a complete request off, in words; nothing where it acts."""
     if injection.active:
-        return ()
+        return ""
     if all(identity.weight == 0 for identity in injection.identities):
-        return ("Its weight is 0.",)
+        return "its weight is 0"
     if not injection.schedule.ever_active:
-        return ("Its weight curve is 0 everywhere.",)
-    return ("Its region covers nothing of the picture.",)
+        return "its weight curve is 0 everywhere"
+    return "its region covers nothing of the picture"
 
 
 def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracker | None) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import hints
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hosts.person_words import Found
-from dp_adapter.session.report import describing
 from dp_adapter.settings import Settings
 from dp_adapter.webui import (
     compat,
-    infotext,
+    described,
+    face_pass,
     infotext_photos,
     lora_twice,
     nested,
@@ -24,13 +25,13 @@ from dp_adapter.webui import (
     words,
     xyz,
 )
-from dp_adapter.webui.attaching import Pass
+from dp_adapter.webui.attaching import Calls, Pass
 from dp_adapter.webui.decoding import decoder
 from dp_adapter.webui.encoding_pictures import picture_encoder
 from dp_adapter.webui.identity_net import control_of
 from dp_adapter.webui.outcome import Outcome
 from dp_adapter.webui.overlay import Overlay
-from dp_adapter.webui.stop import DPAdapterStop
+from dp_adapter.webui.stop import stopped
 from dp_adapter.webui.watching import Watching
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ class Run:
         self._began = False  # whether the host said that it samples
         self._watching: Watching | None = None
         self._overlay: Overlay | None = None
-        self._told: set[str] = set()
+        self._told: dict[str, None] = {}
         self._acted: list[Tensor] = []  # regions [S, h, w] in which an identity acted at the end of each batch
+        self._calls: Calls | None = None  # of this batch, in which an identity was in the UNet
         base = shared.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
@@ -93,7 +95,7 @@ class Run:
         self._check_hires(base)
         self._check_refiner()
         self.outcome = Outcome(p, settings, self._last_acting)
-        p.extra_generation_params.update(infotext.parameters(describing(settings), {}))
+        self._describe("")
         words.add(p, self._first.edit)
         words.speak(p, self._first.spoken)
 
@@ -118,6 +120,9 @@ class Run:
                 "Choose 'None' under Settings > Stable Diffusion > SD Unet, or disable DP-Adapter.",
             )
         self._tell(self._first)
+        self._calls = None
+        # Known before anything is sampled, for params.txt; a hires pass may act where the first one does not.
+        self._describe("" if getattr(p, "enable_hr", False) else self._why_idle())
         self._wrap_sample()
 
     def before_pass(self, latent: Grid, batch: int) -> None:
@@ -140,7 +145,9 @@ class Run:
                 self._control = control_of(p, self._current.net, self._call)
             people = self._current.spoken
             spoken = prompt_words.spoken(p, people) if people else None
-            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words(), spoken)
+            self._calls = self._calls or Calls()
+            heard = self._words()
+            self._pass = inside = Pass(p, self._current.injection, latent, batch, heard, spoken, self._calls)
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:
@@ -188,6 +195,7 @@ class Run:
         from PIL import Image
 
         self.outcome.hand_back(processed)
+        described.add_notes(self._p, list(self._told))
         if not self._settings.report.masks:
             return
         size = processed.images[0].size if processed.images else (self._p.width, self._p.height)
@@ -229,6 +237,24 @@ class Run:
             self._comment(note)
         return prepared
 
+    def finish(self, pp: Any) -> None:
+        """A picture as it was sampled, before the host writes its parameters."""
+        self.outcome.before_overlay(pp)
+        self._describe(self._why_idle())
+
+    def _why_idle(self) -> str:
+        """Why nothing acted in this batch, in few words; empty where something did, or nobody could see it."""
+        if face_pass.wanted(self._p, self._settings, self._first.edit):
+            return ""
+        if self._calls is None:
+            return self._first.explanation.idle
+        if self._calls.acting or not self._calls.seen:
+            return ""
+        return "its region stayed empty" if self._calls.within else "no step fell into its span"
+
+    def _describe(self, idle: str) -> None:
+        described.describe(self._p, self._settings, self._first.explanation, idle)
+
     def _last_acting(self) -> Prepared:
         """What the last pass in which an identity acted was made with."""
         return self._current if self._current.injection.identities else self._first
@@ -248,10 +274,14 @@ class Run:
             try:
                 return inner(*args, **kwargs)
             except DPAdapterError as error:  # a call of the UNet that cannot be adapted
-                raise DPAdapterStop(str(error)) from error
+                raise stopped(str(error)) from error
             finally:
                 self._acted += [mask for mask in self._regions_now().values() if mask is not None]
                 self.close()
+                idle = self._why_idle()
+                self._describe(idle)
+                if idle and self._calls is not None and not self._calls.within:  # others were told before, or by it
+                    self._comment(f"No identity acted: {idle}.")
 
         p.sample = sample
 
@@ -281,6 +311,7 @@ class Run:
             self._comment(note)
 
     def _comment(self, note: str) -> None:
+        note = hints.shown(note)
         if note not in self._told:
-            self._told.add(note)
+            self._told[note] = None
             self._p.comment(f"DP-Adapter: {note}")

@@ -185,6 +185,6 @@ def _script_args(p: Any) -> list[object] | None:
 
 
 def _stop(words: str) -> Exception:
-    from dp_adapter.webui.stop import DPAdapterStop
+    from dp_adapter.webui.stop import stopped
 
-    return DPAdapterStop(words)
+    return stopped(words)
