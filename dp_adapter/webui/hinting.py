@@ -22,17 +22,19 @@ def shell() -> hints.Shell:
     from modules import paths
 
     root = Path(paths.script_path)
-    python = _near(sys.executable, root)
-    typed = _quoted(python or "python")
-    program, models = (_quoted(_near(path, root) or str(name)) for path, name in _places(paths.models_path))
-    full_program, full_models = (_quoted(str(path)) for path, _ in _places(paths.models_path))
-    whose = "" if python else ", by the WebUI's own Python (the console shows its path)"
-    executable = _quoted(sys.executable)
+    places = (
+        (Path(sys.executable), "python"),
+        (_ROOT / "dp_adapter", f"extensions/{_ROOT.name}/dp_adapter"),
+        (Path(paths.models_path), "models"),
+    )
+    near = [_near(path, root) for path, _ in places]
+    typed, program, models = (_quoted(here or name) for here, (_, name) in zip(near, places, strict=True))
+    executable, full_program, full_models = (_quoted(str(path)) for path, _ in places)
     return hints.Shell(
         program=f"{typed} {program}",
         pip=f"{typed} -m pip",
         models=models,
-        where=f" in the WebUI's folder{whose}",
+        where=" in the WebUI's folder" + ("" if all(near) else " (in full in the console)"),
         afterwards=", and start the WebUI again",
         full={
             f"{typed} {program}": f"{executable} {full_program}",
@@ -43,12 +45,7 @@ def shell() -> hints.Shell:
     )
 
 
-def _places(models: str) -> list[tuple[Path, Path]]:
-    """The program and the models folder, each with what it is called where it lies outside the WebUI's folder."""
-    return [(_ROOT / "dp_adapter", Path("extensions", _ROOT.name, "dp_adapter")), (Path(models), Path("models"))]
-
-
-def _near(path: str | Path, root: Path) -> str:
+def _near(path: Path, root: Path) -> str:
     """A path as it is typed in the WebUI's folder; empty where it lies further than beside it."""
     try:
         relative = os.path.relpath(path, root)
