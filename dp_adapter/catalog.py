@@ -18,6 +18,7 @@ from typing import Literal
 
 from dp_adapter.download import Progress, download, is_https, sha256_of
 from dp_adapter.errors import CatalogError
+from dp_adapter.hints import command
 
 Kind = Literal["adapter", "lora", "controlnet", "clip_vision", "face"]
 Base = Literal["sd15", "sdxl", "any"]
@@ -123,7 +124,7 @@ def find(query: str) -> ModelFile:
         raise CatalogError(f"'{query}' is the file name of several models", f"Use one of: {_names(hits)}.")
     names = {name.casefold(): m for m in models for name in (m.id, m.filename)}
     near = difflib.get_close_matches(wanted, list(names), n=3, cutoff=0.5)
-    hint = f"Nearest: {_names([names[n] for n in near])}." if near else "See: dp-adapter models list."
+    hint = f"Nearest: {_names([names[n] for n in near])}." if near else f"See {command('models list')}."
     raise CatalogError(f"no model '{query}' in the catalogue", hint)
 
 
@@ -154,8 +155,8 @@ def locate(model: ModelFile, roots: Sequence[Path]) -> Path | None:
 def missing(model: ModelFile, roots: Sequence[Path]) -> CatalogError:
     """The error that a file is needed and in none of the model folders: what it is, and the ways to get it."""
     folder = (roots[0] if roots else Path("models")) / model.folder
-    command = f"dp-adapter models get {model.id}"
-    way = f"Get it with '{command}'" if model.sha256 else f"Download it ('{command}' says where)"
+    get = command(f"models get {model.id}")
+    way = f"Get it with {get}" if model.sha256 else f"Download it ({get} says where)"
     return CatalogError(
         f"{model.title} is needed and was not found",
         f"{way}, or put {model.filename} into {folder}. Its licence: {model.licence}.",
@@ -171,7 +172,7 @@ def verify(model: ModelFile, path: Path, progress: Progress | None = None) -> No
     if model.sha256 is None:
         raise CatalogError(f"no checksum is known for {model.filename}, so {path} cannot be verified")
     if not path.is_file():
-        raise CatalogError(f"{path} is not there", f"Get it with: dp-adapter models get {model.id}")
+        raise CatalogError(f"{path} is not there", f"Get it with {command(f'models get {model.id}')}.")
     hint = "Delete or rename it and get it again."
     if (size := path.stat().st_size) != model.size:
         raise CatalogError(f"{path} has {size:,} bytes, {model.id} has {model.size:,}", hint)

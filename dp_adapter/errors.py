@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dp_adapter import hints
+
 
 class DPAdapterError(Exception):
     """Base of all errors that speak to a user.
@@ -12,8 +14,8 @@ class DPAdapterError(Exception):
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
-        self.problem = problem.rstrip(".")
-        self.hint = hint
+        self.problem = hints.shown(problem).rstrip(".")
+        self.hint = hint = hints.shown(hint)
         super().__init__(f"{self.problem}. {hint}".rstrip() if hint else f"{self.problem}.")
 
 
@@ -57,7 +59,7 @@ class MissingDependencyError(DPAdapterError):
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed",
-            f"Install it with: pip install {package} (or pip install 'dp-adapter[{extra}]').",
+            f"Install it with: {hints.install(package, extra)}.",
         )
 
 

@@ -14,8 +14,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dp_adapter"
 NAME = PACKAGE.name
 
-# The table of docs/architecture.md: what a unit may import besides itself, ``errors``, ``text_files``, ``naming``
-# and the version.
+# The table of docs/architecture.md: what a unit may import besides itself, ``errors``, ``text_files``, ``naming``,
+# ``hints`` and the version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "edits", "session",
     "sampling", "generation", "training", "evaluation", "pickles",
@@ -25,6 +25,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "errors": set(),
     "text_files": set(),
     "naming": set(),
+    "hints": set(),
     "settings": set(),
     "core": set(),
     "cache": set(),
@@ -63,17 +64,10 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("identity",),
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
+# not even inside functions
 WITHOUT_HEAVY = {
-    "",
-    "errors",
-    "text_files",
-    "naming",
-    "settings",
-    "edits",
-    "catalog",
-    "download",
-    "cache",
-}  # not even inside functions
+    "", "errors", "text_files", "naming", "hints", "settings", "edits", "catalog", "download", "cache",
+}  # fmt: skip
 LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
 
 
@@ -133,7 +127,7 @@ def wrong(one: Import) -> str | None:
     top, _, rest = one.target.partition(".")
     if top == NAME:
         target = rest.split(".")[0]
-        free = {one.unit, "errors", "text_files", "naming", "__version__", ""}
+        free = {one.unit, "errors", "text_files", "naming", "hints", "__version__", ""}
         if target not in free | MAY_IMPORT[one.unit]:
             return f"{one}: '{one.unit or NAME}' may import {sorted(MAY_IMPORT[one.unit]) or 'nothing'}"
     elif top in ONLY_IN and not any(f"{one.module}.".startswith(f"{place}.") for place in ONLY_IN[top]):

@@ -94,7 +94,11 @@ def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, 
         "Size": f"{job['width']}x{job['height']}",
         "Model": job["base"],
     }
-    if settings.enabled:
+    if settings.enabled and explanation.left_out:
+        parameters[f"{RESULT}photos left out"] = " ".join(explanation.left_out)
+    if settings.enabled and explanation.idle and "face pass" not in result.facts:
+        parameters[f"{RESULT}identity"] = f"none acted: {explanation.idle}"
+    elif settings.enabled:
         parameters |= {"DP-Adapter": __version__, "DP-Adapter model": explanation.model}
         parameters |= {infotext_name("weight"): settings.weight}
         parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(settings))}

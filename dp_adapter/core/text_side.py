@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
+from dp_adapter.hints import command
 
 Lock = Literal["none", "key", "others"]
 Fuse = Callable[[Tensor, Sequence[int]], Tensor]
@@ -182,8 +183,8 @@ def _spelled(chunk: Tensor, spellings: Sequence[Spelling]) -> Tensor:
         raise HostError(
             "A text reaches the UNet other than the host encoded it, so the learned words of the personalised "
             "identity cannot take their place in it",
-            "Switch off extensions that change encoded prompts, or use the words as an embedding ('dp-adapter "
-            "personalise --export-embedding').",
+            "Switch off extensions that change encoded prompts, or use the words as an embedding "
+            f"({command('personalise --export-embedding')}).",
         )
     return found.learned
 

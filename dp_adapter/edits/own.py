@@ -61,7 +61,8 @@ class Modes:
 
     def _absent(self, name: str) -> SettingsError:
         own = self.own()
-        nearest = PREFIX + closest(name, [one.removeprefix(PREFIX) for one in own]) if own else None
+        alike = closest(name, [one.removeprefix(PREFIX) for one in own])
+        nearest = PREFIX + alike if alike else None
         where = f"Put {name}.json into {self._folders[0]}" if self._folders else "Give a models folder"
         hint = f"Did you mean '{nearest}'?" if nearest else f"{where}; docs/modes.md describes it."
         return SettingsError("mode", f"there is no mode '{name}'", hint, nearest)

@@ -17,6 +17,7 @@ import numpy as np
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
 from dp_adapter.evaluation.metrics import Floats
+from dp_adapter.hints import command
 from dp_adapter.identity.embed import SFace
 from dp_adapter.identity.face import Face, norm_crop
 from dp_adapter.identity.pictures import Picture
@@ -110,7 +111,7 @@ class ArcFaceJudge:
         if self._path is None:
             raise CatalogError(
                 f"The judge insightface has none of {', '.join(_ARCFACE)}",
-                "Get one with 'dp-adapter models get buffalo_l' (non-commercial research only), or use another judge.",
+                f"Get one with {command('models get buffalo_l')} (non-commercial research only), or use another judge.",
             )
         self.title = f"ArcFace ({self._path.name})"
 

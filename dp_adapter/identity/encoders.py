@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dp_adapter.errors import CatalogError, WeightsError
+from dp_adapter.hints import command
 from dp_adapter.identity import transface
 from dp_adapter.identity.clip import ClipVision
 from dp_adapter.identity.clip_file import ClipShape
@@ -138,7 +139,7 @@ class Encoders:
             seen.append(f"{path.name} (hidden {tower.shape.width})")
         raise CatalogError(
             f"No EVA02-CLIP image encoder with hidden width {width} was found; seen: {', '.join(seen) or 'none'}",
-            "Get it with 'dp-adapter models get eva02-clip-l-336' and put it into models/clip_vision.",
+            f"Get it with {command('models get eva02-clip-l-336')}, or put it into models/clip_vision.",
         )
 
     def eva_towers(self) -> Iterator[EvaVision]:

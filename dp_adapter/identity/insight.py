@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dp_adapter.errors import CatalogError, MissingDependencyError
+from dp_adapter.hints import command
 from dp_adapter.identity.face import Face, Floats, norm_crop
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.shipped import CPU
@@ -181,6 +182,6 @@ def pack_folder(pack: str, roots: Sequence[Path]) -> Path:
     raise CatalogError(
         f"The insightface pack '{pack}' "
         + (f"has no .onnx file in {present[0]}" if present else f"is in none of: {', '.join(map(str, places))}"),
-        f"Get it with 'dp-adapter models get {pack}', or unpack {pack}.zip of insightface's releases so that "
+        f"Get it with {command(f'models get {pack}')}, or unpack {pack}.zip of insightface's releases so that "
         f"{folders[0]} holds the .onnx files. Its licence: non-commercial research only.",
     )

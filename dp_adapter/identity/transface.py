@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.hints import command
 from dp_adapter.identity.face import Face, Floats, norm_crop
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.placing import Placement, Resident
@@ -67,12 +68,13 @@ class TransFace:
             network.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise WeightsError(
-                f"{self._path.name} is an incomplete TransFace: {str(error).splitlines()[-1].strip()}", _AGAIN
+                f"{self._path.name} is an incomplete TransFace: {str(error).splitlines()[-1].strip()}", _again()
             ) from error
         return network
 
 
-_AGAIN = f"Get it again ('dp-adapter models get {CATALOGUE}' says where it comes from)."
+def _again() -> str:
+    return f"Get it again ({command(f'models get {CATALOGUE}')} says where it comes from)."
 
 
 def _opened(path: Path) -> tuple[TransFaceNet, dict[str, Tensor]]:
@@ -87,7 +89,7 @@ def _opened(path: Path) -> tuple[TransFaceNet, dict[str, Tensor]]:
         with torch.device("meta"):
             return TransFaceNet.like(weights), weights
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path.name} is no TransFace ({error})", _AGAIN) from error
+        raise WeightsError(f"{path.name} is no TransFace ({error})", _again()) from error
 
 
 def head_on_black(picture: Picture, parts: Mapping[str, Floats]) -> Picture:

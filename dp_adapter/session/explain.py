@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dp_adapter import naming
@@ -72,6 +73,9 @@ class Explanation:
         form: of the identity attention; form_mb: what its factors take in MB, 0 where it has none.
         mode_lines: what the mode does, in sentences.
         words: what it adds to the prompts.
+        idle: why nothing of the request acts, in few words; empty where something does.
+        left_out: which photos are not used, a sentence each.
+        used: by dotted path, what automatic values stood for whose meaning depends on what is installed here.
     """
 
     active: bool
@@ -89,6 +93,9 @@ class Explanation:
     mode: str = "portrait"
     mode_lines: tuple[str, ...] = ()
     words: tuple[Words, ...] = ()
+    idle: str = ""
+    left_out: tuple[str, ...] = ()
+    used: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

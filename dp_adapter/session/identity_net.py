@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dp_adapter.core.types import Tokens
 from dp_adapter.errors import SettingsError
+from dp_adapter.hints import command
 from dp_adapter.identity.face import TEMPLATE, Floats
 from dp_adapter.identity.keypoints import draw_keypoints
 from dp_adapter.identity.pictures import Picture
@@ -107,7 +108,7 @@ def find(settings: IdentityNet, library: Library) -> Path | None:
             "identity_net.use",
             "there is no IdentityNet among ControlNet's models",
             "Put InstantID's ControlNetModel/diffusion_pytorch_model.safetensors into models/ControlNet as "
-            "instantid-controlnet.safetensors ('dp-adapter models list' has its address), or use 'auto'.",
+            f"instantid-controlnet.safetensors ({command('models list')} has its address), or use 'auto'.",
             "auto",
         )
     return None

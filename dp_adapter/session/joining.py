@@ -46,8 +46,9 @@ class Prepared:
     spoken: tuple[Spoken, ...] = ()
 
 
-def off(notes: Sequence[str]) -> Prepared:
-    return Prepared(Injection(()), Explanation(active=False, notes=tuple(notes)))
+def off(notes: Sequence[str], idle: str = "", left_out: Sequence[str] = ()) -> Prepared:
+    told = Explanation(active=False, notes=tuple(notes), idle=idle, left_out=tuple(left_out))
+    return Prepared(Injection(()), told)
 
 
 def prepared_of(
@@ -104,6 +105,8 @@ def prepared_of(
     injection = with_form(settings, injection, scene.bytes_per_number)
     if not injection.active:  # off is off, for the prompts too
         edit = replace(edit, words=(), face_pass=False)
+    idle = _why_idle(injection)
+    idle_notes = (f"{idle[:1].upper()}{idle[1:]}.",) if idle else ()
     return Prepared(
         injection,
         Explanation(
@@ -125,12 +128,13 @@ def prepared_of(
                 *notes,
                 *sharing.doubts(by_words),
                 *(() if by_words else unplaced(settings, {one.number: one.region for one in told})),
-                *_why_idle(injection),
+                *idle_notes,
                 *_nothing_free(settings, areas, tracker),
             ),
             mode=settings.mode,
             mode_lines=edit.lines,
             words=edit.words,
+            idle=idle,
         ),
         tracker,
         edit,
@@ -140,6 +144,16 @@ def prepared_of(
             if injection.active and one.on_text is not None
         ),
     )
+
+
+def used_in(asked: Settings, edit: Edit, checkpoint: Checkpoint, variant: str) -> dict[str, object]:
+    """What this request's automatic values stood for, as far as it depends on what is installed here."""
+    used: dict[str, object] = {"model": checkpoint.path.name}
+    if len(checkpoint.variants) > 1:
+        used["variant"] = variant
+    if asked.reference_age != edit.settings.reference_age:  # estimated by a pack that may not be there
+        used["reference_age"] = edit.settings.reference_age
+    return used
 
 
 def _injection(
@@ -177,15 +191,15 @@ def never_acted(injection: Injection, progress: Sequence[float]) -> tuple[str, .
     )
 
 
-def _why_idle(injection: Injection) -> tuple[str, ...]:
+def _why_idle(injection: Injection) -> str:
     """What switches a complete request off, in words; nothing where it acts."""
     if injection.active:
-        return ()
+        return ""
     if all(identity.weight == 0 for identity in injection.identities):
-        return ("Its weight is 0.",)
+        return "its weight is 0"
     if not injection.schedule.ever_active:
-        return ("Its weight curve is 0 everywhere.",)
-    return ("Its region covers nothing of the picture.",)
+        return "its weight curve is 0 everywhere"
+    return "its region covers nothing of the picture"
 
 
 def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracker | None) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from dp_adapter.session.areas import Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers
 from dp_adapter.session.features import FeatureReader, Person
 from dp_adapter.session.following import tracker_of
-from dp_adapter.session.joining import Prepared, off, options_of, prepared_of
+from dp_adapter.session.joining import Prepared, off, options_of, prepared_of, used_in
 from dp_adapter.session.latents import Latents
 from dp_adapter.session.people import embedded
 from dp_adapter.session.photos import Photos
@@ -115,16 +115,17 @@ class Session:
                 "references", "there is no photo", "Give a photo of the person, or disable the adapter."
             )
         edit = self._editing.edit(settings, scene)
-        settings = edit.settings
+        asked, settings = settings, edit.settings
         checkpoint = self.checkpoint(settings.model)
         _require_base(checkpoint, scene, "model")
         variant = variant_of(settings, checkpoint, self.library)
         settings, told = with_parts(settings, checkpoint)
         edit = replace(edit, settings=settings)
-        people, notes = self._people(settings, checkpoint, variant)
-        notes = (*told, *notes)
+        people, left_out, notes = self._people(settings, checkpoint, variant)
+        notes = (*told, *left_out, *notes)
         if not people:
-            return off((*notes, "No photo is left to use, so the picture was made without the adapter."))
+            notes = (*notes, "No photo is left to use, so the picture was made without the adapter.")
+            return off(notes, "no photo is left to use", left_out)
         people = referring.with_photos(people, settings, scene, self.encoders)
         companion = self._companion(settings, scene)
         by_words: dict[int, sharing.Shared] = {}
@@ -135,10 +136,12 @@ class Session:
         areas = sharing.delayed(areas, by_words, checkpoint)
         seen = {number: person.seen for number, person in people.items()}
         tracker = tracker_of(settings, scene, self._areas, areas, seen, self.photos, self.encoders, before)
-        texts, left_out = self._on_text(settings, scene, checkpoint, variant, people)
-        notes = (*notes, *left_out)
+        texts, unsaid = self._on_text(settings, scene, checkpoint, variant, people)
+        notes = (*notes, *unsaid)
         prepared = prepared_of(edit, checkpoint, variant, people, texts, areas, tracker, notes, scene, by_words)
-        prepared = replace(prepared, injection=replace(prepared.injection, companion=companion))
+        explained = replace(prepared.explanation, left_out=left_out, used=used_in(asked, edit, checkpoint, variant))
+        injection = replace(prepared.injection, companion=companion)
+        prepared = replace(prepared, injection=injection, explanation=explained)
         if variant != identity_net.VARIANT or not prepared.injection.active:
             return prepared
         return self._with_net(settings, scene, people, prepared)
@@ -181,28 +184,34 @@ class Session:
     def _with_net(self, settings: Settings, scene: Scene, people: Mapping[int, Person], prepared: Prepared) -> Prepared:
         """The same with the IdentityNet of an InstantID generation, or with a note that it has none."""
         path, notes = identity_net.chosen(settings.identity_net, self.library, scene.controls)
+        told = prepared.explanation
         if path is None:
-            told = prepared.explanation
-            return replace(prepared, explanation=replace(told, notes=(*told.notes, *notes)))
+            used = {**told.used, "identity_net.use": "off"} if notes else told.used
+            return replace(prepared, explanation=replace(told, notes=(*told.notes, *notes), used=used))
         persons: list[identity_net.NetPerson] = []
         for (number, person), identity in zip(people.items(), prepared.injection.identities, strict=True):
             init = self._areas.points(settings, scene, number)
             persons.append(identity_net.person(identity.tokens, person.seen, init, identity.mask, scene))
         asked = settings.identity_net
-        return replace(prepared, net=identity_net.Net(path, asked.weight, asked.end, tuple(persons)))
+        net = identity_net.Net(path, asked.weight, asked.end, tuple(persons))
+        told = replace(told, used={**told.used, "identity_net.model": path.name})
+        return replace(prepared, net=net, explanation=told)
 
     def _people(
         self, settings: Settings, checkpoint: Checkpoint, variant: str
-    ) -> tuple[dict[int, Person], tuple[str, ...]]:
+    ) -> tuple[dict[int, Person], tuple[str, ...], tuple[str, ...]]:
+        """The persons whose photos can be used; which photos are left out; notes on the others."""
         if not settings.references:
-            return {0: Person(Features(), (), (), "auto", (), ())}, ()
+            return {0: Person(Features(), (), (), "auto", (), ())}, (), ()
         detector = self._features.detector(checkpoint, variant)
         people: dict[int, Person] = {}
+        left_out: list[str] = []
         notes: list[str] = []
         for number in range(settings.identities):
-            seen, left_out = self.photos.look(settings, number, detector)
+            seen, without = self.photos.look(settings, number, detector)
+            left_out += without
             seen, treated = self._editing.treated(seen, settings)
-            notes += (*left_out, *treated)
+            notes += treated
             latents = self.photos.latents(settings, number)
             if seen or latents:
                 people[number] = self._features.read(seen, settings, checkpoint, variant, latents)
@@ -211,7 +220,7 @@ class Session:
                 raise FaceError(
                     f"All photos of {naming.person(number)} have weight 0", "Raise one, or remove the person."
                 )
-        return people, tuple(notes)
+        return people, tuple(left_out), tuple(notes)
 
     def _is_personal(self, name: str) -> bool:
         """Whether a model is a personalised identity, which takes no photo."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dp_adapter.errors import SettingsError
+from dp_adapter.hints import command
 from dp_adapter.identity.face import Floats
 from dp_adapter.identity.quality import Quality
 from dp_adapter.identity.saved import SavedIdentity, View
@@ -76,7 +77,7 @@ class Remembered:
             raise SettingsError(self.field, problem, "Save the identity again from its photos.")
         if found is None or found[0] not in self.zeros:
             which = f"{'projection' if part == 'embeds' else 'hidden'} width {width}"
-            hint = "Put that encoder into models/clip_vision ('dp-adapter models get clip-vit-h')"
+            hint = f"Put that encoder into models/clip_vision ({command('models get clip-vit-h')})"
             raise self._lacking(f"a CLIP vision encoder with {which}", f"{hint}, {_AGAIN}.")
         return found
 
@@ -88,7 +89,7 @@ class Remembered:
         """
         found = self.view.patches(width)
         if found is None:
-            hint = "Get its file ('dp-adapter models get transface-s' says where)"
+            hint = f"Get its file ({command('models get transface-s')} says where)"
             raise self._lacking("TransFace", f"{hint}, {_AGAIN}.")
         return found
 
@@ -100,7 +101,7 @@ class Remembered:
         """
         found = self.view.eva(width)
         if found is None:
-            hint = "Put that encoder into models/clip_vision ('dp-adapter models get eva02-clip-l-336')"
+            hint = f"Put that encoder into models/clip_vision ({command('models get eva02-clip-l-336')})"
             raise self._lacking(f"EVA02-CLIP with hidden width {width}", f"{hint}, {_AGAIN}.")
         return found
 

@@ -80,7 +80,8 @@ class Directions:
                 return torch.stack([component.reached(one, amount) for one in latents])
         except WeightsError as error:
             raise SettingsError(field, error.problem, error.hint) from error
-        near = closest(name, files) if files and field == "w_plus.direction" else None
+        named = {key.rpartition("/")[2]: key for key in files} if field == "w_plus.direction" else {}
+        near = named.get(closest(name.rpartition("/")[2], named) or "")
         where = " or ".join(map(str, self._folders))
         problem = f"there is no direction '{name[:80]}' in {where or 'any models folder'}"
         raise SettingsError(field, problem, f"Did you mean '{near}'? Else: {_SOURCE}" if near else _SOURCE, near)

@@ -270,7 +270,8 @@ class Choice(Kind):
         if not isinstance(value, str):
             raise refusal(f"{show(value)} is not text", f"Use {self.describe()}.")
         nearest = closest(value, self._options())
-        raise refusal(f"{show(value)} is not {self.describe()}", f"Did you mean '{nearest}'?", nearest)
+        hint = "Choose one of them." if nearest is None else f"Did you mean '{nearest}'?"
+        raise refusal(f"{show(value)} is not {self.describe()}", hint, nearest)
 
     def _is_own(self, value: str) -> bool:
         return bool(self.own) and re.fullmatch(f"{self.own}:{NAME}", value) is not None

@@ -15,6 +15,8 @@ from dp_adapter.settings.kinds import Kind
 from dp_adapter.settings.records import FieldInfo, Record, RecordOf, encode, fields_of
 from dp_adapter.settings.words import closest, count, show
 
+_FEW = 12  # fields that a sentence can name
+
 
 def walk(record: type[Record], path: str = "", prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every field under ``record`` in declared order, records before their fields, with its dotted path.
@@ -64,9 +66,40 @@ def find(record: type[Record], path: str) -> FieldInfo:
     fields = index(record)
     general = re.sub(r"\[\d+\]", "[]", path)
     if general not in fields:
-        nearest = closest(general, fields)
-        raise SettingsError(path, "there is no such field", f"Did you mean '{nearest}'?", nearest)
+        raise no_field(record, general, path)
     return fields[general]
+
+
+def no_field(record: type[Record], name: str, shown: str) -> SettingsError:
+    """The error for a name, or a path, that no field under ``record`` has; ``shown`` is how it was given."""
+    nearest = _meant(record, name)
+    hint = f"Did you mean '{nearest}'?"
+    if nearest is None:
+        names = [info.name for info in fields_of(record)]
+        hint = f"There are {', '.join(names)}." if len(names) <= _FEW else "docs/settings.md lists all fields."
+    return SettingsError(shown, "there is no such field", hint, nearest)
+
+
+def _meant(record: type[Record], name: str) -> str | None:
+    """The field that a wrong name may mean: by what others call it, by where it really is, or by its letters.
+
+    None where nothing speaks for any. Of a path, the last name is the wrong one if what it is under is there.
+    """
+    fields = index(record)
+    if name in fields:  # a path where a name belongs
+        return name.split(".", maxsplit=1)[0]
+    above, _, last = name.rpartition(".")
+    inside = f"{above}." if above.removesuffix("[]") in fields else ""
+    if above and not inside:
+        return closest(name, fields)
+    under = sorted((path for path in fields if path.startswith(inside)), key=lambda path: path.count("."))
+    word = re.sub(r"\W+", "_", last.strip().lower())
+    called = [path for path in under if word in fields[path].also]
+    elsewhere = [path for path in under if path.rpartition(".")[2] == word]
+    if called or elsewhere:
+        return (called or elsewhere)[0]
+    own = {path.removeprefix(inside): path for path in under}
+    return own.get(closest(word, [one for one in own if "." not in one]) or "")
 
 
 def plain(value: object) -> Any:

@@ -54,9 +54,12 @@ class Reference(Record):
         Picture(min_length=1, latent=True),
         "Photo",
         "The photo: a path, a data URL, base64, photo:HASH for a dropped one, or identity:NAME for a saved identity.",
+        also=("photo", "picture", "file", "path", "url", "input_image"),
     )
-    weight: float = setting(1.0, WEIGHT, "Photo weight", "Share of this photo in the person's identity.")
-    identity: int = setting(0, PERSON, "Photo person", "Which person this photo shows.")
+    weight: float = setting(
+        1.0, WEIGHT, "Photo weight", "Share of this photo in the person's identity.", also=("strength", "scale")
+    )
+    identity: int = setting(0, PERSON, "Photo person", "Which person this photo shows.", also=("person",))
     words: str = setting(
         "",
         Text(100),
@@ -82,8 +85,15 @@ class Span(Record):
         "Start",
         "Progress at which the identity starts to act; null: 0 when a region is known from the start, else 0.15, "
         "or what the mode says.",
+        also=("start", "begin", "guidance_start", "starting_control_step"),
     )
-    end: float = setting(1.0, FRACTION, "End", "Progress at which the identity stops acting.")
+    end: float = setting(
+        1.0,
+        FRACTION,
+        "End",
+        "Progress at which the identity stops acting.",
+        also=("end", "stop", "guidance_end", "ending_control_step"),
+    )
 
     def _check_together(self) -> None:
         if self.start is not None and self.start > self.end:
@@ -162,6 +172,7 @@ class Region(Record):
         Choice(("auto", "full", "box", "mask")),
         "Region kind",
         "auto follows the face of the picture being made, full is the whole picture, box and mask are drawn.",
+        also=("shape", "type"),
     )
     box: Box | None = setting(None, Nullable(RecordOf(Box)), "Region box", "With region kind 'box': the rectangle.")
     mask: str = setting(
@@ -173,7 +184,7 @@ class Region(Record):
         "Region combine",
         "add: the identity acts here too; subtract: it does not, whatever the person's other regions say.",
     )
-    identity: int = setting(0, PERSON, "Region person", "Which person acts here.")
+    identity: int = setting(0, PERSON, "Region person", "Which person acts here.", also=("person",))
     weight: float = setting(
         1.0,
         WEIGHT,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.kinds import Kind, Picture, Text
-from dp_adapter.settings.words import closest, refusal, show, within
+from dp_adapter.settings.words import refusal, show, within
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -28,6 +28,7 @@ class FieldInfo:
         infotext: key in a picture's parameters, unique and stable.
         default: the value when it is not given.
         automatic: what null stands for where neither user nor mode says anything; None where it depends.
+        also: what others call it, for "did you mean"; never read.
     """
 
     name: str
@@ -37,6 +38,7 @@ class FieldInfo:
     infotext: str
     default: Any
     automatic: float | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def required(self) -> bool:
@@ -72,10 +74,17 @@ class FieldInfo:
 
 
 def setting(
-    default: T, kind: Kind, label: str, help: str, *, infotext: str | None = None, automatic: float | None = None
+    default: T,
+    kind: Kind,
+    label: str,
+    help: str,
+    *,
+    infotext: str | None = None,
+    automatic: float | None = None,
+    also: tuple[str, ...] = (),
 ) -> T:
     """Declares a field of a record. ``infotext`` is "DP-Adapter" and the label in lower case unless given."""
-    info = FieldInfo("", label, help, kind, infotext or f"DP-Adapter {label.lower()}", default, automatic)
+    info = FieldInfo("", label, help, kind, infotext or f"DP-Adapter {label.lower()}", default, automatic, also)
     # Pictures stay out of repr: they are long, and photographs of people have no place in a log.
     return dataclasses.field(default=default, metadata={"setting": info}, repr=not isinstance(kind, Picture))
 
@@ -121,18 +130,18 @@ def decode(record: type[R], data: object) -> R:
     values: dict[str, Any] = {}
     for key, value in cast("Mapping[object, object]", data).items():
         if not isinstance(key, str) or key not in infos:
-            raise unknown(key, infos)
+            raise unknown(key, record)
         values[key] = infos[key].read(value)
     return record(**values)
 
 
-def unknown(key: object, names: Mapping[str, object]) -> SettingsError:
-    """The error for a key that no field has."""
+def unknown(key: object, record: type[Record]) -> SettingsError:
+    """The error for a key that no field of a record has."""
+    from dp_adapter.settings import paths  # which is made of records
+
     if not isinstance(key, str):
         return SettingsError(show(key), "field names are text", "Put it in quotes.")
-    nearest = closest(key, names)
-    shown = key if len(key) <= 60 else show(key)
-    return SettingsError(shown, "there is no such field", f"Did you mean '{nearest}'?", nearest)
+    return paths.no_field(record, key, key if len(key) <= 60 else show(key))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class Settings(Record):
         ListOf(RecordOf(Reference), 32, "photo"),
         "Photos",
         "Photos of the person or persons, at most 32 of at most 8 persons.",
+        also=("photos", "photo", "images", "pictures", "reference", "reference_images", "faces"),
     )
     combine: str = setting(
         "auto",
@@ -75,14 +76,26 @@ class Settings(Record):
         "If no face is found",
         "stop ends the job with a message, continue goes on without this photo.",
     )
-    model: str = setting("", Text(1024), "Model", "Name or path of the adapter's checkpoint; empty takes the only one.")
+    model: str = setting(
+        "",
+        Text(1024),
+        "Model",
+        "Name or path of the adapter's checkpoint; empty takes the only one.",
+        also=("checkpoint", "adapter", "ip_adapter", "file"),
+    )
     variant: str = setting(
         "auto",
         Choice(VARIANTS),
         "Model variant",
         "What a checkpoint's own keys cannot tell; needed only for the files that are asked about.",
     )
-    weight: float = setting(0.8, WEIGHT, "Weight", "Strength of the identity pathway.")
+    weight: float = setting(
+        0.8,
+        WEIGHT,
+        "Weight",
+        "Strength of the identity pathway.",
+        also=("strength", "scale", "control_weight", "ip_scale", "identity_weight"),
+    )
     text_weight: float = setting(
         1.0, WEIGHT, "Text pathway weight", "Strength of the text pathway's trained weights, where the model has any."
     )
@@ -157,9 +170,14 @@ class Settings(Record):
         Choice(("portrait", "full_body", "age", "old_photo", "expression", "inpaint"), own="custom"),
         "Mode",
         "What the picture is to be; a mode sets what is left automatic. custom:NAME is a mode file of your own.",
+        also=("edit", "edits", "edit_mode", "editing", "task"),
     )
     target_age: int | None = setting(
-        None, Nullable(Integer(0, 120)), "Target age", "With mode 'age': age in the picture, in years; null: 60."
+        None,
+        Nullable(Integer(0, 120)),
+        "Target age",
+        "With mode 'age': age in the picture, in years; null: 60.",
+        also=("age",),
     )
     reference_age: int | None = setting(
         None,
@@ -237,7 +255,7 @@ class Settings(Record):
         names = {info.name: info for info in fields_of(Settings)}
         for name in changes:
             if name not in names:
-                raise unknown(name, names)
+                raise unknown(name, Settings)
         return dataclasses.replace(self, **changes)
 
     def with_field(self, path: str, value: object) -> Settings:

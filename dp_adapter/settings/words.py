@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dp_adapter.errors import SettingsError
 
 _SHOWN_CHARACTERS = 60
+_ALIKE = 0.6  # share of common letters, below which two words are different words
 
 
 def show(value: object) -> str:
@@ -40,12 +41,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def closest(value: str, options: Iterable[str]) -> str:
-    """The option most like ``value``; there always is one."""
-    listed = list(options)
-    folded = {option.lower(): option for option in listed}
+def closest(value: str, options: Iterable[str]) -> str | None:
+    """The option that ``value`` may be a slip of the pen for; None where a guess would be a bad one."""
+    folded = {option.lower(): option for option in options}
     wanted = value[:_SHOWN_CHARACTERS].lower()
-    return folded[difflib.get_close_matches(wanted, list(folded), n=1, cutoff=0.0)[0]]
+    found = difflib.get_close_matches(wanted, list(folded), n=1, cutoff=_ALIKE)
+    return folded[found[0]] if found else None
 
 
 def refusal(problem: str, hint: str, nearest: object = None) -> SettingsError:

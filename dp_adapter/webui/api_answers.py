@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.edits import Modes, described, filled
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
+from dp_adapter.hints import shown
 from dp_adapter.settings import Settings
 from dp_adapter.webui.infotext_photos import IDENTITY, PHOTO
 
@@ -84,7 +85,7 @@ def save(session: Session, name: str, settings: Mapping[str, Any], replace: bool
     """Raises DPAdapterError: the name or a photo cannot be used."""
     request = _with_photos(settings)
     saved = session.save_identity(name, request, replace)
-    return {**identity(session, saved.name), "notes": list(saved.notes) or None}
+    return {**identity(session, saved.name), "notes": list(map(shown, saved.notes)) or None}
 
 
 def faces(session: Session, image: str, choice: Mapping[str, Any], thumbnails: bool) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def vectors(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
         ]
         persons.append({"person": person, "vector": _listed(mean), "photos": photos})
     encoder = session.encoders.sface
-    return {"encoder": encoder.name, "dimensions": encoder.dim, "persons": persons, "notes": notes}
+    return {"encoder": encoder.name, "dimensions": encoder.dim, "persons": persons, "notes": list(map(shown, notes))}
 
 
 def _with_photos(settings: Mapping[str, Any]) -> Settings:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from dp_adapter.errors import DPAdapterError, SettingsError
+from dp_adapter.hints import shown
 
 MOST_BYTES = 128 * 2**20  # a dozen photos at the largest size that is taken
 _FIELD = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
@@ -39,6 +40,16 @@ class WordsRoute(APIRoute):
             except DPAdapterError as error:
                 match = _FIELD.match(str(error))
                 return _refused(422, str(error), match[1] if match else "")
+            except HTTPException:
+                raise
+            except Exception as error:  # the hosts would answer with its own words, in which files are named in full
+                from modules import errors
+
+                errors.report("DP-Adapter failed", exc_info=True)
+                words = (
+                    f"DP-Adapter met an unexpected {type(error).__name__}: {shown(str(error))}. The console says more."
+                )
+                return _refused(500, words)
 
         return handle
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import HostError
@@ -21,6 +22,31 @@ if TYPE_CHECKING:
 _NO_WORDS = Found(())
 
 
+@dataclass
+class Calls:
+    """What the identities had to do with the calls of the UNet so far.
+
+    Attributes:
+        seen: whether there was any call.
+        within: whether one of them lay in the schedule.
+        acting: whether an identity had a region in one of these.
+    """
+
+    seen: bool = False
+    within: bool = False
+    acting: bool = False
+
+    def look(self, injection: Injection, progress: float) -> None:
+        """The call at this progress is over; what has its own schedule, or none, is taken to act in every call."""
+        self.seen = True
+        shown = [one for one in injection.identities if one.visible]
+        freely = any(one.refers or one.on_text is not None for one in shown)
+        within = freely or injection.schedule.at(progress) != 0
+        self.within |= within
+        if within and not self.acting:
+            self.acting = any(one.region is None or bool(one.region.any()) for one in shown)
+
+
 class Pass(AbstractContextManager["Pass"]):
     """One pass: inside the ``with``, the UNet carries the injection.
 
@@ -29,6 +55,7 @@ class Pass(AbstractContextManager["Pass"]):
         latent: size of the latents; batch: how many pictures are sampled together.
         words: person words of the prompts, whose attention is kept in ``maps``; none for nobody listens.
         spoken: where the words stand through which persons act; None where nobody does.
+        calls: takes what is seen of the calls.
 
     Attributes:
         maps: what the text attention says so far; None where nobody listens.
@@ -45,6 +72,7 @@ class Pass(AbstractContextManager["Pass"]):
         batch: int,
         words: Found = _NO_WORDS,
         spoken: SpokenTexts | None = None,
+        calls: Calls | None = None,
     ) -> None:
         from dp_adapter.hosts.word_maps import WordMaps
 
@@ -52,6 +80,8 @@ class Pass(AbstractContextManager["Pass"]):
         self._injection = injection
         self.words = words
         self._spoken = spoken
+        self._calls = Calls() if calls is None else calls
+        self._called = False
         self.maps = WordMaps(words.tokens, latent) if words.texts else None
         self._stack = ExitStack()
         self._steps = 0  # announced to what is attached now
@@ -74,6 +104,8 @@ class Pass(AbstractContextManager["Pass"]):
     def __exit__(self, *_: object) -> None:
         if self._attached is not None:
             self._attached.acting.give_up()
+        if self._called:
+            self._calls.look(self._injection, self.progress)
         self._stack.close()
 
     def require_acted(self) -> None:
@@ -103,6 +135,9 @@ class Pass(AbstractContextManager["Pass"]):
         Returns:
             A note for the user where the refiner is a model that the adapter cannot reach; else empty.
         """
+        if self._called:
+            self._calls.look(self._injection, self.progress)
+        self._called = True
         if self._forge is not None:
             self._steps += 1
             self._forge.announce(params.x)

@@ -51,6 +51,11 @@ def parameters(settings: Settings, names: Mapping[str, str]) -> dict[str, str]:
     return {KEY: str(VERSION), **written}
 
 
+def is_request(key: str) -> bool:
+    """Whether a parameter is part of a request, not something measured."""
+    return key == KEY or (key.startswith(f"{KEY} ") and not key.startswith(RESULT))
+
+
 def _changed(record: Record, path: str = "", whole: bool = False) -> Iterator[tuple[str, Any]]:
     """Leaves that differ from their defaults; ``whole`` says that the record's mere presence has to show."""
     for number, info in enumerate(fields_of(type(record))):
@@ -94,7 +99,7 @@ def read(params: Mapping[str, str]) -> Pasted | None:
     leaves: dict[str, Any] = {}
     unknown: list[str] = []
     for key, text in params.items():
-        if not key.startswith(f"{KEY} ") or key.startswith(RESULT):
+        if key == KEY or not is_request(key):
             continue
         path = _path(key)
         if path is None:

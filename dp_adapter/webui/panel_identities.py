@@ -77,10 +77,16 @@ def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], sp
         said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
         return {**listed(made.name), part.name: "", speaking.line: status(said)}
 
-    def delete(chosen: str | None) -> Updates:
+    def delete(chosen: str | None, text: str, selected: int) -> Updates:
         name = _required(chosen)
         shared.session().identities.delete(name)
-        return {**listed(), part.question: gr.update(visible=False), speaking.line: status(f"Deleted '{name}'.")}
+        items = panel_lists.read(text)
+        left = [item for item in items if item.get("image") != f"identity:{name}"]
+        gone: Updates = {}
+        if len(left) < len(items):
+            gone = {photos.text: panel_lists.written(left), photos.selected: panel_lists.clamped(left, selected)}
+        said = status(f"Deleted '{name}'.")
+        return {**listed(), **gone, part.question: gr.update(visible=False), speaking.line: said}
 
     def ask(chosen: str | None) -> Updates:
         name = _required(chosen)
@@ -96,7 +102,8 @@ def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], sp
     speaking.on(part.use.click, use, [part.saved, photos.text, photos.added], added)
     speaking.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")
     speaking.on(part.delete.click, ask, [part.saved], [part.question])
-    speaking.on(part.yes.click, delete, [part.saved], [part.saved, part.question])
+    state = [photos.text, photos.selected]
+    speaking.on(part.yes.click, delete, [part.saved, *state], [part.saved, part.question, *state])
     speaking.on(part.no.click, lambda: {part.question: gr.update(visible=False)}, [], [part.question])
 
 

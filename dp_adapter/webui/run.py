@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import hints
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hosts.person_words import Found
-from dp_adapter.session.report import describing
 from dp_adapter.settings import Settings
 from dp_adapter.webui import (
     compat,
-    infotext,
+    described,
+    face_pass,
     infotext_photos,
     lora_twice,
     nested,
@@ -24,13 +25,13 @@ from dp_adapter.webui import (
     words,
     xyz,
 )
-from dp_adapter.webui.attaching import Pass
+from dp_adapter.webui.attaching import Calls, Pass
 from dp_adapter.webui.decoding import decoder
 from dp_adapter.webui.encoding_pictures import picture_encoder
 from dp_adapter.webui.identity_net import control_of
 from dp_adapter.webui.outcome import Outcome
 from dp_adapter.webui.overlay import Overlay
-from dp_adapter.webui.stop import DPAdapterStop
+from dp_adapter.webui.stop import stopped
 from dp_adapter.webui.watching import Watching
 
 if TYPE_CHECKING:
@@ -77,16 +78,17 @@ class Run:
 
     def __init__(self, p: Any, settings: Settings) -> None:
         self._p = p
-        self._settings = settings
+        self._asked = self._settings = settings
         self._pass: Pass | None = None
         self._control: AbstractContextManager[object] | None = None
         self._began = False  # whether the host said that it samples
         self._watching: Watching | None = None
         self._overlay: Overlay | None = None
-        self._told: set[str] = set()
+        self._told: dict[str, None] = {}
         self._steps: list[float] = []  # progress at the calls of the pass that are over
         self._called = False
         self._acted: list[Tensor] = []  # regions [S, h, w] in which an identity acted at the end of each batch
+        self._calls: Calls | None = None  # of this batch, in which an identity was in the UNet
         base = shared.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
@@ -98,9 +100,8 @@ class Run:
         self._check_hires(base)
         self._check_refiner()
         self._hires = self._in_hires_pass(base)
-        self.outcome = Outcome(p, settings, self._last_acting, self._worded)
-        mode = shared.session().modes.of(settings.mode)
-        p.extra_generation_params.update(infotext.parameters(describing(settings, mode), {}))
+        self.outcome = Outcome(p, self._settings, self._last_acting, self._worded)
+        self._describe("")
         self._wording = words.Wording.put(p, (self._first, self._hires))
 
     def is_of(self, p: Any) -> bool:
@@ -129,6 +130,9 @@ class Run:
         self._tell(self._first)
         acts = self._first.injection.active or self._hires.injection.active
         self._wording.take_back(p, number, acts)
+        self._calls = None
+        # Known before anything is sampled, for params.txt; a hires pass may act where the first one does not.
+        self._describe("" if getattr(p, "enable_hr", False) else self._why_idle())
         self._wrap_sample()
 
     def before_pass(self, latent: Grid, batch: int) -> None:
@@ -155,7 +159,9 @@ class Run:
                 self._control = control_of(p, self._current.net, self._call)
             people = self._current.spoken
             spoken = prompt_words.spoken(p, people) if people else None
-            self._pass = inside = Pass(p, self._current.injection, latent, batch, self._words(), spoken)
+            self._calls = self._calls or Calls()
+            heard = self._words()
+            self._pass = inside = Pass(p, self._current.injection, latent, batch, heard, spoken, self._calls)
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:
@@ -220,6 +226,7 @@ class Run:
         from PIL import Image
 
         self.outcome.hand_back(processed)
+        described.add_notes(self._p, list(self._told))
         if not self._settings.report.masks:
             return
         size = processed.images[0].size if processed.images else (self._p.width, self._p.height)
@@ -272,6 +279,25 @@ class Run:
         """Prompt and negative prompt of a picture as they are sampled."""
         return words.worded(prompts, self._hires if hires else self._first)
 
+    def finish(self, pp: Any) -> None:
+        """A picture as it was sampled, before the host writes its parameters."""
+        self.outcome.before_overlay(pp)
+        self._describe(self._why_idle())
+
+    def _why_idle(self) -> str:
+        """Why nothing acted in this batch, in few words; empty where something did, or nobody could see it."""
+        if face_pass.wanted(self._p, self._settings, self._first.edit):
+            return ""
+        if self._calls is None:
+            return self._first.explanation.idle
+        if self._calls.acting or not self._calls.seen:
+            return ""
+        return "its region stayed empty" if self._calls.within else "no step fell into its span"
+
+    def _describe(self, idle: str) -> None:
+        mode = shared.session().modes.of(self._asked.mode)
+        described.describe(self._p, self._asked, mode, self._first.explanation, idle)
+
     def _last_acting(self) -> Prepared:
         """What the last pass in which an identity acted was made with."""
         return self._current if self._current.injection.active else self._first
@@ -293,10 +319,14 @@ class Run:
                 self._require_acted()
                 return made
             except DPAdapterError as error:  # a call of the UNet that cannot be adapted
-                raise DPAdapterStop(str(error)) from error
+                raise stopped(str(error)) from error
             finally:
                 self._acted += [mask for mask in self._regions_now().values() if mask is not None]
                 self.close()
+                idle = self._why_idle()
+                self._describe(idle)
+                if idle and self._calls is not None and not self._calls.within:  # others were told before, or by it
+                    self._comment(f"No identity acted: {idle}.")
 
         p.sample = sample
 
@@ -332,6 +362,7 @@ class Run:
             self._comment(note)
 
     def _comment(self, note: str) -> None:
+        note = hints.shown(note)
         if note not in self._told:
-            self._told.add(note)
+            self._told[note] = None
             self._p.comment(f"DP-Adapter: {note}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules import scripts
 
-from dp_adapter.webui import compat, forge_widths
+from dp_adapter.webui import compat, ending, forge_widths, hinting
 from dp_adapter.webui.stop import FROM_PANEL, stopping, warn
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _RUN = "dp_adapter_run"  # attribute of a job's processing object
 
 def register() -> None:
     """Tells the WebUI what to call; it forgets all of it at "Reload UI"."""
+    hinting.begin()
     compat.on("cfg_denoiser", _before_step)
     compat.on("before_ui", _before_ui)
     compat.on("ui_settings", _settings_page)
@@ -31,6 +32,8 @@ def register() -> None:
 
 class DPAdapterScript(scripts.Script):
     """Keeps nothing of a job or a panel: the host builds several panels and runs several jobs with one instance."""
+
+    setup_for_ui_only = True  # of ``setup``; the hosts' own name
 
     def title(self) -> str:
         return TITLE
@@ -53,6 +56,10 @@ class DPAdapterScript(scripts.Script):
         self.paste_field_names = [restore for _, restore in self.infotext_fields]
         return built.components
 
+    def setup(self, p: Any, *args: Any) -> None:
+        """Once per job of the panel, before the host does anything with it."""
+        ending.in_words(p.scripts)
+
     def process(self, p: Any, *args: Any) -> None:
         """Once per job, before anything is sampled."""
         _end(p)
@@ -61,8 +68,10 @@ class DPAdapterScript(scripts.Script):
             return
         setattr(p, FROM_PANEL, args[:1] in ((None,), ("",)))
         with stopping(p):
+            from dp_adapter.webui.described import forget
             from dp_adapter.webui.run import Run, settings_for
 
+            forget(p)
             settings = settings_for(p, args)
             if settings.enabled:
                 setattr(p, _RUN, Run(p, settings))
@@ -82,7 +91,7 @@ class DPAdapterScript(scripts.Script):
 
     def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
         if run := _run_of(p):
-            run.outcome.before_overlay(pp)
+            run.finish(pp)
 
     def postprocess_image_after_composite(self, p: Any, pp: Any, *args: Any) -> None:
         if run := _run_of(p):
@@ -96,9 +105,9 @@ class DPAdapterScript(scripts.Script):
 
 
 def _off(args: Sequence[Any]) -> bool:
-    """Whether there is no request of the API's and the panel is off: the first two args, see ``values.ARGS``."""
+    """Whether there is no request of the API's and the panel is off or was never filled; see ``values.ARGS``."""
     request, enabled = [*args, None, None][:2]
-    return request in (None, "") and not enabled
+    return (request == "" and (enabled is None or enabled is False)) or all(one is None for one in args)
 
 
 def _run_of(p: Any) -> Run | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from starlette.exceptions import HTTPException
 
+from dp_adapter import hints
 from dp_adapter.errors import DPAdapterError
 
 UNPROCESSABLE = 422
@@ -15,7 +18,7 @@ FROM_PANEL = "dp_adapter_from_panel"  # attribute of a job: it has the panel's a
 
 
 class DPAdapterStop(HTTPException):
-    """What ``process_images`` raises: the API answers 422 with the words, the panel shows them under the gallery."""
+    """What ``process_images`` raises: the API answers 422 with the words; for the panel see ``ending``."""
 
     def __init__(self, words: str) -> None:
         super().__init__(UNPROCESSABLE, words)
@@ -37,8 +40,8 @@ def stopping(p: Any) -> Generator[None]:
         errors.report("DP-Adapter failed", exc_info=True)
         stop(
             p,
-            f"DP-Adapter met an unexpected {type(error).__name__}: {error}. Nothing was generated; the console says "
-            "more. Switch DP-Adapter off to go on without it.",
+            f"DP-Adapter met an unexpected {type(error).__name__}: {hints.shown(str(error))}. Nothing was generated; "
+            "the console says more. Switch DP-Adapter off to go on without it.",
         )
 
 
@@ -62,7 +65,7 @@ def surviving(p: Any, what: str) -> Generator[None]:
         from modules import errors
 
         errors.report(f"DP-Adapter: {what}", exc_info=True)
-        p.comment(f"DP-Adapter: {what} ({type(error).__name__}: {error}); the console says more.")
+        p.comment(f"DP-Adapter: {what} ({type(error).__name__}: {hints.shown(str(error))}); the console says more.")
 
 
 def stop(p: Any, words: str) -> None:
@@ -72,7 +75,7 @@ def stop(p: Any, words: str) -> None:
     def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
         for target, name in targets:
             target.__dict__.pop(name, None)
-        raise DPAdapterStop(words)
+        raise stopped(words)
 
     targets = [(p, "init"), (p, "sample")]
     sampler = getattr(p, "sampler", None)
@@ -82,8 +85,16 @@ def stop(p: Any, words: str) -> None:
         setattr(target, name, refuse)
 
 
+def stopped(words: str) -> DPAdapterStop:
+    """What to raise in the job itself; the console has its one line, with commands in full."""
+    sys.stderr.write(f"*** DP-Adapter: {' '.join(hints.in_full(words).split())}\n")
+    return DPAdapterStop(words)
+
+
 def warn(words: str) -> None:
     """A message that pops up in the browser, where the WebUI runs jobs in the browser's request."""
     import gradio as gr
 
-    gr.Warning(words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # elsewhere gradio would print it, with its place in our source
+        gr.Warning(words)

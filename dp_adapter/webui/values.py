@@ -49,8 +49,10 @@ def settings_of(args: Sequence[object]) -> Settings:
             JSON text, is the whole request when it is not empty.
 
     Raises:
-        SettingsError: a value is refused. A disabled panel refuses nothing: half-filled fields stop no job.
+        SettingsError: a value is refused. A disabled panel refuses nothing: half-filled fields stop no job. What no
+            panel can hold came over the API, and is refused there too.
     """
+    _require_request(args)
     given = dict(zip(ARGS, args, strict=False))
     request = given.pop("request", None)
     if isinstance(request, Mapping):
@@ -63,6 +65,32 @@ def settings_of(args: Sequence[object]) -> Settings:
         except SettingsError:
             return Settings(enabled=False)
     return Settings.from_dict({**_tree(given), "enabled": True})
+
+
+def _require_request(args: Sequence[object]) -> None:
+    """Raises SettingsError where the args are neither a panel's nor one request.
+
+    The hosts lay the ``args`` of an API request over the panel's own, so one of a wrong kind would be a panel that is
+    off, and a plain picture.
+    """
+    if all(one is None for one in args):
+        return
+    request, enabled, *others = [*args, None, None]
+    if not isinstance(request, Mapping | str):
+        raise _no_request(0, request)
+    if enabled is not None and not isinstance(enabled, bool):
+        raise _no_request(1, enabled)
+    for number, one in enumerate(others, 2):
+        if isinstance(one, Mapping):
+            raise _no_request(number, cast("object", one))
+
+
+def _no_request(number: int, value: object) -> SettingsError:
+    problem = f"{show(value)} is not a request" if number == 0 else f"{show(value)} is one too many"
+    example = '"args": [{"references": [{"image": "…"}], "weight": 0.8}]'
+    return SettingsError(
+        f"args[{number}]", problem, f'Give one object with the settings, {example}; "enabled" is a field in it.'
+    )
 
 
 def values_of(settings: Settings) -> dict[str, object]:

@@ -37,7 +37,9 @@ def _overrides(p: Any) -> Mapping[str, object]:
 
 def _switched(args: Sequence[object], overrides: Mapping[str, object]) -> Sequence[object]:
     """A disabled panel is read leniently, which would lose what is in it where an axis enables it."""
-    return [*args[:1], True, *args[2:]] if overrides.get("enabled") is True else args
+    if overrides.get("enabled") is not True:
+        return args
+    return [*(args[:1] if any(args[:1]) else [""]), True, *args[2:]]
 
 
 def applied(settings: Settings, overrides: Mapping[str, object]) -> Settings:
@@ -183,6 +185,6 @@ def _script_args(p: Any) -> list[object] | None:
 
 
 def _stop(words: str) -> Exception:
-    from dp_adapter.webui.stop import DPAdapterStop
+    from dp_adapter.webui.stop import stopped
 
-    return DPAdapterStop(words)
+    return stopped(words)

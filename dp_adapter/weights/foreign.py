@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dp_adapter.hints import command
 from dp_adapter.weights import res_adapter
 
 
@@ -24,11 +25,6 @@ _CONTROLNET = Known("a ControlNet (InstantID's IdentityNet has the same keys)", 
 _VAE = Known("a VAE", "Choose it in the WebUI's settings.")
 _RES_ADAPTER = Known("a ResAdapter", "Choose its folder as size companion, beside an identity adapter.")
 _WORDS_KEY = re.compile(r".+_v\d+")
-_WORDS = Known(
-    "the words of an identity as ID-EA's released code saves them (textual inversion)",
-    "They act at the text encoder's input: save each as an embedding of the WebUI and use it through the prompt, or "
-    "learn the person anew with 'dp-adapter personalise', whose file holds more than the words.",
-)
 _NOT_YET = "It is not supported; take one of the adapters that the README names."
 _SIGNS: tuple[tuple[str, Known], ...] = (
     ("model.diffusion_model.", Known("a whole Stable Diffusion checkpoint", "Choose it as the base model instead.")),
@@ -67,12 +63,20 @@ _SIGNS: tuple[tuple[str, Known], ...] = (
 )
 
 
+def _words() -> Known:
+    return Known(
+        "the words of an identity as ID-EA's released code saves them (textual inversion)",
+        "They act at the text encoder's input: save each as an embedding of the WebUI and use it through the prompt, "
+        f"or learn the person anew with {command('personalise')}, whose file holds more than the words.",
+    )
+
+
 def identify(tensors: Mapping[str, Tensor]) -> Known | None:
     """The kind of file by its keys, or None."""
     if res_adapter.is_lora(tensors) or res_adapter.is_norms(tensors):
         return _RES_ADAPTER
     if tensors and all(tensor.ndim == 1 and _WORDS_KEY.fullmatch(key) for key, tensor in tensors.items()):
-        return _WORDS
+        return _words()
     for sign, known in _SIGNS:
         if any(key.startswith(sign) or f".{sign}" in key for key in tensors):
             return known

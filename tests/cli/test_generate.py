@@ -96,6 +96,9 @@ def test_off_is_bit_equal_and_on_is_not(generate: Generate) -> None:
         off = generate(*flags)
         assert off.code == 0 and "The adapter was off" in off.out
         assert np.array_equal(pixels(off.pictures[0]), pixels(base))
+        claims = [line for line in chunks(off.pictures[0])["parameters"].split(", ") if "DP-Adapter" in line]
+        told = 'DP-Adapter result identity: "none acted: its weight is 0"'
+        assert claims == ([told] if "--weight" in flags else [])
     none = generate("--set", "enabled=false", photo=None)
     assert none.code == 0 and np.array_equal(pixels(none.pictures[0]), pixels(base))
 

@@ -50,7 +50,7 @@ CASES: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"levels": {"sites": {"3": 9}}}, "levels.sites['3']", 2.0, "9 is above the maximum 2"),
     # choices
     ({"blend": "ADD"}, "blend", "add", "'ADD' is not one of auto, add"),
-    ({"combine": "zzz"}, "combine", None, "Did you mean"),
+    ({"combine": "zzz"}, "combine", None, "normalised_average, weighted, best. Choose one of them."),
     ({"mode": "custom:"}, "mode", "custom:NAME", "custom:NAME"),
     ({"mode": "custom:../x"}, "mode", "custom:NAME", "is not one of"),
     ({"tracking": {"sources": ["init", "prevew"]}}, "tracking.sources[1]", "preview", "Did you mean 'preview'?"),
@@ -169,6 +169,43 @@ def test_paths_and_names_that_do_not_exist() -> None:
         settings.with_field("weight", 5)
     with pytest.raises(SettingsError, match=r"^references\[0\]\.weight: 5 is above"):
         settings.with_field("references[0].weight", 5)
+
+
+MEANT = {
+    "edit": "mode",
+    "strength": "weight",
+    "scale": "weight",
+    "photos": "references",
+    "no-face": "no_face",
+    "Weight": "weight",
+    "best_of": "report.best_of",
+    "guidance_start": "span.start",
+    "box": "regions[].box",
+    "levels.up": "levels",
+    "prompt": None,
+    "seed": None,
+    "x": None,
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_a_wrong_name_is_told_what_it_may_mean_or_nothing(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_dict({name: 1})
+    assert caught.value.nearest == MEANT[name]
+    assert ("Did you mean" in str(caught.value)) is (MEANT[name] is not None)
+
+
+def test_a_wrong_name_further_down_is_looked_for_there() -> None:
+    meant = {"references[0].strength": "references[].weight", "tracking.grwo": "tracking.grow", "tracking.foo": None}
+    for path, nearest in meant.items():
+        with pytest.raises(SettingsError) as caught:
+            Settings(references=(Reference("a.png"),)).with_field(path, 1)
+        assert caught.value.nearest == nearest
+    with pytest.raises(SettingsError, match=r"^regions\[0\]\.place: .* There are kind, box, mask, op, identity, "):
+        Settings.from_dict({"regions": [{"place": 1}]})
+    with pytest.raises(SettingsError, match=r"^references\[0\]\.photo: .* Did you mean 'image'"):
+        Settings.from_dict({"references": [{"photo": "a.png"}]})
 
 
 def test_photographs_stay_out_of_repr() -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from dp_adapter import hints
+
 ALWAYS_VISIBLE = object()
 
 
@@ -190,6 +192,7 @@ def installed(models: Path) -> Generator[dict[str, types.ModuleType]]:
     try:
         yield fake
     finally:
+        hints.use(None)  # the script has said that its user is one of a WebUI
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

@@ -214,7 +214,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ("/faces", {"image": "http://127.0.0.1/x.png"}, "image", "never fetched"),
     ("/faces", {"image": "photo:0123456789abcdef"}, "image", "not here any more"),
     ("/faces", {"image": "identity:Anna"}, "image", "has no picture"),
-    ("/faces", {"image": "PHOTO", "face": {"choice": "biggest"}}, "face.choice", "Did you mean"),
+    ("/faces", {"image": "PHOTO", "face": {"choice": "biggest"}}, "face.choice", "one of largest, centre, "),
     ("/regions", {"settings": {"weigth": 1}}, "weigth", "Did you mean 'weight'?"),
     ("/regions", {"settings": {"weight": 9}}, "weight", "Use 2 or less."),
     ("/regions", {"settings": {}, "width": 1}, "width", "64"),

@@ -397,6 +397,7 @@ def test_identities_are_saved_used_and_deleted(ui: PanelPage, portrait: Path) ->
     ui.says("status", "Delete the saved identity 'Eileen'?")
     ui.click("identity_delete_yes")
     ui.says("status", "Deleted 'Eileen'.")
+    ui.photos(["1 · weight 1 · person 1"])
     assert ui.page.locator(ui.id("identity_delete_yes")).is_hidden()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import io
 import json
 import re
 import sys
@@ -111,6 +112,32 @@ def test_off_is_bit_equal_and_touches_nothing(host: Any, person: dict[str, Any])
     assert same_state(before, state_of(host.unet.module))
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([None, False], "null is not a request"),
+        ([True, False], "true is not a request"),
+        ([[1, 2], False], "a list is not a request"),
+        (["", 5], "5 is one too many"),
+        ([{}, {}], "an object is one too many"),
+        ([{}, False], "there is no photo"),
+    ],
+)
+def test_args_of_a_wrong_kind_end_the_job_in_words(host: Any, args: list[Any], words: str) -> None:
+    p = host.job()
+    p.args = args
+    with pytest.raises(Exception, match=words) as stopped:
+        p.run()
+    assert vars(stopped.value)["status_code"] == 422
+
+
+@pytest.mark.parametrize("args", [[], ["", False], ["", None], [None, None]])
+def test_args_that_ask_for_nothing_are_a_plain_picture(host: Any, args: list[Any]) -> None:
+    p = host.job()
+    p.args = args
+    assert all(map(torch.equal, p.run(), host.job().run())) and not p.comments and not p.extra_generation_params
+
+
 def test_on_acts_and_leaves_nothing(host: Any, person: dict[str, Any]) -> None:
     before, plain = state_of(host.unet.module), host.job().run()
     p = host.job(person, n_iter=2)
@@ -164,13 +191,15 @@ def test_an_error_ends_the_job_in_words(host: Any, person: dict[str, Any], chang
     [
         (
             "facechain-fact",
-            "TransFace-S face encoder is needed and was not found. Download it ('dp-adapter models get ",
+            "TransFace-S face encoder is needed and was not found. Download it (",
         ),
-        ("ip-adapter-full-face", "No CLIP vision encoder with hidden width 40 was found; seen: none. Get it with 'dp-"),
+        ("ip-adapter-full-face", "No CLIP vision encoder with hidden width 40 was found; seen: none. Get it with "),
         ("faceid", "insightface"),
     ],
 )
-def test_a_missing_encoder_ends_the_job_in_words(host: Any, person: dict[str, Any], family: str, words: str) -> None:
+def test_a_missing_encoder_ends_the_job_in_words(
+    host: Any, person: dict[str, Any], family: str, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = Path(host.fake["modules.paths"].models_path) / "dp_adapter"
     tensors = tiny.fact_tensors() if family == "facechain-fact" else tiny.family_tensors(family)
     tiny.write(folder / f"{family}.safetensors", tensors, "safetensors")
@@ -180,6 +209,14 @@ def test_a_missing_encoder_ends_the_job_in_words(host: Any, person: dict[str, An
         host.job({**person, "model": family}).run()
     assert vars(stopped.value)["status_code"] == 422 and words in vars(stopped.value)["detail"]
     assert not calls and words in host.warned[0]
+    # What a WebUI's user can do: with its own Python, in which we are not installed. No place on the server.
+    detail = vars(stopped.value)["detail"]
+    assert "dp-adapter " not in detail and "'pip" not in detail and " pip install" not in detail.replace("-m pip", "")
+    root = Path(host.fake["modules.paths"].script_path)
+    assert str(root) not in detail and sys.executable not in detail and str(Path.home()) not in detail
+    # The console has one line, and there the command is whole.
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("*** DP-Adapter: ") and f"'{sys.executable} " in line
 
 
 def test_an_unexpected_error_is_no_silent_picture(
@@ -362,6 +399,81 @@ def test_only_a_refiner_that_is_another_model_is_told(
     monkeypatch.setattr(compat, "webui", lambda: webui)
     monkeypatch.setattr(host.fake["modules.shared"].opts, "refiner_fast_sd", fast, raising=False)
     assert compat.refiner_leaves_model(host.job(enable_hr=hires)) is told
+
+
+IDLE: list[tuple[dict[str, Any], str]] = [
+    ({"weight": 0}, "its weight is 0"),
+    ({"curve": "0@0, 0@1"}, "its weight curve is 0 everywhere"),
+    ({"regions": [{"kind": "full", "weight": 0}]}, "its weight is 0"),
+    ({"span": {"start": 0.99}}, "no step fell into its span"),
+    ({"regions": [], "tracking": {"fallback": "none"}}, "its region stayed empty"),
+    ({"hires": {"use": "own", "weight": 0}, "weight": 0}, "its weight is 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "why"), IDLE)
+def test_parameters_claim_nothing_where_nothing_acted(
+    host: Any, person: dict[str, Any], change: dict[str, Any], why: str
+) -> None:
+    p = host.job({**person, **change}, is_api=True, **(HIRES if "hires" in change else {}))
+    plain = host.job(**(HIRES if "hires" in change else {}))
+    assert all(map(torch.equal, p.run(), plain.run())) and not p.reported and p.comments
+    written = dict(p.extra_generation_params)
+    assert why.lower() in written.pop("DP-Adapter result notes").lower() or "acted nowhere" in p.comments[0]
+    assert written == {"DP-Adapter result identity": f"none acted: {why}"}
+
+
+@pytest.mark.parametrize("persons", [1, 2])
+def test_photos_without_a_face_are_told_in_the_parameters(host: Any, person: dict[str, Any], persons: int) -> None:
+    grey = io.BytesIO()
+    Image.new("RGB", (256, 256), (90, 120, 90)).save(grey, "PNG")
+    faceless = {"image": base64.b64encode(grey.getvalue()).decode(), "identity": persons - 1}
+    references = [*person["references"][: persons - 1], faceless]
+    p = host.job({**person, "references": references, "no_face": "continue"}, is_api=True)
+    made = p.run()
+    written = p.extra_generation_params
+    assert not p.reported and "no face was found" in written["DP-Adapter result photos left out"].lower()
+    assert "left out" in written["DP-Adapter result notes"] and "left out" in p.comments[0]
+    if persons == 1:
+        assert all(map(torch.equal, made, host.job().run()))
+        assert written["DP-Adapter result identity"] == "none acted: no photo is left to use"
+        assert not any(key == "DP-Adapter" or key == "DP-Adapter weight" for key in written)
+    else:
+        assert largest(made, host.job().run()) > 1e-3 and written["DP-Adapter weight"] == "1"
+        assert "DP-Adapter result identity" not in written
+
+
+def test_an_identity_that_acts_in_the_hires_pass_alone_is_in_the_parameters(host: Any, person: dict[str, Any]) -> None:
+    p = host.job({**person, "weight": 0, "hires": {"use": "own", "weight": 1.0}}, **HIRES)
+    p.run()
+    assert p.extra_generation_params["DP-Adapter weight"] == "0"
+    assert "DP-Adapter result identity" not in p.extra_generation_params
+
+
+def test_the_model_that_was_used_is_written(host: Any, person: dict[str, Any], adapter_path: Path) -> None:
+    """Pasted where a second one is installed, the same picture comes out."""
+    from dp_adapter.webui import infotext
+
+    p = host.job(person)
+    made = p.run()
+    assert p.extra_generation_params["DP-Adapter model"] == adapter_path.name
+    folder = Path(host.fake["modules.paths"].models_path) / "dp_adapter"
+    (folder / "another.safetensors").hardlink_to(adapter_path)
+    with pytest.raises(Exception, match="No model was chosen"):
+        host.job(person).run()
+    pasted = infotext.settings_from(p.extra_generation_params)
+    assert pasted is not None
+    assert all(map(torch.equal, host.job(pasted.to_dict()).run(), made))
+
+
+def test_a_cell_that_is_off_claims_nothing_of_the_one_before(host: Any, person: dict[str, Any]) -> None:
+    shared: dict[str, Any] = {}
+    host.job(person, extra_generation_params=shared, dp_adapter_overrides={"blend": "orthogonal"}).run()
+    assert shared["DP-Adapter blend mode"] == "orthogonal"
+    host.job(person, extra_generation_params=shared, dp_adapter_overrides={"weight": 0.5}).run()
+    assert "DP-Adapter blend mode" not in shared and shared["DP-Adapter weight"] == "0.5"
+    host.job(person, extra_generation_params=shared, dp_adapter_overrides={"enabled": False}).run()
+    assert not shared
 
 
 def test_a_cell_of_a_grid_does_not_leak(host: Any, person: dict[str, Any]) -> None:

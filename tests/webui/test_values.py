@@ -59,6 +59,28 @@ def test_the_api_gives_the_whole_request_in_the_first_arg() -> None:
         settings_of(["{", True])
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([True], r"args\[0\]: true is not a request"),
+        ([False, {"weight": 0.5}], r"args\[0\]: false is not a request"),
+        ([None], r"args\[0\]: null is not a request"),
+        ([[1, 2]], r"args\[0\]: a list is not a request"),
+        ([5], r"args\[0\]: 5 is not a request"),
+        ([{"weight": 0.5}, {"weight": 0.6}], r"args\[1\]: an object is one too many"),
+        ([{"weight": 0.5}, False, {"weight": 0.6}], r"args\[2\]: an object is one too many"),
+        ([{"weight": 0.5}, 5], r"args\[1\]: 5 is one too many"),
+        (["", {"weight": 0.5}], r"args\[1\]: an object is one too many"),
+        (["", "weight"], r"args\[1\]: 'weight' is one too many"),
+        (["weight"], "not JSON"),
+    ],
+)
+def test_what_no_panel_can_hold_is_refused_over_a_panel_that_is_off(args: list[object], words: str) -> None:
+    """The hosts lay the args of a request over those of a panel that is off."""
+    with pytest.raises(SettingsError, match=words):
+        settings_of([*args, *panel(enabled=False)[len(args) :]])
+
+
 def test_photos_keep_their_names_to_themselves() -> None:
     photos = [{"image": "photo:0123456789abcdef", "weight": 0.5, "name": "Ada at sea.jpg", "face": {"index": 2}}]
     (reference,) = settings_of(panel(photos=json.dumps(photos))).references
