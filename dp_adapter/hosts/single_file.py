@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
 _TAIL = "text_model.embeddings.position_embedding.weight"
+USAGE = "usage.json"
 _SUPPORTED = "Choose a Stable Diffusion 1.5 or SDXL checkpoint."
 
 # Key that only such a model has, and its name; other families first, because they share prefixes with ours.
@@ -127,6 +129,15 @@ def config_beside(checkpoint: Path) -> Path | None:
     """The folder ``NAME`` beside ``NAME.safetensors`` with a model's configurations, which other widths need."""
     folder = checkpoint.with_suffix("")
     return folder if (folder / "model_index.json").is_file() else None
+
+
+def made_for(checkpoint: Path) -> str:
+    """Picture size and guidance that a checkpoint was made for, where the configurations beside it say so; or ""."""
+    folder = config_beside(checkpoint)
+    if folder is None or not (folder / USAGE).is_file():
+        return ""
+    usage = json.loads((folder / USAGE).read_text(encoding="utf-8"))
+    return f"{usage['width']} × {usage['height']} px, CFG scale {usage['guidance']:g}"
 
 
 def _shapes(path: Path) -> Shapes:
