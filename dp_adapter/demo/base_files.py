@@ -12,7 +12,6 @@ The WebUIs build their networks from configurations of their own, unless told ot
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -127,6 +126,6 @@ def _copy(source: Path, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     try:
         shutil.copyfile(source, part)
-        os.replace(part, target)
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)

@@ -132,12 +132,13 @@ def config_beside(checkpoint: Path) -> Path | None:
 
 
 def made_for(checkpoint: Path) -> str:
-    """Picture size and guidance that a checkpoint was made for, where the configurations beside it say so; or ""."""
+    """Picture size and the like that a checkpoint was made for, where the configurations beside it say so; or ""."""
     folder = config_beside(checkpoint)
     if folder is None or not (folder / USAGE).is_file():
         return ""
     usage = json.loads((folder / USAGE).read_text(encoding="utf-8"))
-    return f"{usage['width']} × {usage['height']} px, CFG scale {usage['guidance']:g}"
+    size = f"{usage['width']} × {usage['height']} px"
+    return f"{size}, CFG scale {usage['guidance']:g}, Clip skip {usage['clip_skip']}"
 
 
 def _shapes(path: Path) -> Shapes:

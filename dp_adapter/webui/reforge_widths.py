@@ -66,7 +66,11 @@ def _kind(supported: Any, folder: Path) -> type:
         target.params = {**target.params, "clip_model": encoder}
         return target
 
-    members = {"matches": classmethod(matches), "clip_target": clip_target, "unet_extra_config": heads(folder)}
+    members: dict[str, Any] = {
+        "matches": classmethod(matches),
+        "clip_target": clip_target,
+        "unet_extra_config": heads(folder),
+    }
     return type(_NAME, (sd15,), members)
 
 

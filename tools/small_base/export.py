@@ -38,8 +38,9 @@ METADATA = {
     "modelspec.data_type": "fp16",
 }
 """Stability-AI/ModelSpec 1.0.0; WebUIs show it beside the checkpoint."""
-MADE_FOR = {"width": 128, "height": 128, "guidance": 3}
-"""The panel says it where the checkpoint is chosen; the guidance is the one it was evaluated with."""
+MADE_FOR = {"width": 128, "height": 128, "guidance": 3, "clip_skip": 1}
+"""The panel says it where the checkpoint is chosen. The guidance is what it was evaluated with; Forge neo skips a layer
+of the text encoder unless told otherwise."""
 
 README = """# The small base
 
