@@ -45,11 +45,12 @@ def loaded_model() -> Any | None:
     return None if model is None or type(model).__name__ == "FakeInitialModel" else model
 
 
-def chosen_checkpoint() -> Path | None:
-    """The file of the checkpoint that the next job takes, loaded or not."""
+def chosen_checkpoint(title: str | None = None) -> Path | None:
+    """The file of a checkpoint by its title; by default of the one that the next job takes, loaded or not."""
     from modules import sd_models, shared
 
-    info = sd_models.get_closet_checkpoint_match(getattr(shared.opts, "sd_model_checkpoint", None) or "")
+    chosen = title or getattr(shared.opts, "sd_model_checkpoint", None) or ""
+    info = sd_models.get_closet_checkpoint_match(chosen)
     return None if info is None else Path(info.filename)
 
 

@@ -1,7 +1,8 @@
-"""The host's own components that the panel reads: picture size and img2img's pictures."""
+"""The host's own components that the panel reads: picture size, img2img's pictures and the choice of a checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from dp_adapter.webui.panel_compat import same_page
@@ -21,10 +22,22 @@ class HostComponents:
     def __init__(self) -> None:
         self._seen: dict[str, Any] = {}
         self._canvas = ""
+        self._checkpoint_panels: list[Callable[[Any], Any]] = []
+
+    def start_page(self) -> None:
+        """For the host's ``on_before_ui``: the panels of the page before are gone."""
+        self._checkpoint_panels.clear()
+
+    def on_checkpoint(self, wire: Callable[[Any], Any]) -> None:
+        """Has a panel wire the host's list of checkpoints, which every host builds after its tabs."""
+        self._checkpoint_panels.append(wire)
 
     def remember(self, component: Any, **options: Any) -> None:
         """For the host's ``on_after_component``."""
         name = options.get("elem_id") or ""
+        if name == "setting_sd_model_checkpoint" or "model_selection" in (options.get("elem_classes") or ()):
+            for wire in self._checkpoint_panels if hasattr(component, "change") else ():
+                wire(component)
         if name in _WANTED:
             self._seen[name] = component
             self._canvas = name if name in INIT_IDS else ""

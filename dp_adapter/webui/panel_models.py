@@ -13,6 +13,7 @@ from modules.ui_components import ToolButton
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Choice, field_at
 from dp_adapter.webui import compat, shared
+from dp_adapter.webui.panel_host import HOST
 from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status
@@ -80,7 +81,12 @@ def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:
 
     speaking.on(part.refresh.click, read, [part.model, part.variant], outputs)
     speaking.on(enabled.change, first, [enabled, part.model, part.variant], outputs, keeps=True)
+
+    def checkpoint(title: str | None) -> Updates:
+        return {speaking.line: status(_made_for(title))}
+
     speaking.on(part.model.input, choose, [part.model, part.variant], [part.variant])
+    HOST.on_checkpoint(lambda listed: speaking.on(listed.change, checkpoint, [listed], []))
 
 
 def _captions(listed: list[ModelFacts]) -> dict[str, str]:
@@ -123,11 +129,11 @@ def _said(part: ModelPart, speaking: Speaking, name: str, variant: str, note: st
     return {part.variant: asked, speaking.line: status(made_for) if chosen else status([said, made_for], "warning")}
 
 
-def _made_for() -> str:
-    """What the checkpoint was made for, where it is another size than what users expect of its family."""
+def _made_for(title: str | None = None) -> str:
+    """What the chosen checkpoint was made for, where it is another size than what users expect of its family."""
     from dp_adapter.hosts.single_file import made_for
 
-    checkpoint = compat.chosen_checkpoint()
+    checkpoint = compat.chosen_checkpoint(title)
     said = "" if checkpoint is None else made_for(checkpoint)
     return f"The checkpoint {checkpoint.stem} was made for {said}." if checkpoint and said else ""
 
