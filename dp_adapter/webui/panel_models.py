@@ -13,8 +13,8 @@ from modules.ui_components import ToolButton
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Choice, field_at
 from dp_adapter.webui import compat, shared
-from dp_adapter.webui.panel_host import HOST
 from dp_adapter.webui.panel_handlers import Speaking, Updates
+from dp_adapter.webui.panel_host import HOST
 from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status
 from dp_adapter.webui.values import MISFIT
