@@ -75,10 +75,17 @@ def test_what_onnxruntime_needs_is_in_the_table(install: Any) -> None:
         assert known and max(known) >= least, line
 
 
-def test_versions_are_compared_as_numbers(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for text, numbers in (("3.20.0", (3, 20, 0)), ("1.19", (1, 19, 0)), ("2.1.2+cu121", (2, 1, 2)), ("?", (0, 0, 0))):
-        monkeypatch.setattr(install.importlib.metadata, "version", lambda *_, told=text: told)
-        assert install.version_of("any") == numbers
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("3.20.0", (3, 20, 0)), ("1.19", (1, 19, 0)), ("2.1.2+cu121", (2, 1, 2)), ("?", (0, 0, 0))]
+)
+def test_versions_are_compared_as_numbers(
+    install: Any, monkeypatch: pytest.MonkeyPatch, text: str, numbers: tuple[int, int, int]
+) -> None:
+    def told(_package: str) -> str:
+        return text
+
+    monkeypatch.setattr(install.importlib.metadata, "version", told)
+    assert install.version_of("any") == numbers
 
 
 def test_the_webuis_packages_are_held(install: Any) -> None:

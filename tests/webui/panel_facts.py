@@ -51,7 +51,10 @@ def _checkpoints(models: Path) -> list[list[str]]:
     (models / "small" / "model_index.json").write_text("{}")
     usage = {"width": 128, "height": 128, "guidance": 3, "clip_skip": 1}
     (models / "small" / "usage.json").write_text(json.dumps(usage))
-    closest: Any = lambda title: SimpleNamespace(filename=str(models / title))  # noqa: E731
+
+    def closest(title: str) -> SimpleNamespace:
+        return SimpleNamespace(filename=str(models / title))
+
     vars(sys.modules["modules.sd_models"])["get_closet_checkpoint_match"] = closest
     HOST.start_page()
     tabs: list[Any] = []
