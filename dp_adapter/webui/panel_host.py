@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dp_adapter.webui.panel_compat import same_page
@@ -35,8 +35,8 @@ class HostComponents:
     def remember(self, component: Any, **options: Any) -> None:
         """For the host's ``on_after_component``."""
         name = options.get("elem_id") or ""
-        if name == "setting_sd_model_checkpoint" or "model_selection" in (options.get("elem_classes") or ()):
-            for wire in self._checkpoint_panels if hasattr(component, "change") else ():
+        if _lists_checkpoints(name, options):
+            for wire in self._checkpoint_panels:
                 wire(component)
         if name in _WANTED:
             self._seen[name] = component
@@ -55,6 +55,12 @@ class HostComponents:
         """The component, where it is on the page that is being built."""
         component = self._seen.get(name)
         return component if component is not None and same_page(component) else None
+
+
+def _lists_checkpoints(name: str, options: Mapping[str, Any]) -> bool:
+    """Forge's list has no id; neo's of the VAE has the same class, and the refiner's the same label."""
+    unnamed = options.get("label") == "Checkpoint" and "model_selection" in (options.get("elem_classes") or ())
+    return name == "setting_sd_model_checkpoint" or unnamed
 
 
 HOST = HostComponents()
