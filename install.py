@@ -14,6 +14,8 @@ ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxr
 LEAST = (1, 19)  # the shipped face encoder is an ONNX file of opset 21
 # pyproject's extra "faces"; its OpenCV is one of the WebUI's own packages.
 REQUIREMENT = "onnxruntime>=1.19"
+# From which release on onnxruntime wants how new a package. Else pip learns it from one wheel after the other.
+NEEDS = (((1, 27), "protobuf", (4, 25, 8)),)
 PINNED = (
     "torch", "torchvision", "numpy", "gradio", "fastapi", "pydantic", "protobuf", "pillow", "transformers",
     "opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless",
@@ -21,23 +23,28 @@ PINNED = (
 
 
 def version_of(package):
-    """Major and minor version of an installed package, or None."""
+    """The first three numbers of an installed package's version, or None."""
     try:
         text = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-    numbers = re.findall(r"\d+", text)
-    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (0, 0)
+    release = re.match(r"\d+(\.\d+)*", text)
+    numbers = [int(number) for number in release[0].split(".")] if release else []
+    return (*numbers, 0, 0, 0)[:3]
+
+
+def newest(version=version_of):
+    """What to ask pip for: the newest onnxruntime that the WebUI's packages allow."""
+    barred = [first for first, package, least in NEEDS if (here := version(package)) is not None and here < least]
+    return REQUIREMENT + "".join(f",<{major}.{minor}" for major, minor in sorted(barred)[:1])
 
 
 def missing(found):
     """What to install, given the versions of the onnxruntime packages that are here; and a word to the user."""
-    if not found:
-        return REQUIREMENT, ""
     if any(version >= LEAST for version in found.values()):
         return "", ""
-    if set(found) == {"onnxruntime"}:
-        return REQUIREMENT, ""
+    if set(found) <= {"onnxruntime"}:
+        return newest(), ""
     names = ", ".join(found)
     return "", f"DP-Adapter needs onnxruntime 1.19 or newer; {names} is older and is left alone. Please update it."
 
@@ -70,7 +77,10 @@ def main():
         print(f"DP-Adapter: installing {requirement}")
         command = [sys.executable, "-m", "pip", "install", requirement, "-c", path, "--prefer-binary"]
         if subprocess.run(command, check=False).returncode:
-            print("DP-Adapter: onnxruntime could not be installed; install it by hand: pip install onnxruntime")
+            by_hand = f'"{sys.executable}" -m pip install "{requirement}"'
+            print(f"DP-Adapter: onnxruntime could not be installed; install it by hand: {by_hand}")
+        elif subprocess.run([sys.executable, "-c", "import onnxruntime"], check=False).returncode:
+            print("DP-Adapter: onnxruntime was installed but cannot be loaded, for the reason above.")
 
 
 if __name__ == "__main__":

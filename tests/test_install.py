@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,50 @@ def install() -> Any:
 def test_what_is_missing(install: Any, found: dict[str, tuple[int, int]], installs: bool, says: bool) -> None:
     requirement, words = install.missing(found)
     assert bool(requirement) == installs and bool(words) == says
+
+
+@pytest.mark.parametrize(
+    ("protobuf", "asks"),
+    [
+        ((3, 20, 0), "onnxruntime>=1.19,<1.27"),  # A1111, Forge, reForge; classic has 3.20.3
+        ((4, 25, 1), "onnxruntime>=1.19,<1.27"),
+        ((4, 25, 9), "onnxruntime>=1.19"),  # neo
+        ((6, 33, 0), "onnxruntime>=1.19"),
+        (None, "onnxruntime>=1.19"),
+    ],
+)
+def test_the_newest_that_fits_is_asked_for(install: Any, protobuf: tuple[int, ...] | None, asks: str) -> None:
+    """pip would fetch 20 MB for each release that does not fit, to read that it does not."""
+    assert install.newest({"protobuf": protobuf}.get) == asks
+
+
+def test_what_onnxruntime_needs_is_in_the_table(install: Any) -> None:
+    """Of the one that is installed here; a newer one that wants more than the WebUIs have fails here first."""
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    here = install.version_of("onnxruntime")
+    for line in importlib.metadata.requires("onnxruntime") or []:
+        found = re.match(r"([\w-]+) ?>=([\d.]+)$", line)
+        if found is None or found[1] not in install.PINNED:
+            continue
+        least = tuple(int(number) for number in found[2].split("."))
+        known = [least for first, package, least in install.NEEDS if package == found[1] and first <= here]
+        ours = re.search(rf'"{found[1]}>=([\d.]+)"', lines)
+        if ours is not None:
+            known.append(tuple(int(number) for number in ours[1].split(".")))
+        assert known and max(known) >= least, line
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("3.20.0", (3, 20, 0)), ("1.19", (1, 19, 0)), ("2.1.2+cu121", (2, 1, 2)), ("?", (0, 0, 0))]
+)
+def test_versions_are_compared_as_numbers(
+    install: Any, monkeypatch: pytest.MonkeyPatch, text: str, numbers: tuple[int, int, int]
+) -> None:
+    def told(_package: str) -> str:
+        return text
+
+    monkeypatch.setattr(install.importlib.metadata, "version", told)
+    assert install.version_of("any") == numbers
 
 
 def test_the_webuis_packages_are_held(install: Any) -> None:

@@ -22,6 +22,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="WEBUI",
         help="the WebUI's folder, or one of its folders of checkpoints; default: the WebUI in whose extensions this is",
     )
+    install.add_argument(
+        "--ckpt-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where the WebUI looks for checkpoints, if it is started with the flag of that name",
+    )
     parser.set_defaults(run=run)
 
 
@@ -29,16 +35,28 @@ def run(args: argparse.Namespace) -> int:
     """Installs.
 
     Raises:
-        HostError: no such folder, or the small base is not here.
+        HostError: no such folder, a WebUI that could not load it, or the small base is not here.
     """
-    from dp_adapter.demo.base_files import install
+    from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install
+    from dp_adapter.hosts.single_file import made_for
 
-    for path in install(args.folder or _surrounding()):
+    webui: Path | None = args.folder
+    if webui is None and (args.ckpt_dir is None or _in_extensions()):
+        webui = _surrounding()
+    installed = install(webui, checkpoints=args.ckpt_dir)
+    for path in installed:
         print(f"-> {path}")
+    if installed[-1].name != ADAPTER:
+        print(f"Its adapter is {SHIPPED / ADAPTER}: copy it into the WebUI's models/dp_adapter.")
+    print(f"Choose {NAME} as the WebUI's checkpoint, {made_for(installed[0])}.")
     return 0
 
 
+def _in_extensions() -> bool:
+    return _ROOT.parent.name == "extensions"
+
+
 def _surrounding() -> Path:
-    if _ROOT.parent.name != "extensions":
+    if not _in_extensions():
         raise HostError("This copy of DP-Adapter is not in a WebUI's extensions", "Give the WebUI's folder.")
     return _ROOT.parents[1]

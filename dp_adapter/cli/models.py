@@ -118,7 +118,10 @@ def _agreed(model: ModelFile, root: Path, *, yes: bool) -> bool:
 
 def _verify(root: Path, what: Sequence[str]) -> int:
     bad = 0
-    for model, path in _chosen(root, what):
+    chosen = _chosen(root, what)
+    if not chosen:
+        print(f"Nothing was compared: none of the known files is in {root}. Name another folder with --models-dir.")
+    for model, path in chosen:
         meter = Meter(path.name)
         try:
             if model is None:

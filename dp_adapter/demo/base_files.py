@@ -1,11 +1,12 @@
 """The small base's files in a WebUI: what must lie beside a checkpoint of other widths than SD1.5's.
 
-AUTOMATIC1111 and Forge build their networks from configurations of their own, unless told otherwise:
+The WebUIs build their networks from configurations of their own, unless told otherwise:
 
 * AUTOMATIC1111@82a973c0 ``modules/sd_models_config.py`` reads ``NAME.yaml`` beside ``NAME.safetensors``: UNet and VAE.
   The text encoder is ldm's ``FrozenCLIPEmbedder``, whose ``version`` may be a folder with a configuration and a
   tokenizer; absolute, as it is looked up from wherever the WebUI was started. Nothing of the extension is needed.
-* Forge reads no yaml for that; the extension leads it to the folder ``NAME`` (``webui/forge_widths.py``).
+* Forge, Forge neo, reForge and Forge classic know no other widths; the extension leads them to the folder ``NAME``
+  (``webui/forge_widths.py``, ``webui/reforge_widths.py``). Without it they could not load the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,132 +14,118 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from dp_adapter.errors import HostError
+from dp_adapter.hosts import ldm_config
 from dp_adapter.hosts.clip_tokenizer import write_tokenizer
+from dp_adapter.hosts.single_file import inspect_file
 
 NAME = "dp_small_base"
 ADAPTER = f"{NAME}_adapter.safetensors"
 SHIPPED = Path(__file__).parents[2] / "models" / "demo"
+_CHECKPOINTS = "Stable-diffusion"
+_GIVE = "give the folder in which it looks for checkpoints with --ckpt-dir"
 
 
-def install(webui: Path, shipped: Path = SHIPPED) -> list[Path]:
+def install(webui: Path | None, shipped: Path = SHIPPED, checkpoints: Path | None = None) -> list[Path]:
     """Puts the small base into a WebUI's folder of checkpoints; what is there under its name is replaced.
 
     Args:
-        webui: the WebUI's own folder, or another folder in which it looks for checkpoints.
+        webui: the WebUI's own folder, its folder of models, or another folder with checkpoints.
         shipped: folder with ``NAME.safetensors`` and ``NAME``, as ``tools/small_base/export.py`` writes it.
+        checkpoints: where the WebUI looks for checkpoints, if not in its own folder.
 
     Returns:
-        The checkpoint, its yaml, the folder of its configurations and, in a WebUI's own folder, the adapter.
+        The checkpoint, its yaml, the folder of its configurations and, where the WebUI looks for adapters, the adapter.
 
     Raises:
-        HostError: no such folder, or the small base is not here.
+        HostError: no such folder, none of checkpoints, a WebUI that could not load it, or the small base is not here.
     """
-    folder = checkpoints_of(webui).resolve()
-    checkpoint, configs = folder / f"{NAME}.safetensors", folder / NAME
-    if not (shipped / checkpoint.name).is_file() or not (shipped / NAME).is_dir():
+    folder = checkpoints_of(webui) if checkpoints is None else _existing(checkpoints)
+    _require_extension(folder if webui is None else webui)
+    original = shipped / f"{NAME}.safetensors"
+    if not original.is_file() or not (shipped / NAME).is_dir():
         raise HostError(f"The small base is not in {shipped}", "Get the whole repository, with models/demo.")
+    inspect_file(original)  # whole, and no pointer to a file that git did not fetch
+    models = adapters_of(folder, webui)
+    folder = folder.resolve()
+    checkpoint, configs, yaml = folder / original.name, folder / NAME, folder / f"{NAME}.yaml"
     shutil.copytree(shipped / NAME, configs, dirs_exist_ok=True)
     (configs / "tokenizer").mkdir(exist_ok=True)
     write_tokenizer(configs / "tokenizer")
     # One folder for both, since ldm takes the text encoder and the tokenizer from one place.
     shutil.copyfile(configs / "text_encoder" / "config.json", configs / "tokenizer" / "config.json")
-    yaml = folder / f"{NAME}.yaml"
     # JSON is YAML, and needs no package to be written.
-    yaml.write_text(json.dumps(ldm_config(configs), indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(shipped / checkpoint.name, checkpoint)
-    adapter = webui.resolve() / "models" / "dp_adapter" / ADAPTER
-    if folder == webui.resolve() or not (shipped / ADAPTER).is_file():
+    described = ldm_config.model(configs, configs / "tokenizer")
+    yaml.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    _copy(original, checkpoint)
+    if models is None or not (shipped / ADAPTER).is_file():
         return [checkpoint, yaml, configs]
-    adapter.parent.mkdir(exist_ok=True)
-    shutil.copyfile(shipped / ADAPTER, adapter)
-    return [checkpoint, yaml, configs, adapter]
+    models.mkdir(exist_ok=True)
+    _copy(shipped / ADAPTER, models / ADAPTER)
+    return [checkpoint, yaml, configs, models / ADAPTER]
 
 
-def checkpoints_of(webui: Path) -> Path:
-    """Where a WebUI looks for checkpoints, from its own folder; any other folder is taken for the place itself.
-
-    Raises:
-        HostError: no such folder.
-    """
-    if not webui.is_dir():
-        raise HostError(f"There is no folder {webui}", "Give the WebUI's folder.")
-    usual = webui / "models" / "Stable-diffusion"
-    return usual if usual.is_dir() else webui
-
-
-def ldm_config(configs: Path) -> dict[str, Any]:
-    """The model as CompVis' ``v1-inference.yaml`` describes it, from diffusers' configurations in a folder.
+def checkpoints_of(webui: Path | None) -> Path:
+    """Where a WebUI looks for checkpoints, from its own folder or that of its models; or a folder with checkpoints.
 
     Raises:
-        HostError: it cannot be described so.
+        HostError: no such folder, or it is none of these.
     """
-    unet, vae, schedule = (
-        json.loads((configs / name).read_text(encoding="utf-8"))
-        for name in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+    folder = _existing(webui)
+    for usual in (folder / "models" / _CHECKPOINTS, folder / _CHECKPOINTS):
+        if usual.is_dir():
+            return usual
+    if _is_webui(folder):
+        raise HostError(
+            f"The WebUI in {folder} has no folder models/{_CHECKPOINTS}",
+            f"Start it once, which makes the folder; if its models are elsewhere, {_GIVE}.",
+        )
+    if folder.name == _CHECKPOINTS or any(folder.glob("*.safetensors")) or any(folder.glob("*.ckpt")):
+        return folder
+    raise HostError(
+        f"{folder} is neither a WebUI's folder nor one with checkpoints", f"Give the WebUI's folder, or {_GIVE}."
     )
-    params: dict[str, Any] = {
-        "linear_start": schedule["beta_start"],
-        "linear_end": schedule["beta_end"],
-        "timesteps": schedule["num_train_timesteps"],
-        "num_timesteps_cond": 1,
-        "first_stage_key": "jpg",
-        "cond_stage_key": "txt",
-        "image_size": unet["sample_size"],
-        "channels": vae["latent_channels"],
-        "cond_stage_trainable": False,
-        "conditioning_key": "crossattn",
-        "scale_factor": vae["scaling_factor"],
-        "use_ema": False,
-        "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": _unet(unet)},
-        "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": _vae(vae)},
-        "cond_stage_config": {
-            "target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
-            "params": {"version": str(configs / "tokenizer")},
-        },
-    }
-    return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
 
 
-def _unet(config: dict[str, Any]) -> dict[str, Any]:
-    widths, heads = config["block_out_channels"], config["attention_head_dim"]  # that name means heads, in diffusers
-    sizes = {width / number for width, number in zip(widths, heads, strict=True)}
-    if len(sizes) > 1:
-        raise HostError("The UNet's heads are not all of one size", "Train it with heads in proportion to its widths.")
-    return {
-        "image_size": config["sample_size"],
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
-        "model_channels": widths[0],
-        "attention_resolutions": [2**i for i, kind in enumerate(config["down_block_types"]) if "CrossAttn" in kind],
-        "num_res_blocks": config["layers_per_block"],
-        "channel_mult": [width // widths[0] for width in widths],
-        "num_head_channels": int(sizes.pop()),
-        "use_spatial_transformer": True,
-        "transformer_depth": 1,
-        "context_dim": config["cross_attention_dim"],
-        "use_checkpoint": False,
-        "legacy": False,
-    }
+def adapters_of(checkpoints: Path, webui: Path | None) -> Path | None:
+    """Where the WebUI with these checkpoints looks for adapters; None where that cannot be told."""
+    if webui is not None and (webui / "models").is_dir():
+        return webui.resolve() / "models" / "dp_adapter"
+    return checkpoints.resolve().parent / "dp_adapter" if checkpoints.name == _CHECKPOINTS else None
 
 
-def _vae(config: dict[str, Any]) -> dict[str, Any]:
-    widths = config["block_out_channels"]
-    return {
-        "embed_dim": config["latent_channels"],
-        "ddconfig": {
-            "double_z": True,
-            "z_channels": config["latent_channels"],
-            "resolution": config["sample_size"],
-            "in_channels": config["in_channels"],
-            "out_ch": config["out_channels"],
-            "ch": widths[0],
-            "ch_mult": [width // widths[0] for width in widths],
-            "num_res_blocks": config["layers_per_block"],
-            "attn_resolutions": [],
-            "dropout": 0.0,
-        },
-        "lossconfig": {"target": "torch.nn.Identity"},
-    }
+def _existing(folder: Path | None) -> Path:
+    if folder is None or not folder.is_dir():
+        raise HostError(f"There is no folder {folder or ''}".rstrip(), "Give the WebUI's folder.")
+    return folder
+
+
+def _is_webui(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("webui.py", "launch.py", "modules", "extensions"))
+
+
+def _require_extension(place: Path) -> None:
+    """Forge and its relatives need the extension; asked of the WebUI around a place, where it can be told.
+
+    Raises:
+        HostError: it is not there.
+    """
+    here = place.absolute()
+    root = next((one for one in (here, *here.parents) if (one / "modules_forge").is_dir()), None)
+    if root is not None and not any(root.glob("extensions/*/dp_adapter/webui/reforge_widths.py")):
+        raise HostError(
+            f"The WebUI in {root} loads a checkpoint of these widths only with this version of DP-Adapter, which is "
+            "not among its extensions",
+            f"Put it into {root / 'extensions'} (or update it there), then install again.",
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A WebUI that looks meanwhile finds the whole file or none."""
+    part = target.with_name(f"{target.name}.part")
+    try:
+        shutil.copyfile(source, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)

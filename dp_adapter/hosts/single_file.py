@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _VAE_SIGNS = ("decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_c
 _LORA_SIGNS = ("lora_", ".hada_", ".lokr_", ".oft_")
 _TO_K = _UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _SD2_CONTEXT = 1024
+USAGE = "usage.json"
 _SUPPORTED = "Choose a Stable Diffusion 1.5 or SDXL checkpoint."
 
 # Key that only such a model has, and its name; other families first, because they share prefixes with ours.
@@ -184,6 +186,16 @@ def config_beside(checkpoint: Path) -> Path | None:
     """The folder ``NAME`` beside ``NAME.safetensors`` with a model's configurations, which other widths need."""
     folder = checkpoint.with_suffix("")
     return folder if (folder / "model_index.json").is_file() else None
+
+
+def made_for(checkpoint: Path) -> str:
+    """Picture size and the like that a checkpoint was made for, where the configurations beside it say so; or ""."""
+    folder = config_beside(checkpoint)
+    if folder is None or not (folder / USAGE).is_file():
+        return ""
+    usage = json.loads((folder / USAGE).read_text(encoding="utf-8"))
+    size = f"{usage['width']} × {usage['height']} px"
+    return f"{size}, CFG scale {usage['guidance']:g}, Clip skip {usage['clip_skip']}"
 
 
 def _shapes(path: Path) -> Shapes:

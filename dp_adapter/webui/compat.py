@@ -45,6 +45,15 @@ def loaded_model() -> Any | None:
     return None if model is None or type(model).__name__ == "FakeInitialModel" else model
 
 
+def chosen_checkpoint(title: str | None = None) -> Path | None:
+    """The file of a checkpoint by its title; by default of the one that the next job takes, loaded or not."""
+    from modules import sd_models, shared
+
+    chosen = title or getattr(shared.opts, "sd_model_checkpoint", None) or ""
+    info = sd_models.get_closet_checkpoint_match(chosen)
+    return None if info is None else Path(info.filename)
+
+
 def unet_patcher(model: Any) -> Any:
     """Forge's patcher of the model's UNet as it is now."""
     return model.forge_objects.unet

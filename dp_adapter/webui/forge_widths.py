@@ -1,61 +1,69 @@
-"""Forge: checkpoints of SD1.5's layout in other widths, such as the demo's small base.
+"""Forge and Forge neo: checkpoints of SD1.5's layout in other widths, such as the demo's small base.
 
-Forge tells what a checkpoint is by exact widths (lllyasviel/huggingface_guess@84826248 ``model_list.py``, ``SD15``:
-context_dim 768, model_channels 320) and builds the VAE and the text encoder from
+Both tell what a checkpoint is by exact widths (lllyasviel/huggingface_guess@84826248 ``model_list.py``, ``SD15``:
+context_dim 768, model_channels 320) and build the VAE and the text encoder from
 ``backend/huggingface/<huggingface_repo>`` (Forge@dfdcbab6 ``backend/loader.py``, ``forge_loader``). No file beside a
-checkpoint changes that. So one more kind of model goes to the end of its list, where it is asked only if none of
-Forge's own matches: a narrow SD1.5 whose configurations lie in the folder ``NAME`` beside ``NAME.safetensors``. The
-absolute path of that folder is its ``huggingface_repo``: joined to Forge's own folder, it stays what it is.
+checkpoint changes that. So one more kind of model goes to the end of their list, where it is asked only if none of
+their own matches: a narrow SD1.5 whose configurations lie in the folder ``NAME`` beside ``NAME.safetensors``, to which
+its ``huggingface_repo`` leads. reForge and Forge classic load otherwise: ``reforge_widths.py``.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from dp_adapter.webui import reforge_widths
 
 _NAME = "SD15OfOtherWidths"
 
 
 def register() -> None:
     """Adds the kind, once in a run of the WebUI; nothing where the WebUI does not guess so."""
+    reforge_widths.register()
     model_list: Any = sys.modules.get("huggingface_guess.model_list")  # its loader has imported it before any script
-    if model_list is not None and all(kind.__name__ != _NAME for kind in model_list.models):
-        model_list.models.append(_kind(model_list.SD15))
+    if model_list is None or any(kind.__name__ == _NAME for kind in model_list.models):
+        return
+    kind = _kind(model_list.SD15)
+    model_list.models.append(kind)
+    # neo chooses the engine by the exact type, Forge by what it is an instance of
+    for engine in getattr(sys.modules.get("backend.loader"), "possible_models", ()):
+        if model_list.SD15 in engine.matched_guesses:
+            engine.matched_guesses.append(kind)
 
 
 def _kind(sd15: Any) -> type:
-    """A subclass, as Forge chooses the engine of a checkpoint by what its kind is an instance of."""
+    """A subclass of the host's kind."""
 
     def matches(_cls: type, unet_config: Mapping[str, Any], _state_dict: object = None) -> bool:
         folder = _configs()
-        if folder is None:
-            return False
-        widths = {name: _unet(folder)[name] for name in ("model_channels", "context_dim")}
-        return all(unet_config.get(name) == value for name, value in (sd15.unet_config | widths).items())
+        return folder is not None and reforge_widths.is_so_wide(folder, unet_config, sd15)
 
     def init(self: Any, unet_config: Mapping[str, Any]) -> None:
         folder = _configs()
         assert folder is not None  # it has matched
-        self.huggingface_repo = str(folder)
-        self.unet_extra_config = {"num_heads": -1, "num_head_channels": _unet(folder)["num_head_channels"]}
+        self.huggingface_repo = _from_its_repositories(folder)
+        self.unet_extra_config = reforge_widths.heads(folder)
         sd15.__init__(self, unet_config)
 
     return type(_NAME, (sd15,), {"matches": classmethod(matches), "__init__": init})
 
 
-def _unet(folder: Path) -> dict[str, int]:
-    """Diffusers' configuration of a UNet, in the names of ldm."""
-    config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-    width = config["block_out_channels"][0]
-    heads = config["attention_head_dim"][0]  # that name means heads, in diffusers
-    return {
-        "model_channels": width,
-        "context_dim": config["cross_attention_dim"],
-        "num_head_channels": width // heads,
-    }
+def _from_its_repositories(folder: Path) -> str:
+    """The folder's path from Forge's own ``huggingface`` folder, to which it joins the repository's name.
+
+    neo looks for families' names in it ("Wan", "Anima"), which a user's home folder may contain.
+    """
+    loader = sys.modules.get("backend.loader")
+    if loader is None or loader.__file__ is None:
+        return str(folder)
+    try:
+        return os.path.relpath(folder, Path(loader.__file__).parent / "huggingface")
+    except ValueError:  # another drive of Windows
+        return str(folder)
 
 
 def _configs() -> Path | None:

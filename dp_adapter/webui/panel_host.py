@@ -1,7 +1,8 @@
-"""The host's own components that the panel reads: picture size and img2img's pictures."""
+"""The host's own components that the panel reads: picture size, img2img's pictures and the choice of a checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dp_adapter.webui.panel_compat import same_page
@@ -21,10 +22,22 @@ class HostComponents:
     def __init__(self) -> None:
         self._seen: dict[str, Any] = {}
         self._canvas = ""
+        self._checkpoint_panels: list[Callable[[Any], Any]] = []
+
+    def start_page(self) -> None:
+        """For the host's ``on_before_ui``: the panels of the page before are gone."""
+        self._checkpoint_panels.clear()
+
+    def on_checkpoint(self, wire: Callable[[Any], Any]) -> None:
+        """Has a panel wire the host's list of checkpoints, which every host builds after its tabs."""
+        self._checkpoint_panels.append(wire)
 
     def remember(self, component: Any, **options: Any) -> None:
         """For the host's ``on_after_component``."""
         name = options.get("elem_id") or ""
+        if _lists_checkpoints(name, options):
+            for wire in self._checkpoint_panels:
+                wire(component)
         if name in _WANTED:
             self._seen[name] = component
             self._canvas = name if name in INIT_IDS else ""
@@ -42,6 +55,12 @@ class HostComponents:
         """The component, where it is on the page that is being built."""
         component = self._seen.get(name)
         return component if component is not None and same_page(component) else None
+
+
+def _lists_checkpoints(name: str, options: Mapping[str, Any]) -> bool:
+    """Forge's list has no id; neo's of the VAE has the same class, and the refiner's the same label."""
+    unnamed = options.get("label") == "Checkpoint" and "model_selection" in (options.get("elem_classes") or ())
+    return name == "setting_sd_model_checkpoint" or unnamed
 
 
 HOST = HostComponents()

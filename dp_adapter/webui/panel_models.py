@@ -12,8 +12,9 @@ from modules.ui_components import ToolButton
 
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Choice, field_at
-from dp_adapter.webui import shared
+from dp_adapter.webui import compat, shared
 from dp_adapter.webui.panel_handlers import Speaking, Updates
+from dp_adapter.webui.panel_host import HOST
 from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status
 from dp_adapter.webui.values import MISFIT
@@ -80,7 +81,12 @@ def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:
 
     speaking.on(part.refresh.click, read, [part.model, part.variant], outputs)
     speaking.on(enabled.change, first, [enabled, part.model, part.variant], outputs, keeps=True)
+
+    def checkpoint(title: str | None) -> Updates:
+        return {speaking.line: status(_made_for(title))}
+
     speaking.on(part.model.input, choose, [part.model, part.variant], [part.variant])
+    HOST.on_checkpoint(lambda listed: speaking.on(listed.change, checkpoint, [listed], []))
 
 
 def _captions(listed: list[ModelFacts]) -> dict[str, str]:
@@ -100,10 +106,11 @@ def _nothing(listed: list[ModelFacts]) -> str:
 
 
 def _said(part: ModelPart, speaking: Speaking, name: str, variant: str, note: str = "") -> Updates:
-    """What is to be said about the chosen model, and the question about it."""
+    """What is to be said about the chosen model and the checkpoint, and the question about the model."""
     hidden = gr.update(visible=False, value="auto", choices=_variants())
+    made_for = _made_for()
     if not name:
-        return {part.variant: hidden, speaking.line: status(note, "warning")}
+        return {part.variant: hidden, speaking.line: status([note, made_for], "warning" if note else "note")}
     try:
         facts = models().facts(name)
     except DPAdapterError as error:
@@ -114,11 +121,21 @@ def _said(part: ModelPart, speaking: Speaking, name: str, variant: str, note: st
     if not facts.question:
         # An answer that was pasted or chosen before stays, the answer that is remembered needs no mention.
         kept = variant if variant in facts.variants else "auto"
-        return {part.variant: gr.update(visible=False, value=kept, choices=_variants()), speaking.line: ""}
+        question = gr.update(visible=False, value=kept, choices=_variants())
+        return {part.variant: question, speaking.line: status(made_for)}
     said = f"The content of {facts.name} cannot tell which kind it is. Choose it below; the answer is remembered."
     chosen = variant if variant in facts.question else None
     asked = gr.update(visible=True, choices=list(facts.question), value=chosen)
-    return {part.variant: asked, speaking.line: status("" if chosen else said, "warning")}
+    return {part.variant: asked, speaking.line: status(made_for) if chosen else status([said, made_for], "warning")}
+
+
+def _made_for(title: str | None = None) -> str:
+    """What the chosen checkpoint was made for, where it is another size than what users expect of its family."""
+    from dp_adapter.hosts.single_file import made_for
+
+    checkpoint = compat.chosen_checkpoint(title)
+    said = "" if checkpoint is None else made_for(checkpoint)
+    return f"The checkpoint {checkpoint.stem} was made for {said}." if checkpoint and said else ""
 
 
 def _refusal(facts: ModelFacts) -> str:

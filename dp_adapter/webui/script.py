@@ -128,7 +128,9 @@ def _before_step(params: Any) -> None:
 
 def _before_ui() -> None:
     from dp_adapter.webui import xyz
+    from dp_adapter.webui.panel_host import HOST
 
+    HOST.start_page()
     xyz.register()
 
 

@@ -194,6 +194,7 @@ def test_models(tmp_path: Path, capsys: Capture) -> None:
     assert listed.startswith("ID") and str(tmp_path) in listed and "missing" in listed
     assert main(["models", "where", *root]) == 0 and str(tmp_path) in capsys.readouterr().out
     assert main(["models", "verify", *root]) == 0
+    assert capsys.readouterr().out.startswith("Nothing was compared")
     assert main(["models", "get", "no-such-model", *root]) == 1
     assert capsys.readouterr().err.startswith("dp-adapter: ")
     (tmp_path / "foreign.bin").write_bytes(b"x")

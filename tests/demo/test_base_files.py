@@ -3,10 +3,7 @@
 import hashlib
 import importlib
 import json
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,14 +14,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dp_adapter.cli import main
 from dp_adapter.demo import tiny_base
-from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install, ldm_config
+from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install
 from dp_adapter.errors import HostError
+from dp_adapter.hosts import ldm_config
 from dp_adapter.hosts.pipelines import load
-from dp_adapter.webui import forge_widths
+from dp_adapter.hosts.single_file import made_for
 from dp_adapter.weights.library import Library
 from tests import tiny
 from tests.hosts import ldm_unet
-from tests.webui import fake_webui
 from tools.small_base import ldm_names
 from tools.small_base.export import METADATA, PARTS, export
 
@@ -158,10 +155,11 @@ def test_heads_of_unequal_size_cannot_be_described(shipped: Path, tmp_path: Path
     config = json.loads((tmp_path / "unet" / "config.json").read_text()) | {"attention_head_dim": [1, 1, 2, 2]}
     (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
     with pytest.raises(HostError, match="heads"):
-        ldm_config(tmp_path)
+        ldm_config.unet(tmp_path)
 
 
 def test_where_it_cannot_be_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Stable-diffusion").mkdir()
     with pytest.raises(HostError, match="no folder"):
         install(tmp_path / "absent")
     with pytest.raises(HostError, match="not in"):
@@ -170,40 +168,74 @@ def test_where_it_cannot_be_installed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Give the WebUI's folder" in capsys.readouterr().err
 
 
-class SD15:
-    """huggingface_guess@84826248 ``model_list.py``: what of ``BASE`` and ``SD15`` decides about widths."""
-
-    unet_config: Mapping[str, Any] = {
-        "context_dim": 768,
-        "model_channels": 320,
-        "use_linear_in_transformer": False,
-    }
-    huggingface_repo = "runwayml/stable-diffusion-v1-5"
-    unet_extra_config: Mapping[str, int] = {"num_heads": 8, "num_head_channels": -1}
-
-    def __init__(self, unet_config: dict[str, Any]) -> None:
-        self.unet_config = {**unet_config, **self.unet_extra_config}
+def folders(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return root
 
 
-def test_forge_is_led_to_the_folder(webui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = ModuleType("huggingface_guess.model_list")
-    vars(listed).update(SD15=SD15, models=[SD15])
-    forge_widths.register()  # another WebUI: nothing to do
-    monkeypatch.setitem(sys.modules, listed.__name__, listed)
-    forge_widths.register()
-    forge_widths.register()
-    known, kind = listed.models
-    assert (known, issubclass(kind, SD15)) == (SD15, True)
-    narrow = {"context_dim": 64, "model_channels": 32, "use_linear_in_transformer": False, "num_res_blocks": 2}
-    with fake_webui.installed(tmp_path / "models") as modules:
-        parameters: dict[str, Any] = {}
-        vars(modules["modules.sd_models"])["model_data"].forge_loading_parameters = parameters
-        assert not kind.matches(narrow, {})
-        parameters["checkpoint_info"] = SimpleNamespace(filename=str(webui / "other.safetensors"))
-        assert not kind.matches(narrow, {})
-        parameters["checkpoint_info"] = SimpleNamespace(filename=str(webui / f"{NAME}.safetensors"))
-        assert not kind.matches(narrow | {"context_dim": 768}, {})
-        assert kind.matches(narrow, {})
-        made = kind(narrow)
-    assert made.huggingface_repo == str(webui / NAME)
-    assert made.unet_config == narrow | {"num_heads": -1, "num_head_channels": 32}
+def files_in(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        (["modules", "models/dp_adapter"], "no folder models/Stable-diffusion. Start it once"),  # never started
+        (["extensions"], "no folder models/Stable-diffusion"),
+        (["pictures"], "neither a WebUI's folder nor one with checkpoints"),
+        ([], "--ckpt-dir"),
+        (["modules_forge", "models/Stable-diffusion"], "not among its extensions"),
+        (["modules_forge", "models/Stable-diffusion", "extensions/old/dp_adapter/webui"], "or update it there"),
+    ],
+)
+def test_a_folder_where_it_would_not_be_found_is_refused(
+    shipped: Path, tmp_path: Path, there: list[str], says: str
+) -> None:
+    with pytest.raises(HostError) as refused:
+        install(folders(tmp_path / "webui", "any", *there), shipped)
+    assert says in str(refused.value)
+    assert not files_in(tmp_path)
+
+
+def test_checkpoints_inside_forge_need_the_extension_too(shipped: Path, tmp_path: Path) -> None:
+    webui = folders(tmp_path, "modules_forge", "models/Stable-diffusion")
+    with pytest.raises(HostError, match="extensions"):
+        install(webui / "models" / "Stable-diffusion", shipped)
+    extension = folders(webui / "extensions", "dp/dp_adapter/webui")
+    (extension / "dp/dp_adapter/webui/reforge_widths.py").touch()
+    assert install(webui / "models" / "Stable-diffusion", shipped)
+
+
+def test_a_folder_of_models_or_checkpoints(shipped: Path, tmp_path: Path) -> None:
+    usual = folders(tmp_path, "models/Stable-diffusion") / "models" / "Stable-diffusion"
+    for place in (tmp_path, tmp_path / "models", usual):  # the second is the one of --models-dir
+        assert install(place, shipped)[0] == usual / f"{NAME}.safetensors"
+    own = folders(tmp_path / "own", "empty") / "empty"
+    (tmp_path / "own" / "some.safetensors").touch()
+    assert install(tmp_path / "own", shipped)[0].parent == tmp_path / "own"
+    assert install(None, shipped, checkpoints=own)[0].parent == own
+
+
+def test_a_damaged_download_is_not_installed(shipped: Path, tmp_path: Path) -> None:
+    broken = folders(tmp_path, "broken", f"broken/{NAME}", "models/Stable-diffusion") / "broken"
+    (broken / f"{NAME}.safetensors").write_bytes((shipped / f"{NAME}.safetensors").read_bytes()[:-100])
+    with pytest.raises(HostError, match="truncated or damaged"):
+        install(tmp_path, broken)
+    assert not files_in(tmp_path / "models")
+
+
+def test_the_command_says_what_to_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = folders(tmp_path, "own") / "own"
+    assert main(["demo-base", "install", "--ckpt-dir", str(own)]) == 0
+    told = capsys.readouterr().out
+    assert ADAPTER in told and "copy it into the WebUI's models/dp_adapter" in told  # nobody knows where that is
+    assert f"Choose {NAME} as the WebUI's checkpoint, 128 × 128 px, CFG scale 3, Clip skip 1." in told
+    webui = folders(tmp_path, "webui/models/Stable-diffusion") / "webui"
+    assert main(["demo-base", "install", str(webui), "--ckpt-dir", str(own)]) == 0
+    assert "copy it" not in capsys.readouterr().out and (webui / "models" / "dp_adapter" / ADAPTER).is_file()
+
+
+def test_what_a_checkpoint_was_made_for(webui: Path) -> None:
+    assert made_for(webui / f"{NAME}.safetensors") == "128 × 128 px, CFG scale 3, Clip skip 1"
+    assert made_for(webui / "other.safetensors") == ""

@@ -41,7 +41,7 @@ def request(job: Job) -> dict[str, Any]:
     return {
         "prompt": job.prompt, "negative_prompt": job.negative_prompt, "width": job.width, "height": job.height,
         "steps": job.steps, "cfg_scale": job.guidance, "seed": job.seed, "sampler_name": SAMPLERS[job.sampler],
-        "override_settings": {"randn_source": "CPU"},
+        "override_settings": {"randn_source": "CPU", "CLIP_stop_at_last_layers": 1},  # neo starts with 2
     }  # fmt: skip
 
 

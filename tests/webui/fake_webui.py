@@ -171,7 +171,11 @@ def host_modules(models: Path) -> dict[str, types.ModuleType]:
             sd_model=None,
         ),
         _module("modules.devices", get_device_for=_device_for),
-        _module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
+        _module(
+            "modules.sd_models",
+            model_data=SimpleNamespace(sd_model=None),
+            get_closet_checkpoint_match=lambda _name: None,  # pyright: ignore[reportUnknownLambdaType]
+        ),
         _module("modules.sd_unet", current_unet=None),
         _module("modules.infotext_utils", quote=quote, PasteField=PasteField),
         _module("modules.processing", StableDiffusionProcessing=type("StableDiffusionProcessing", (), {})),

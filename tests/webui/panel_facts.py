@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tests.webui import fake_webui
@@ -31,9 +32,44 @@ def main() -> None:
         "loaded": loaded,
         "session": "dp_adapter.session" in sys.modules,
         "widgets": {name: _facts(one) for name, one in built.by_name.items()},
+        "checkpoints": _checkpoints(Path(sys.argv[1])),
         "shared": any(a is b for a in script.panels[0].components for b in script.panels[1].components),
     }
     sys.stdout.write(json.dumps(facts))
+
+
+def _checkpoints(models: Path) -> list[list[str]]:
+    """What the two panels of a page say when a checkpoint that says what it was made for is chosen, then another one.
+
+    As in the hosts, tabs are pages of their own, and the list of checkpoints is built after them.
+    """
+    import gradio as gr
+
+    from dp_adapter.webui.panel_host import HOST
+
+    (models / "small").mkdir(parents=True)
+    (models / "small" / "model_index.json").write_text("{}")
+    usage = {"width": 128, "height": 128, "guidance": 3, "clip_skip": 1}
+    (models / "small" / "usage.json").write_text(json.dumps(usage))
+
+    def closest(title: str) -> SimpleNamespace:
+        return SimpleNamespace(filename=str(models / title))
+
+    vars(sys.modules["modules.sd_models"])["get_closet_checkpoint_match"] = closest
+    HOST.start_page()
+    tabs: list[Any] = []
+    for is_img2img in (False, True):
+        with gr.Blocks() as tab:
+            fake_webui.PanelScript().ui(is_img2img)
+        tabs.append(tab)
+    with gr.Blocks() as page:
+        listed = gr.Dropdown(["small.safetensors"], elem_id="setting_sd_model_checkpoint")
+        HOST.remember(listed, elem_id=listed.elem_id)
+        for tab in tabs:
+            tab.render()
+    every: Any = page.fns
+    events = [one for one in (every.values() if isinstance(every, dict) else every) if listed in one.inputs]
+    return [list(one.fn(f"{name}.safetensors").values()) for name in ("small", "other") for one in events]
 
 
 def _facts(component: Any) -> dict[str, Any]:

@@ -41,6 +41,13 @@ def test_a_fresh_panel_is_off_and_asks_for_the_defaults(facts: dict[str, Any]) -
     assert not facts["shared"], "several panels of one script must not share components"
 
 
+def test_a_checkpoint_says_what_it_was_made_for_when_it_is_chosen(facts: dict[str, Any]) -> None:
+    """In both tabs; another checkpoint takes the words back."""
+    small = facts["checkpoints"][:2]
+    assert all("small was made for 128 × 128 px, CFG scale 3, Clip skip 1." in words for (words,) in small)
+    assert facts["checkpoints"][2:] == [[""], [""]]
+
+
 def test_building_loads_nothing_heavy(facts: dict[str, Any]) -> None:
     assert not {"torch", "onnxruntime", "cv2", "safetensors", "insightface", "transformers"} & set(facts["loaded"])
     assert not facts["session"]

@@ -19,6 +19,7 @@ from safetensors.torch import save
 
 from dp_adapter.demo.base_files import NAME
 from dp_adapter.hosts import pipelines
+from dp_adapter.hosts.single_file import USAGE
 from tools.small_base import ldm_names
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -37,6 +38,9 @@ METADATA = {
     "modelspec.data_type": "fp16",
 }
 """Stability-AI/ModelSpec 1.0.0; WebUIs show it beside the checkpoint."""
+MADE_FOR = {"width": 128, "height": 128, "guidance": 3, "clip_skip": 1}
+"""The panel says it where the checkpoint is chosen. The guidance is what it was evaluated with; Forge neo skips a layer
+of the text encoder unless told otherwise."""
 
 README = """# The small base
 
@@ -72,6 +76,7 @@ def export(folder: Path, out: Path, adapter: Path | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         config = _without_versions(json.loads((folder / name).read_text(encoding="utf-8")))
         target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / NAME / USAGE).write_text(json.dumps(MADE_FOR, indent=2) + "\n", encoding="utf-8")
     path = out / f"{NAME}.safetensors"
     path.write_bytes(_sorted(save(state, METADATA)))
     _check(pipeline, pipelines.load(path, "cpu", "float32"))
