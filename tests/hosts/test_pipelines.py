@@ -248,7 +248,7 @@ def test_files_that_are_no_models(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "sd3").mkdir()
     (tmp_path / "sd3" / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     for name, words in (
-        ("code.ckpt", "more than weights"),
+        ("code.ckpt", "contains code, not only weights"),
         ("cut.safetensors", "truncated or damaged"),
         ("notes.txt", "No model is this file"),
         ("missing.safetensors", "There is no model"),

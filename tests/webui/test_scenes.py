@@ -16,7 +16,13 @@ from dp_adapter.webui import scenes
 
 
 def job(**changes: Any) -> Any:
-    return SimpleNamespace(**({"width": 64, "height": 96, "resize_mode": 0, "paste_to": None, "nmask": None} | changes))
+    own = {"width": 64, "height": 96, "resize_mode": 0, "paste_to": None, "nmask": None, "steps": 4}
+    return SimpleNamespace(**(own | {"denoising_strength": 0.75} | changes))
+
+
+@pytest.fixture(autouse=True)
+def no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes.compat, "makes_all_steps", lambda: False)
 
 
 def marked(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:

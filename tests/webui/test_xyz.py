@@ -239,7 +239,7 @@ def test_numbers_that_may_be_automatic(plot: Plot) -> None:
         ("Model", "x.ckpt", "x.ckpt cannot be used: "),
         ("Model", "y.safetensors", "There is no model 'y.safetensors'"),
         ("Identity", "Bob", "no saved identity 'Bob'"),
-        ("Mode", "portrait, age", "X/Y/Z cell with Mode age: target_age"),
+        ("Face choice", "largest, like", "X/Y/Z cell with Face choice like: face.like"),
     ],
 )
 def test_every_value_is_checked_before_the_first_cell(

@@ -363,7 +363,7 @@ def layout(name: str) -> WeightFile:
     for part, shapes in facts.items():
         for key, shape in shapes.items() if isinstance(shapes, dict) else ():
             full = key if part in DICTS else f"{part}.{key}"
-            if isinstance(shape, list):  # the rest are remarks
+            if isinstance(shape, list) and all(isinstance(side, int) for side in shape):  # the rest are remarks
                 tensors[full] = torch.empty(shape, dtype=torch.float16, device="meta")
     return WeightFile(Path(f"{name}.bin"), tensors, {})
 
