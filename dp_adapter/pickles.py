@@ -7,12 +7,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import torch
 from torch import serialization
 
 from dp_adapter.errors import WeightsError
 
 AGAIN = "Download it again and compare its size with the page it came from."
 _CODE = ("unsupported global", "unsupported class")  # words of torch's refusals, 2.1 to 2.13
+# How torch names the making of tensors of types that came later, 8-bit floats among them.
+_NEWER = ("torch._utils._rebuild_", "torch.float8_", "torch.uint", "torch.serialization._get_layout")
 _SAFE = "Nothing of it was run. Get this model as .safetensors from a source you trust."
 
 
@@ -27,6 +30,9 @@ def unpickle(path: Path) -> object:
     except WeightsError:
         raise
     except Exception as error:  # damaged bytes make an unpickler raise anything
+        if any(sign in str(error) for sign in _NEWER):
+            problem = f"{path.name} holds numbers of a kind that torch {torch.__version__} cannot read from this format"
+            raise WeightsError(problem, "Get this model as .safetensors, or update torch.") from error
         if any(sign in str(error).lower() for sign in _CODE):
             raise WeightsError(f"{path.name} contains code, not only weights", _SAFE) from error
         if isinstance(error, pickle.UnpicklingError):

@@ -34,11 +34,12 @@ class Faces:
     warns: bool = False
 
 
-def found(item: dict[str, Any], common: Mapping[str, Any]) -> Faces:
+def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> Faces:
     """Looks for faces in a photo of the panel's list.
 
     Args:
         common: the face choice of all photos, as in a request.
+        name: what the photo is called in an error.
 
     Raises:
         PictureError, SettingsError: the photo is not here any more, or the face choice is not valid.
@@ -50,7 +51,7 @@ def found(item: dict[str, Any], common: Mapping[str, Any]) -> Faces:
         return Faces((), "A saved identity: its faces were chosen when it was saved.")
     session = shared.session()
     detector = session.encoders.yunet
-    picture = session.photos.read(source, "Photo")
+    picture = session.photos.read(source, name)
     faces = session.photos.faces(picture, detector)
     if not faces:
         return Faces((), "No face was found in this photo. Use one where the face is larger or turned less.", True)

@@ -10,7 +10,7 @@ import gradio as gr
 from modules.ui_components import ToolButton
 
 from dp_adapter import naming
-from dp_adapter.errors import DPAdapterError
+from dp_adapter.errors import DPAdapterError, PictureError
 from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui import panel_faces, panel_lists, panel_pictures, shared
 from dp_adapter.webui.panel_compat import uploads
@@ -190,12 +190,14 @@ def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
     }
     if not items:
         return updates
+    name = naming.begun(naming.photo(index))
     try:
-        found = panel_faces.found(item, common)
+        found = panel_faces.found(item, common, name)
         said = status([found.said, *_disagreements(items)], "warning" if found.warns else "note")
         shown = gr.update(value=list(found.pictures), visible=len(found.pictures) > 1)
     except DPAdapterError as error:
-        said, shown = status(f"{naming.begun(naming.photo(index))}: {words(error)}", "error"), updates[part.faces]
+        told = words(error) if isinstance(error, PictureError) else f"{name}: {words(error)}"
+        said, shown = status(told, "error"), updates[part.faces]
     return {**updates, part.said: said + _marked(part, index), part.faces: shown}
 
 

@@ -66,7 +66,7 @@ class DPAdapterScript(scripts.Script):
         # Off costs nothing, not even an import.
         if _off(args) and not hasattr(p, "dp_adapter_overrides"):
             return
-        setattr(p, FROM_PANEL, args[:1] in ((None,), ("",)))
+        setattr(p, FROM_PANEL, not getattr(p, "is_api", False) and args[:1] in ((None,), ("",)))
         with stopping(p):
             from dp_adapter.webui.described import forget
             from dp_adapter.webui.run import Run, settings_for

@@ -72,7 +72,8 @@ class Library:
             raise WeightsError("No model was chosen", f"Choose one of: {', '.join(sorted(files)) or 'none found'}.")
         if self._paths_allowed and (path := _file(name)) is not None:
             return path
-        near = difflib.get_close_matches(name, list(files), n=1, cutoff=0.4)
+        stems = {path.stem: known for known, path in files.items()}  # endings alike say nothing
+        near = [stems[stem] for stem in difflib.get_close_matches(Path(name).stem, list(stems), n=1)]
         where = ", ".join(str(root / FOLDERS[0]) for root in self._roots)
         raise WeightsError(
             f"There is no model '{name[:80]}'", f"Did you mean '{near[0]}'?" if near else f"Put it into {where}."

@@ -226,15 +226,15 @@ def test_the_preview_says_where_nothing_is_known_and_where_a_face_is(session: Se
 def test_faces_are_shown_with_the_one_that_is_taken(session: Session, portrait: Path, faceless: Path) -> None:
     common = {"choice": "largest"}
     source = kept(session, Image.open(portrait))
-    found = panel_faces.found({"image": source}, common)
+    found = panel_faces.found({"image": source}, common, "Photo 1")
     assert [caption for _, caption in found.pictures] == ["1 ✓"]
     assert found.said.startswith("1 face found.")
-    refused = panel_faces.found({"image": source, "face": {"choice": "index", "index": 3}}, common)
+    refused = panel_faces.found({"image": source, "face": {"choice": "index", "index": 3}}, common, "Photo 1")
     assert refused.warns
     assert [caption for _, caption in refused.pictures] == ["1"]
-    nobody = panel_faces.found({"image": kept(session, Image.open(faceless))}, common)
+    nobody = panel_faces.found({"image": kept(session, Image.open(faceless))}, common, "Photo 1")
     assert (nobody.pictures, nobody.warns) == ((), True)
-    assert panel_faces.found({"image": "identity:Ada"}, common).said.startswith("A saved identity")
+    assert panel_faces.found({"image": "identity:Ada"}, common, "Photo 1").said.startswith("A saved identity")
 
 
 def test_what_is_gone_has_a_grey_thumbnail(session: Session, portrait: Path) -> None:

@@ -244,6 +244,27 @@ def test_a_script_is_not_run(tmp_path: Path) -> None:
         formats.read(tmp_path / "x.pt")
 
 
+def test_a_tar_archive_with_a_zip_file_behind_it(tmp_path: Path) -> None:
+    """Whoever looks for zip files at their end takes it for one; torch looks at the front."""
+    with tarfile.open(tmp_path / "x.pt", "w") as archive:
+        archive.addfile(tarfile.TarInfo("pickle"), io.BytesIO(b""))
+    with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
+        archive.writestr("x/data.pkl", b"")
+    assert zipfile.is_zipfile(tmp_path / "x.pt")
+    damaged(tmp_path / "x.pt", "tar archive")
+
+
+def test_numbers_that_this_torch_does_not_know_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.1 refuses 8-bit floats in its own format in the words that it has for code."""
+
+    def refuse(*_args: object, **_kwargs: object) -> object:
+        raise pickle.UnpicklingError("WeightsUnpickler error: Unsupported class torch._utils._rebuild_tensor_v3")
+
+    monkeypatch.setattr(torch.serialization, "load", refuse)
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.bin")
+    damaged(tmp_path / "x.bin", "numbers of a kind that torch", "cannot read from this format")
+
+
 # Digest.
 
 

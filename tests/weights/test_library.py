@@ -46,6 +46,8 @@ def test_resolving(tmp_path: Path) -> None:
         library.resolve("")
     with pytest.raises(WeightsError, match=r"Did you mean 'b\.v2\.bin'"):
         library.resolve("b.v3.bin")
+    with pytest.raises(WeightsError, match="Put it into"):
+        library.resolve("else.safetensors")
     b.unlink()
     assert library.resolve("") == a, "the only one, seen without a restart"
     a.unlink()
