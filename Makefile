@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTHON310 ?= python3.10
 VENV ?= .venv
 OLDEST ?= .venv-oldest
+OLDEST_TESTS ?= tests/settings tests/core tests/weights tests/identity tests/session tests/hosts tests/webui --ignore tests/webui/test_panel_browser.py
 BIN = $(VENV)/bin
 # nothing is resolved at set-up: every package stands in a lock, by version and hash
 LOCKED = --quiet --no-deps --require-hashes
