@@ -1,24 +1,29 @@
 # make test: format, lint, types, tests.   make demo: the demo page.   Both set everything up by themselves, from the
-# locked versions in requirements/.   make lock renews those; make test-newest tries what they would become.
-# make test-oldest: the extension on the oldest versions that its WebUIs have (Python 3.10, Linux).
+# locked versions in requirements/.   make lock: renews those.   make test-newest: tries what they would become.
+# make test-oldest: what a WebUI reaches, on the oldest versions that one has (Python 3.10, Linux).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTHON310 ?= python3.10
 VENV ?= .venv
 OLDEST ?= .venv-oldest
-OLDEST_TESTS ?= tests/settings tests/core tests/weights tests/identity tests/session tests/hosts tests/webui --ignore tests/webui/test_panel_browser.py
+LOCKS ?= requirements
 BIN = $(VENV)/bin
 # nothing is resolved at set-up: every package stands in a lock, by version and hash
 LOCKED = --quiet --no-deps --require-hashes
 
-.PHONY: demo test test-oldest test-newest lock check format clean
+# $(call install,ENVIRONMENT,LOCK LOCK …)
+install = $1/bin/pip install $(LOCKED) -r $(LOCKS)/build.txt && \
+	$1/bin/uv pip install $(LOCKED) --python $1/bin/python --no-build-isolation $(patsubst %,-r $(LOCKS)/%.txt,$2)
+site-packages = $1/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+gradio = $(abspath $(VENV)-gradio$1/bin/python)
 
-test: $(VENV)/installed .venv-gradio3/installed .venv-gradio4/installed
+.PHONY: demo test test-oldest test-newest lock format clean
+
+test: $(VENV)/installed $(VENV)-gradio3/installed $(VENV)-gradio4/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST)
+	DP_GRADIO3=$(call gradio,3) DP_GRADIO4=$(call gradio,4) $(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST)
 
-# what a WebUI reaches, without browsers and golden vectors
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -q -n auto --dist loadfile $(OLDEST_TESTS) $(PYTEST)
 
@@ -29,12 +34,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# $(call install,ENVIRONMENT,LOCK LOCK …)
-install = $1/bin/pip install $(LOCKED) -r requirements/build.txt && \
-	$1/bin/uv pip install $(LOCKED) --python $1/bin/python --no-build-isolation $(patsubst %,-r requirements/%.txt,$2)
-site-packages = $1/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"
-
-$(VENV)/installed: pyproject.toml requirements/build.txt requirements/dev.txt requirements/bare.txt requirements/torch.txt
+$(VENV)/installed: pyproject.toml $(patsubst %,$(LOCKS)/%.txt,build dev bare) requirements/torch.txt
 	$(PYTHON) -m venv $(VENV)
 	$(call install,$(VENV),dev bare)
 	$(BIN)/pip install --quiet -r requirements/torch.txt
@@ -42,29 +42,40 @@ $(VENV)/installed: pyproject.toml requirements/build.txt requirements/dev.txt re
 	touch $@
 
 # the WebUIs' two gradios, for the panel's tests; torch and the like are lent to them
-.venv-gradio%/installed: requirements/build.txt requirements/gradio%.txt $(VENV)/installed
-	$(PYTHON) -m venv .venv-gradio$*
-	$(call install,.venv-gradio$*,gradio$*)
-	$(call site-packages,$(VENV)) > $$($(call site-packages,.venv-gradio$*))/lent.pth
+$(VENV)-gradio%/installed: $(LOCKS)/build.txt $(LOCKS)/gradio%.txt $(VENV)/installed
+	$(PYTHON) -m venv $(@D)
+	$(call install,$(@D),gradio$*)
+	$(call site-packages,$(VENV)) > $$($(call site-packages,$(@D)))/lent.pth
 	touch $@
 
-$(OLDEST)/installed: requirements/build.txt requirements/oldest.txt requirements/bare.txt
+$(OLDEST)/installed: $(patsubst %,$(LOCKS)/%.txt,build oldest bare)
 	$(PYTHON310) -m venv $(OLDEST)
 	$(call install,$(OLDEST),oldest bare)
 	touch $@
 
 # The locks, renewed from the files that people edit: pyproject.toml and requirements/*.in
 COMPILE = .venv-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --custom-compile-command "make lock"
+UNIVERSAL = $(COMPILE) --universal --python-version 3.10
 lock: .venv-lock/installed
-	$(COMPILE) --universal --python-version 3.10 requirements/build.in -o requirements/build.txt
-	$(COMPILE) --universal --python-version 3.10 requirements/bare.in -o requirements/bare.txt --no-deps
-	$(COMPILE) --universal --python-version 3.10 pyproject.toml --extra dev -c requirements/torch.txt -o requirements/dev.txt
-	$(COMPILE) --universal --python-version 3.10 requirements/gradio3.in -o requirements/gradio3.txt
-	$(COMPILE) --universal --python-version 3.10 requirements/gradio4.in -o requirements/gradio4.txt
-	$(COMPILE) --python-platform x86_64-manylinux_2_28 --python-version 3.10 --resolution lowest-direct --no-config \
-	  pyproject.toml requirements/oldest.in --extra generate -o requirements/oldest.txt
+	mkdir -p $(LOCKS)
+	$(UNIVERSAL) requirements/build.in -o $(LOCKS)/build.txt
+	$(UNIVERSAL) requirements/bare.in -o $(LOCKS)/bare.txt --no-deps
+	$(UNIVERSAL) pyproject.toml --extra dev -c requirements/torch.txt -o $(LOCKS)/dev.txt
+	$(UNIVERSAL) requirements/gradio3.in -o $(LOCKS)/gradio3.txt
+	$(UNIVERSAL) requirements/gradio4.in -o $(LOCKS)/gradio4.txt
+	$(COMPILE) --no-config --python-platform x86_64-manylinux_2_28 --python-version 3.10 --resolution lowest-direct \
+	  pyproject.toml requirements/oldest.in --extra generate -o $(LOCKS)/oldest.txt
 
 .venv-lock/installed: requirements/build.txt
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install $(LOCKED) -r requirements/build.txt
 	touch $@
+
+# what would change, then the tests on it; the locks stay as they are
+test-newest:
+	$(MAKE) lock LOCKS=out/newest
+	-diff --ignore-matching-lines='--hash\|#' requirements/dev.txt out/newest/dev.txt
+	$(MAKE) test VENV=.venv-newest LOCKS=out/newest
+
+clean:
+	rm -rf $(VENV) $(VENV)-gradio3 $(VENV)-gradio4 .venv-oldest .venv-newest* .venv-lock out .pytest_cache .ruff_cache
