@@ -66,38 +66,9 @@ def prepared_of(
     settings = edit.settings
     way = way_of(settings, checkpoint)
     options = options_of(settings, variant, scene.encode)
-    identities: list[Identity] = []
-    told: list[PersonExplanation] = []
-    tracks = {} if tracker is None else {one.number: one for one in tracker.people}
-    for number, person in people.items():
-        options = replace(options, person=number)
-        tokens, area = checkpoint.tokens(person.features, options), areas[number]
-        weight = settings.weight * area.weight
-        on_text = text_side(settings, texts[number], area.weight)
-        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
-        mine = by_words.get(number)
-        one = replace(one, entity=None if mine is None else mine.entity, reference=person.reference)
-        followed = tracks.get(number)
-        if tracker is None or followed is None:
-            identities.append(replace(one, mask=area.mask, free=area.free))
-            region = area.source
-        else:
-            identities.append(replace(one, track=followed.track))
-            region = following_words(area, followed, settings.tracking, tracker.plan, alone=len(people) == 1)
-        told.append(
-            PersonExplanation(
-                number,
-                person.photos,
-                person.combine,
-                person.encoders,
-                len(tokens.cond),
-                region if mine is None else mine.told(region),
-                round(area.coverage if followed is None else followed.coverage, 4),
-                in_words(settings, number, on_text),
-                person.looks_at,
-            )
-        )
+    identities, told = _persons(settings, checkpoint, options, people, texts, areas, tracker, by_words)
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
+    tracks = () if tracker is None else [one.number for one in tracker.people]
     waiting = settings.tracking.fallback != "full" or (tracker is not None and tracker.plan.hurried)
     known = all(area.known or (number in tracks and waiting) for number, area in areas.items())
     schedule = _schedule(settings, checkpoint, known, scene.progress)
@@ -144,6 +115,52 @@ def prepared_of(
             if injection.active and one.on_text is not None
         ),
     )
+
+
+def _persons(
+    settings: Settings,
+    checkpoint: Checkpoint,
+    options: TokenOptions,
+    people: Mapping[int, Person],
+    texts: Mapping[int, TextIdentity | None],
+    areas: Mapping[int, Area],
+    tracker: Tracker | None,
+    by_words: Mapping[int, sharing.Shared],
+) -> tuple[list[Identity], list[PersonExplanation]]:
+    """Each person's identity, and what is told about it."""
+    way = way_of(settings, checkpoint)
+    identities: list[Identity] = []
+    told: list[PersonExplanation] = []
+    tracks = {} if tracker is None else {one.number: one for one in tracker.people}
+    for number, person in people.items():
+        options = replace(options, person=number)
+        tokens, area = checkpoint.tokens(person.features, options), areas[number]
+        weight = settings.weight * area.weight
+        on_text = text_side(settings, texts[number], area.weight)
+        one = Identity(checkpoint.adapter, tokens, weight, None, way.mode, way.zero_tokens, text=on_text, person=number)
+        mine = by_words.get(number)
+        one = replace(one, entity=None if mine is None else mine.entity, reference=person.reference)
+        followed = tracks.get(number)
+        if tracker is None or followed is None:
+            identities.append(replace(one, mask=area.mask, free=area.free))
+            region = area.source
+        else:
+            identities.append(replace(one, track=followed.track))
+            region = following_words(area, followed, settings.tracking, tracker.plan, alone=len(people) == 1)
+        told.append(
+            PersonExplanation(
+                number,
+                person.photos,
+                person.combine,
+                person.encoders,
+                len(tokens.cond),
+                region if mine is None else mine.told(region),
+                round(area.coverage if followed is None else followed.coverage, 4),
+                in_words(settings, number, on_text),
+                person.looks_at,
+            )
+        )
+    return identities, told
 
 
 def used_in(asked: Settings, edit: Edit, checkpoint: Checkpoint, variant: str) -> dict[str, object]:
