@@ -18,6 +18,9 @@ gradio = $(abspath $(VENV)-gradio$1/bin/python)
 
 .PHONY: demo test test-oldest test-newest lock format clean
 
+# the tests run on all cores already
+test test-oldest: export OMP_NUM_THREADS = 1
+
 test: $(VENV)/installed $(VENV)-gradio3/installed $(VENV)-gradio4/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -162,7 +162,7 @@ def test_an_incomplete_photomaker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("style", ["processor", "lora", "peft"])
 def test_lora_of_every_naming_finds_its_layer(style: Literal["processor", "lora", "peft"]) -> None:
-    layers = attention_lora(files.photomaker_lora(style), "sdxl", "x.bin")
+    layers, given = attention_lora(files.photomaker_lora(style), "sdxl", "x.bin"), files.photomaker_lora()
     assert len(layers) == 8 * 70
     for name in site_names("sdxl"):
         width = tiny.width_of("sdxl", name.index)
@@ -174,7 +174,7 @@ def test_lora_of_every_naming_finds_its_layer(style: Literal["processor", "lora"
                 assert entry.up.shape == (width, 2)
             if style == "processor":
                 entry = next(entry for entry in own if entry.linear == "to_k")
-                assert torch.equal(entry.down, files.photomaker_lora()[f"{key}.processor.to_k_lora.down.weight"])
+                assert torch.equal(entry.down, given[f"{key}.processor.to_k_lora.down.weight"])
 
 
 def test_alpha_scales_a_lora() -> None:
