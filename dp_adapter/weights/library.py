@@ -12,6 +12,7 @@ from dp_adapter import catalog
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.files import SUFFIXES, file_digest
 
+_LISTED = 8  # models that a message names
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid", "pulid")
 ANSWERS = "variants.json"
 _ENCODERS = ("clip_vision", "face")  # kinds of the catalogue
@@ -69,7 +70,9 @@ class Library:
         if not name:
             if len(files) == 1:
                 return next(iter(files.values()))
-            raise WeightsError("No model was chosen", f"Choose one of: {', '.join(sorted(files)) or 'none found'}.")
+            some = ", ".join(sorted(files)[:_LISTED]) or "none found"
+            more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
+            raise WeightsError("No model was chosen", f"Choose one of: {some}{more}.")
         if self._paths_allowed and (path := _file(name)) is not None:
             return path
         stems = {path.stem: known for known, path in files.items()}  # endings alike say nothing
