@@ -250,6 +250,10 @@ def layer(mode: str) -> Image.Image:
     white.putalpha(Image.fromarray(STROKE))
     if mode == "La":
         return white.convert("LA").convert("La")
+    if mode == "PA":  # Pillow 9.5 loses the alpha on the way there
+        made = Image.new("RGB", (64, 48), "white").convert("PA")
+        made.putalpha(Image.fromarray(STROKE))
+        return made
     if mode == "P":
         return white.quantize(4, method=Image.Quantize.FASTOCTREE)  # a palette that has alpha itself
     return white.convert(mode)
@@ -269,7 +273,11 @@ def test_a_transparent_value_is_no_part_of_a_mask(mode: str, hole: Any) -> None:
     else:
         image = Image.new(mode, (64, 48), hole)
         image.paste((255, 255, 255) if mode == "RGB" else 255, (8, 8, 40, 24))
-    assert np.array_equal(load_mask(encoded(image, "PNG", transparency=hole)), STROKE)
+    try:
+        with_hole = encoded(image, "PNG", transparency=hole)
+    except OSError as error:  # Pillow 9.5 reads such a file and writes none
+        pytest.skip(str(error))
+    assert np.array_equal(load_mask(with_hole), STROKE)
     assert (load_mask(encoded(image, "PNG"))[0, 0] > 0) == (mode != "1")
 
 
