@@ -19,7 +19,7 @@ from dp_adapter.session.forms import megabytes, with_form
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.session.speaking import in_words, spoken_of, text_side
 from dp_adapter.session.tracker import Tracker
-from dp_adapter.session.ways import way_of
+from dp_adapter.session.ways import Way, way_of
 from dp_adapter.settings import Settings
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
 
@@ -66,7 +66,7 @@ def prepared_of(
     settings = edit.settings
     way = way_of(settings, checkpoint)
     options = options_of(settings, variant, scene.encode)
-    identities, told = _persons(settings, checkpoint, options, people, texts, areas, tracker, by_words)
+    identities, told = _persons(settings, checkpoint, way, options, people, texts, areas, tracker, by_words)
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
     tracks = () if tracker is None else [one.number for one in tracker.people]
     waiting = settings.tracking.fallback != "full" or (tracker is not None and tracker.plan.hurried)
@@ -120,6 +120,7 @@ def prepared_of(
 def _persons(
     settings: Settings,
     checkpoint: Checkpoint,
+    way: Way,
     options: TokenOptions,
     people: Mapping[int, Person],
     texts: Mapping[int, TextIdentity | None],
@@ -128,7 +129,6 @@ def _persons(
     by_words: Mapping[int, sharing.Shared],
 ) -> tuple[list[Identity], list[PersonExplanation]]:
     """Each person's identity, and what is told about it."""
-    way = way_of(settings, checkpoint)
     identities: list[Identity] = []
     told: list[PersonExplanation] = []
     tracks = {} if tracker is None else {one.number: one for one in tracker.people}
