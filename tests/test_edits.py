@@ -26,7 +26,7 @@ from dp_adapter.edits import (
 from dp_adapter.edits.own import MAX_BYTES, read
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings import Choice, Gate, Parts, Settings, field_at
-from dp_adapter.settings.records import fields_of
+from dp_adapter.settings.fields import fields_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 

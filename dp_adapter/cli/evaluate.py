@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.cli.models import models_root
 from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.words import separated
+from dp_adapter.settings.messages import separated
 from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dp_adapter.session import Explanation
 from dp_adapter.session.judge import JUDGE
 from dp_adapter.session.report import describing
 from dp_adapter.settings import Settings, infotext_name
-from dp_adapter.settings.outcome import RESULT
+from dp_adapter.settings.result_sections import RESULT
 
 
 def write(

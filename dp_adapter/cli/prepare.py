@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.words import separated
+from dp_adapter.settings.messages import separated
 
 if TYPE_CHECKING:
     from dp_adapter.training.prepare.runners import Runner

@@ -7,9 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dp_adapter.settings import Choice, Flag, Integer, ListOf, Nullable, Number, Parts, Record, RecordOf, Text
-from dp_adapter.settings.pieces import FRACTION, WEIGHT
-from dp_adapter.settings.records import setting
-from dp_adapter.settings.words import refusal, tidy, within
+from dp_adapter.settings.fields import setting
+from dp_adapter.settings.messages import refusal, tidy, within
+from dp_adapter.settings.sections import FRACTION, WEIGHT
 
 NEEDS = ("target_age", "reference_age", "expression")
 _AGE = Integer(0, 120)

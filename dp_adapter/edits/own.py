@@ -11,9 +11,9 @@ from typing import Any
 from dp_adapter.edits.mode import Mode
 from dp_adapter.edits.table import TABLE
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.kinds import NAME, NAME_WORDS
-from dp_adapter.settings.records import decode
-from dp_adapter.settings.words import closest
+from dp_adapter.settings.field_types import NAME, NAME_WORDS
+from dp_adapter.settings.fields import decode
+from dp_adapter.settings.messages import closest
 from dp_adapter.text_files import read_text
 
 FOLDER = "dp_adapter/modes"

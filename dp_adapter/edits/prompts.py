@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dp_adapter.edits.mode import Words
-from dp_adapter.settings.words import tidy
+from dp_adapter.settings.messages import tidy
 
 _AND = re.compile(r"\bAND\b")  # modules/prompt_parser.py of the WebUIs, re_AND
 _WEIGHT = re.compile(r"\s*:\s*[-+]?(?:\d+\.?|\d*\.\d+)\s*$")  # of a part of AND; there re_weight

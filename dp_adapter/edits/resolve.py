@@ -10,8 +10,8 @@ from dp_adapter.edits.expressions import named
 from dp_adapter.edits.mode import NEEDS, Mode, Words
 from dp_adapter.edits.told import lines
 from dp_adapter.settings import Gate, Parts, Settings, field_at
-from dp_adapter.settings.pieces import WEIGHT, Span
-from dp_adapter.settings.records import fields_of
+from dp_adapter.settings.fields import fields_of
+from dp_adapter.settings.sections import WEIGHT, Span
 
 _FAR = 40  # years between photo and picture from which a person is as different as they get
 _UNKNOWN = 20  # years that are taken where the age in the photo is not known

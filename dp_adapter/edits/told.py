@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dp_adapter.edits.mode import Mode, Words
 from dp_adapter.settings import Parts, Settings
-from dp_adapter.settings.records import fields_of
-from dp_adapter.settings.words import tidy
+from dp_adapter.settings.fields import fields_of
+from dp_adapter.settings.messages import tidy
 
 if TYPE_CHECKING:
     from dp_adapter.edits.resolve import Edit

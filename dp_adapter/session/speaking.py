@@ -7,7 +7,7 @@ from typing import cast
 
 from dp_adapter.core.text_side import Lock, Spoken, TextIdentity
 from dp_adapter.settings import Settings
-from dp_adapter.settings.words import tidy
+from dp_adapter.settings.messages import tidy
 
 _LOCKED = {"key": ", its keys locked", "others": ", all other words locked"}
 

@@ -15,7 +15,7 @@ from dp_adapter.identity.face import Floats
 from dp_adapter.session.matching import SAME
 from dp_adapter.session.photos import Photos
 from dp_adapter.settings import Settings
-from dp_adapter.settings.pieces import MAX_IDENTITIES
+from dp_adapter.settings.sections import MAX_IDENTITIES
 
 
 @dataclass(frozen=True)

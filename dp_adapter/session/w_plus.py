@@ -19,7 +19,7 @@ from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.session.latents import Latent
 from dp_adapter.session.photos import Known
 from dp_adapter.settings import WPlus
-from dp_adapter.settings.words import closest
+from dp_adapter.settings.messages import closest
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import open_weights
 from dp_adapter.weights.latents import LATENT, read_arrays

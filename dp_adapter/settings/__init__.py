@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dp_adapter.settings import paths
-from dp_adapter.settings.containers import ListOf, Nullable, SiteFactors
+from dp_adapter.settings import field_paths
+from dp_adapter.settings.container_types import ListOf, Nullable, SiteFactors
 from dp_adapter.settings.curve import Curve, CurveText
-from dp_adapter.settings.kinds import Choice, Flag, Integer, Kind, Number, Picture, Text
-from dp_adapter.settings.outcome import FacePass, Report
-from dp_adapter.settings.pathways import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
-from dp_adapter.settings.pieces import (
+from dp_adapter.settings.field_types import Choice, Flag, Integer, Kind, Number, Picture, Text
+from dp_adapter.settings.fields import FieldInfo, Record, RecordOf
+from dp_adapter.settings.pathway_sections import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
+from dp_adapter.settings.request import VERSION, Settings
+from dp_adapter.settings.result_sections import FacePass, Report
+from dp_adapter.settings.schema import json_schema
+from dp_adapter.settings.sections import (
     Box,
     FaceChoice,
     Gate,
@@ -28,9 +31,6 @@ from dp_adapter.settings.pieces import (
     Span,
     Tracking,
 )
-from dp_adapter.settings.records import FieldInfo, Record, RecordOf
-from dp_adapter.settings.request import VERSION, Settings
-from dp_adapter.settings.schema import json_schema
 
 
 def walk_fields() -> Iterator[tuple[str, FieldInfo]]:
@@ -38,7 +38,7 @@ def walk_fields() -> Iterator[tuple[str, FieldInfo]]:
 
     A list of records comes as a whole (``references``), then its items' fields (``references[].weight``).
     """
-    return ((path, info) for path, info in paths.walk(Settings) if paths.is_leaf(info))
+    return ((path, info) for path, info in field_paths.walk(Settings) if field_paths.is_leaf(info))
 
 
 def field_at(path: str) -> FieldInfo:
@@ -47,7 +47,7 @@ def field_at(path: str) -> FieldInfo:
     Raises:
         SettingsError: there is none; ``nearest`` is the path most like it.
     """
-    return paths.find(Settings, path)
+    return field_paths.find(Settings, path)
 
 
 def infotext_name(path: str) -> str:

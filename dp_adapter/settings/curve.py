@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.kinds import Kind
-from dp_adapter.settings.words import refusal, show, tidy
+from dp_adapter.settings.field_types import Kind
+from dp_adapter.settings.messages import refusal, show, tidy
 
 MAX_WEIGHT = 2.0
 MAX_POINTS = 64

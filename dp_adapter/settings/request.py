@@ -12,13 +12,15 @@ from typing import Any, cast
 
 from dp_adapter import naming
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.containers import ListOf, Nullable
+from dp_adapter.settings.container_types import ListOf, Nullable
 from dp_adapter.settings.curve import Curve, CurveText
-from dp_adapter.settings.kinds import Choice, Flag, Integer, Text
-from dp_adapter.settings.outcome import FacePass, Report
-from dp_adapter.settings.paths import plain, plant
-from dp_adapter.settings.pathways import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
-from dp_adapter.settings.pieces import (
+from dp_adapter.settings.field_paths import plain, plant
+from dp_adapter.settings.field_types import Choice, Flag, Integer, Text
+from dp_adapter.settings.fields import Record, RecordOf, decode, encode, fields_of, setting, unknown
+from dp_adapter.settings.messages import count, refusal, show, within
+from dp_adapter.settings.pathway_sections import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
+from dp_adapter.settings.result_sections import FacePass, Report
+from dp_adapter.settings.sections import (
     WEIGHT,
     FaceChoice,
     Gate,
@@ -31,8 +33,6 @@ from dp_adapter.settings.pieces import (
     Span,
     Tracking,
 )
-from dp_adapter.settings.records import Record, RecordOf, decode, encode, fields_of, setting, unknown
-from dp_adapter.settings.words import count, refusal, show, within
 
 VERSION = 1
 VARIANTS = (  # checkpoints.md, "What the keys cannot tell"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dp_adapter.settings.containers import ListOf, Nullable
-from dp_adapter.settings.kinds import Integer, Kind
-from dp_adapter.settings.records import FieldInfo, Record, RecordOf, fields_of
+from dp_adapter.settings.container_types import ListOf, Nullable
+from dp_adapter.settings.field_types import Integer, Kind
+from dp_adapter.settings.fields import FieldInfo, Record, RecordOf, fields_of
 from dp_adapter.settings.request import VERSION, Settings
 
 

@@ -25,8 +25,8 @@ from dp_adapter.settings import (
     infotext_name,
     walk_fields,
 )
-from dp_adapter.settings.outcome import RESULT
-from dp_adapter.settings.records import fields_of
+from dp_adapter.settings.fields import fields_of
+from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.infotext_values import decoded, encoded
 
 KEY = "DP-Adapter"

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from dp_adapter import naming
 from dp_adapter.settings import ListOf, Picture, Record, RecordOf, Reference, Settings, field_at
-from dp_adapter.settings.records import fields_of
+from dp_adapter.settings.fields import fields_of
 
 PHOTO, IDENTITY, LATENT = "photo:", "identity:", "latent:"
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dp_adapter.settings import Kind, ListOf, Nullable, Picture, SiteFactors
-from dp_adapter.settings.words import tidy
+from dp_adapter.settings.messages import tidy
 
 _JSON = "json "
 _PHOTO = re.compile(r"photo:([0-9a-f]{16})(?: (.*))?", re.DOTALL)

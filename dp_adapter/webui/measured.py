@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dp_adapter.settings.outcome import RESULT
+from dp_adapter.settings.result_sections import RESULT
 
 
 class Measured:

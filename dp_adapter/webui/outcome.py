@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter import naming
 from dp_adapter.session import places, report
 from dp_adapter.settings import Report, Settings
-from dp_adapter.settings.outcome import RESULT
+from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui import face_pass, nested, shared
 from dp_adapter.webui.measured import Measured
 from dp_adapter.webui.stop import surviving

@@ -8,7 +8,7 @@ import gradio as gr
 
 from dp_adapter.edits import EXPRESSIONS
 from dp_adapter.settings import Parts
-from dp_adapter.settings.records import fields_of
+from dp_adapter.settings.fields import fields_of
 from dp_adapter.webui import curve, panel_modes
 from dp_adapter.webui.panel_handlers import Speaking, Updates
 from dp_adapter.webui.panel_widgets import Widgets

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.settings.words import tidy
+from dp_adapter.settings.messages import tidy
 from dp_adapter.webui import shared
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from dp_adapter.settings import (
     SiteFactors,
     field_at,
 )
-from dp_adapter.settings.words import tidy
+from dp_adapter.settings.messages import tidy
 from dp_adapter.webui.values import default_of, widget_value
 
 _EXAMPLES: Mapping[type[Kind], str] = {

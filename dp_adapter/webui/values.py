@@ -24,7 +24,7 @@ from dp_adapter.settings import (
     field_at,
     walk_fields,
 )
-from dp_adapter.settings.words import separated, show, tidy
+from dp_adapter.settings.messages import separated, show, tidy
 
 _LISTS = ("references", "regions")
 WIDGET_PATHS: tuple[str, ...] = tuple(

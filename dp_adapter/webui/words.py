@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
-from dp_adapter.settings.outcome import RESULT
+from dp_adapter.settings.result_sections import RESULT
 
 if TYPE_CHECKING:
     from dp_adapter.core.text_side import Spoken

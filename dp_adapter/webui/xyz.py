@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.settings import Settings
-from dp_adapter.settings.words import count
+from dp_adapter.settings.messages import count
 from dp_adapter.webui import values
 from dp_adapter.webui.infotext_photos import kept
 from dp_adapter.webui.xyz_axes import Axis, axes

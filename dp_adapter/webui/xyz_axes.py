@@ -24,7 +24,7 @@ from dp_adapter.settings import (
     Text,
     walk_fields,
 )
-from dp_adapter.settings.words import refusal, separated, show, tidy
+from dp_adapter.settings.messages import refusal, separated, show, tidy
 from dp_adapter.webui.values import AUTOMATIC_WORDS
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Crop, Prepared, Scene, Session
 from dp_adapter.session.areas import Piece, combined, skin_and_around, strongest, with_features
 from dp_adapter.settings import Settings
-from dp_adapter.settings.pieces import Parts
+from dp_adapter.settings.sections import Parts
 from tests.session.conftest import SCENE, Request
 
 LEFT = 96  # where the head is cut out of the portrait

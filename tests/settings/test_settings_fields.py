@@ -31,7 +31,7 @@ from dp_adapter.settings import (
     json_schema,
     walk_fields,
 )
-from dp_adapter.settings.docs import markdown
+from dp_adapter.settings.reference_page import markdown
 
 REPOSITORY = Path(__file__).parents[2]
 FIELDS = list(walk_fields())

@@ -32,7 +32,7 @@ from dp_adapter.settings import (
     json_schema,
     walk_fields,
 )
-from dp_adapter.settings.records import fields_of
+from dp_adapter.settings.fields import fields_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 PICTURES = st.one_of(

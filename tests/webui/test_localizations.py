@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dp_adapter.settings import Nullable, walk_fields
-from dp_adapter.settings.words import tidy
+from dp_adapter.settings.messages import tidy
 from dp_adapter.webui import options
 from tests.webui import fake_webui
 

@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Any, cast
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.containers import ListOf, Nullable
-from dp_adapter.settings.kinds import Kind
-from dp_adapter.settings.records import FieldInfo, Record, RecordOf, encode, fields_of
-from dp_adapter.settings.words import closest, count, show
+from dp_adapter.settings.container_types import ListOf, Nullable
+from dp_adapter.settings.field_types import Kind
+from dp_adapter.settings.fields import FieldInfo, Record, RecordOf, encode, fields_of
+from dp_adapter.settings.messages import closest, count, show
 
 _FEW = 12  # fields that a sentence can name
 

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.kinds import Kind, Picture, Text
-from dp_adapter.settings.words import refusal, show, within
+from dp_adapter.settings.field_types import Kind, Picture, Text
+from dp_adapter.settings.messages import refusal, show, within
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -137,11 +137,11 @@ def decode(record: type[R], data: object) -> R:
 
 def unknown(key: object, record: type[Record]) -> SettingsError:
     """The error for a key that no field of a record has."""
-    from dp_adapter.settings import paths  # which is made of records
+    from dp_adapter.settings import field_paths  # which is made of records
 
     if not isinstance(key, str):
         return SettingsError(show(key), "field names are text", "Put it in quotes.")
-    return paths.no_field(record, key, key if len(key) <= 60 else show(key))
+    return field_paths.no_field(record, key, key if len(key) <= 60 else show(key))
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dp_adapter.settings.kinds import Choice, Number, Text
-from dp_adapter.settings.pieces import FRACTION, WEIGHT
-from dp_adapter.settings.records import Record, setting
-from dp_adapter.settings.words import refusal, tidy, within
+from dp_adapter.settings.field_types import Choice, Number, Text
+from dp_adapter.settings.fields import Record, setting
+from dp_adapter.settings.messages import refusal, tidy, within
+from dp_adapter.settings.sections import FRACTION, WEIGHT
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.words import closest, refusal, show, tidy
+from dp_adapter.settings.messages import closest, refusal, show, tidy
 
 NAME = r"\w[\w \-]{0,63}"
 PHOTO = r"photo:[0-9a-f]{16}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.kinds import Kind, Number
-from dp_adapter.settings.words import count, refusal, separated, show, within
+from dp_adapter.settings.field_types import Kind, Number
+from dp_adapter.settings.messages import count, refusal, separated, show, within
 
 
 @dataclass(frozen=True)

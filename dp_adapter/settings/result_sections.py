@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dp_adapter.settings.containers import Nullable
-from dp_adapter.settings.kinds import Choice, Flag, Integer, Number
-from dp_adapter.settings.pieces import FRACTION, WEIGHT
-from dp_adapter.settings.records import Record, setting
+from dp_adapter.settings.container_types import Nullable
+from dp_adapter.settings.field_types import Choice, Flag, Integer, Number
+from dp_adapter.settings.fields import Record, setting
+from dp_adapter.settings.sections import FRACTION, WEIGHT
 
 MAX_CANDIDATES = 16
 RESULT = "DP-Adapter result "
