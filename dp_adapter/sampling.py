@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dp_adapter import edits
+from dp_adapter import modes
 from dp_adapter.core.types import Grid
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import learned, pipelines, previews, prompts
@@ -49,7 +49,7 @@ def sample(
 def worded(job: Job, prepared: Prepared) -> Job:
     """The job with the mode's words in its prompts, and with a person's word as often as it has to stand there."""
     if prepared.edit is not None and prepared.edit.words:
-        first, *later = edits.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+        first, *later = modes.stages(job.prompt, job.negative_prompt, prepared.edit.words)
         more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
         job = replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
     if not prepared.spoken:

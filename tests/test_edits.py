@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dp_adapter.edits import (
+from dp_adapter.errors import SettingsError
+from dp_adapter.modes import (
     EXPRESSIONS,
     TABLE,
     Facts,
@@ -23,8 +24,7 @@ from dp_adapter.edits import (
     stages,
     with_words,
 )
-from dp_adapter.edits.own import MAX_BYTES, read
-from dp_adapter.errors import SettingsError
+from dp_adapter.modes.user_modes import MAX_BYTES, read
 from dp_adapter.settings import Choice, Gate, Parts, Settings, field_at
 from dp_adapter.settings.fields import fields_of
 

@@ -219,7 +219,7 @@ CHEAP = [
     "dp_adapter",
     "dp_adapter.errors",
     "dp_adapter.settings",
-    "dp_adapter.edits",
+    "dp_adapter.modes",
     "dp_adapter.catalog",
     "dp_adapter.cli",
 ]

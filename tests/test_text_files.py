@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dp_adapter.cli.settings import read_settings
-from dp_adapter.edits.own import read as read_mode
+from dp_adapter.modes.user_modes import read as read_mode
 from dp_adapter.settings import Settings
 from dp_adapter.text_files import decoded, read_text
 from dp_adapter.training.personal_text import names_in

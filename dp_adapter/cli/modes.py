@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SettingsError: there is no mode of this name.
     """
-    from dp_adapter.edits import Modes, described
     from dp_adapter.errors import SettingsError
+    from dp_adapter.modes import Modes, described
 
     modes = Modes([models_root(args.models_dir)])
     bad = 0

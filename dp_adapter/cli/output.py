@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from dp_adapter import __version__
-from dp_adapter.edits import Mode, mode_parameters
 from dp_adapter.generation import Generation, Result
 from dp_adapter.hosts.pipelines import Job
+from dp_adapter.modes import Mode, mode_parameters
 from dp_adapter.session import Explanation
 from dp_adapter.session.judge import JUDGE
 from dp_adapter.session.report import describing

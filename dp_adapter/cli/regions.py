@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         DPAdapterError: a picture or a setting cannot be used.
     """
     from dp_adapter.cli.settings import assigned, read_settings
-    from dp_adapter.edits import filled
+    from dp_adapter.modes import filled
     from dp_adapter.session import Session
     from dp_adapter.settings import Settings
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dp_adapter import naming
-from dp_adapter.edits import Words
+from dp_adapter.modes import Words
 
 
 @dataclass(frozen=True)

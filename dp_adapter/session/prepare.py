@@ -11,12 +11,12 @@ from dp_adapter.cache import Cache
 from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.text_side import TextIdentity
 from dp_adapter.core.types import Features
-from dp_adapter.edits import Modes
 from dp_adapter.errors import FaceError, SettingsError, WeightsError
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.library import Identities
 from dp_adapter.identity.saved import SavedIdentity
 from dp_adapter.identity.shelf import Shelf
+from dp_adapter.modes import Modes
 from dp_adapter.session import identity_net, referring, sharing
 from dp_adapter.session.areas import Areas
 from dp_adapter.session.editing import Editing, Restorers, no_restorers

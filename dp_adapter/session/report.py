@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from dp_adapter import naming
-from dp_adapter.edits import Mode, described_by
+from dp_adapter.modes import Mode, described_by
 from dp_adapter.session.judge import Verdict
 from dp_adapter.session.scene import Mask, Picture
 from dp_adapter.settings import FaceChoice, FacePass, Hires, Region, Report, Settings

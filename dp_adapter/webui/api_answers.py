@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.edits import Modes, described, filled
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.hints import shown
+from dp_adapter.modes import Modes, described, filled
 from dp_adapter.settings import Settings
 from dp_adapter.webui.infotext_photos import IDENTITY, PHOTO
 

@@ -9,7 +9,7 @@ from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui import infotext
 
 if TYPE_CHECKING:
-    from dp_adapter.edits import Mode
+    from dp_adapter.modes import Mode
     from dp_adapter.session import Explanation
     from dp_adapter.settings import Settings
 

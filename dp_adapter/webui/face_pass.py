@@ -10,7 +10,7 @@ from dp_adapter.session import face_pass as plan
 from dp_adapter.webui import compat, nested, shared
 
 if TYPE_CHECKING:
-    from dp_adapter.edits import Edit
+    from dp_adapter.modes import Edit
     from dp_adapter.session.judge import Judge
     from dp_adapter.session.scene import Mask
     from dp_adapter.settings import Settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dp_adapter.edits import EXPRESSIONS
+from dp_adapter.modes import EXPRESSIONS
 from dp_adapter.settings import Parts
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.webui import curve, panel_modes

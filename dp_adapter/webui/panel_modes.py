@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from dp_adapter.edits import Mode, Modes, before
 from dp_adapter.errors import SettingsError
+from dp_adapter.modes import Mode, Modes, before
 from dp_adapter.settings import Choice, Settings, field_at
 from dp_adapter.webui import compat
 from dp_adapter.webui.panel_handlers import Speaking, Updates

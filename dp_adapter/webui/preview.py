@@ -62,7 +62,7 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     """
     import numpy as np
 
-    from dp_adapter.edits import filled
+    from dp_adapter.modes import filled
     from dp_adapter.session import Scene
     from dp_adapter.session.areas import Areas
     from dp_adapter.session.forecast import forecast

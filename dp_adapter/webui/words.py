@@ -27,7 +27,7 @@ Pair = tuple[str, str]
 def worded(pair: Pair, prepared: Prepared) -> Pair:
     """Prompt and negative prompt with the mode's words and the persons'; as they are where nobody acts."""
     if prepared.edit is not None and prepared.edit.words:
-        from dp_adapter.edits import with_words
+        from dp_adapter.modes import with_words
 
         pair = with_words(*pair, prepared.edit.words)
     if prepared.spoken:
@@ -113,7 +113,7 @@ def _told(p: Any, prepared: Prepared) -> dict[str, str]:
     """What came into the prompts, as parameters."""
     told: dict[str, str] = {}
     if prepared.edit is not None and prepared.edit.words:
-        from dp_adapter.edits import mode_parameters
+        from dp_adapter.modes import mode_parameters
 
         told |= mode_parameters(prepared.edit.words)
     if prepared.spoken:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dp_adapter.edits import TABLE
+from dp_adapter.modes import TABLE
 from tests.cli.conftest import Generate
 
 NOIR = Path(__file__).parents[2] / "docs" / "modes" / "noir.json"

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dp_adapter.edits import TABLE, Words
 from dp_adapter.errors import SettingsError
 from dp_adapter.hosts.job import Job
 from dp_adapter.identity.pictures import Picture, load_picture
+from dp_adapter.modes import TABLE, Words
 from dp_adapter.sampling import worded
 from dp_adapter.session import Scene, Session, face_pass
 from tests.session.conftest import SCENE, Request

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dp_adapter.edits import TABLE
 from dp_adapter.identity.face import Face
+from dp_adapter.modes import TABLE
 from dp_adapter.session import Session, places, report
 from dp_adapter.session.judge import Judge, Verdict, assign, find
 from dp_adapter.settings import FacePass, Report, Settings

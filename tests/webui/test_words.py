@@ -14,7 +14,7 @@ import pytest
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.text_side import Spoken
-from dp_adapter.edits import TABLE, Facts, resolve
+from dp_adapter.modes import TABLE, Facts, resolve
 from dp_adapter.session import Explanation, Prepared
 from dp_adapter.settings import Settings
 from dp_adapter.webui import infotext

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from dp_adapter.edits.mode import Mode, Words
+from dp_adapter.modes.mode import Mode, Words
 from dp_adapter.settings import Parts
 
 _TEXT_AROUND = Parts(hair=0.0, neck=0.0, clothes=0.0, background=0.0)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dp_adapter.edits.mode import Mode, Words
+from dp_adapter.modes.mode import Mode, Words
 from dp_adapter.settings import Parts, Settings
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.messages import tidy
 
 if TYPE_CHECKING:
-    from dp_adapter.edits.resolve import Edit
+    from dp_adapter.modes.resolve import Edit
 
 _YOURS = " (as you set it)"
 

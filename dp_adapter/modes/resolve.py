@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dp_adapter.edits.expressions import named
-from dp_adapter.edits.mode import NEEDS, Mode, Words
-from dp_adapter.edits.told import lines
+from dp_adapter.modes.describe import lines
+from dp_adapter.modes.expressions import named
+from dp_adapter.modes.mode import NEEDS, Mode, Words
 from dp_adapter.settings import Gate, Parts, Settings, field_at
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.sections import WEIGHT, Span

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dp_adapter.edits.mode import Words
+from dp_adapter.modes.mode import Words
 from dp_adapter.settings.messages import tidy
 
 _AND = re.compile(r"\bAND\b")  # modules/prompt_parser.py of the WebUIs, re_AND

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dp_adapter.edits.mode import Mode
-from dp_adapter.edits.table import TABLE
 from dp_adapter.errors import SettingsError
+from dp_adapter.modes.mode import Mode
+from dp_adapter.modes.table import TABLE
 from dp_adapter.settings.field_types import NAME, NAME_WORDS
 from dp_adapter.settings.fields import decode
 from dp_adapter.settings.messages import closest
