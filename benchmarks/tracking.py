@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.unet_step import ROWS, build
-from dp_adapter.core.track import Track
+from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.hosts.decoding import linear, pictures, shrunk
 from dp_adapter.identity.encoders import Encoders

@@ -29,8 +29,8 @@ from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Form, Identity, Injection
 from dp_adapter.core.pathways import SitePathways
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.core.regions import box_mask
-from dp_adapter.core.track import Track
+from dp_adapter.core.regions.masks import box_mask
+from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Tokens
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts.word_maps import WordMaps

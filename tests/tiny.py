@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.core.sharing import Entity
+from dp_adapter.core.text.sharing_by_words import Entity
 from dp_adapter.core.types import Row, Tokens
 from dp_adapter.hosts.sites import Base, site_names
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dp_adapter.cli.models import models_root
-from dp_adapter.core.regions import gains
+from dp_adapter.core.regions.masks import gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.draw import COLOURS, label
 from dp_adapter.identity.draw_masks import overlaid, pyramid_drawn

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.fusion import FuseModule
+from dp_adapter.core.clip_tower import in_float
 from dp_adapter.core.projection import Resampler
-from dp_adapter.core.vision import in_float
+from dp_adapter.core.text.fusion import FuseModule
 
 State = Mapping[str, Tensor]
 

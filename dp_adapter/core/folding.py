@@ -15,7 +15,7 @@ from dp_adapter.core.attention import (
     half_fold,
     half_folded_attention,
 )
-from dp_adapter.core.layer_state import LayerState
+from dp_adapter.core.layer_versions import LayerState
 from dp_adapter.core.types import RowKind, Site
 
 Key = tuple[int, RowKind]

@@ -9,13 +9,13 @@ from typing import Literal
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank, SiteAdapter, TextQuerySiteAdapter
-from dp_adapter.core.companion import SizeCompanion
-from dp_adapter.core.reference import Reference
-from dp_adapter.core.regions import GATE_POWERS
+from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.regions.masks import GATE_POWERS
+from dp_adapter.core.regions.track import Track
+from dp_adapter.core.res_adapter import SizeCompanion
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.sharing import Entity, Sharing
-from dp_adapter.core.text_side import TextIdentity
-from dp_adapter.core.track import Track
+from dp_adapter.core.text.sharing_by_words import Entity, Sharing
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import BlendMode, Level, Tokens
 from dp_adapter.errors import HostError
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.fusion import FuseModule
+from dp_adapter.core.clip_tower import VisionTower, in_float
 from dp_adapter.core.projection import Perceiver
-from dp_adapter.core.vision import VisionTower, in_float
+from dp_adapter.core.text.fusion import FuseModule
 
 State = Mapping[str, Tensor]
 _HEAD_DIM = 128  # of v2's perceiver

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dp_adapter.core.attention import attend
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.reference import Reference
-from dp_adapter.core.region_cache import RegionCache
+from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.regions.cache import RegionCache
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import SitePathways
-from dp_adapter.core.text_side import PersonWords, TextSide
+from dp_adapter.core.text.text_side import PersonWords, TextSide
 from dp_adapter.core.types import Row, Site
 from dp_adapter.errors import HostError
 

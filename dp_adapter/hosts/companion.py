@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.core.companion import ConvLowRank, Place, SizeCompanion
+from dp_adapter.core.res_adapter import ConvLowRank, Place, SizeCompanion
 from dp_adapter.errors import HostError
 
 _RESNET = re.compile(r"(down|up)_blocks\.(\d)\.resnets\.(\d)\.norm([12])")

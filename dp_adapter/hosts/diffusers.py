@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.reference import noise_level
-from dp_adapter.core.text_side import PersonWords
+from dp_adapter.core.reference_photo import noise_level
+from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import progress_of, require_rows

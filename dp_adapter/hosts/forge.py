@@ -17,13 +17,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from dp_adapter.core import strict
+from dp_adapter.core import twins
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, SitePathways
-from dp_adapter.core.region_cache import RegionCache
-from dp_adapter.core.site_text import SiteText
-from dp_adapter.core.text_side import PersonWords
+from dp_adapter.core.regions.cache import RegionCache
+from dp_adapter.core.text.site_text import SiteText
+from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts import tiles
@@ -257,7 +257,7 @@ class _Attachment:
         self._attached.acting.leave()
         if not (self._twinned or step.references):
             return None
-        return strict.own_rows(self._cache, step, output, self._twinned)
+        return twins.own_rows(self._cache, step, output, self._twinned)
 
     def _with_patches(self, options: Options) -> dict[str, Any]:
         first: dict[str, Patch] = {}
@@ -340,7 +340,7 @@ class _Attachment:
 
     def _after_self_attention(self, n: Tensor, extra: Options) -> Tensor:
         site = self._pathways[place_of(extra)].site
-        return strict.self_attention(self._cache, site, self._at(site, n), n)
+        return twins.self_attention(self._cache, site, self._at(site, n), n)
 
     def _register_plain(self, stack: ExitStack, attn2: nn.Module, pathways: SitePathways) -> None:
         """Takes q, k, v and the text attention where the layer computes them; F goes on to ``to_out`` in its place."""

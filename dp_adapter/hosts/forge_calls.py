@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dp_adapter.core.reference import NoiseLevel, shares
+from dp_adapter.core.reference_photo import NoiseLevel, shares
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
 

@@ -13,15 +13,15 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from dp_adapter.core import strict
+from dp_adapter.core import twins
 from dp_adapter.core.adapter import LowRank
-from dp_adapter.core.companion import Place
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, SitePathways
-from dp_adapter.core.reference import NoiseLevel
-from dp_adapter.core.region_cache import RegionCache
-from dp_adapter.core.site_text import SiteText
-from dp_adapter.core.text_side import PersonWords
+from dp_adapter.core.reference_photo import NoiseLevel
+from dp_adapter.core.regions.cache import RegionCache
+from dp_adapter.core.res_adapter import Place
+from dp_adapter.core.text.site_text import SiteText
+from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.acting import Acting
@@ -196,11 +196,11 @@ class Attachment:
         if not (self._twinned or step.references):
             return output
         if isinstance(output, Tensor):
-            return strict.own_rows(self._cache, step, output, self._twinned)
+            return twins.own_rows(self._cache, step, output, self._twinned)
         if isinstance(output, tuple):
             first, *rest = cast("tuple[Any, ...]", output)
-            return (strict.own_rows(self._cache, step, first, self._twinned), *rest)
-        output.sample = strict.own_rows(self._cache, step, output.sample, self._twinned)
+            return (twins.own_rows(self._cache, step, first, self._twinned), *rest)
+        output.sample = twins.own_rows(self._cache, step, output.sample, self._twinned)
         return output
 
     def _hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -299,7 +299,7 @@ class Attachment:
             if not self._twinned:
                 return None
             attention = after - before
-            return strict.self_attention(self._cache, site, step, attention) - attention
+            return twins.self_attention(self._cache, site, step, attention) - attention
 
         return change
 

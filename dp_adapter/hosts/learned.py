@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dp_adapter.core.text_side import Positions, Spelling, Spoken
+from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.job import Job
 from dp_adapter.hosts.person_words import CHUNK

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.reference import NoiseLevel
 from dp_adapter.core.reference_attention import ReferenceAttention
-from dp_adapter.core.region_cache import RegionCache
+from dp_adapter.core.reference_photo import NoiseLevel
+from dp_adapter.core.regions.cache import RegionCache
 from dp_adapter.core.types import Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.acting import Acting

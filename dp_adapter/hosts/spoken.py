@@ -17,7 +17,7 @@ from dp_adapter.hosts.person_words import PERSON
 from dp_adapter.hosts.triggers import without_triggers
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text_side import Spoken
+    from dp_adapter.core.text.text_side import Spoken
 
 _AND = re.compile(r"\bAND\b")  # modules/prompt_parser.py of the WebUIs, re_AND
 _HIDDEN = re.compile(r"<[^<>]*>")  # <lora:…> and the like

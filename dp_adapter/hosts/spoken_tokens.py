@@ -12,7 +12,7 @@ from dp_adapter.hosts.person_words import PERSON, Tokenize
 from dp_adapter.hosts.spoken import Phrase, Place, own_places, phrases_of, shared_out
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text_side import Positions, Spelling, Spoken
+    from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
     from dp_adapter.core.types import Row
 
 

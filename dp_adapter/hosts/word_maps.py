@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.core.text_side import Positions, in_context
+from dp_adapter.core.regions.attention_maps import word_share
+from dp_adapter.core.text.text_side import Positions, in_context
 from dp_adapter.core.types import Grid, Site, Step
-from dp_adapter.core.word_maps import word_share
 
 KEEP = 0.7  # of the map so far, when a further noise level is seen
 _MOST = 8  # sites that are looked at

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dp_adapter import naming
 from dp_adapter.cache import Cache
-from dp_adapter.core.reference import Reference
+from dp_adapter.core.reference_photo import Reference
 from dp_adapter.core.types import Features
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.combine import Combination, agreement, combine

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp_adapter.core.track import Track
+from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.identity.encoders import Encoders

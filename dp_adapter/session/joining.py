@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.text_side import Spoken, TextIdentity
+from dp_adapter.core.text.text_side import Spoken, TextIdentity
 from dp_adapter.modes import Edit
 from dp_adapter.session import identity_net, sharing
 from dp_adapter.session.areas import Area

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dp_adapter import naming
 from dp_adapter.cache import Cache
-from dp_adapter.core.companion import SizeCompanion
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.res_adapter import SizeCompanion
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.errors import FaceError, SettingsError, WeightsError
 from dp_adapter.identity.encoders import Encoders

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dp_adapter import naming
-from dp_adapter.core.reference import Reference
+from dp_adapter.core.reference_photo import Reference
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.encoders import Encoders
 from dp_adapter.identity.face import Face

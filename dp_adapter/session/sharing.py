@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter import naming
-from dp_adapter.core.sharing import Entity, Sharing
+from dp_adapter.core.text.sharing_by_words import Entity, Sharing
 from dp_adapter.errors import SettingsError
 from dp_adapter.session import speaking
 from dp_adapter.session.areas import Area

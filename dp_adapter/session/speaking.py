@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from dp_adapter.core.text_side import Lock, Spoken, TextIdentity
+from dp_adapter.core.text.text_side import Lock, Spoken, TextIdentity
 from dp_adapter.settings import Settings
 from dp_adapter.settings.messages import tidy
 

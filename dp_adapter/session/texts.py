@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from dp_adapter.cache import Cache
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dp_adapter import naming
-from dp_adapter.core.track import Track
+from dp_adapter.core.regions.attention_maps import region_of
+from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
-from dp_adapter.core.word_maps import region_of
 from dp_adapter.identity.face import Face, Floats
 from dp_adapter.identity.pictures import Picture
 from dp_adapter.identity.preview import PreviewFinder

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
-from dp_adapter.core.regions import GATE_POWERS
+from dp_adapter.core.regions.masks import GATE_POWERS
 from dp_adapter.core.types import Grid, Level, Site
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.calls import require_fit

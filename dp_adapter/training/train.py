@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dp_adapter import __version__
 from dp_adapter.core.adapter import Adapter
-from dp_adapter.core.regions import GATE_POWERS
+from dp_adapter.core.regions.masks import GATE_POWERS
 from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.diffusers import sites_of
 from dp_adapter.training import build, checkpoint, frozen, sharding

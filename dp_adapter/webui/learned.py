@@ -18,7 +18,7 @@ from dp_adapter.hosts.spoken_tokens import require_one_token
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dp_adapter.core.text_side import Positions, Spelling, Spoken
+    from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
 
 _TABLE = "token_embedding"  # the name in transformers and in OpenCLIP
 _ENGINES = ("text_processing_engine", "text_processing_engine_l", "text_processing_engine_g")  # Forge's, in order
@@ -34,7 +34,7 @@ def spellings(p: Any, people: Sequence[Spoken], texts: Mapping[str, Mapping[int,
         HostError: the model has no text encoder that can be asked, the vectors do not fit it, or a word is several
             tokens.
     """
-    from dp_adapter.core.text_side import Spelling
+    from dp_adapter.core.text.text_side import Spelling
     from dp_adapter.webui.encoding import conditions
 
     found: list[Spelling] = []

@@ -16,7 +16,7 @@ from dp_adapter.hosts.spoken_tokens import SpokenTexts, in_tokens, require, same
 from dp_adapter.webui.learned import spellings
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text_side import Positions, Spoken
+    from dp_adapter.core.text.text_side import Positions, Spoken
 
 _log = logging.getLogger("dp_adapter")
 # Forge's SD1.5 and SDXL (backend/diffusion_engine), and all others (sd_hijack.py, forge_loader.py). SDXL's two encoders

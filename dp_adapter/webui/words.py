@@ -15,7 +15,7 @@ from dp_adapter import naming
 from dp_adapter.settings.result_sections import RESULT
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text_side import Spoken
+    from dp_adapter.core.text.text_side import Spoken
     from dp_adapter.session import Prepared
     from dp_adapter.settings import Settings
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, LowRank
-from dp_adapter.core.sharing import Sharing
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.text.sharing_by_words import Sharing
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import BlendMode, Features, Tokens
 from dp_adapter.errors import WeightsError
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.facial import FacialEncoder
-from dp_adapter.core.fusion import fuse_with
 from dp_adapter.core.projection import FacePlusProjection
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.text.fusion import fuse_with
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.weights import ip_adapter
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder, TokenOptions, given

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.personal import HEADS, Personal
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import Base, Checkpoint, TokenOptions, no_tokens

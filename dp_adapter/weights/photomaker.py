@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter
-from dp_adapter.core.fusion import fuse_with
 from dp_adapter.core.photomaker import PhotoMakerEncoder
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.text.fusion import fuse_with
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.weights.attention_lora import attention_lora
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder, OwnTower, TokenOptions, given, no_tokens

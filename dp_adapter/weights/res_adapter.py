@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dp_adapter.core.companion import ConvLowRank, SizeCompanion
+from dp_adapter.core.res_adapter import ConvLowRank, SizeCompanion
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import Base
 from dp_adapter.weights.files import SUFFIXES, open_weights

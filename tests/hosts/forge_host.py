@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.text_side import PersonWords
+from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Row
 from dp_adapter.hosts import forge
 from dp_adapter.hosts.sites import Base, site_names

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dp_adapter.core.companion import SizeCompanion
 from dp_adapter.core.injection import Identity, Injection
+from dp_adapter.core.res_adapter import SizeCompanion
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError, WeightsError
 from dp_adapter.hosts import diffusers as diffusers_host

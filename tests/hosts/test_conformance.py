@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.attention import Folded, HalfFolded
 from dp_adapter.core.injection import Form, Identity, Injection, TextPathway
+from dp_adapter.core.regions.track import Track
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.track import Track
 from dp_adapter.core.types import Level, Row
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.sites import Base, site_names

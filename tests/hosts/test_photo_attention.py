@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Identity, Injection, TextPathway
-from dp_adapter.core.reference import Reference
+from dp_adapter.core.reference_photo import Reference
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError

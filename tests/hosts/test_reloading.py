@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.layer_state import LayerState
+from dp_adapter.core.layer_versions import LayerState
 from tests import tiny
 from tests.hosts.protocol import HOSTS, Host
 from tests.hosts.test_conformance import PAIR, SOME, largest, someone

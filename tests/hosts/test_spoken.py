@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dp_adapter.core.text_side import Positions, Spoken
+from dp_adapter.core.text.text_side import Positions, Spoken
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
 from dp_adapter.hosts import prompts

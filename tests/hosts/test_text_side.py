@@ -15,7 +15,7 @@ from torch import Tensor
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.text_side import Lock, Positions, Spelling, TextIdentity
+from dp_adapter.core.text.text_side import Lock, Positions, Spelling, TextIdentity
 from dp_adapter.core.types import Row, Tokens
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.sites import Base, site_names

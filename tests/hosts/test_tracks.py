@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.regions import on_grid
+from dp_adapter.core.regions.masks import on_grid
+from dp_adapter.core.regions.track import Track
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.track import Track
 from dp_adapter.core.types import Grid, Row
 from tests import tiny
 from tests.hosts.protocol import Host, unpatched

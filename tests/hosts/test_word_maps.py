@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.core.track import Track
+from dp_adapter.core.regions.attention_maps import region_of
+from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Site, Step, Tokens
-from dp_adapter.core.word_maps import region_of
 from dp_adapter.hosts import diffusers as diffusers_host
 from dp_adapter.hosts import ldm as ldm_host
 from dp_adapter.hosts import pipelines, prompts

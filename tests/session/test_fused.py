@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.personal import Personal
 from dp_adapter.core.photomaker import PhotoMakerEncoder
-from dp_adapter.core.text_side import Positions, Spelling
+from dp_adapter.core.text.text_side import Positions, Spelling
 from dp_adapter.core.types import Row
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hosts import diffusers

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dp_adapter import generation
 from dp_adapter.core.adapter import Adapter
-from dp_adapter.core.text_side import Spoken, TextIdentity
+from dp_adapter.core.text.text_side import Spoken, TextIdentity
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import HostError, SettingsError
 from dp_adapter.hosts import pipelines

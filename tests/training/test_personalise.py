@@ -14,7 +14,7 @@ from torch import Tensor
 from dp_adapter import generation
 from dp_adapter.cli import main
 from dp_adapter.core.personal import Personal
-from dp_adapter.core.text_side import change_of
+from dp_adapter.core.text.text_side import change_of
 from dp_adapter.core.types import Features
 from dp_adapter.errors import DPAdapterError, HostError
 from dp_adapter.hosts import diffusers as host

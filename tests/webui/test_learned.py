@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.text_side import Spoken
+from dp_adapter.core.text.text_side import Spoken
 from dp_adapter.errors import HostError
 from dp_adapter.hosts import learned, pipelines, prompts
 from dp_adapter.hosts.person_words import CHUNK

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter
-from dp_adapter.core.text_side import TextIdentity
+from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Tokens
 from dp_adapter.session import Session
 from tests import tiny

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.text_side import Spoken
+from dp_adapter.core.text.text_side import Spoken
 from dp_adapter.modes import TABLE, Facts, resolve
 from dp_adapter.session import Explanation, Prepared
 from dp_adapter.settings import Settings

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dp_adapter.core.word_maps import components, region_of, upper_end, word_share
+from dp_adapter.core.regions.attention_maps import components, region_of, upper_end, word_share
 
 
 def blobs(*places: tuple[float, float, float], size: tuple[int, int] = (32, 32)) -> Tensor:

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from dp_adapter.core.attention import Linear, attend
-from dp_adapter.core.layer_state import LayerState
-from dp_adapter.core.text_side import Change, TextSide, Window
+from dp_adapter.core.layer_versions import LayerState
+from dp_adapter.core.text.text_side import Change, TextSide, Window
 from dp_adapter.core.types import Row
 
 if TYPE_CHECKING:

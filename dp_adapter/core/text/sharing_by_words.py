@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.attention import Linear, split_heads
-from dp_adapter.core.layer_state import LayerState
-from dp_adapter.core.regions import ROUNDING
+from dp_adapter.core.layer_versions import LayerState
+from dp_adapter.core.regions.masks import ROUNDING
 from dp_adapter.core.types import RowKind
 
 Sharing = Literal["regions", "words"]

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.text_side import Fuse
-from dp_adapter.core.vision import in_float
+from dp_adapter.core.clip_tower import in_float
+from dp_adapter.core.text.text_side import Fuse
 
 State = Mapping[str, Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dp_adapter.core.reference import Reference, noise_level, shares
+from dp_adapter.core.reference_photo import Reference, noise_level, shares
 from dp_adapter.core.types import Grid, Row, Step
 from tests import tiny
 
