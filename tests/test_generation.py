@@ -127,7 +127,7 @@ def test_an_adapter_of_other_widths_is_refused(
     pipeline: pipelines.Pipeline, models: Path, portrait: Path, settings: Settings
 ) -> None:
     """Its base is right, its widths are not: the host says so before the first step."""
-    from dp_adapter.weights import own
+    from dp_adapter.weights.families import own
 
     torch.manual_seed(0)
     narrow = tiny.adapter("sd15")

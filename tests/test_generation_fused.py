@@ -21,7 +21,7 @@ from dp_adapter.identity.clip import preprocess
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
-from dp_adapter.weights import personal
+from dp_adapter.weights.families import personal
 from tests import tiny
 from tests.hosts import test_pipelines
 from tests.weights import fused_files

@@ -40,13 +40,13 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: it cannot be read, or its keys are unknown.
     """
-    from dp_adapter.weights import foreign, formats
+    from dp_adapter.weights import foreign_files, formats
     from dp_adapter.weights.checkpoint import BASE_NAMES
     from dp_adapter.weights.files import file_digest, open_weights
 
     stored = {"size": f"{path.stat().st_size / 1e6:.1f} MB", "sha256": file_digest(path)} if path.is_file() else {}
     file = open_weights(path)
-    known = foreign.identify(file.tensors) if formats.recognise(file) is None else None
+    known = foreign_files.identify(file.tensors) if formats.recognise(file) is None else None
     if known is not None:
         return {"file": path.name, "type": f"no adapter: {known.title}", "use": known.advice, **stored}
     checkpoint = formats.read(path)

@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.training import personal_text, personal_views
     from dp_adapter.training.personal_objective import bank_of
     from dp_adapter.training.personalise import begin, personalise
-    from dp_adapter.weights import personal
-    from dp_adapter.weights.embedding import save_embedding
+    from dp_adapter.weights.families import personal
+    from dp_adapter.weights.textual_inversion import save_embedding
 
     options = _options(args)
     names = personal_text.names_in(args.names or personal_text.NAMES)

@@ -15,7 +15,7 @@ from dp_adapter.demo import tiny_unet, tiny_vae, tiny_weights
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.diffusers import sites_of
 from dp_adapter.hosts.pipelines import quiet
-from dp_adapter.weights import own
+from dp_adapter.weights.families import own
 
 TEXT_CONFIG: dict[str, Any] = {
     "vocab_size": 49408,

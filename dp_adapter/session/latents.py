@@ -15,7 +15,7 @@ from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.identity.quality import GOOD_PX, SHARP, Quality
 from dp_adapter.session.explain import Photo
 from dp_adapter.weights.files import file_digest
-from dp_adapter.weights.latents import SUFFIXES, read_latent
+from dp_adapter.weights.w_plus_latents import SUFFIXES, read_latent
 
 LATENT = "latent:"
 FOLDER = "dp_adapter/latents"

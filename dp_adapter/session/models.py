@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dp_adapter.cache import Cache
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import foreign, formats
+from dp_adapter.weights import foreign_files, formats
 from dp_adapter.weights.checkpoint import BASE_NAMES, Base
+from dp_adapter.weights.families.personal import FAMILY
 from dp_adapter.weights.files import open_weights
 from dp_adapter.weights.library import Library
-from dp_adapter.weights.personal import FAMILY
 
 _SHARED_FOLDERS = ("ControlNet", "controlnet")  # most of what lies there is no adapter and needs no mention
 
@@ -91,7 +91,9 @@ def _look(name: str, path: Path) -> ModelFacts | None:
         row = formats.recognise(file)
         if row is None:
             return (
-                None if shared else ModelFacts(name, problem=f"no identity adapter: {foreign.describe(file.tensors)}")
+                None
+                if shared
+                else ModelFacts(name, problem=f"no identity adapter: {foreign_files.describe(file.tensors)}")
             )
         checkpoint = row.read(file, row.family, row.title)
     except WeightsError as error:

@@ -33,8 +33,9 @@ from dp_adapter.session.variants import variant_of
 from dp_adapter.session.w_plus import Directions
 from dp_adapter.session.ways import with_parts
 from dp_adapter.settings import Settings
-from dp_adapter.weights import formats, personal, res_adapter
+from dp_adapter.weights import formats, res_adapter
 from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint
+from dp_adapter.weights.families import personal
 from dp_adapter.weights.library import Library
 from dp_adapter.weights.res_adapter import ResAdapter
 

@@ -12,10 +12,10 @@ from dp_adapter.identity.clip import preprocess
 from dp_adapter.session.photos import Seen
 from dp_adapter.session.reading import Ask, Reading, Values, face_vector
 from dp_adapter.session.remembered import Remembered
-from dp_adapter.weights import photomaker
-from dp_adapter.weights.aliases import canonical
 from dp_adapter.weights.checkpoint import OwnTower
+from dp_adapter.weights.families import photomaker
 from dp_adapter.weights.files import open_weights
+from dp_adapter.weights.key_aliases import canonical
 from dp_adapter.weights.library import Library
 
 

@@ -22,7 +22,7 @@ from dp_adapter.settings import WPlus
 from dp_adapter.settings.messages import closest
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import open_weights
-from dp_adapter.weights.latents import LATENT, read_arrays
+from dp_adapter.weights.w_plus_latents import LATENT, read_arrays
 
 FOLDER = "dp_adapter/w_directions"
 _EARLY = 8  # layers that a direction of ``latent_directions`` moves; the official demo leaves the finer ones

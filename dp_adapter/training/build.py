@@ -14,7 +14,7 @@ from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.sites import Base
 from dp_adapter.training.config import AdapterPlan, Config, EncoderName, StageKind
 from dp_adapter.training.start import from_public, new_adapter, with_pathways
-from dp_adapter.weights import own
+from dp_adapter.weights.families import own
 
 
 def first(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import (
+from dp_adapter.weights import foreign_files
+from dp_adapter.weights.checkpoint import Checkpoint
+from dp_adapter.weights.families import (
     consistentid,
     fact,
-    foreign,
     ip_adapter,
     masterweaver,
     mip,
@@ -26,9 +27,8 @@ from dp_adapter.weights import (
     storymaker,
     w_plus,
 )
-from dp_adapter.weights.aliases import canonical
-from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
+from dp_adapter.weights.key_aliases import canonical
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def read(path: Path, family: str | None = None) -> Checkpoint:
     file = canonical(opened)
     row = recognise(file) if family is None else _row(family)
     if row is None:
-        raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign.describe(opened.tensors)}")
+        raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign_files.describe(opened.tensors)}")
     require_finite(file)
     return row.read(file, row.family, row.title)
 

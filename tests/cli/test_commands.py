@@ -14,7 +14,7 @@ from PIL import Image
 from dp_adapter.cli import main
 from dp_adapter.core.personal import Personal
 from dp_adapter.settings import Settings, walk_fields
-from dp_adapter.weights import personal
+from dp_adapter.weights.families import personal
 from tests import tiny
 
 Capture = pytest.CaptureFixture[str]

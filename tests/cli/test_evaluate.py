@@ -93,7 +93,8 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
     from dp_adapter.evaluation.protocol import Weights
     from dp_adapter.hosts import pipelines
     from dp_adapter.session import Session
-    from dp_adapter.weights import formats, own
+    from dp_adapter.weights import formats
+    from dp_adapter.weights.families import own
 
     adapter = formats.read(adapter_file).adapter
     for index in range(len(adapter.sites)):

@@ -18,7 +18,7 @@ from dp_adapter.demo import tiny_base, tiny_vae, tiny_weights
 from dp_adapter.hosts.diffusers import attach, base_of, pipeline_rows
 from dp_adapter.hosts.pipelines import Job, load, run
 from dp_adapter.hosts.sites import site_names
-from dp_adapter.weights import own
+from dp_adapter.weights.families import own
 from dp_adapter.weights.files import open_weights
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types

@@ -23,7 +23,7 @@ from dp_adapter.identity.clip import preprocess
 from dp_adapter.identity.face_parts import PARTS, part_pictures
 from dp_adapter.identity.pictures import load_picture
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.weights import personal
+from dp_adapter.weights.families import personal
 from tests import tiny
 from tests.identity.test_encoders import save_tower
 from tests.session.conftest import Request

@@ -29,7 +29,8 @@ from dp_adapter.training.personal_attention import token_shares
 from dp_adapter.training.personal_objective import Bank, Objective, Options, bank_of, draw
 from dp_adapter.training.personal_views import Subject, mean_embedding, views
 from dp_adapter.training.personalise import begin, personalise
-from dp_adapter.weights import formats, personal
+from dp_adapter.weights import formats
+from dp_adapter.weights.families import personal
 from tests.hosts import test_pipelines
 
 sdxl_folder = test_pipelines.sdxl_folder

@@ -14,7 +14,8 @@ from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.training.adapted import AdaptedUNet, Conditions, Mode
 from dp_adapter.training.start import from_public, new_adapter, new_resampler, with_pathways
-from dp_adapter.weights import formats, own
+from dp_adapter.weights import formats
+from dp_adapter.weights.families import own
 from tests import tiny
 
 if TYPE_CHECKING:

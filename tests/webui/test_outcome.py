@@ -20,7 +20,7 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.modes import TABLE, Facts, resolve
 from dp_adapter.session.report import STRIDE
 from dp_adapter.settings import Settings
-from dp_adapter.weights import own
+from dp_adapter.weights.families import own
 from tests import tiny
 from tests.hosts import ldm_unet
 from tests.hosts.protocol import same_state, state_of

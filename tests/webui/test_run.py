@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.weights import own
+from dp_adapter.weights.families import own
 from tests import tiny
 from tests.hosts import ldm_unet
 from tests.hosts.protocol import same_state, state_of

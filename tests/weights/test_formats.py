@@ -19,7 +19,7 @@ from dp_adapter.hosts.sites import Base, site_names
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
 from dp_adapter.weights.files import WeightFile
-from dp_adapter.weights.foreign import describe
+from dp_adapter.weights.foreign_files import describe
 from tests import tiny
 
 CONTAINERS: list[tiny.Container] = ["safetensors", "zip", "legacy"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.demo import tiny_base
-from dp_adapter.weights import own
+from dp_adapter.weights.families import own
 from tools.small_base import vae
 from tools.small_base.base import Joint
 from tools.small_base.pool import Pool

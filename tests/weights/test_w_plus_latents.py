@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights.latents import read_latent
+from dp_adapter.weights.w_plus_latents import read_latent
 
 LATENT = torch.randn(1, 18, 512, generator=torch.Generator().manual_seed(0))
 

@@ -16,10 +16,10 @@ from dp_adapter.core.projection import FacePlusProjection
 from dp_adapter.core.text.fusion import fuse_with
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features, Tokens
-from dp_adapter.weights import ip_adapter
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder, TokenOptions, given
+from dp_adapter.weights.families import ip_adapter
+from dp_adapter.weights.families.ip_adapter import built, under
 from dp_adapter.weights.files import WeightFile
-from dp_adapter.weights.ip_adapter import built, under
 
 _ENCODER = "FacialEncoder."
 _START = 0.6  # infer.py: the parts join the text after 30 of 50 steps (merge_steps)

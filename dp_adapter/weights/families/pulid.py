@@ -17,8 +17,8 @@ from dp_adapter.core.pulid_projection import IdEncoder, IdFormer
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import SITES, Checkpoint, TokenOptions, given
+from dp_adapter.weights.families.ip_adapter import load_projection, site_from, under
 from dp_adapter.weights.files import WeightFile
-from dp_adapter.weights.ip_adapter import load_projection, site_from, under
 
 FAMILY = "pulid"
 _PREFIX = "image_proj."

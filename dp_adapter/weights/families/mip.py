@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights import ip_adapter
 from dp_adapter.weights.checkpoint import Checkpoint, Recipe, TokenOptions
+from dp_adapter.weights.families import ip_adapter
 from dp_adapter.weights.files import WeightFile
 
 _LAYER = "ip_adapter.{}.text_to_weight.weight"

@@ -21,8 +21,8 @@ from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import Base, Checkpoint, TokenOptions, no_tokens
+from dp_adapter.weights.families.ip_adapter import built
 from dp_adapter.weights.files import WeightFile
-from dp_adapter.weights.ip_adapter import built
 
 FORMAT = "dp_adapter_personal"
 FAMILY = "personal"

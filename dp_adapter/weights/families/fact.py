@@ -19,8 +19,8 @@ from dp_adapter.core.projection import Resampler
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import SITES, Checkpoint, Recipe, TokenOptions, given
+from dp_adapter.weights.families.ip_adapter import load_projection, under
 from dp_adapter.weights.files import WeightFile
-from dp_adapter.weights.ip_adapter import load_projection, under
 
 _SITE = re.compile(r"((down|up|mid)_block.*)\.attn2\.processor\.(.+)")
 _ORDER = {"down": 0, "up": 1, "mid": 2}
