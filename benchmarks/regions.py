@@ -21,12 +21,12 @@ import cv2
 import numpy as np
 
 from benchmarks import scenes
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.parse import Parser
-from dp_adapter.identity.pictures import Picture, load_picture
-from dp_adapter.identity.preview import PreviewFinder
-from dp_adapter.identity.sweep import iou
+from dp_adapter.identity.faces.detection_scales import iou
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.preview_faces import PreviewFinder
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 
 MOMENTS = (15, 30, 55)
 # Levels at the three moments: the noise's standard deviation in pictures of 0..1 (x̂0's error falls from about a third

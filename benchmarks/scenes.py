@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dp_adapter.identity.face import Floats
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.sweep import iou
+from dp_adapter.identity.faces.detection_scales import iou
+from dp_adapter.identity.faces.face import Floats
+from dp_adapter.identity.pictures.picture_files import Picture
 
 Random = np.random.Generator
 HIDDEN = 0.1  # the most of a face that a later portrait may cover

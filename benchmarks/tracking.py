@@ -24,8 +24,8 @@ from benchmarks.unet_step import ROWS, build
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.hosts.decoding import linear, pictures, shrunk
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.areas import face_mask
 from dp_adapter.session.tracker import Followed, Plan, Spot, Surroundings, Tracker
 from dp_adapter.settings import Parts, Tracking

@@ -23,7 +23,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from dp_adapter.identity.parse import FACE_SKIN
+from dp_adapter.identity.faces.face_parsing import FACE_SKIN
 from dp_adapter.training.config import Config, from_tables
 from dp_adapter.training.sample import Sample
 

@@ -14,7 +14,7 @@ from dp_adapter.hosts import person_words, pipelines, prompts
 from dp_adapter.hosts.encoding import latents_of
 from dp_adapter.hosts.native_size import of_pipeline
 from dp_adapter.hosts.pipelines import Job, Pipeline
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session, face_pass, places, report
 from dp_adapter.session.joining import never_acted

@@ -16,7 +16,7 @@ from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
 from dp_adapter.hosts.predicted import told
 from dp_adapter.hosts.spoken import hinted, repeated
 from dp_adapter.hosts.word_maps import WordMaps
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Prepared
 from dp_adapter.session.watch import Decode, Watch
 

@@ -17,8 +17,8 @@ from dp_adapter.core.photomaker import PhotoMakerEncoder
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.hosts import pipelines
 from dp_adapter.hosts.pipelines import Job
-from dp_adapter.identity.clip import preprocess
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.encoders.clip import preprocess
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.weights.families import personal

@@ -14,9 +14,9 @@ from PIL import Image
 from dp_adapter.cli.models import models_root
 from dp_adapter.core.regions.masks import gains
 from dp_adapter.core.types import Grid
-from dp_adapter.identity.draw import COLOURS, label
-from dp_adapter.identity.draw_masks import overlaid, pyramid_drawn
-from dp_adapter.identity.pictures import Picture, load_picture
+from dp_adapter.identity.pictures.draw_faces import COLOURS, label
+from dp_adapter.identity.pictures.draw_masks import overlaid, pyramid_drawn
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Scene, Session
 from dp_adapter.session.areas import Areas
 from dp_adapter.settings import Settings

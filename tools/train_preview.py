@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.scenes import Placed, Portrait, Random, background, frequencies, scene
-from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.parse import Parser
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.pictures.picture_files import Picture
 from tools.preview_net import PreviewNet
 
 SIDE, STRIDE = 128, 4

@@ -163,7 +163,7 @@ def _judges(
 ) -> tuple[Scorer, list[Reference], tuple[Person, ...], list[str]]:
     """The judges, and every person as they see them; who cannot be seen is left out with a note."""
     from dp_adapter.errors import FaceError
-    from dp_adapter.identity.pictures import load_picture
+    from dp_adapter.identity.pictures.picture_files import load_picture
 
     scorer = scorer_of(args, studio, pipeline)
     references: list[Reference] = []
@@ -204,7 +204,7 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: Person, numbe
     from dp_adapter.evaluation import fastcomposer, scene
     from dp_adapter.evaluation.protocol import filled
     from dp_adapter.evaluation.scene_check import SceneCheck
-    from dp_adapter.identity.pictures import load_picture
+    from dp_adapter.identity.pictures.picture_files import load_picture
 
     name = args.prompts if args.prompts != "auto" else "scenes" if is_small(pipeline) else "fastcomposer"
     if name == "scenes":

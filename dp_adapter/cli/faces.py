@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dp_adapter.identity.face import Face
-    from dp_adapter.identity.pictures import Picture
-    from dp_adapter.identity.quality import Quality
+    from dp_adapter.identity.faces.face import Face
+    from dp_adapter.identity.faces.face_quality import Quality
+    from dp_adapter.identity.pictures.picture_files import Picture
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(path: Path, args: argparse.Namespace) -> int:
-    from dp_adapter.identity.detect import YuNet
-    from dp_adapter.identity.pictures import load_picture
-    from dp_adapter.identity.quality import quality
+    from dp_adapter.identity.faces.detector import YuNet
+    from dp_adapter.identity.faces.face_quality import quality
+    from dp_adapter.identity.pictures.picture_files import load_picture
 
     picture = load_picture(path)
     faces = sorted(YuNet().detect(picture), key=lambda face: float(face.centre[0]))
@@ -67,8 +67,8 @@ def _annotated(
 ) -> Path:
     from PIL import Image
 
-    from dp_adapter.identity.draw import annotate
-    from dp_adapter.identity.parse import Parser
+    from dp_adapter.identity.faces.face_parsing import Parser
+    from dp_adapter.identity.pictures.draw_faces import annotate
 
     parts = Parser().parse(picture, faces[0]) if args.parts and faces else None
     args.out.mkdir(parents=True, exist_ok=True)

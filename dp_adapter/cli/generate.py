@@ -152,7 +152,7 @@ def job_from(args: argparse.Namespace, native: int) -> Job:
 
     from dp_adapter.hosts.job import Pixels
     from dp_adapter.hosts.pipelines import Job
-    from dp_adapter.identity.pictures import load_mask, load_picture
+    from dp_adapter.identity.pictures.picture_files import load_mask, load_picture
 
     init = None if args.init is None else load_picture(args.init)
     mask = None if args.inpaint_mask is None else load_mask(args.inpaint_mask)

@@ -12,8 +12,8 @@ from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import IdentityError, SettingsError
 
 if TYPE_CHECKING:
-    from dp_adapter.identity.library import Identities
-    from dp_adapter.identity.saved import Card
+    from dp_adapter.identity.saved.identity_library import Identities
+    from dp_adapter.identity.saved.saved_identity import Card
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DPAdapterError: in words.
     """
-    from dp_adapter.identity.library import Identities
+    from dp_adapter.identity.saved.identity_library import Identities
 
     if args.action == "save":
         return _save(args)

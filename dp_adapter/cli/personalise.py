@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     from dp_adapter.hosts import learned, pipelines
     from dp_adapter.hosts.diffusers import base_of
-    from dp_adapter.identity.encoders import Encoders
+    from dp_adapter.identity.encoders.encoder_pool import Encoders
     from dp_adapter.training import personal_text, personal_views
     from dp_adapter.training.personal_objective import bank_of
     from dp_adapter.training.personalise import begin, personalise
@@ -173,7 +173,7 @@ def _generic(word: str) -> bool:
 
 
 def _doubts(subjects: list[Subject], encoder: str, size: int) -> list[str]:
-    from dp_adapter.identity.parse import CROP
+    from dp_adapter.identity.faces.face_parsing import CROP
     from dp_adapter.training.personal_views import likeness_of
 
     told: list[str] = []

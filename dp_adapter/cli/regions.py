@@ -14,8 +14,8 @@ from dp_adapter.cli.models import models_root
 if TYPE_CHECKING:
     from dp_adapter.core.types import Level
     from dp_adapter.hosts.sites import Base
-    from dp_adapter.identity.pictures import Picture
-    from dp_adapter.identity.preview import PreviewFinder
+    from dp_adapter.identity.faces.preview_faces import PreviewFinder
+    from dp_adapter.identity.pictures.picture_files import Picture
     from dp_adapter.session import Session
     from dp_adapter.session.areas import Area
     from dp_adapter.settings import Settings
@@ -76,14 +76,14 @@ class _Person:
 
 
 def _show(path: Path, settings: Settings, session: Session, args: argparse.Namespace) -> int:
-    from dp_adapter.identity.pictures import load_picture
+    from dp_adapter.identity.pictures.picture_files import load_picture
 
     picture = _fitted(load_picture(path), _NATIVE[args.base])
     name = path.stem
     finder = None
     if args.noise is not None:
-        from dp_adapter.identity.forming import formed
-        from dp_adapter.identity.preview import PreviewFinder
+        from dp_adapter.identity.faces.preview_faces import PreviewFinder
+        from dp_adapter.identity.faces.simulated_previews import formed
 
         picture = formed(picture, args.noise)
         name += f"_{args.noise:.2f}"
@@ -163,8 +163,8 @@ def _levels(base: Base) -> list[tuple[Level, int]]:
 def _written(stem: Path, picture: Picture, faces: Any, people: list[_Person], settings: Settings) -> list[Path]:
     from PIL import Image
 
-    from dp_adapter.identity.draw import annotate
-    from dp_adapter.identity.draw_masks import overlaid, parts_drawn, pyramid_drawn
+    from dp_adapter.identity.pictures.draw_faces import annotate
+    from dp_adapter.identity.pictures.draw_masks import overlaid, parts_drawn, pyramid_drawn
 
     drawn = {
         "regions": annotate(overlaid(picture, [person.mask for person in people]), faces),

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from dp_adapter.evaluation import plots, tuning
     from dp_adapter.evaluation.summary import Point, front
-    from dp_adapter.identity.pictures import load_picture
+    from dp_adapter.identity.pictures.picture_files import load_picture
 
     plots.require()
     photo = load_picture(args.photo)

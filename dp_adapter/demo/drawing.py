@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures.picture_files import Picture
 
 Values = NDArray[np.float32]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dp_adapter.demo.shots import Who
-from dp_adapter.identity.draw import annotate
-from dp_adapter.identity.face import Face, choose
-from dp_adapter.identity.pictures import Picture, load_picture
-from dp_adapter.identity.quality import quality
+from dp_adapter.identity.faces.face import Face, choose
+from dp_adapter.identity.faces.face_quality import quality
+from dp_adapter.identity.pictures.draw_faces import annotate
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Session
 
 PORTRAITS = Path(__file__).parent / "portraits"

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from dp_adapter.errors import MissingDependencyError, SettingsError
 from dp_adapter.evaluation.metrics import Floats, cosine
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures.picture_files import Picture
 
 MODEL, WEIGHTS = "ViT-L-14", "openai"
 """FastComposer's judge (mit-han-lab/fastcomposer@b9304a2, ``single_object_evaluation.py``)."""

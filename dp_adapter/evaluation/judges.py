@@ -18,10 +18,10 @@ import numpy as np
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
 from dp_adapter.evaluation.metrics import Floats
 from dp_adapter.hints import command
-from dp_adapter.identity.embed import SFace
-from dp_adapter.identity.face import Face, norm_crop
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.shipped import open_network
+from dp_adapter.identity.encoders.shipped_networks import open_network
+from dp_adapter.identity.faces.face import Face, norm_crop
+from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.pictures.picture_files import Picture
 
 NAMES = ("dlib", "insightface", "sface")
 _DLIB = ("shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import MissingDependencyError
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures.picture_files import Picture
 
 Floats = NDArray[np.float32]
 

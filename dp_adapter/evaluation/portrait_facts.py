@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.identity.parse import FACE_SKIN, HAIR, OTHERS
+from dp_adapter.identity.faces.face_parsing import FACE_SKIN, HAIR, OTHERS
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

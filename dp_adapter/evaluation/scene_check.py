@@ -22,10 +22,10 @@ from dp_adapter.evaluation.scene_measures import (
     place_of,
     resized,
 )
-from dp_adapter.identity.detect import Detector, YuNet
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.parse import Parser
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.faces.detector import Detector, YuNet
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.pictures.picture_files import Picture
 
 _SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: full body below, close-up above
 

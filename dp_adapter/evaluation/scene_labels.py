@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.evaluation.portrait_facts import Bytes
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, OTHERS, Parser
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, OTHERS, Parser
+from dp_adapter.identity.pictures.picture_files import Picture
 
 SIZES = (1.0, 0.5)
 """Of the picture in the network's input."""

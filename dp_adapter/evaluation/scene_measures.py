@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dp_adapter.evaluation.patterns import GRID, Floats, Found, pattern_of
 from dp_adapter.evaluation.portrait_facts import Bytes
 from dp_adapter.evaluation.scene import COLOURS
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES, CROP, FACE_SKIN, INPUT
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, CROP, FACE_SKIN, INPUT
+from dp_adapter.identity.pictures.picture_files import Picture
 
 Mask: TypeAlias = NDArray[np.bool_]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dp_adapter.core.regions.masks import box_mask, grow_and_feather
 from dp_adapter.core.types import Grid
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Floats
-from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Floats
+from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.matching import Place
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Crop, Mask, Scene

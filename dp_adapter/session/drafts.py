@@ -9,15 +9,15 @@ from types import MappingProxyType
 import torch
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, WeightsError
-from dp_adapter.identity import transface
-from dp_adapter.identity.clip import ClipFeatures
-from dp_adapter.identity.detect import Detector
-from dp_adapter.identity.embed import Encoder
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Floats
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.quality import quality
-from dp_adapter.identity.saved import SavedPhoto, View
+from dp_adapter.identity.encoders import transface
+from dp_adapter.identity.encoders.clip import ClipFeatures
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.detector import Detector
+from dp_adapter.identity.faces.face import Floats
+from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.faces.face_quality import quality
+from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.identity.saved.saved_identity import SavedPhoto, View
 from dp_adapter.session.photos import Seen
 from dp_adapter.session.reading import aligned
 from dp_adapter.session.reading_eva import encoded, outlines

@@ -10,9 +10,9 @@ import numpy as np
 from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.retouch import retouched, wear
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.identity.pictures.restore_old_photo import retouched, wear
 from dp_adapter.modes import Edit, Facts, Modes, needs_reference_age, resolve
 from dp_adapter.session.latents import LATENT
 from dp_adapter.session.photos import Known, Photos, Seen, used

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dp_adapter.identity.face import Face
+from dp_adapter.identity.faces.face import Face
 from dp_adapter.modes import Edit
 from dp_adapter.session.scene import Mask, Picture
 from dp_adapter.settings import Curve, FacePass, Hires, Region, Report, Settings, Span

@@ -15,9 +15,9 @@ from dp_adapter.cache import Cache
 from dp_adapter.core.reference_photo import Reference
 from dp_adapter.core.types import Features
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.combine import Combination, agreement, combine
-from dp_adapter.identity.detect import Detector
-from dp_adapter.identity.encoders import Encoders
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.combine_photos import Combination, agreement, combine
+from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.session import readers, reading
 from dp_adapter.session.explain import Photo
 from dp_adapter.session.latents import Latent

@@ -13,10 +13,10 @@ from torch import Tensor
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.preview_faces import PreviewFinder
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.areas import Area, Areas, Piece, combined, face_mask, fitted, handed_over, softened
 from dp_adapter.session.photos import Known, Photos
 from dp_adapter.session.scene import Scene

@@ -15,9 +15,9 @@ from torch import Tensor
 from dp_adapter.core.types import Tokens
 from dp_adapter.errors import SettingsError
 from dp_adapter.hints import command
-from dp_adapter.identity.face import TEMPLATE, Floats
-from dp_adapter.identity.keypoints import draw_keypoints
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.crops.keypoint_picture import draw_keypoints
+from dp_adapter.identity.faces.face import TEMPLATE, Floats
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.photos import Known, Seen
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import IdentityNet

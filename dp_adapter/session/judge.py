@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.matching import assign
 from dp_adapter.session.prepare import Session
 from dp_adapter.session.scene import Mask

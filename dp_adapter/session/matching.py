@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dp_adapter.identity.face import Face, Floats
+from dp_adapter.identity.faces.face import Face, Floats
 
 _SIZE = 0.5  # share of a doubled size against a move by one face
 _LIKENESS = 8.0  # moves by one face that a cosine of 1 outweighs

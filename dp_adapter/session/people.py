@@ -10,11 +10,11 @@ import numpy as np
 
 from dp_adapter import naming
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.detect import Detector
-from dp_adapter.identity.embed import Encoder
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import similarity, template
-from dp_adapter.identity.saved import SavedIdentity, SavedPhoto, View
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.detector import Detector
+from dp_adapter.identity.faces.face import similarity, template
+from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.saved.saved_identity import SavedIdentity, SavedPhoto, View
 from dp_adapter.session.drafts import ABSENT, Draft, eva_towers, faces, kind_of, own_towers, patches, towers
 from dp_adapter.session.photos import Photos, Seen, used
 from dp_adapter.session.reading_own import towers_inside

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import FaceError, IdentityError, PictureError, SettingsError
-from dp_adapter.identity.detect import Detector
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Choice, Face, choose
-from dp_adapter.identity.library import Identities
-from dp_adapter.identity.pictures import Coverage, Picture, digest, load, load_mask, load_picture
-from dp_adapter.identity.quality import Quality, quality
-from dp_adapter.identity.saved import SavedIdentity
-from dp_adapter.identity.shelf import Shelf
-from dp_adapter.identity.sources import embedded, read_as
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.detector import Detector
+from dp_adapter.identity.faces.face import Choice, Face, choose
+from dp_adapter.identity.faces.face_quality import Quality, quality
+from dp_adapter.identity.pictures.dropped_photos import Shelf
+from dp_adapter.identity.pictures.picture_files import Coverage, Picture, digest, load, load_mask, load_picture
+from dp_adapter.identity.pictures.picture_sources import embedded, read_as
+from dp_adapter.identity.saved.identity_library import Identities
+from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.session.explain import Photo
 from dp_adapter.session.latents import LATENT, Latent, Latents
 from dp_adapter.session.remembered import IDENTITY, Remembered, direction, remembered

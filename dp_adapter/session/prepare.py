@@ -12,10 +12,10 @@ from dp_adapter.core.res_adapter import SizeCompanion
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.errors import FaceError, SettingsError, WeightsError
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.library import Identities
-from dp_adapter.identity.saved import SavedIdentity
-from dp_adapter.identity.shelf import Shelf
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.pictures.dropped_photos import Shelf
+from dp_adapter.identity.saved.identity_library import Identities
+from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.modes import Modes
 from dp_adapter.session import identity_net, referring, sharing
 from dp_adapter.session.areas import Areas

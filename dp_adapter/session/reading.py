@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from dp_adapter.cache import Cache
-from dp_adapter.identity.clip import ClipFeatures, ClipVision
-from dp_adapter.identity.embed import Encoder as FaceEncoder
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import norm_crop
-from dp_adapter.identity.pictures import Picture, digest
-from dp_adapter.identity.transface import TransFace
+from dp_adapter.identity.encoders.clip import ClipFeatures, ClipVision
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.transface import TransFace
+from dp_adapter.identity.faces.face import norm_crop
+from dp_adapter.identity.faces.face_embedding import Encoder as FaceEncoder
+from dp_adapter.identity.pictures.picture_files import Picture, digest
 from dp_adapter.session import reading_eva
 from dp_adapter.session.latents import Latent
 from dp_adapter.session.photos import Known, Seen

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from dp_adapter.cache import Cache
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.eva import EvaFeatures, EvaVision
-from dp_adapter.identity.facexlib_parse import FacexlibParser
-from dp_adapter.identity.grey_face import grey_face
+from dp_adapter.identity.crops.grey_face import grey_face
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.eva import EvaFeatures, EvaVision
+from dp_adapter.identity.faces.facexlib_parsing import FacexlibParser
 from dp_adapter.session.photos import Seen
 
 OUTLINES = (

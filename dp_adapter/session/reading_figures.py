@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from dp_adapter.identity.parse import FaceParser
-from dp_adapter.identity.parsed_crop import parsed_crop
-from dp_adapter.identity.person_crop import person_crop
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.crops.parsed_face import parsed_crop
+from dp_adapter.identity.crops.person_cut_out import person_crop
+from dp_adapter.identity.faces.face_parsing import FaceParser
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.photos import Seen
 from dp_adapter.session.reading import Ask, Reading, Values, read_clip
 from dp_adapter.weights.checkpoint import Encoder

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.identity.clip import preprocess
+from dp_adapter.identity.encoders.clip import preprocess
 from dp_adapter.session.photos import Seen
 from dp_adapter.session.reading import Ask, Reading, Values, face_vector
 from dp_adapter.session.remembered import Remembered

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.clip import ClipVision
-from dp_adapter.identity.face_parts import part_pictures
-from dp_adapter.identity.parse import FaceParser
+from dp_adapter.identity.crops.face_parts import part_pictures
+from dp_adapter.identity.encoders.clip import ClipVision
+from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.session.photos import Seen
 from dp_adapter.session.reading import Ask, Reading, Values, versions, zeros_of
 from dp_adapter.session.remembered import Remembered

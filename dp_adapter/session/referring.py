@@ -11,9 +11,9 @@ import torch
 from dp_adapter import naming
 from dp_adapter.core.reference_photo import Reference
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.person_crop import person_mask
+from dp_adapter.identity.crops.person_cut_out import person_mask
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Face
 from dp_adapter.session.features import Person
 from dp_adapter.session.photos import Seen
 from dp_adapter.session.scene import EncodePicture, Picture, Scene

@@ -9,9 +9,9 @@ import numpy as np
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.hints import command
-from dp_adapter.identity.face import Floats
-from dp_adapter.identity.quality import Quality
-from dp_adapter.identity.saved import SavedIdentity, View
+from dp_adapter.identity.faces.face import Floats
+from dp_adapter.identity.faces.face_quality import Quality
+from dp_adapter.identity.saved.saved_identity import SavedIdentity, View
 from dp_adapter.session.explain import Photo
 
 IDENTITY = "identity:"

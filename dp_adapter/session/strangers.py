@@ -10,8 +10,8 @@ import numpy as np
 
 from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.detect import Detector
-from dp_adapter.identity.face import Floats
+from dp_adapter.identity.faces.detector import Detector
+from dp_adapter.identity.faces.face import Floats
 from dp_adapter.session.matching import SAME
 from dp_adapter.session.photos import Photos
 from dp_adapter.settings import Settings

@@ -14,9 +14,9 @@ from dp_adapter import naming
 from dp_adapter.core.regions.attention_maps import region_of
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
-from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.preview_faces import PreviewFinder
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.matching import Place, match
 from dp_adapter.session.whose import inside
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from torch import Tensor
 
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.tracker import Look, Tracker
 
 Decode = Callable[[Tensor], Sequence[Picture]]

@@ -11,9 +11,9 @@ from torch import Tensor
 from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.preview import PreviewFinder
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.matching import Place, recognised
 from dp_adapter.session.photos import Photos
 from dp_adapter.session.scene import Picture

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dp_adapter.core.regions.masks import grow_and_feather, on_grid
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import TrainingError
-from dp_adapter.identity.parse import FACE_SKIN, HAIR, OTHERS
+from dp_adapter.identity.faces.face_parsing import FACE_SKIN, HAIR, OTHERS
 from dp_adapter.training.config import AdapterPlan, Data, EncoderName
 from dp_adapter.training.sample import Sample
 from dp_adapter.training.shards import Shards

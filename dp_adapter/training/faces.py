@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dp_adapter.identity.face import similarity, template
-from dp_adapter.identity.shipped import SFACE, shipped
+from dp_adapter.identity.encoders.shipped_networks import SFACE, shipped
+from dp_adapter.identity.faces.face import similarity, template
 from dp_adapter.training.onnx_net import OnnxNet
 
 
@@ -34,7 +34,7 @@ class FaceNetwork(Protocol):
 
 
 class SFace(nn.Module):
-    """The shipped SFace, as ``identity.embed.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
+    """The shipped SFace, as ``identity.faces.face_embedding.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
 
     Args:
         path: another SFace file; the shipped one when None.
@@ -93,7 +93,7 @@ def decoded_crops(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
 
 
 def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
-    """``identity.face.norm_crop`` for a batch, with gradients: [B, 3, H, W] -> [B, 3, s, s], black outside.
+    """``identity.faces.face.norm_crop`` for a batch, with gradients: [B, 3, H, W] -> [B, 3, s, s], black outside.
 
     Without OpenCV's rounding of coordinates to 1/32 px.
 

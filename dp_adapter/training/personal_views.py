@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.embed import Encoder
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Face, Floats, choose
-from dp_adapter.identity.parse import CROP, FaceParser
-from dp_adapter.identity.pictures import Picture, load_picture
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Face, Floats, choose
+from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.faces.face_parsing import CROP, FaceParser
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 
 FaceEncoder = Literal["sface", "arcface"]
 

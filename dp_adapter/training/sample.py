@@ -27,7 +27,7 @@ class Sample:
         key: unique in the data set; no dot in it.
         person: who it is; samples of the same person share it.
         caption: a sentence about the picture.
-        picture: [H, W, 3] RGB; labels: [H, W] of the selfie network (``identity.parse``).
+        picture: [H, W, 3] RGB; labels: [H, W] of the selfie network (``identity.faces.face_parsing``).
         box: x0, y0, x1, y1 of the face, and points: [5, 2] its landmarks, in pixels of ``picture``.
         embeddings: of the face by encoder name (``sface`` [128], ``insightface`` [512], ``transface`` [144, 512]).
         facts: what else was measured; JSON.

@@ -19,7 +19,7 @@ from dp_adapter.demo.people import Person
 from dp_adapter.demo.shots import EDITS, PEOPLE, Edited, Programme
 from dp_adapter.demo.story import Comparison, Frame, Story
 from dp_adapter.errors import HostError, PictureError
-from dp_adapter.identity.face import Face
+from dp_adapter.identity.faces.face import Face
 from dp_adapter.session.report import Drift
 
 PROMPT = 'a <b>garden</b> & "more"'

@@ -15,9 +15,9 @@ from dp_adapter.demo.people import PORTRAITS, aged
 from dp_adapter.demo.shots import Shot
 from dp_adapter.demo.studio import Studio
 from dp_adapter.errors import WeightsError
-from dp_adapter.identity.face import choose
-from dp_adapter.identity.pictures import load_picture
-from dp_adapter.identity.retouch import wear
+from dp_adapter.identity.faces.face import choose
+from dp_adapter.identity.pictures.picture_files import load_picture
+from dp_adapter.identity.pictures.restore_old_photo import wear
 from dp_adapter.session import Scene, Session, face_pass, places
 from dp_adapter.settings import Settings
 from tools.small_base import scenes

@@ -12,9 +12,9 @@ from dp_adapter.evaluation.portrait_facts import HairMeasure
 from dp_adapter.evaluation.scene import Statement, statements
 from dp_adapter.evaluation.scene_check import SceneCheck
 from dp_adapter.evaluation.scene_measures import nearest, nearest_shades, pattern_colours, plain_colours
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.parse import CLOTHES, Parser
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face_parsing import CLOTHES, Parser
+from dp_adapter.identity.pictures.picture_files import load_picture
 from tools.small_base import portraits, scenes
 
 

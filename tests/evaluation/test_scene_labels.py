@@ -8,10 +8,10 @@ import pytest
 
 from dp_adapter.evaluation.scene_labels import covered, drawn, labels_of
 from dp_adapter.evaluation.scene_measures import resized
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, Parser
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, Parser
+from dp_adapter.identity.pictures.picture_files import Picture
 
 
 @pytest.fixture(scope="module")

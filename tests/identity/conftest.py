@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.pictures import Picture, load_picture
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets"
 

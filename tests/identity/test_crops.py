@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.parse import Parser
-from dp_adapter.identity.parsed_crop import ffhq_square, parsed_crop
-from dp_adapter.identity.person_crop import person_crop, person_mask
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.crops.parsed_face import ffhq_square, parsed_crop
+from dp_adapter.identity.crops.person_cut_out import person_crop, person_mask
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.pictures.picture_files import Picture
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from dp_adapter.session import Scene, Session
 from dp_adapter.settings import Settings
 from tests import tiny
-from tests.identity.test_encoders import save_tower
+from tests.identity.encoders.test_encoder_pool import save_tower
 
 Request = Callable[..., Settings]
 SCENE = Scene("sd15", 128, 128)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dp_adapter.core.regions.masks import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Crop, Prepared, Scene, Session
 from dp_adapter.session.areas import Piece, combined, skin_and_around, strongest, with_features
 from dp_adapter.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dp_adapter.identity.face import Face
+from dp_adapter.identity.faces.face import Face
 from dp_adapter.modes import TABLE, Edit, Facts, resolve
 from dp_adapter.session import face_pass
 from dp_adapter.settings import FacePass, Settings

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
-from dp_adapter.identity.clip import ClipVision
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.face import norm_crop
-from dp_adapter.identity.pictures import load_picture
-from dp_adapter.identity.transface import TransFace
+from dp_adapter.identity.encoders.clip import ClipVision
+from dp_adapter.identity.encoders.transface import TransFace
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face import norm_crop
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from tests import tiny
-from tests.identity.test_encoders import save_tower
+from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import SCENE, Request
 
 HAS_INSIGHTFACE = importlib.util.find_spec("insightface") is not None

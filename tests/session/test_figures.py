@@ -13,21 +13,21 @@ import torch
 
 from dp_adapter.core.types import Features
 from dp_adapter.errors import PictureError, SettingsError, WeightsError
-from dp_adapter.identity.clip import ClipVision
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.face import norm_crop
-from dp_adapter.identity.folders import INSIGHTFACE_FOLDERS
-from dp_adapter.identity.parse import Parser
-from dp_adapter.identity.parsed_crop import parsed_crop
-from dp_adapter.identity.person_crop import person_crop
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.crops.parsed_face import parsed_crop
+from dp_adapter.identity.crops.person_cut_out import person_crop
+from dp_adapter.identity.encoders.clip import ClipVision
+from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face import norm_crop
+from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.judge import Judge
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import TokenOptions
 from tests import tiny
-from tests.identity.test_encoders import save_tower
+from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import SCENE, Request
 from tests.session.test_saved import small_pack
 

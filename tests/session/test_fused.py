@@ -19,13 +19,13 @@ from dp_adapter.core.types import Row
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hosts import diffusers
 from dp_adapter.hosts.sites import Base
-from dp_adapter.identity.clip import preprocess
-from dp_adapter.identity.face_parts import PARTS, part_pictures
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.crops.face_parts import PARTS, part_pictures
+from dp_adapter.identity.encoders.clip import preprocess
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.weights.families import personal
 from tests import tiny
-from tests.identity.test_encoders import save_tower
+from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import Request
 from tests.session.test_saved import small_pack
 from tests.weights import fused_files as files

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from dp_adapter.core.regions.masks import box_mask
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import SettingsError, WeightsError
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.keypoints import draw_keypoints
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.quality import quality
+from dp_adapter.identity.crops.keypoint_picture import draw_keypoints
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.face_quality import quality
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Session
 from dp_adapter.session.identity_net import chosen, find, person
 from dp_adapter.session.photos import Seen

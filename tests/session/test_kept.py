@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from dp_adapter.errors import FaceError, WeightsError
-from dp_adapter.identity.detect import Detector
-from dp_adapter.identity.embed import Encoder
-from dp_adapter.identity.encoders import Encoders
-from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.library import Identities
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.shelf import Shelf
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.detector import Detector
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.pictures.dropped_photos import Shelf
+from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.identity.saved.identity_library import Identities
 from dp_adapter.session import Session
 from dp_adapter.session.latents import Latents
 from dp_adapter.session.photos import Photos

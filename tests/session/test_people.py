@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Session
 from dp_adapter.session.judge import reference_vector
 from tests.session.conftest import SCENE, Request

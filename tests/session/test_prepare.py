@@ -20,7 +20,7 @@ from dp_adapter.errors import (
     SettingsError,
     WeightsError,
 )
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Scene, Session
 from dp_adapter.settings import Settings
 from tests import tiny

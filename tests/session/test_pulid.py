@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import CatalogError, SettingsError
-from dp_adapter.identity import eva
-from dp_adapter.identity.face import choose
-from dp_adapter.identity.folders import INSIGHTFACE_FOLDERS
-from dp_adapter.identity.grey_face import grey_face
-from dp_adapter.identity.pictures import load_picture
-from dp_adapter.identity.saved import View
+from dp_adapter.identity.crops.grey_face import grey_face
+from dp_adapter.identity.encoders import eva
+from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
+from dp_adapter.identity.faces.face import choose
+from dp_adapter.identity.pictures.picture_files import load_picture
+from dp_adapter.identity.saved.saved_identity import View
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.reading_eva import OUTLINES
 from dp_adapter.session.ways import Way, way_of
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from tests import tiny, tiny_pulid
-from tests.identity.test_facexlib_parse import facexlib, save
+from tests.identity.faces.test_facexlib_parsing import facexlib, save
 from tests.session.conftest import Request
 from tests.session.test_saved import small_pack
 

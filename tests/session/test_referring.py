@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.face import Face
-from dp_adapter.identity.pictures import Picture, load_picture
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Scene, Session
 from dp_adapter.session.referring import cut, resized, shown
 from tests.session.conftest import SCENE, Request

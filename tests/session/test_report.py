@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dp_adapter.identity.face import Face
+from dp_adapter.identity.faces.face import Face
 from dp_adapter.modes import TABLE
 from dp_adapter.session import Session, places, report
 from dp_adapter.session.judge import Judge, Verdict, assign, find

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from dp_adapter.errors import DPAdapterError, FaceError, IdentityError, PictureError, SettingsError
-from dp_adapter.identity.folders import INSIGHTFACE_FOLDERS
-from dp_adapter.identity.pictures import digest, load_picture
-from dp_adapter.identity.saved import SavedIdentity
+from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
+from dp_adapter.identity.pictures.picture_files import digest, load_picture
+from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.judge import reference_vector
 from dp_adapter.settings import Settings
 from tests import tiny
-from tests.identity.test_encoders import save_tower
+from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import SCENE, Request
 
 

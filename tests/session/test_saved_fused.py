@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.face_parts import PARTS
-from dp_adapter.identity.folders import INSIGHTFACE_FOLDERS
+from dp_adapter.identity.crops.face_parts import PARTS
+from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.reading_own import towers_inside
 from tests import tiny
-from tests.identity.test_encoders import save_tower
+from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import Request
 from tests.session.test_saved import small_pack
 from tests.weights import fused_files as files

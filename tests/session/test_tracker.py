@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.injection import Identity
-from dp_adapter.identity.pictures import Picture, load_picture
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.joining import never_acted
 from dp_adapter.session.tracker import Look, Tracker

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dp_adapter.errors import CatalogError
-from dp_adapter.identity.pictures import Picture
+from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.tracker import Look, Plan, Tracker
 from dp_adapter.session.watch import Watch
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dp_adapter.identity.pictures import Picture, load_picture
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.matching import Place, recognised
 from tests.session.conftest import Request

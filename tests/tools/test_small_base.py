@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
-from dp_adapter.identity.face import norm_crop
+from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.training.faces import SFace, crop_warp, cropped
 from tools.small_base import base, decoder, folder, mixing, pool, portraits, scenes, vae
 

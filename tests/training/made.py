@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from webdataset.writer import TarWriter
 
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, HAIR
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR
 from dp_adapter.training.sample import Sample
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dp_adapter.errors import TrainingError
-from dp_adapter.identity.parse import FACE_SKIN, HAIR
+from dp_adapter.identity.faces.face_parsing import FACE_SKIN, HAIR
 from dp_adapter.training.config import AdapterPlan, Data
 from dp_adapter.training.data import Batch, Examples, batches, example, regions, regions_of
 from dp_adapter.training.shards import Shards

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from dp_adapter.errors import CatalogError
-from dp_adapter.identity import embed
-from dp_adapter.identity.face import TEMPLATE, Face, norm_crop
-from dp_adapter.identity.shipped import SFACE, open_network, shipped
+from dp_adapter.identity.encoders.shipped_networks import SFACE, open_network, shipped
+from dp_adapter.identity.faces import face_embedding
+from dp_adapter.identity.faces.face import TEMPLATE, Face, norm_crop
 from dp_adapter.training.faces import ArcFace, SFace, crop_warp, cropped, embed_faces
 from dp_adapter.training.onnx_net import OnnxNet
 
@@ -69,7 +69,7 @@ def test_a_face_at_the_template_is_taken_as_it_is() -> None:
 
 def test_embeddings_are_the_encoders_and_pass_gradients(sface: SFace, astronaut: np.ndarray) -> None:
     box = np.array([180, 60, 260, 190], np.float32)
-    expected = embed.SFace().embed(astronaut, Face(box, POINTS, 1.0))
+    expected = face_embedding.SFace().embed(astronaut, Face(box, POINTS, 1.0))
     pictures = as_decoded(astronaut).requires_grad_()
     mine = torch.nn.functional.normalize(embed_faces(sface, pictures, POINTS[None]))
     assert float((mine.detach()[0] * torch.tensor(expected)).sum()) > 0.999

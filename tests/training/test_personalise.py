@@ -20,7 +20,7 @@ from dp_adapter.errors import DPAdapterError, HostError
 from dp_adapter.hosts import diffusers as host
 from dp_adapter.hosts import learned, pipelines, prompts
 from dp_adapter.hosts.pipelines import Job
-from dp_adapter.identity.face import TEMPLATE, Face
+from dp_adapter.identity.faces.face import TEMPLATE, Face
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from dp_adapter.cli import main
 from dp_adapter.errors import PictureError, SettingsError
-from dp_adapter.identity.parse import BACKGROUND, FACE_SKIN, HAIR
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, HAIR
 from dp_adapter.training.prepare.look import look
 from dp_adapter.training.prepare.options import Options
 from dp_adapter.training.prepare.outcome import Task

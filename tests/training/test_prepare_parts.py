@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.embed import SFace
-from dp_adapter.identity.pictures import load_picture
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.training.prepare import likeness
 from dp_adapter.training.prepare.captions import Captions
 from dp_adapter.training.prepare.likeness import closeness, near_duplicates

@@ -20,7 +20,7 @@ from dp_adapter.evaluation.portrait_facts import (
     hair_of,
     teeth_share,
 )
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, OTHERS
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, OTHERS
 
 HELD_OUT = 10
 """Every tenth person (in order of names) is kept out of all training."""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from dp_adapter.evaluation.scene import COLOURS
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES
 from tools.small_base.portraits import Bytes, Floats, Portrait
 
 SIDE = 128

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import IdentityError, MissingDependencyError
-from dp_adapter.identity.face import Floats
+from dp_adapter.identity.faces.face import Floats
 
 Ints = NDArray[np.intp]
 _CELLS = 1 << 25  # of the similarity matrix at a time: 128 MiB

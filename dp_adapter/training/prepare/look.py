@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, PictureError, WeightsError
-from dp_adapter.identity.detect import YuNet
-from dp_adapter.identity.embed import SFace
-from dp_adapter.identity.face import TEMPLATE, Face, Floats
-from dp_adapter.identity.parse import BACKGROUND, FACE_SKIN, OTHERS, Parser
-from dp_adapter.identity.person_crop import nearer
-from dp_adapter.identity.pictures import Picture, load_picture
-from dp_adapter.identity.quality import Quality, quality
+from dp_adapter.identity.crops.person_cut_out import nearer
+from dp_adapter.identity.faces.detector import YuNet
+from dp_adapter.identity.faces.face import TEMPLATE, Face, Floats
+from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, OTHERS, Parser
+from dp_adapter.identity.faces.face_quality import Quality, quality
+from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.training.prepare.measured import fields_of
 from dp_adapter.training.prepare.options import Options
 from dp_adapter.training.prepare.outcome import Drop, Outcome, Record, Task
@@ -63,7 +63,7 @@ class Looker:
     def _add_encoders(self, models: Sequence[Path]) -> None:
         import torch
 
-        from dp_adapter.identity.encoders import Encoders
+        from dp_adapter.identity.encoders.encoder_pool import Encoders
 
         torch.set_num_threads(1)
         encoders = Encoders(models)

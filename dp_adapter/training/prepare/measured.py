@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.identity.face import Face, Floats
-from dp_adapter.identity.parse import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, OTHERS
-from dp_adapter.identity.pictures import Picture
-from dp_adapter.identity.quality import Quality
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, OTHERS
+from dp_adapter.identity.faces.face_quality import Quality
+from dp_adapter.identity.pictures.picture_files import Picture
 
 Labels = NDArray[np.uint8]
 _GREY = 6.0  # chroma (Lab) below which a pixel is without colour to the eye

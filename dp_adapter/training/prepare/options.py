@@ -24,7 +24,7 @@ class Options:
         people: who is in a picture: told apart by their ``faces``, by sub-``folders``, or by a column of the ``table``.
         same: least mean cosine of SFace vectors between two groups of faces that are one person.
         min_photos: a person with fewer is dropped.
-        min_face: side of the face in px of the original (see `identity.quality`).
+        min_face: side of the face in px of the original (see `identity.faces.face_quality`).
         min_sharpness: variance of the Laplacian of the aligned face.
         max_yaw, max_pitch: degrees either way.
         min_score: of the detector, 0..1; also what counts as a face of several.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures import PictureLimits
+from dp_adapter.identity.pictures.picture_files import PictureLimits
 from dp_adapter.training.prepare import statistics
 from dp_adapter.training.prepare.captions import Captions
 from dp_adapter.training.prepare.choice import Chosen, Dropped, choose

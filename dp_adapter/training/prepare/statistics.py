@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dp_adapter.errors import MissingDependencyError, PictureError
-from dp_adapter.identity.pictures import Picture, PictureLimits, load_picture
+from dp_adapter.identity.pictures.picture_files import Picture, PictureLimits, load_picture
 from dp_adapter.training.prepare.choice import Chosen, Dropped
 from dp_adapter.training.prepare.done import DoneWork
 from dp_adapter.training.prepare.listing import Listing
