@@ -27,7 +27,7 @@ from dp_adapter.core.regions.cache import RegionCache
 from dp_adapter.core.regions.masks import box_mask
 from dp_adapter.core.types import Grid, Row, Site, Step, Tokens
 from dp_adapter.hosts.sites import Base, site_names
-from dp_adapter.session.forms import megabytes
+from dp_adapter.session.assembly.attention_form import megabytes
 
 FORMS: tuple[FormUsed, ...] = ("folded", "half", "plain")
 FACE = (0.36, 0.12, 0.64, 0.50)  # a tenth of the picture

@@ -16,9 +16,10 @@ from dp_adapter.hosts.native_size import of_pipeline
 from dp_adapter.hosts.pipelines import Job, Pipeline
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.sampling import Progress, sample, worded
-from dp_adapter.session import Explanation, Prepared, Scene, Session, face_pass, places, report
-from dp_adapter.session.joining import never_acted
-from dp_adapter.session.judge import Judge, Verdict, find
+from dp_adapter.session import Explanation, Prepared, Scene, Session
+from dp_adapter.session.assembly.injection import never_acted
+from dp_adapter.session.results import acted_regions, candidates, face_pass
+from dp_adapter.session.results.judge import Judge, Verdict, find
 from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
 
@@ -140,7 +141,7 @@ class _Work:
         self._prepared = prepared
         self._progress = progress
         told = prepared.explanation
-        self._wanted = settings.enabled and report.judged(settings.report)
+        self._wanted = settings.enabled and candidates.judged(settings.report)
         encoders = [name for person in told.persons for name in person.encoders]
         judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
         self._judge = Judge(session, settings, encoders) if judged else None
@@ -157,28 +158,28 @@ class _Work:
         judge, asked = self._judge, self._settings.report
         if judge is None:
             return Result(made.picture, job.seed, facts=made.facts, regions=made.regions)
-        first = report.Candidate(0, judge.see(made.picture), made)
+        first = candidates.Candidate(0, judge.see(made.picture), made)
         if not self._wanted:
             return Result(made.picture, job.seed, first.verdict, made.facts, regions=made.regions)
 
-        def another(place: int) -> report.Candidate[_Made]:
-            candidate = self._candidate(replace(job, seed=report.candidate_seed(job.seed, place)))
-            return report.Candidate(place, judge.see(candidate.picture), candidate)
+        def another(place: int) -> candidates.Candidate[_Made]:
+            candidate = self._candidate(replace(job, seed=candidates.candidate_seed(job.seed, place)))
+            return candidates.Candidate(place, judge.see(candidate.picture), candidate)
 
-        kept, candidates = report.best(first, asked, another)
-        job = replace(job, seed=report.candidate_seed(job.seed, kept.number))
+        kept, candidates = candidates.best(first, asked, another)
+        job = replace(job, seed=candidates.candidate_seed(job.seed, kept.number))
         moved = None
         if asked.drift:
             (plain,) = pipelines.run(self._pipeline, worded(job, self._prepared), self._progress)
-            region = places.union(kept.made.regions, (job.width, job.height))
-            moved = report.drift(kept.made.picture, plain, region)
+            region = acted_regions.union(kept.made.regions, (job.width, job.height))
+            moved = candidates.drift(kept.made.picture, plain, region)
         return Result(
             kept.made.picture,
             job.seed,
             kept.verdict,
-            {**kept.made.facts, **report.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
-            report.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
-            asked.below == "skip" and report.too_little(asked, kept.verdict),
+            {**kept.made.facts, **candidates.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
+            candidates.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
+            asked.below == "skip" and candidates.too_little(asked, kept.verdict),
             kept.made.regions,
         )
 
@@ -190,7 +191,7 @@ class _Work:
     def _with_faces(self, job: Job, picture: Picture, number: int, prepared: Prepared) -> _Made:
         """The picture after the face pass."""
         settings = self._settings
-        regions = places.regions_of(prepared, number)
+        regions = acted_regions.regions_of(prepared, number)
         if not (self._judge and regions and face_pass.wanted(settings, prepared.edit)):
             return _Made(picture, regions)
         faces = find(self._session.encoders, picture)

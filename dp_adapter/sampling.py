@@ -18,7 +18,7 @@ from dp_adapter.hosts.spoken import hinted, repeated
 from dp_adapter.hosts.word_maps import WordMaps
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Prepared
-from dp_adapter.session.watch import Decode, Watch
+from dp_adapter.session.regions.preview_watch import Decode, Watch
 
 Progress = Callable[[int, int], None]
 

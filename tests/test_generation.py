@@ -15,7 +15,8 @@ from dp_adapter.errors import FaceError, HostError
 from dp_adapter.hosts import pipelines
 from dp_adapter.hosts.pipelines import Job
 from dp_adapter.identity.pictures.picture_files import load_picture
-from dp_adapter.session import Session, judge
+from dp_adapter.session import Session
+from dp_adapter.session.results import judge
 from dp_adapter.settings import Settings
 from tests import tiny
 

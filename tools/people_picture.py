@@ -18,7 +18,7 @@ from dp_adapter.identity.pictures.draw_faces import COLOURS, label
 from dp_adapter.identity.pictures.draw_masks import overlaid, pyramid_drawn
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Scene, Session
-from dp_adapter.session.areas import Areas
+from dp_adapter.session.regions.requested_regions import Areas
 from dp_adapter.settings import Settings
 
 SIDE = 256

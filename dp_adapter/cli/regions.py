@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dp_adapter.identity.faces.preview_faces import PreviewFinder
     from dp_adapter.identity.pictures.picture_files import Picture
     from dp_adapter.session import Session
-    from dp_adapter.session.areas import Area
+    from dp_adapter.session.regions.requested_regions import Area
     from dp_adapter.settings import Settings
 
 _NATIVE = {"sd15": 512, "sdxl": 1024}
@@ -122,7 +122,7 @@ def _people(
     from dp_adapter.core.regions.masks import gains
     from dp_adapter.core.types import Grid
     from dp_adapter.session import Scene
-    from dp_adapter.session.areas import Areas
+    from dp_adapter.session.regions.requested_regions import Areas
 
     height, width = picture.shape[:2]
     scene = Scene(base, width, height, (picture,))

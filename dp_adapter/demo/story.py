@@ -17,8 +17,8 @@ from dp_adapter.demo.studio import Made
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.modes import mode_parameters
 from dp_adapter.session import Session
-from dp_adapter.session.judge import Judge
-from dp_adapter.session.report import Drift, drift
+from dp_adapter.session.results.candidates import Drift, drift
+from dp_adapter.session.results.judge import Judge
 
 Values = NDArray[np.float32]
 Shoot = Callable[[Sequence[Shot]], Mapping[Shot, Made]]

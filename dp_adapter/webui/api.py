@@ -22,7 +22,7 @@ from dp_adapter.webui.api_http import MissingError, WordsRoute
 if TYPE_CHECKING:
     from dp_adapter.hosts.sites import Base
     from dp_adapter.session import Session
-    from dp_adapter.session.models import Models
+    from dp_adapter.session.model_list import Models
 
 PREFIX = "/dp_adapter/v1"
 
@@ -127,7 +127,7 @@ class Routes:
 
     def models(self) -> dict[str, Any]:
         """The adapter files in the model folders, those that fit the loaded checkpoint first."""
-        from dp_adapter.session.models import Models
+        from dp_adapter.session.model_list import Models
 
         with self._listing:
             self._models = self._models or Models(self._served.session().library)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from dp_adapter.hosts.sites import Base
     from dp_adapter.session import Session
-    from dp_adapter.session.models import ModelFacts, Models
-    from dp_adapter.session.photos import Seen
+    from dp_adapter.session.model_list import ModelFacts, Models
+    from dp_adapter.session.photos.reference_photos import Seen
 
 _THUMBNAIL = 112  # px, of a face
 _HASH = 16  # hex digits of a photo's digest, as in photo:HASH
@@ -153,8 +153,8 @@ def regions(
 ) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
-    from dp_adapter.session.areas import Areas
-    from dp_adapter.session.forecast import forecast, unplaced
+    from dp_adapter.session.regions.forecast import forecast, unplaced
+    from dp_adapter.session.regions.requested_regions import Areas
 
     asked = Settings.from_dict(settings)
     request = filled(asked, session.modes.of(asked.mode))

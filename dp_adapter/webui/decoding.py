@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dp_adapter.hosts.sites import Base
-    from dp_adapter.session.watch import Decode
+    from dp_adapter.session.regions.preview_watch import Decode
 
 # As modules.sd_samplers_common.approximation_indexes in all hosts, and the file that each takes by family.
 _INDEX = {"full": 0, "approx": 1, "taesd": 3}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.session.report import describing
+from dp_adapter.session.results.candidates import describing
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui import infotext
 

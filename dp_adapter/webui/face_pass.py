@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
-from dp_adapter.session import face_pass as plan
+from dp_adapter.session.results import face_pass as plan
 from dp_adapter.webui import compat, nested, shared
 
 if TYPE_CHECKING:
     from dp_adapter.modes import Edit
-    from dp_adapter.session.judge import Judge
+    from dp_adapter.session.results.judge import Judge
     from dp_adapter.session.scene import Mask
     from dp_adapter.settings import Settings
 
@@ -36,7 +36,7 @@ def over(
     import numpy as np
     from PIL import Image
 
-    from dp_adapter.session.judge import find
+    from dp_adapter.session.results.judge import find
 
     picture = np.asarray(pp.image.convert("RGB"), np.uint8)
     faces = find(shared.session().encoders, picture)

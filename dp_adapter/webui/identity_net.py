@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dp_adapter.core.types import Step, Tokens
-    from dp_adapter.session.identity_net import Net
+    from dp_adapter.session.assembly.identity_net import Net
 
 _TEXT = "dp_adapter_text"  # beside our tokens: what they stand in place of
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dp_adapter.core.types import Step, Tokens
-    from dp_adapter.session.identity_net import Net, NetPerson
+    from dp_adapter.session.assembly.identity_net import Net, NetPerson
 
 _KINDS = ("ControlNet", "InstantID")  # the extension calls it the latter by the file's name
 _SET_BY_HOOK = ("sample", "sample_before_CN_hack")  # of the job, by which the extension marks the texts of its units

@@ -22,7 +22,7 @@ def without(p: Any, prepared: Prepared) -> tuple[Prepared, str]:
     """
     if not prepared.injection.lora:
         return prepared, ""
-    from dp_adapter.session.twice import without_lora_of
+    from dp_adapter.session.assembly.duplicate_lora import without_lora_of
 
     prompts = [text for name in ("all_prompts", "all_hr_prompts") for text in getattr(p, name, None) or ()]
     for name in dict.fromkeys(tag.strip() for text in prompts for tag in _TAG.findall(text)):

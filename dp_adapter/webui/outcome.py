@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
-from dp_adapter.session import places, report
+from dp_adapter.session.results import acted_regions, candidates
 from dp_adapter.settings import Report, Settings
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui import face_pass, nested, shared
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dp_adapter.session import Prepared
-    from dp_adapter.session.judge import Judge, Verdict
+    from dp_adapter.session.results.judge import Judge, Verdict
     from dp_adapter.session.scene import Mask, Picture
 
 
@@ -57,7 +57,7 @@ class Outcome:
         self._measured = Measured(p)
         self._left_out: dict[int, Image] = {}
         self._samples: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
-        self._judged = report.judged(settings.report)
+        self._judged = candidates.judged(settings.report)
         self._judge: Judge | None = None
         self._before = copy.copy(p)
         if self._judged:
@@ -70,7 +70,7 @@ class Outcome:
         edit = self._prepared().edit
         if face_pass.wanted(self._p, self._settings, edit) and not nested.cut_short():
             with surviving(self._p, "the face pass failed, the picture is as it was before"):
-                regions = places.regions_of(self._prepared(), self._p.batch_index)
+                regions = acted_regions.regions_of(self._prepared(), self._p.batch_index)
                 told = face_pass.over(self._p, pp, self._settings, edit, self._the_judge(), regions)
                 self._measured.add(nested.place(self._p), {"face pass": told})
 
@@ -84,20 +84,22 @@ class Outcome:
         p, asked, judge = self._p, self._settings.report, self._the_judge()
         number = nested.place(p)
         seed = p.all_seeds[number]
-        first = report.Candidate(0, judge.see(_array(pp.image)), _Made(pp.image, seed, region=self._region(pp.image)))
-        kept, candidates = report.best(first, asked, self._another)
+        first = candidates.Candidate(
+            0, judge.see(_array(pp.image)), _Made(pp.image, seed, region=self._region(pp.image))
+        )
+        kept, candidates = candidates.best(first, asked, self._another)
         if kept is not first:
             pp.image = kept.made.image
             p.all_seeds = _with(p.all_seeds, number, kept.made.seed)
             p.seeds = _with(p.seeds, p.batch_index, kept.made.seed)
         moved = None
-        if report.too_little(asked, kept.verdict) and asked.below == "skip":
+        if candidates.too_little(asked, kept.verdict) and asked.below == "skip":
             self._leave_out(number, pp, kept.verdict)
         elif asked.drift:
             moved = self._drift(kept.made)
-        facts = report.facts(judge.name, kept.verdict, kept.number, candidates, moved)
+        facts = candidates.facts(judge.name, kept.verdict, kept.number, candidates, moved)
         self._measured.add(number, {**kept.made.facts, **facts})
-        words = report.sentence(judge.name, kept.verdict, kept.number, candidates, moved)
+        words = candidates.sentence(judge.name, kept.verdict, kept.number, candidates, moved)
         p.comment(f"DP-Adapter: picture {number + 1} (seed {kept.made.seed}): {words}.")
 
     def hand_back(self, processed: Any) -> None:
@@ -128,7 +130,7 @@ class Outcome:
 
     def _the_judge(self) -> Judge:
         if self._judge is None:
-            from dp_adapter.session.judge import Judge
+            from dp_adapter.session.results.judge import Judge
 
             session = shared.session()
             persons = self._prepared().explanation.persons
@@ -136,34 +138,34 @@ class Outcome:
             self._judge = Judge(session, self._settings, encoders)
         return self._judge
 
-    def _another(self, number: int) -> report.Candidate[_Made] | None:
+    def _another(self, number: int) -> candidates.Candidate[_Made] | None:
         """One more candidate; None where the user ended the search, or it failed."""
         if nested.stopped():
             return None
         p = self._p
-        seed = report.candidate_seed(p.all_seeds[nested.place(p)], number)
+        seed = candidates.candidate_seed(p.all_seeds[nested.place(p)], number)
         settings = self._settings.replace(report=Report())
         with surviving(p, f"candidate {number + 1} failed"):
             p2 = nested.once_more(p, self._before, seed, settings)
             image = nested.run(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
             if image is not None:
                 made = _Made(image, seed, nested.told(p2, RESULT), getattr(p2, _REGION, None))
-                return report.Candidate(number, self._the_judge().see(_array(image)), made)
+                return candidates.Candidate(number, self._the_judge().see(_array(image)), made)
         return None
 
     def _region(self, image: Image) -> Mask | None:
         p = self._p
-        regions = places.regions_of(self._prepared(), p.batch_index)
-        return places.union(regions, image.size, getattr(p, "paste_to", None))
+        regions = acted_regions.regions_of(self._prepared(), p.batch_index)
+        return acted_regions.union(regions, image.size, getattr(p, "paste_to", None))
 
-    def _drift(self, made: _Made) -> report.Drift | None:
+    def _drift(self, made: _Made) -> candidates.Drift | None:
         if nested.stopped():
             return None
         with surviving(self._p, "the picture to measure the drift by failed"):
             p2 = nested.once_more(self._p, self._before, made.seed, Settings(enabled=False), self._worded)
             plain = nested.run(self._p, p2, "the picture without the identity")
             if plain is not None:
-                return report.drift(_array(made.image), _array(plain), made.region)
+                return candidates.drift(_array(made.image), _array(plain), made.region)
         return None
 
     def _leave_out(self, number: int, pp: Any, verdict: Verdict) -> None:

@@ -20,7 +20,7 @@ from dp_adapter.webui.panel_words import status
 from dp_adapter.webui.values import MISFIT
 
 if TYPE_CHECKING:
-    from dp_adapter.session.models import ModelFacts, Models
+    from dp_adapter.session.model_list import ModelFacts, Models
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ModelPart:
 @cache
 def models() -> Models:
     """What is known of the files in the session's folders."""
-    from dp_adapter.session.models import Models
+    from dp_adapter.session.model_list import Models
 
     return Models(shared.session().library)
 

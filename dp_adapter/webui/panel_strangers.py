@@ -16,7 +16,7 @@ from dp_adapter.webui.panel_widgets import Widgets
 from dp_adapter.webui.panel_words import status
 
 if TYPE_CHECKING:
-    from dp_adapter.session.strangers import Stranger
+    from dp_adapter.session.photos.strangers import Stranger
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _found(items: list[Item], added: list[str], settled: list[str], choice: Any)
     asked = {n for n, item in enumerate(items) if item.get("image") in added and item["image"] not in settled}
     if not asked or len(items) < 2:
         return []
-    from dp_adapter.session.strangers import strangers
+    from dp_adapter.session.photos.strangers import strangers
 
     session = shared.session()
     return strangers(session.photos, session.encoders.yunet, items, common_face(choice), asked)

@@ -64,8 +64,8 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
 
     from dp_adapter.modes import filled
     from dp_adapter.session import Scene
-    from dp_adapter.session.areas import Areas
-    from dp_adapter.session.forecast import forecast
+    from dp_adapter.session.regions.forecast import forecast
+    from dp_adapter.session.regions.requested_regions import Areas
 
     session = shared.session()
     settings = filled(settings, session.modes.of(settings.mode))

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from dp_adapter.core.types import Grid, Step
     from dp_adapter.hosts.sites import Base
     from dp_adapter.session import Prepared, Scene
-    from dp_adapter.session.tracker import Tracker
+    from dp_adapter.session.regions.tracker import Tracker
 
 _NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
 
@@ -211,7 +211,7 @@ class Run:
         Args:
             progress: at the last call of the pass.
         """
-        from dp_adapter.session.joining import never_acted
+        from dp_adapter.session.assembly.injection import never_acted
 
         steps, self._steps = [*self._steps, progress] if self._called else [], []
         self._called = False

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.webui.scenes import progress_of
 
 if TYPE_CHECKING:
-    from dp_adapter.session.tracker import Tracker
-    from dp_adapter.session.watch import Decode
+    from dp_adapter.session.regions.preview_watch import Decode
+    from dp_adapter.session.regions.tracker import Tracker
     from dp_adapter.webui.attaching import Pass
 
 
@@ -31,7 +31,7 @@ class Watching(AbstractContextManager["Watching"]):
         inside: Pass,
         factor: Callable[[float], float],
     ) -> None:
-        from dp_adapter.session.watch import Watch
+        from dp_adapter.session.regions.preview_watch import Watch
 
         sampler = p.sampler
         denoiser = sampler.model_wrap_cfg

@@ -28,7 +28,7 @@ from dp_adapter.settings.messages import refusal, separated, show, tidy
 from dp_adapter.webui.values import AUTOMATIC_WORDS
 
 if TYPE_CHECKING:
-    from dp_adapter.session.models import Models
+    from dp_adapter.session.model_list import Models
 
 _NUMBER = r"[+-]?\s*(?:\d+\.?\d*|\.\d+)"
 _PLAIN = re.compile(rf"{_NUMBER}(?:[eE][+-]?\d+)?")
@@ -185,7 +185,7 @@ def _written_out(part: str, match: re.Match[str], whole: bool) -> list[str]:
 
 
 def _files() -> Models:
-    from dp_adapter.session.models import Models
+    from dp_adapter.session.model_list import Models
     from dp_adapter.webui import shared
 
     return Models(shared.session().library)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dp_adapter.hosts import pipelines
 from dp_adapter.hosts.pipelines import Job
-from dp_adapter.session.report import STRIDE
+from dp_adapter.session.results.candidates import STRIDE
 from tests.cli.conftest import Generate
 
 Shown = dict[int, Path]

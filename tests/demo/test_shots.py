@@ -18,7 +18,8 @@ from dp_adapter.errors import WeightsError
 from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.identity.pictures.restore_old_photo import wear
-from dp_adapter.session import Scene, Session, face_pass, places
+from dp_adapter.session import Scene, Session
+from dp_adapter.session.results import acted_regions, face_pass
 from dp_adapter.settings import Settings
 from tools.small_base import scenes
 
@@ -87,7 +88,7 @@ def test_regions_and_the_face_pass_at_128_px(models: Path, portrait: Path) -> No
     tracker.restart()
     tracker.apply(tracker.look([small], 0.55))
     (face,) = session.encoders.yunet.detect(small)
-    region = places.regions_of(prepared, 0)[0]
+    region = acted_regions.regions_of(prepared, 0)[0]
     assert region is not None and region.shape == (128, 128)
     x0, y0, x1, y1 = face.box.round().astype(int).tolist()
     assert 35 < face.size < 50 and region[y0:y1, x0:x1].sum() > 0.65 * region.sum() > 800

@@ -22,7 +22,7 @@ from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.identity.faces.face_parsing import Parser
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.judge import Judge
+from dp_adapter.session.results.judge import Judge
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import TokenOptions

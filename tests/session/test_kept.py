@@ -19,8 +19,8 @@ from dp_adapter.identity.pictures.dropped_photos import Shelf
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.identity.saved.identity_library import Identities
 from dp_adapter.session import Session
-from dp_adapter.session.latents import Latents
-from dp_adapter.session.photos import Photos
+from dp_adapter.session.photos.latents import Latents
+from dp_adapter.session.photos.reference_photos import Photos
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint
 from tests import tiny

@@ -17,8 +17,8 @@ from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.identity.saved.saved_identity import View
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.reading_eva import OUTLINES
-from dp_adapter.session.ways import Way, way_of
+from dp_adapter.session.assembly.checkpoint_choices import Way, way_of
+from dp_adapter.session.readers.eva import OUTLINES
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from tests import tiny, tiny_pulid

@@ -18,7 +18,7 @@ from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
 from dp_adapter.identity.pictures.picture_files import digest, load_picture
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.judge import reference_vector
+from dp_adapter.session.results.judge import reference_vector
 from dp_adapter.settings import Settings
 from tests import tiny
 from tests.identity.encoders.test_encoder_pool import save_tower

@@ -17,7 +17,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.crops.face_parts import PARTS
 from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.reading_own import towers_inside
+from dp_adapter.session.readers.own_tower import towers_inside
 from tests import tiny
 from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import Request
@@ -192,7 +192,7 @@ def test_parts_that_do_not_show_stay_out(
     def some(picture: np.ndarray, *_: object) -> tuple[np.ndarray | None, ...]:
         return tuple(picture if one else None for one in shown)
 
-    monkeypatch.setattr("dp_adapter.session.reading_parts.part_pictures", some)
+    monkeypatch.setattr("dp_adapter.session.readers.table.face_parts.part_pictures", some)
     session = Session([consistent], True)
     live = session.prepare(request_of(people[0]), SD15)
     session.save_identity("Anna", request_of(people[0]))

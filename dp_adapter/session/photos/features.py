@@ -1,0 +1,157 @@
+"""Chosen faces → the features that a checkpoint takes, the photos of a person joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dp_adapter import naming
+from dp_adapter.cache import Cache
+from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.types import Features
+from dp_adapter.errors import SettingsError
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.combine_photos import Combination, agreement, combine
+from dp_adapter.identity.faces.detector import Detector
+from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.photos.latents import Latent
+from dp_adapter.session.photos.reference_photos import Known
+from dp_adapter.session.photos.saved_photos import Remembered
+from dp_adapter.session.photos.w_plus import Directions, require_kind
+from dp_adapter.session.readers import faces_and_clip, table
+from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values
+from dp_adapter.settings import Settings, WPlus
+from dp_adapter.weights.checkpoint import Checkpoint
+
+_APART = {"concatenate", "best"}  # ways that leave photos as they are
+_SAME_PERSON = 0.25  # a photo whose mean cosine to the others is lower most likely shows somebody else
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person as the checkpoint takes them, and what is told about the photos.
+
+    Attributes:
+        reference: the photo that the picture's self-attention looks at; looks_at: the same in words.
+    """
+
+    features: Features
+    photos: tuple[Photo, ...]
+    encoders: tuple[str, ...]
+    combine: str
+    notes: tuple[str, ...]
+    seen: tuple[Known, ...]
+    reference: Reference | None = None
+    looks_at: str = ""
+
+
+class FeatureReader:
+    """Runs the encoders that a checkpoint asks for; vectors are kept by content."""
+
+    def __init__(self, encoders: Encoders, directions: Directions, limit: int = 256) -> None:
+        self._encoders = encoders
+        self._directions = directions
+        self._reading = Reading(encoders, Cache(limit))
+
+    def forget(self) -> None:
+        self._reading.forget()
+
+    def detector(self, checkpoint: Checkpoint, variant: str) -> Detector:
+        """ArcFace checkpoints were trained on insightface's own points; all others take the shipped detector."""
+        if {"arcface", "arcface-raw"} & set(checkpoint.encoders):
+            return self._encoders.pack(faces_and_clip.pack_of(checkpoint, variant))
+        return self._encoders.yunet
+
+    def read(
+        self,
+        seen: Sequence[Known],
+        settings: Settings,
+        checkpoint: Checkpoint,
+        variant: str,
+        latents: Sequence[Latent] = (),
+    ) -> Person:
+        """Features of one person.
+
+        Args:
+            latents: in place of photos, for W+ adapters.
+
+        Raises:
+            CatalogError, MissingDependencyError: an encoder that the checkpoint needs is not here.
+            SettingsError: a saved identity lacks vectors of such an encoder, or the checkpoint takes no photos or no
+                latents.
+        """
+        by_latents = "w-plus" in checkpoint.encoders
+        require_kind(checkpoint, seen, latents)
+        sources: Sequence[Known | Latent] = latents if by_latents else seen
+        how = _combination(settings, checkpoint, sources)
+        fields: dict[str, Tensor] = {}
+        names: list[str] = []
+        sources, notes = _no_more_than(checkpoint.most_photos, sources, how)
+        photos_here = [one for one in sources if not isinstance(one, Latent)]
+        agreements: list[float | None] = [None] * len(sources)
+        for need in checkpoint.encoders:
+            values = table.read(self._reading, Ask(need, photos_here, checkpoint, variant, latents))
+            fields |= {name: _joined(values, vectors, sources, how) for name, vectors in values.fields.items()}
+            fields |= values.constants
+            if "faceid" in values.fields and len(sources) > 1:
+                alike = agreement(torch.cat(values.fields["faceid"]).numpy())
+                agreements = [round(float(x), 3) for x in alike]
+            names.append(values.name)
+            notes += values.doubts()
+        notes += self._encoders.placement.told()
+        photos = tuple(one.described(alike) for one, alike in zip(sources, agreements, strict=True))
+        notes += [
+            f"{naming.begun(photo.name)} looks like somebody else: its likeness to the other photos is "
+            f"{photo.agreement:.2f}."
+            for photo in photos
+            if photo.agreement is not None and photo.agreement < _SAME_PERSON
+        ]
+        if by_latents:
+            fields["w_plus"] = self._directions.moved(fields["w_plus"], settings.w_plus)
+        elif settings.w_plus != WPlus():
+            notes.append("StyleGAN moves do nothing here: they are for W+ adapters.")
+        return Person(Features(**fields), photos, tuple(dict.fromkeys(names)), how, tuple(notes), tuple(seen))
+
+
+def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
+    if settings.combine == "auto":
+        return _automatic(checkpoint, seen)
+    if "pixels" in checkpoint.encoders and settings.combine not in _APART and len(seen) > 1:
+        problem = f"'{settings.combine}' would mix photos, and {checkpoint.title} looks at each by itself"
+        raise SettingsError("combine", problem, "Use 'auto'.", "auto")
+    return cast(Combination, settings.combine)
+
+
+def _no_more_than(
+    most: int | None, sources: Sequence[Known | Latent], how: Combination
+) -> tuple[Sequence[Known | Latent], list[str]]:
+    """The best photos where a checkpoint takes each by itself and was trained with no more, in their order."""
+    if most is None or how != "concatenate" or len(sources) <= most:
+        return sources, []
+    ranked = sorted(range(len(sources)), key=lambda n: -sources[n].weight * sources[n].quality.score)[:most]
+    note = f"The best {most} of {len(sources)} photos are used: the model was trained with no more."
+    return [sources[n] for n in sorted(ranked)], [note]
+
+
+def _automatic(checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
+    """As the checkpoint was trained; a mean counts each photo by its weight where the user gave different ones."""
+    unequal = len({one.weight for one in seen}) > 1
+    return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
+
+
+def _joined(values: Values, vectors: Sequence[Tensor], seen: Sequence[Known | Latent], how: Combination) -> Tensor:
+    """Photo by photo [1, ...] -> [k, ...], k = n for ``concatenate``, else 1."""
+    if len({vector.shape for vector in vectors}) > 1:
+        field = next(one.field for one in seen if isinstance(one, Remembered))
+        raise SettingsError(
+            field, f"its vectors of {values.name} have another size than the other photos'", "Save the identity again."
+        )
+    stacked = torch.cat(list(vectors))  # [n, ...]
+    weights, qualities = [one.weight for one in seen], [one.quality.score for one in seen]
+    flat = combine(stacked.flatten(1).numpy(), weights, how, qualities)
+    return torch.as_tensor(np.ascontiguousarray(flat)).reshape(-1, *stacked.shape[1:])

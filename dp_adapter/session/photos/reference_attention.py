@@ -1,0 +1,95 @@
+"""Each person's photo as the picture's self-attention looks at it: cut to the picture's shape, masked, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dp_adapter import naming
+from dp_adapter.core.reference_photo import Reference
+from dp_adapter.errors import SettingsError
+from dp_adapter.identity.crops.person_cut_out import person_mask
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.session.photos.features import Person
+from dp_adapter.session.photos.reference_photos import Seen
+from dp_adapter.session.scene import EncodePicture, Picture, Scene
+from dp_adapter.settings import Settings
+
+_FIELD = "reference_attention.weight"
+_AROUND = 4.0  # short side of what is shown, in sizes of the face: head and shoulders with some air
+
+
+def with_photos(
+    people: Mapping[int, Person], settings: Settings, scene: Scene, encoders: Encoders
+) -> dict[int, Person]:
+    """The persons with the photo to look at, of several the best one; as they are where that is switched off.
+
+    Raises:
+        SettingsError: a person has no photo here, or the host cannot encode pictures.
+        CatalogError, MissingDependencyError: the parser's network is not here.
+    """
+    if settings.reference_attention.weight == 0:
+        return dict(people)
+    if scene.encode_picture is None:
+        raise SettingsError(_FIELD, "this host does not encode pictures", "Set it to 0.", 0.0)
+    encode = scene.encode_picture
+    return {number: _looked_at(number, person, settings, scene, encoders, encode) for number, person in people.items()}
+
+
+def _looked_at(
+    number: int, person: Person, settings: Settings, scene: Scene, encoders: Encoders, encode: EncodePicture
+) -> Person:
+    photos = [one for one in person.seen if isinstance(one, Seen)]
+    if not photos:
+        raise SettingsError(
+            _FIELD,
+            f"{naming.person(number)} has no photo that could be looked at: saved identities, latents and personalised "
+            "identities hold none",
+            "Give a photo, or set it to 0.",
+            0.0,
+        )
+    best = max(photos, key=lambda one: one.weight * one.quality.score)
+    mask = person_mask(best.picture, best.face, best.faces, encoders.parser)
+    window = shown(best.face, best.picture.shape[:2], scene)
+    picture = resized(cut(best.picture, window), scene)
+    covered = resized(cut(mask.astype(np.uint8) * 255, window), scene).astype(np.float32) / 255
+    asked = settings.reference_attention
+    reference = Reference(encode(picture).float(), torch.as_tensor(covered)[None], asked.weight, asked.start, asked.end)
+    told = f"photo attention {asked.weight:g} from {asked.start:g} to {asked.end:g} to {naming.photo(best.number)}"
+    return replace(person, reference=reference, looks_at=told)
+
+
+def shown(face: Face, size: tuple[int, int], scene: Scene) -> tuple[int, int, int, int]:
+    """The part x, y, width, height of a photo of ``size`` (height, width) that is shown, in the picture's shape.
+
+    The face is in its middle as far as the photo reaches. No larger than head and shoulders, so that the face has
+    many positions, unless the photo would be enlarged for that.
+    """
+    height, width = size
+    short = min(scene.width, scene.height)
+    shape = scene.width / short, scene.height / short
+    whole = min(width / shape[0], height / shape[1])
+    side = min(whole, max(_AROUND * face.size, float(short)))
+    w, h = max(1, round(side * shape[0])), max(1, round(side * shape[1]))
+    w, h = min(w, width), min(h, height)
+    x, y = (float(centre) - side / 2 for centre, side in zip(face.centre, (w, h), strict=True))
+    return min(max(round(x), 0), width - w), min(max(round(y), 0), height - h), w, h
+
+
+def cut(picture: Picture, window: tuple[int, int, int, int]) -> Picture:
+    """The part x, y, width, height of a picture [h, w, ...]."""
+    x, y, w, h = window
+    return np.ascontiguousarray(picture[y : y + h, x : x + w])
+
+
+def resized(picture: Picture, scene: Scene) -> Picture:
+    """A picture [h, w, ...] in the size of the one to be made."""
+    import cv2
+
+    smaller = picture.shape[0] > scene.height
+    how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (scene.width, scene.height), interpolation=how), np.uint8)

@@ -1,0 +1,204 @@
+"""From a request to the tracker of one generation: who is followed, from where, and into which shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dp_adapter.core.regions.track import Track
+from dp_adapter.core.types import Grid
+from dp_adapter.errors import DPAdapterError
+from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.preview_faces import PreviewFinder
+from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.session.photos.reference_photos import Known, Photos
+from dp_adapter.session.regions.requested_regions import (
+    Area,
+    Areas,
+    Piece,
+    combined,
+    face_mask,
+    fitted,
+    handed_over,
+    softened,
+)
+from dp_adapter.session.regions.tracker import Followed, Plan, Spot, Surroundings, Tracker
+from dp_adapter.session.scene import Scene
+from dp_adapter.settings import Settings, Tracking
+
+_FINEST = 512  # px of the long side of masks that move: more than any latent grid resolves
+_COARSEST = 64  # of a region from attention, which has at most 32 cells itself
+_TOO_FEW = 2  # calls
+_FORMING = ("preview", "attention")
+
+
+def tracker_of(
+    settings: Settings,
+    scene: Scene,
+    areas: Areas,
+    drawn: Mapping[int, Area],
+    seen: Mapping[int, Sequence[Known]],
+    photos: Photos,
+    encoders: Encoders,
+    before: Tracker | None,
+) -> Tracker | None:
+    """The tracker of a generation, or None where all regions are known and stay.
+
+    Args:
+        drawn: each person's area as it is known before the first step.
+        seen: each person's photos.
+        before: of the first pass, whose regions the hires pass starts from.
+    """
+    earlier = {} if before is None else {one.number: one.track for one in before.people}
+    people = followed(settings, scene, areas, drawn, earlier)
+    if not people:
+        return None
+    numbers = [one.number for one in people]
+    plan = plan_of(settings.tracking, scene.progress)
+    fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in numbers and area.mask is not None]
+    taken = torch.stack(fixed).amax(0) if fixed else None
+    return Tracker(
+        people,
+        plan,
+        PreviewFinder(encoders.yunet, encoders.parser),
+        Surroundings(
+            _working(Grid(scene.height, scene.width)),
+            taken,
+            areas.places(settings, scene),
+            _Likeness(photos, [seen[number] for number in numbers]),
+        ),
+        None if before is None else before.places,
+    )
+
+
+def followed(
+    settings: Settings, scene: Scene, areas: Areas, drawn: Mapping[int, Area], earlier: Mapping[int, Track]
+) -> list[Followed]:
+    """Everybody whose region follows their face; nobody where nothing looks for one.
+
+    Args:
+        drawn: see `tracker_of`; earlier: where persons acted at the end of an earlier pass.
+    """
+    if scene.inpaint is not None or not set(_FORMING) & set(settings.tracking.sources):
+        return []
+    size = _working(Grid(scene.height, scene.width))
+    small = replace(scene, width=size.width, height=size.height)
+    pieces = {number: areas.pieces(settings, small, number) for number in drawn}
+    automatic = [number for number in drawn if any(piece.automatic for piece in pieces[number])]
+    plan = plan_of(settings.tracking, scene.progress)
+    return [_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in automatic]
+
+
+def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> Plan:
+    """When and how it is looked.
+
+    Args:
+        progress: at each call of the UNet, see ``Scene.progress``.
+    """
+    moments = tracking.moments if "preview" in tracking.sources else ()
+    forming = [source for source in tracking.sources if source in _FORMING]
+    late = max(moments, default=max(Tracking().moments)) if tracking.fallback == "late" else None
+    attention = "attention" in forming
+    # What a look shows holds from the next call on, and the attention of the first call, to noise, shows nothing.
+    holds = any(moments and one >= moments[0] for one in progress[:-1]) or (attention and len(progress) > _TOO_FEW)
+    hurried = bool(progress) and not holds
+    return Plan(moments, attention, forming[0] == "attention", tracking.decoder, tracking.words, late, hurried)
+
+
+def following_words(area: Area, person: Followed, tracking: Tracking, plan: Plan, alone: bool) -> str:
+    """Where a followed person acts, in words.
+
+    Args:
+        alone: whether nobody else has a part of the picture.
+    """
+    moments = ", ".join(f"{100 * moment:.0f}" for moment in plan.moments)
+    names = {"preview": f"previews (at {moments} % of the way)" if moments else "", "attention": "attention maps"}
+    forming = " or ".join(filter(None, (names[source] for source in tracking.sources if source in names)))
+    if person.known:
+        return f"{area.source if area.known else 'the region of the first pass'}, then the face that {forming} show"
+    what = "the whole picture" if alone else "what the others leave of the picture"
+    if plan.hurried:
+        where = "nowhere" if tracking.fallback == "none" else what
+        return f"{where}, as there are too few steps to look for the face"
+    begins = {"late": "nowhere", "none": "nowhere", "full": "the whole picture"}[tracking.fallback]
+    late = "" if plan.late is None else f"; {what} from {100 * plan.late:.0f} % on if nothing has shown it"
+    return f"the face as soon as {forming} show it, {begins} until then{late}" if forming else f"{begins}{late}"
+
+
+def _person(
+    settings: Settings, plan: Plan, number: int, pieces: Sequence[Piece], area: Area, earlier: Track | None, size: Grid
+) -> Followed:
+    """
+    Args:
+        earlier: where the person acted at the end of an earlier pass.
+    """
+    weights = settings.parts.weights()
+    full = torch.ones(1, size.height, size.width)
+
+    def shaped(parts: Mapping[str, Floats]) -> Spot:
+        mask = combined(pieces, lambda piece: face_mask(parts, weights, piece.grow, piece.feather, size), size)
+        return Spot(full if mask is None else mask, handed_over(parts, weights, size) if settings.free_parts else None)
+
+    def spread(head: Tensor) -> Spot:
+        def automatic(piece: Piece) -> Tensor:
+            # Softened while it is small: attention is read at every step, between calls of the UNet.
+            soft = softened(fitted(head, _coarse(size)), piece.grow, piece.feather)
+            return torch.nn.functional.interpolate(soft[None], (size.height, size.width), mode="bilinear")[0]
+
+        mask = combined(pieces, automatic, size)
+        return Spot(full if mask is None else mask)
+
+    known, free = area.known, area.free if settings.free_parts else None
+    if earlier is not None and earlier.mask is not None and earlier.mask.any():
+        start, free, known = earlier.mask, earlier.free, True
+    elif known:
+        start = area.mask
+    else:
+        fallback = settings.tracking.fallback
+        at_once = fallback == "full" or (fallback == "late" and plan.hurried)
+        start = combined(pieces, lambda _: None, size, 1.0 if at_once else 0.0)
+    start, free = (None if m is None else torch.stack([fitted(one, size) for one in m]) for m in (start, free))
+    return Followed(number, Track(start, free), start, known, shaped, spread, free)
+
+
+def _working(size: Grid) -> Grid:
+    return _within(size, _FINEST)
+
+
+def _coarse(size: Grid) -> Grid:
+    return _within(size, _COARSEST)
+
+
+def _within(size: Grid, side: int) -> Grid:
+    """The same shape with a long side of at most ``side``."""
+    factor = min(1.0, side / max(size.height, size.width))
+    return Grid(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
+
+
+class _Likeness:
+    """Cosines of a preview's faces to the followed persons, by the shipped encoder."""
+
+    def __init__(self, photos: Photos, seen: Sequence[Sequence[Known]]) -> None:
+        self._photos = photos
+        self._seen = seen
+
+    def __call__(self, picture: Picture, faces: Sequence[Face]) -> Floats:
+        """[persons, faces]; zero rows for persons without photos, or saved without that encoder."""
+        vectors = [self._photos.sface(picture, face) for face in faces]
+        return np.array([[0.0 if one is None else one @ v for v in vectors] for one in self._persons], np.float32)
+
+    @cached_property
+    def _persons(self) -> list[Floats | None]:
+        return [self._direction(known) for known in self._seen]
+
+    def _direction(self, known: Sequence[Known]) -> Floats | None:
+        try:
+            return self._photos.direction(known) if known else None
+        except DPAdapterError:
+            return None
