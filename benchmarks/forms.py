@@ -26,7 +26,7 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.core.regions.cache import RegionCache
 from dp_adapter.core.regions.masks import box_mask
 from dp_adapter.core.types import Grid, Row, Site, Step, Tokens
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from dp_adapter.session.assembly.attention_form import megabytes
 
 FORMS: tuple[FormUsed, ...] = ("folded", "half", "plain")

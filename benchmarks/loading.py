@@ -34,7 +34,7 @@ CONTAINERS = ("safetensors", "zip", "legacy")
 
 def shapes(part: float) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of ``ip-adapter-plus_sdxl_vit-h`` (docs/formats.md)."""
-    from dp_adapter.hosts.sites import site_names
+    from dp_adapter.hosts.attach.sites import site_names
 
     found: dict[str, tuple[int, ...]] = {}
     for name in site_names("sdxl"):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.unet_step import ROWS, build
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
-from dp_adapter.hosts.decoding import linear, pictures, shrunk
+from dp_adapter.hosts.pipelines.latent_preview import linear, pictures, shrunk
 from dp_adapter.identity.encoders.encoder_pool import Encoders
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.regions.requested_regions import face_mask

@@ -32,8 +32,8 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.core.regions.masks import box_mask
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Tokens
-from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts.word_maps import WordMaps
+from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.attach.word_maps import WordMaps
 
 ROWS = [Row("uncond"), Row("cond")]
 WORD_MAPS = "word maps, no place yet"

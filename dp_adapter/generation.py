@@ -9,11 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import person_words, pipelines, prompts
-from dp_adapter.hosts.encoding import latents_of
-from dp_adapter.hosts.native_size import of_pipeline
-from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.encode_pictures import latents_of
+from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
+from dp_adapter.hosts.pipelines.native_size import of_pipeline
+from dp_adapter.hosts.prompts import encode_prompts, person_words
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session
@@ -75,12 +76,12 @@ def scene_of(pipeline: Pipeline, job: Job) -> Scene:
     """What the session needs to know about a job."""
     inpaint = None if job.mask is None else np.asarray(job.mask / 255, np.float32)
     inits = () if job.init is None else (job.init,)
-    encode = partial(prompts.contexts, pipeline)
+    encode = partial(encode_prompts.contexts, pipeline)
     words = person_words.single_persons(job.prompt)
     size: int = next(pipeline.unet.parameters()).element_size()
     base = host.base_of(pipeline.unet)
     scene = Scene(base, job.width, job.height, inits, inpaint, encode=encode, words=words, bytes_per_number=size)
-    return replace(scene, encode_picture=partial(latents_of, pipeline), progress=pipelines.progress(pipeline, job))
+    return replace(scene, encode_picture=partial(latents_of, pipeline), progress=load_pipeline.progress(pipeline, job))
 
 
 def generate(
@@ -109,7 +110,7 @@ def generate(
     results = [
         work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
     ]
-    late = never_acted(prepared.injection, pipelines.progress(pipeline, job))
+    late = never_acted(prepared.injection, load_pipeline.progress(pipeline, job))
     if prepared.tracker is not None and not late:
         late = prepared.tracker.notes()
     explanation = replace(prepared.explanation, notes=(*prepared.explanation.notes, *late))
@@ -170,7 +171,7 @@ class _Work:
         job = replace(job, seed=candidates.candidate_seed(job.seed, kept.number))
         moved = None
         if asked.drift:
-            (plain,) = pipelines.run(self._pipeline, worded(job, self._prepared), self._progress)
+            (plain,) = load_pipeline.run(self._pipeline, worded(job, self._prepared), self._progress)
             region = acted_regions.union(kept.made.regions, (job.width, job.height))
             moved = candidates.drift(kept.made.picture, plain, region)
         return Result(

@@ -10,12 +10,13 @@ from typing import Any
 
 from dp_adapter import modes
 from dp_adapter.core.types import Grid
-from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import learned, pipelines, previews, prompts
-from dp_adapter.hosts.pipelines import Job, Pipeline, Prompts
-from dp_adapter.hosts.predicted import told
-from dp_adapter.hosts.spoken import hinted, repeated
-from dp_adapter.hosts.word_maps import WordMaps
+from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.attach.word_maps import WordMaps
+from dp_adapter.hosts.pipelines import load_pipeline, preview_decoders
+from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline, Prompts
+from dp_adapter.hosts.pipelines.predicted_x0 import told
+from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
+from dp_adapter.hosts.prompts.prompt_persons import hinted, repeated
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Prepared
 from dp_adapter.session.regions.preview_watch import Decode, Watch
@@ -40,10 +41,10 @@ def sample(
     """
     decode = None
     if prepared.tracker is not None and prepared.injection.active:
-        decode = previews.decoder(pipeline, prepared.tracker.plan.decoder, roots)
+        decode = preview_decoders.decoder(pipeline, prepared.tracker.plan.decoder, roots)
     people = hinted([job.prompt, *(one.prompt for one in job.later)], prepared.spoken, webui=False)
     job, prepared = worded(job, prepared), replace(prepared, spoken=people)
-    return pipelines.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
+    return load_pipeline.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
 
 def worded(job: Job, prepared: Prepared) -> Job:
@@ -66,13 +67,13 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
         maps: WordMaps | None = None
         with ExitStack() as stack:
             if prepared.tracker is not None and decode is not None:
-                words = prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
+                words = encode_prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
                 maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
                 watch = stack.enter_context(_watch(running, prepared, decode, maps, words.head))
                 stack.enter_context(told(running, watch.before_call, watch.after_call))
-            spoken = prompts.spoken(running, job, prepared.spoken) if prepared.spoken else None
+            spoken = encode_prompts.spoken(running, job, prepared.spoken) if prepared.spoken else None
             if spoken is not None:
-                spoken = learned.spelled(running, job, prepared.spoken, spoken)
+                spoken = textual_inversion.spelled(running, job, prepared.spoken, spoken)
             stack.enter_context(
                 host.attach(
                     running.unet,

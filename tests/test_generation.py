@@ -12,8 +12,8 @@ import torch
 
 from dp_adapter import generation
 from dp_adapter.errors import FaceError, HostError
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Session
 from dp_adapter.session.results import judge
@@ -24,8 +24,8 @@ JOB = Job("a garden", width=64, height=64, steps=2, sampler="ddim")
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_folder: Path) -> pipelines.Pipeline:
-    return pipelines.load(tiny_folder, "cpu", "float32")
+def pipeline(tiny_folder: Path) -> load_pipeline.Pipeline:
+    return load_pipeline.load(tiny_folder, "cpu", "float32")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def module_state(pipeline: Any) -> tuple[list[int], list[Callable[..., Any]], bo
     return [id(module) for module in modules], [type(module).forward for module in modules], hooked
 
 
-def test_results_progress_and_return(pipeline: pipelines.Pipeline, models: Path, settings: Settings) -> None:
+def test_results_progress_and_return(pipeline: load_pipeline.Pipeline, models: Path, settings: Settings) -> None:
     before = module_state(pipeline)
     steps: list[tuple[int, int]] = []
     job = Job("a garden", width=64, height=64, steps=2, sampler="ddim", seed=5, batch=2)
@@ -75,7 +75,7 @@ def test_a_scene_encodes_pictures(pipeline: Any) -> None:
     torch.testing.assert_close(latents[None], theirs * pipeline.vae.config.scaling_factor)
 
 
-def test_photo_attention(pipeline: pipelines.Pipeline, models: Path, portrait: Path) -> None:
+def test_photo_attention(pipeline: load_pipeline.Pipeline, models: Path, portrait: Path) -> None:
     """It acts in its region, by itself too; off, and outside of its span, the numbers are the very same."""
     session, before = Session([models], True), module_state(pipeline)
 
@@ -84,7 +84,7 @@ def test_photo_attention(pipeline: pipelines.Pipeline, models: Path, portrait: P
         settings = Settings.from_dict({**fields, "reference_attention": attention})
         return generation.generate(session, pipeline, settings, JOB)
 
-    plain = pipelines.run(pipeline, JOB)[0]
+    plain = load_pipeline.run(pipeline, JOB)[0]
     assert np.array_equal(made(0.0, weight=0.0).results[0].picture, plain)
     alone = made(0.0, weight=0.8)
     assert not np.array_equal(alone.results[0].picture, plain)
@@ -98,10 +98,10 @@ def test_photo_attention(pipeline: pipelines.Pipeline, models: Path, portrait: P
 
 
 def test_a_failure_while_sampling_leaves_the_pipeline_as_it_was(
-    pipeline: pipelines.Pipeline, models: Path, settings: Settings
+    pipeline: load_pipeline.Pipeline, models: Path, settings: Settings
 ) -> None:
     session, before = Session([models], True), module_state(pipeline)
-    base = pipelines.run(pipeline, JOB)[0]
+    base = load_pipeline.run(pipeline, JOB)[0]
     seen: list[bool] = []
 
     def interrupt(done: int, total: int) -> None:
@@ -112,11 +112,11 @@ def test_a_failure_while_sampling_leaves_the_pipeline_as_it_was(
         generation.generate(session, pipeline, settings, JOB, interrupt)
     assert seen == [True], "it was attached"
     assert module_state(pipeline) == before
-    assert np.array_equal(pipelines.run(pipeline, JOB)[0], base)
+    assert np.array_equal(load_pipeline.run(pipeline, JOB)[0], base)
     assert not np.array_equal(generation.generate(session, pipeline, settings, JOB).results[0].picture, base)
 
 
-def test_refusals_come_before_sampling(pipeline: pipelines.Pipeline, models: Path, faceless: Path) -> None:
+def test_refusals_come_before_sampling(pipeline: load_pipeline.Pipeline, models: Path, faceless: Path) -> None:
     settings = Settings.from_dict({"references": [{"image": str(faceless)}]})
     with pytest.raises(FaceError):
         generation.generate(
@@ -125,7 +125,7 @@ def test_refusals_come_before_sampling(pipeline: pipelines.Pipeline, models: Pat
 
 
 def test_an_adapter_of_other_widths_is_refused(
-    pipeline: pipelines.Pipeline, models: Path, portrait: Path, settings: Settings
+    pipeline: load_pipeline.Pipeline, models: Path, portrait: Path, settings: Settings
 ) -> None:
     """Its base is right, its widths are not: the host says so before the first step."""
     from dp_adapter.weights.families import own
@@ -139,10 +139,10 @@ def test_an_adapter_of_other_widths_is_refused(
         generation.generate(Session([models], True), pipeline, settings.replace(model="narrow"), JOB)
 
 
-def test_switched_off_is_not_compared(pipeline: pipelines.Pipeline, models: Path, settings: Settings) -> None:
+def test_switched_off_is_not_compared(pipeline: load_pipeline.Pipeline, models: Path, settings: Settings) -> None:
     off = generation.generate(Session([models], True), pipeline, settings.replace(weight=0.0), JOB)
     assert off.results[0].likeness is None and not off.explanation.active
-    assert np.array_equal(off.results[0].picture, pipelines.run(pipeline, JOB)[0])
+    assert np.array_equal(off.results[0].picture, load_pipeline.run(pipeline, JOB)[0])
 
 
 def test_likeness_is_one_for_the_photo_itself_and_zero_without_a_face(
@@ -155,7 +155,7 @@ def test_likeness_is_one_for_the_photo_itself_and_zero_without_a_face(
     assert judge.likeness(session, load_picture(faceless), target) == 0
 
 
-def test_the_scene_is_the_jobs(pipeline: pipelines.Pipeline) -> None:
+def test_the_scene_is_the_jobs(pipeline: load_pipeline.Pipeline) -> None:
     init, mask = np.zeros((64, 72, 3), np.uint8), np.full((64, 72), 255, np.uint8)
     scene = generation.scene_of(pipeline, Job("a", width=72, height=64, steps=4, init=init, mask=mask))
     assert (scene.base, scene.width, scene.height) == ("sd15", 72, 64)
@@ -165,7 +165,7 @@ def test_the_scene_is_the_jobs(pipeline: pipelines.Pipeline) -> None:
 
 
 def test_a_modes_words_are_in_the_prompt_and_told_before(
-    pipeline: pipelines.Pipeline, models: Path, portrait: Path
+    pipeline: load_pipeline.Pipeline, models: Path, portrait: Path
 ) -> None:
     fields = {"references": [{"image": str(portrait)}], "mode": "full_body"}
     settings = Settings.from_dict(fields)

@@ -15,19 +15,19 @@ from dp_adapter import generation
 from dp_adapter.core.personal import Personal
 from dp_adapter.core.photomaker import PhotoMakerEncoder
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job
 from dp_adapter.identity.encoders.clip import preprocess
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.weights.families import personal
 from tests import tiny
-from tests.hosts import test_pipelines
+from tests.hosts.pipelines import test_load_pipeline
 from tests.weights import fused_files
 from tests.weights.numbers import numbers, weights
 
-sdxl_folder = test_pipelines.sdxl_folder
+sdxl_folder = test_load_pipeline.sdxl_folder
 FULL = [{"kind": "full"}]
 JOB = Job("photo of a woman img in a garden", width=64, height=64, steps=3, sampler="ddim", seed=3)
 
@@ -48,7 +48,7 @@ def lora_of(unet: nn.Module) -> dict[str, Tensor]:
 def test_photomaker_in_a_generation(
     sdxl_folder: Path, models: Path, people: list[Path], photos: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline: Any = pipelines.load(sdxl_folder, "cpu", "float32")
+    pipeline: Any = load_pipeline.load(sdxl_folder, "cpu", "float32")
     width = pipeline.unet.config.cross_attention_dim
     encoder = weights(fused_files.photomaker_shapes("v1", width, 30), "e2e.")
     lora = lora_of(pipeline.unet)
@@ -91,15 +91,15 @@ def test_photomaker_in_a_generation(
             module = pipeline.unet.get_submodule(f"{path}.{linear}.0" if linear == "to_out" else f"{path}.{linear}")
             module.weight.data += lora[key.replace(".down.", ".up.")] @ down
     monkeypatch.setattr(official, "encode_prompt", fused)
-    (expected,) = pipelines.run(pipeline, plain)
+    (expected,) = load_pipeline.run(pipeline, plain)
     assert np.abs(made.results[0].picture.astype(int) - expected).max() <= 1
     monkeypatch.undo()
-    (without,) = pipelines.run(pipeline, plain)
+    (without,) = load_pipeline.run(pipeline, plain)
     assert np.abs(without.astype(int) - expected).max() > 3
 
 
 def test_photomaker_asks_for_a_person_in_the_prompt(sdxl_folder: Path, models: Path, portrait: Path) -> None:
-    pipeline: Any = pipelines.load(sdxl_folder, "cpu", "float32")
+    pipeline: Any = load_pipeline.load(sdxl_folder, "cpu", "float32")
     encoder = weights(fused_files.photomaker_shapes("v1", pipeline.unet.config.cross_attention_dim, 30), "e2e.")
     tiny.write(models / "dp_adapter" / "photomaker.bin", {"id_encoder": encoder}, "zip")
     settings = Settings.from_dict(
@@ -115,12 +115,12 @@ def test_a_personalised_identity_in_a_generation_without_photos(tiny_folder: Pat
     del shapes["adapter.beta"]
     net.load_state_dict(weights(shapes, "e2e."), strict=False)
     personal.save(models / "dp_adapter" / "ada.safetensors", net, "sd15", "Ada", {})
-    pipeline = pipelines.load(tiny_folder, "cpu", "float32")
+    pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     settings = Settings.from_dict({"model": "ada.safetensors", "regions": FULL, "text_side": {"weight": 1.5}})
     job = Job("a garden", width=64, height=64, steps=3, sampler="ddim", seed=3)
     session = Session([models], True)
     made = generation.generate(session, pipeline, settings, job)
-    (plain,) = pipelines.run(pipeline, job)
+    (plain,) = load_pipeline.run(pipeline, job)
     assert np.abs(made.results[0].picture.astype(int) - plain).max() > 3
     assert any("through all words of the prompt" in line for line in made.explanation.lines())
     off = generation.generate(session, pipeline, settings.replace(weight=0.0), job)

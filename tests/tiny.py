@@ -20,7 +20,7 @@ from dp_adapter.core.blend import FeatureBlending, TextConsistency
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.core.text.sharing_by_words import Entity
 from dp_adapter.core.types import Row, Tokens
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dp_adapter.evaluation.protocol import Arm, Person, Plan, Prompt
     from dp_adapter.evaluation.scores import PromptJudge, Reference, Scorer
     from dp_adapter.evaluation.summary import Point, Row
-    from dp_adapter.hosts.pipelines import Job, Pipeline
+    from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
     from dp_adapter.settings import Settings
 
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def opened(args: argparse.Namespace) -> tuple[Studio, Pipeline, Settings]:
     """The base, the adapter and the settings that all arms share."""
     from dp_adapter.cli.trials import Studio
-    from dp_adapter.hosts import pipelines
+    from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
     from dp_adapter.settings import Settings
 
@@ -115,7 +115,7 @@ def opened(args: argparse.Namespace) -> tuple[Studio, Pipeline, Settings]:
     session = Session([root], paths_allowed=True)
     adapter = session.library.resolve(args.adapter)
     session.checkpoint(str(adapter))  # what is wrong with it is said before the base is loaded
-    pipeline = pipelines.load(args.base, args.device, args.dtype)
+    pipeline = load_pipeline.load(args.base, args.device, args.dtype)
     args.out.mkdir(parents=True, exist_ok=True)
     return Studio(session, pipeline, args.base, adapter, args.out), pipeline, settings
 
@@ -127,7 +127,7 @@ def is_small(pipeline: Pipeline) -> bool:
 
 def job_of(args: argparse.Namespace, pipeline: Pipeline) -> Job:
     """One batch of pictures, without prompt and seed."""
-    from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.hosts.pipelines.load_pipeline import Job
 
     native = 128 if is_small(pipeline) else 1024 if hasattr(pipeline, "text_encoder_2") else 512
     side = args.size or native

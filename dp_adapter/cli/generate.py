@@ -15,7 +15,7 @@ from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
-    from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.hosts.pipelines.load_pipeline import Job
     from dp_adapter.session import Explanation
     from dp_adapter.settings import Settings
 
@@ -75,11 +75,11 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     from dp_adapter.cli.output import write
     from dp_adapter.generation import generate
-    from dp_adapter.hosts import pipelines
-    from dp_adapter.hosts.native_size import of_pipeline
+    from dp_adapter.hosts.pipelines import load_pipeline
+    from dp_adapter.hosts.pipelines.native_size import of_pipeline
     from dp_adapter.session import Session
 
-    pipeline = pipelines.load(args.base, args.device, args.dtype)
+    pipeline = load_pipeline.load(args.base, args.device, args.dtype)
     job = job_from(args, of_pipeline(pipeline))
     session = Session([models_root(args.models_dir)], paths_allowed=True, device=str(pipeline.device))
     arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
@@ -150,8 +150,8 @@ def job_from(args: argparse.Namespace, native: int) -> Job:
     import numpy as np
     from PIL import Image, ImageOps
 
-    from dp_adapter.hosts.job import Pixels
-    from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.hosts.pipelines.diffusers_job import Pixels
+    from dp_adapter.hosts.pipelines.load_pipeline import Job
     from dp_adapter.identity.pictures.picture_files import load_mask, load_picture
 
     init = None if args.init is None else load_picture(args.init)

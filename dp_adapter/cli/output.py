@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from dp_adapter import __version__
 from dp_adapter.generation import Generation, Result
-from dp_adapter.hosts.pipelines import Job
+from dp_adapter.hosts.pipelines.load_pipeline import Job
 from dp_adapter.modes import Mode, mode_parameters
 from dp_adapter.session import Explanation
 from dp_adapter.session.results.candidates import describing

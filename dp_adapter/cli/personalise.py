@@ -76,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from dp_adapter.hosts import learned, pipelines
-    from dp_adapter.hosts.diffusers import base_of
+    from dp_adapter.hosts.attach.diffusers import base_of
+    from dp_adapter.hosts.pipelines import load_pipeline
+    from dp_adapter.hosts.prompts import textual_inversion
     from dp_adapter.identity.encoders.encoder_pool import Encoders
     from dp_adapter.training import personal_text, personal_views
     from dp_adapter.training.personal_objective import bank_of
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     encoders = Encoders([models_root(args.models_dir)])
     subjects = personal_views.look(args.photos, encoders, args.encoder)
     encoders.release()
-    pipeline = pipelines.load(args.base, args.device, _dtype(args.dtype, args.device))
+    pipeline = load_pipeline.load(args.base, args.device, _dtype(args.dtype, args.device))
     size = args.size or int(pipeline.unet.config.sample_size) * 8
     if size < 64 or size % 64:
         raise HostError(f"A side of {size} px cannot be used", "Give a multiple of 64.")
@@ -100,7 +101,11 @@ def run(args: argparse.Namespace) -> int:
     bank = bank_of(pipeline, views)
     pipeline.vae.to("cpu")  # it is not needed any more
     faceid = torch.as_tensor(personal_views.mean_embedding(subjects))
-    base, widths, network = base_of(pipeline.unet), learned.widths(pipeline), begin(pipeline, faceid, names, options)
+    base, widths, network = (
+        base_of(pipeline.unet),
+        textual_inversion.widths(pipeline),
+        begin(pipeline, faceid, names, options),
+    )
     print(f"Learning {name} from {len(subjects)} photo(s) at {size} px on {pipeline.device}, {options.steps} steps.")
     learning = personalise(pipeline, network, bank, options, _bar())
     del pipeline, bank
@@ -167,7 +172,7 @@ def _dtype(asked: str, device: str) -> str:
 
 
 def _generic(word: str) -> bool:
-    from dp_adapter.hosts.person_words import PERSON
+    from dp_adapter.hosts.prompts.person_words import PERSON
 
     return word in PERSON
 

@@ -13,7 +13,7 @@ from dp_adapter.cli.models import models_root
 
 if TYPE_CHECKING:
     from dp_adapter.core.types import Level
-    from dp_adapter.hosts.sites import Base
+    from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.identity.faces.preview_faces import PreviewFinder
     from dp_adapter.identity.pictures.picture_files import Picture
     from dp_adapter.session import Session
@@ -152,7 +152,7 @@ def _people(
 
 def _levels(base: Base) -> list[tuple[Level, int]]:
     """Level and number of halvings where the UNet has attention to the text, in the order of the signal."""
-    from dp_adapter.hosts.sites import site_names
+    from dp_adapter.hosts.attach.sites import site_names
 
     depths: dict[Level, set[int]] = {"down": set(), "middle": set(), "up": set()}
     for site in site_names(base):

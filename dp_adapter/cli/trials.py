@@ -12,7 +12,7 @@ from typing import Any
 
 from dp_adapter.evaluation.protocol import Weights
 from dp_adapter.generation import scene_of
-from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.sampling import sample
 from dp_adapter.session import Session

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dp_adapter.cli.trials import Studio
     from dp_adapter.evaluation.scores import Reference, Scorer
     from dp_adapter.evaluation.tuning import Candidate
-    from dp_adapter.hosts.pipelines import Job
+    from dp_adapter.hosts.pipelines.load_pipeline import Job
     from dp_adapter.settings import Settings
 
 

@@ -16,9 +16,9 @@ import shutil
 from pathlib import Path
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import ldm_config
-from dp_adapter.hosts.clip_tokenizer import write_tokenizer
-from dp_adapter.hosts.single_file import inspect_file
+from dp_adapter.hosts.pipelines import ldm_config
+from dp_adapter.hosts.pipelines.single_file import inspect_file
+from dp_adapter.hosts.prompts.clip_tokenizer import write_tokenizer
 
 NAME = "dp_small_base"
 ADAPTER = f"{NAME}_adapter.safetensors"

@@ -15,7 +15,7 @@ from dp_adapter.demo.drawing import Values, heat, overlay
 from dp_adapter.demo.sheets import alike
 from dp_adapter.demo.shots import GUIDANCE, SIDE, WEIGHT
 from dp_adapter.demo.story import Comparison, Story
-from dp_adapter.hosts.sites import site_names
+from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.identity.pictures.picture_files import Picture
 
 

@@ -13,8 +13,8 @@ import torch
 
 from dp_adapter.demo.shots import GUIDANCE, SIDE, Shot
 from dp_adapter.generation import Generation, Result, generate
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
 from dp_adapter.session import Session
 
 WORKERS = 2
@@ -51,7 +51,7 @@ class Studio:
         self._workers = workers
         for _ in range(workers):
             session = Session([base.parent], paths_allowed=True)
-            self._free.put((session, pipelines.load(base, device="cpu", dtype="float32")))
+            self._free.put((session, load_pipeline.load(base, device="cpu", dtype="float32")))
 
     def make(self, shots: Iterable[Shot], steps: int, progress: Progress) -> dict[Shot, Made]:
         """Makes every shot once; equal ones share a picture.

@@ -12,9 +12,9 @@ import torch
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.demo import tiny_unet, tiny_vae, tiny_weights
-from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
-from dp_adapter.hosts.diffusers import sites_of
-from dp_adapter.hosts.pipelines import quiet
+from dp_adapter.hosts.attach.diffusers import sites_of
+from dp_adapter.hosts.pipelines.load_pipeline import quiet
+from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.weights.families import own
 
 TEXT_CONFIG: dict[str, Any] = {

@@ -19,8 +19,8 @@ from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, Text
 from dp_adapter.core.regions.masks import GATE_POWERS
 from dp_adapter.core.types import Grid, Level, Site
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.calls import require_fit
-from dp_adapter.hosts.diffusers import sites_of
+from dp_adapter.hosts.attach.calls import require_fit
+from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training.call import KEYWORD, Call, Record, masks_by_halvings
 from dp_adapter.training.sites import Gate, SelfAttention, TextAttention
 
@@ -71,7 +71,7 @@ class Prediction:
 
 
 def progress_of(timesteps: Tensor, train_timesteps: int = 1000) -> Tensor:
-    """Progress [B] in 0..1 of timesteps [B], as the hosts say it (``hosts.calls.progress_of``)."""
+    """Progress [B] in 0..1 of timesteps [B], as the hosts say it (``hosts.attach.calls.progress_of``)."""
     return (1 - timesteps.float() / (train_timesteps - 1)).clamp(0, 1)
 
 
@@ -79,7 +79,7 @@ class AdaptedUNet(nn.Module):
     """A frozen diffusers ``UNet2DConditionModel`` with a trainable adapter at its 16 or 70 text attentions.
 
     Rows may have different tokens, masks, timesteps and texts. The UNet keeps this module's attention processors, which
-    compute its own attention for every other caller; so a pipeline and ``hosts.diffusers.attach`` work on it as before.
+    compute its own attention for every other caller; so a pipeline and ``hosts.attach.diffusers.attach`` work on it as before.
     ``release`` takes them out.
     Mixed precision is by autocast: the adapter stays in float32, the UNet may be in half precision.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.errors import TrainingError
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.training.config import AdapterPlan, Config, EncoderName, StageKind
 from dp_adapter.training.start import from_public, new_adapter, with_pathways
 from dp_adapter.weights.families import own

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.errors import TrainingError
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.diffusers import base_of
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach.diffusers import base_of
+from dp_adapter.hosts.attach.sites import Base
+from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.training.config import Config
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -37,7 +37,7 @@ class Frozen:
     """A model whose weights stay as they are.
 
     Args:
-        pipeline: of ``hosts.pipelines.load``.
+        pipeline: of ``hosts.pipelines.load_pipeline.load``.
 
     Raises:
         TrainingError: the model predicts something else than the noise, or takes more than latents.
@@ -153,7 +153,7 @@ def load(config: Config, device: torch.device) -> Frozen:
     path = Path(config.base.model)
     extra = Path(config.base.config) if config.base.config else None
     dtype = str(DTYPES[config.precision]).removeprefix("torch.")
-    frozen = Frozen(pipelines.load(path, str(device), dtype, config=extra), path.name)
+    frozen = Frozen(load_pipeline.load(path, str(device), dtype, config=extra), path.name)
     require_family(path.name, frozen.family, config.base.family)
     if config.gradient_checkpointing:
         cast(Any, frozen.unet).enable_gradient_checkpointing()

@@ -12,9 +12,9 @@ from torch import Tensor
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.types import Tokens
-from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job
+from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job
 from dp_adapter.training.config import Config
 from dp_adapter.training.data import Examples, cropped, regions_of
 from dp_adapter.training.frozen import Frozen
@@ -49,8 +49,8 @@ def _row(base: Frozen, adapter: Adapter, examples: Examples, config: Config, tar
     tokens = tokens_of(adapter, examples.features(reference))
     gated = isinstance(adapter.site(0), GatedSiteAdapter)
     identity = Identity(adapter, tokens, mask=regions_of(sample, config.data)[:1], mode="gated" if gated else "add")
-    (plain,) = pipelines.run(base.pipeline, job)
-    (made,) = pipelines.run(base.pipeline, job, around=lambda running: _attached(running, identity))
+    (plain,) = load_pipeline.run(base.pipeline, job)
+    (made,) = load_pipeline.run(base.pipeline, job, around=lambda running: _attached(running, identity))
     shown = [cropped(one, side)[0] for one in (examples.shards.sample(reference), sample)]
     gap = np.full((side, _GAP, 3), 255, np.uint8)
     return np.concatenate([shown[0], gap, shown[1], gap, plain, gap, made], axis=1)

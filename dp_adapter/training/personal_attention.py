@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.hosts.diffusers import sites_of
+from dp_adapter.hosts.attach.diffusers import sites_of
 
 
 class TokenShares:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dp_adapter.core.personal import Personal
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import learned, prompts
-from dp_adapter.hosts.learned import Texts
+from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
+from dp_adapter.hosts.prompts.textual_inversion import Texts
 from dp_adapter.training import personal_losses as losses
 from dp_adapter.training.personal_attention import token_shares
 from dp_adapter.training.personal_text import TEMPLATES, Pair, filled, pairs
@@ -119,7 +119,7 @@ class Objective:
     """
 
     def __init__(self, pipeline: Any, personal: Personal, options: Options, size: int) -> None:
-        for module in (pipeline.unet, *(encoder for _, encoder in prompts.readers_of(pipeline))):
+        for module in (pipeline.unet, *(encoder for _, encoder in encode_prompts.readers_of(pipeline))):
             module.requires_grad_(False).eval()
         self._pipeline, self._personal, self._options = pipeline, personal, options
         count = options.words
@@ -131,7 +131,7 @@ class Objective:
     def context(self, texts: Texts) -> Tensor:
         """y' [B, 77, D] in float32."""
         assert self._personal.learned is not None
-        y = learned.encode(self._pipeline, texts, self._personal.learned).float()
+        y = textual_inversion.encode(self._pipeline, texts, self._personal.learned).float()
         return self._personal.adapter(y, self._personal.fused())
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -149,8 +149,8 @@ class Objective:
         pair = self.pairs[batch.pair]
         own = self.context(pair.learned)
         with torch.no_grad():
-            nothing = torch.zeros(1, sum(learned.widths(self._pipeline)))
-            plain = learned.encode(self._pipeline, pair.plain, nothing).float()
+            nothing = torch.zeros(1, sum(textual_inversion.widths(self._pipeline)))
+            plain = textual_inversion.encode(self._pipeline, pair.plain, nothing).float()
         one = slice(0, 1)
         with _kept(self._pipeline.unet), token_shares(self._pipeline.unet) as shares:
             self._predict(
@@ -212,6 +212,6 @@ def _added(pipeline: Any, word: str, size: int) -> dict[str, Tensor] | None:
     if not hasattr(pipeline, "text_encoder_2"):
         return None
     unet = pipeline.unet
-    pooled = prompts.encode(pipeline, f"a photo of a {word}", "", guided=False)["pooled_prompt_embeds"]
+    pooled = encode_prompts.encode(pipeline, f"a photo of a {word}", "", guided=False)["pooled_prompt_embeds"]
     sizes = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32)
     return {"text_embeds": pooled.to(unet.device, unet.dtype), "time_ids": sizes.to(unet.device, unet.dtype)}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import learned
-from dp_adapter.hosts.learned import Texts
-from dp_adapter.hosts.prompts import readers_of
+from dp_adapter.hosts.prompts import textual_inversion
+from dp_adapter.hosts.prompts.encode_prompts import readers_of
+from dp_adapter.hosts.prompts.textual_inversion import Texts
 from dp_adapter.text_files import read_text
 
 NAMES = Path(__file__).parents[1] / "resources" / "names.txt"
@@ -46,7 +46,7 @@ class Pair:
             sees no word.
     """
 
-    learned: Texts
+    textual_inversion: Texts
     plain: Texts
     around: Tensor
     around_plain: Tensor
@@ -73,9 +73,9 @@ def filled(pipeline: Any, templates: Sequence[str], word: str, count: int) -> Te
         texts.append(template.replace("{}", " ".join([word] * count)))
         start = 1 + len(_tokens(tokenizer, template.partition("{}")[0].strip()))
         positions.append(tuple(range(start, start + count)))
-        if len(_tokens(tokenizer, texts[-1])) > learned.CHUNK - 2:
+        if len(_tokens(tokenizer, texts[-1])) > textual_inversion.CHUNK - 2:
             raise HostError(f"The template '{template[:40]}…' is too long for one chunk of the text encoder")
-    return learned.read(pipeline, texts, positions)
+    return textual_inversion.read(pipeline, texts, positions)
 
 
 def pairs(pipeline: Any, word: str, count: int, templates: Sequence[str] = SURROUNDINGS) -> list[Pair]:
@@ -88,7 +88,7 @@ def pairs(pipeline: Any, word: str, count: int, templates: Sequence[str] = SURRO
         end = 1 + len(_tokens(tokenizer, text))  # of the text: the end token's place
         plain = [*range(1, start), *range(start + 1, end + 1)]
         shifted = [at if at < start else at + count - 1 for at in plain]
-        plain_text = learned.read(pipeline, [text], [()])
+        plain_text = textual_inversion.read(pipeline, [text], [()])
         found.append(
             Pair(filled(pipeline, [template], word, count), plain_text, torch.tensor(shifted), torch.tensor(plain))
         )
@@ -120,7 +120,9 @@ def anchor_of(pipeline: Any, names: Sequence[str], count: int) -> Tensor:
         columns.append(torch.stack(means))
     mean = torch.cat(columns, dim=-1)  # [k, d]
     places = tuple(range(1, count + 1))
-    context = learned.encode(pipeline, learned.read(pipeline, [" ".join(["person"] * count)], [places]), mean)
+    context = textual_inversion.encode(
+        pipeline, textual_inversion.read(pipeline, [" ".join(["person"] * count)], [places]), mean
+    )
     found = context[0, 1 : count + 1].float()
     if found.shape != mean.shape:
         raise HostError(f"The text encoder takes vectors of width {mean.shape[1]} and gives {found.shape[1]}")

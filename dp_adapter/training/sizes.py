@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.single_file import RESOURCES, config_beside, inspect_file, unet_parameters
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach.sites import Base
+from dp_adapter.hosts.pipelines.single_file import RESOURCES, config_beside, inspect_file, unet_parameters
 from dp_adapter.training.config import Config
 from dp_adapter.training.frozen import require_family
 

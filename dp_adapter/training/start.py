@@ -17,7 +17,7 @@ from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
 from dp_adapter.core.projection import HEAD_DIM, FacePlusProjection, FaceProjection, Resampler
 from dp_adapter.errors import WeightsError
-from dp_adapter.hosts.diffusers import sites_of
+from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training.adapted import Mode
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Base, Encoder

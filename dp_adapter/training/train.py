@@ -24,7 +24,7 @@ from dp_adapter import __version__
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.regions.masks import GATE_POWERS
 from dp_adapter.errors import TrainingError
-from dp_adapter.hosts.diffusers import sites_of
+from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training import build, checkpoint, frozen, sharding
 from dp_adapter.training.adapted import AdaptedUNet
 from dp_adapter.training.checkpoint import Progress

@@ -20,7 +20,7 @@ from dp_adapter.webui import api_models as forms
 from dp_adapter.webui.api_http import MissingError, WordsRoute
 
 if TYPE_CHECKING:
-    from dp_adapter.hosts.sites import Base
+    from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Session
     from dp_adapter.session.model_list import Models
 

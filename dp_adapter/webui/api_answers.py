@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from dp_adapter.hosts.sites import Base
+    from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Session
     from dp_adapter.session.model_list import ModelFacts, Models
     from dp_adapter.session.photos.reference_photos import Seen

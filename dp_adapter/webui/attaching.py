@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.person_words import Found
+from dp_adapter.hosts.prompts.person_words import Found
 from dp_adapter.webui import compat
 
 if TYPE_CHECKING:
     from dp_adapter.core.injection import Injection
     from dp_adapter.core.types import Grid, Step
-    from dp_adapter.hosts.cfg_rows import CfgRows
-    from dp_adapter.hosts.forge import Attached
-    from dp_adapter.hosts.hooks import Attachment
-    from dp_adapter.hosts.spoken_tokens import SpokenTexts
+    from dp_adapter.hosts.attach.forge import Attached
+    from dp_adapter.hosts.attach.torch_hooks import Attachment
+    from dp_adapter.hosts.prompts.word_positions import SpokenTexts
+    from dp_adapter.hosts.rows.a1111_rows import CfgRows
 
 
 _NO_WORDS = Found(())
@@ -74,7 +74,7 @@ class Pass(AbstractContextManager["Pass"]):
         spoken: SpokenTexts | None = None,
         calls: Calls | None = None,
     ) -> None:
-        from dp_adapter.hosts.word_maps import WordMaps
+        from dp_adapter.hosts.attach.word_maps import WordMaps
 
         self._p = p
         self._injection = injection
@@ -91,8 +91,8 @@ class Pass(AbstractContextManager["Pass"]):
         self._attachment: Attachment | None = None
         self._forge: Attached | None = None
         if compat.is_forge():
-            from dp_adapter.hosts import forge
-            from dp_adapter.hosts.forge_calls import sampler_rows
+            from dp_adapter.hosts.attach import forge
+            from dp_adapter.hosts.attach.forge_options import sampler_rows
 
             patcher = compat.unet_patcher(p.sd_model)
             rows = sampler_rows(batch, words.prompts if spoken is None else spoken.prompts)
@@ -160,8 +160,8 @@ class Pass(AbstractContextManager["Pass"]):
         return ""
 
     def _enter_ldm(self) -> None:
-        from dp_adapter.hosts import ldm
-        from dp_adapter.hosts.cfg_rows import CfgRows
+        from dp_adapter.hosts.attach import ldm
+        from dp_adapter.hosts.rows.a1111_rows import CfgRows
 
         rows = CfgRows()
         unet = compat.diffusion_model(self._p.sd_model)

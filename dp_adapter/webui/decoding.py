@@ -12,7 +12,7 @@ from dp_adapter.webui import compat
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dp_adapter.hosts.sites import Base
+    from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session.regions.preview_watch import Decode
 
 # As modules.sd_samplers_common.approximation_indexes in all hosts, and the file that each takes by family.
@@ -29,7 +29,7 @@ def decoder(choice: str, base: Base) -> Decode:
     Raises:
         SettingsError: TAESD is asked for, and its file is not here.
     """
-    from dp_adapter.hosts.decoding import linear, pictures, shrunk
+    from dp_adapter.hosts.pipelines.latent_preview import linear, pictures, shrunk
 
     here = [name for name in _FILES if _is_here(name, base)]
     if choice == "taesd" and choice not in here:

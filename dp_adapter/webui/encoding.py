@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.person_words import CHUNK
+from dp_adapter.hosts.prompts.person_words import CHUNK
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -70,7 +70,7 @@ def _configs() -> Path | None:
     """The folder with configurations of the checkpoint that Forge loads now."""
     from modules import sd_models
 
-    from dp_adapter.hosts.single_file import config_beside
+    from dp_adapter.hosts.pipelines.single_file import config_beside
 
     info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
     return None if info is None else config_beside(Path(info.filename))

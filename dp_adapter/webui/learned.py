@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.person_words import CHUNK
-from dp_adapter.hosts.spoken_tokens import require_one_token
+from dp_adapter.hosts.prompts.person_words import CHUNK
+from dp_adapter.hosts.prompts.word_positions import require_one_token
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

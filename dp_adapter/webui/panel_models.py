@@ -131,7 +131,7 @@ def _said(part: ModelPart, speaking: Speaking, name: str, variant: str, note: st
 
 def _made_for(title: str | None = None) -> str:
     """What the chosen checkpoint was made for, where it is another size than what users expect of its family."""
-    from dp_adapter.hosts.single_file import made_for
+    from dp_adapter.hosts.pipelines.single_file import made_for
 
     checkpoint = compat.chosen_checkpoint(title)
     said = "" if checkpoint is None else made_for(checkpoint)

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.person_words import CHUNK, Found, InText, in_text
-from dp_adapter.hosts.spoken_tokens import SpokenTexts, in_tokens, require, same_always
+from dp_adapter.hosts.prompts.person_words import CHUNK, Found, InText, in_text
+from dp_adapter.hosts.prompts.word_positions import SpokenTexts, in_tokens, require, same_always
 from dp_adapter.webui.learned import spellings
 
 if TYPE_CHECKING:

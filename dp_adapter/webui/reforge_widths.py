@@ -28,7 +28,7 @@ def register() -> None:
 
     @functools.wraps(load)
     def load_model_for_a1111(timer: Any, checkpoint_info: Any = None, state_dict: Any = None) -> Any:
-        from dp_adapter.hosts.single_file import config_beside
+        from dp_adapter.hosts.pipelines.single_file import config_beside
 
         folder = None if checkpoint_info is None else config_beside(Path(checkpoint_info.filename))
         with contextlib.nullcontext() if folder is None else _leading(loader, folder):
@@ -40,7 +40,7 @@ def register() -> None:
 
 @contextlib.contextmanager
 def _leading(loader: Any, folder: Path) -> Generator[None]:
-    from dp_adapter.hosts import ldm_config
+    from dp_adapter.hosts.pipelines import ldm_config
 
     supported: Any = sys.modules["ldm_patched.modules.supported_models"]
     kind, vae = _kind(supported, folder), loader.VAE
@@ -76,7 +76,7 @@ def _kind(supported: Any, folder: Path) -> type:
 
 def is_so_wide(folder: Path, unet_config: Mapping[str, Any], sd15: Any) -> bool:
     """Whether a host's description of a UNet is that of the folder: SD1.5's in all but the widths."""
-    from dp_adapter.hosts import ldm_config
+    from dp_adapter.hosts.pipelines import ldm_config
 
     told = ldm_config.unet(folder)
     wanted = sd15.unet_config | {name: told[name] for name in ("model_channels", "context_dim")}
@@ -85,6 +85,6 @@ def is_so_wide(folder: Path, unet_config: Mapping[str, Any], sd15: Any) -> bool:
 
 def heads(folder: Path) -> dict[str, int]:
     """What a checkpoint does not tell: how its widths are parted into heads."""
-    from dp_adapter.hosts import ldm_config
+    from dp_adapter.hosts.pipelines import ldm_config
 
     return {"num_heads": -1, "num_head_channels": ldm_config.unet(folder)["num_head_channels"]}

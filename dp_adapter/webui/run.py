@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter import hints
 from dp_adapter.errors import DPAdapterError, SettingsError
-from dp_adapter.hosts.person_words import Found
+from dp_adapter.hosts.prompts.person_words import Found
 from dp_adapter.settings import Settings
 from dp_adapter.webui import (
     compat,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dp_adapter.core.types import Grid, Step
-    from dp_adapter.hosts.sites import Base
+    from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Prepared, Scene
     from dp_adapter.session.regions.tracker import Tracker
 

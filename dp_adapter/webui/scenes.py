@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.hosts.person_words import single_persons
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach.sites import Base
+from dp_adapter.hosts.prompts.person_words import single_persons
 from dp_adapter.webui import compat
 from dp_adapter.webui.encoding import encoder
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.webui import compat, options
 
 if TYPE_CHECKING:
-    from dp_adapter.hosts.sites import Base
+    from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Session
 
 ROOT = Path(__file__).parents[2]  # of the extension
@@ -89,7 +89,7 @@ def base_of(model: Any) -> Base:
     Raises:
         HostError: neither SD1.5 nor SDXL; says what is supported.
     """
-    from dp_adapter.hosts import ldm
+    from dp_adapter.hosts.attach import ldm
 
     return ldm.base_of(compat.diffusion_model(model))
 
@@ -107,7 +107,7 @@ def base() -> Base | None:
 
 def native_size(model: Any) -> int:
     """Side in px of the pictures that a loaded checkpoint was trained on."""
-    from dp_adapter.hosts import native_size as sizes
+    from dp_adapter.hosts.pipelines import native_size as sizes
 
     file, base = compat.checkpoint_file(model), base_of(model)
     return sizes.OF_FAMILY[base] if file is None else sizes.of_file(file, base)
@@ -118,7 +118,7 @@ def base_of_file(name: str) -> Base | None:
     from modules import sd_models
 
     from dp_adapter.errors import HostError
-    from dp_adapter.hosts.single_file import inspect_file
+    from dp_adapter.hosts.pipelines.single_file import inspect_file
 
     info = sd_models.get_closet_checkpoint_match(name)
     try:

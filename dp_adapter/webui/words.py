@@ -31,7 +31,7 @@ def worded(pair: Pair, prepared: Prepared) -> Pair:
 
         pair = with_words(*pair, prepared.edit.words)
     if prepared.spoken:
-        from dp_adapter.hosts.spoken import repeated
+        from dp_adapter.hosts.prompts.prompt_persons import repeated
 
         pair = repeated(pair[0], prepared.spoken), pair[1]
     return pair
@@ -42,12 +42,12 @@ def hinted(p: Any, settings: Settings, people: Sequence[Spoken]) -> Settings:
 
     So they are known when the triggers are taken out.
     """
-    from dp_adapter.hosts import spoken
+    from dp_adapter.hosts.prompts import prompt_persons
 
     names = ("all_prompts", "all_hr_prompts")
     prompts: dict[str, None] = dict.fromkeys(text for name in names for text in getattr(p, name, None) or ())
     changes: dict[str, str] = {}
-    for before, now in zip(people, spoken.hinted(tuple(prompts), people), strict=True):
+    for before, now in zip(people, prompt_persons.hinted(tuple(prompts), people), strict=True):
         if now.words != before.words:
             mine = [n for n, one in enumerate(settings.references) if one.identity == now.person]
             changes[f"references[{mine[0]}].words"] = now.words
@@ -117,7 +117,7 @@ def _told(p: Any, prepared: Prepared) -> dict[str, str]:
 
         told |= mode_parameters(prepared.edit.words)
     if prepared.spoken:
-        from dp_adapter.hosts.spoken import words_in
+        from dp_adapter.hosts.prompts.prompt_persons import words_in
 
         people = prepared.spoken
         first: list[str] = getattr(p, "all_prompts", None) or [""]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from dp_adapter.cli import main
-from dp_adapter.hosts import pipelines
+from dp_adapter.hosts.pipelines import load_pipeline
 
 
 class Outcome(NamedTuple):
@@ -25,19 +25,19 @@ Generate = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
-def tiny_pipeline(tiny_folder: Path) -> pipelines.Pipeline:
-    return pipelines.load(tiny_folder, "cpu", "float32")
+def tiny_pipeline(tiny_folder: Path) -> load_pipeline.Pipeline:
+    return load_pipeline.load(tiny_folder, "cpu", "float32")
 
 
 @pytest.fixture(autouse=True)
-def opened_once(tiny_folder: Path, tiny_pipeline: pipelines.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def opened_once(tiny_folder: Path, tiny_pipeline: load_pipeline.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """All commands run in one opened base, which saves time and shows that each leaves it as it was."""
-    load = pipelines.load
+    load = load_pipeline.load
 
-    def opened(base: Path, device: str, dtype: str) -> pipelines.Pipeline:
+    def opened(base: Path, device: str, dtype: str) -> load_pipeline.Pipeline:
         return tiny_pipeline if (base, device) == (tiny_folder, "cpu") else load(base, device, dtype)
 
-    monkeypatch.setattr(pipelines, "load", opened)
+    monkeypatch.setattr(load_pipeline, "load", opened)
 
 
 @pytest.fixture

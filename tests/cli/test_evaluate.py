@@ -91,7 +91,7 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
     from dp_adapter.core.adapter import SiteAdapter
     from dp_adapter.core.blend import FeatureBlending, TextConsistency
     from dp_adapter.evaluation.protocol import Weights
-    from dp_adapter.hosts import pipelines
+    from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
     from dp_adapter.weights import formats
     from dp_adapter.weights.families import own
@@ -103,7 +103,7 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
         site.text = TextConsistency(site.context, site.width, 2)
         site.blending = FeatureBlending(site.width, 2)
     own.save(tmp_path / "whole.safetensors", adapter, "sd15", "sface", {"steps": 3})
-    pipeline = pipelines.load(tiny_folder, "cpu", "float32")
+    pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     studio = Studio(Session([], paths_allowed=True), pipeline, tiny_folder, tmp_path / "whole.safetensors", tmp_path)
     assert studio.trained == {"text", "blending"} and studio.model("whole") == str(tmp_path / "whole.safetensors")
     expected: tuple[tuple[Weights, set[str]], ...] = (("no-blending", {"text"}), ("bare", set()))

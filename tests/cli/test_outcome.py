@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job
 from dp_adapter.session.results.candidates import STRIDE
 from tests.cli.conftest import Generate
 
@@ -23,7 +23,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[Shown, list[Job]]:
     """By seed, the picture that takes the place of the untrained base's, which shows nobody; and the jobs that ran."""
     pictures: Shown = {}
     jobs: list[Job] = []
-    run = pipelines.run
+    run = load_pipeline.run
 
     def shows(pipeline: Any, job: Job, *args: Any, **named: Any) -> list[Any]:
         jobs.append(job)
@@ -35,7 +35,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[Shown, list[Job]]:
                 made[number] = np.asarray(small, np.uint8)
         return made
 
-    monkeypatch.setattr(pipelines, "run", shows)
+    monkeypatch.setattr(load_pipeline, "run", shows)
     return pictures, jobs
 
 

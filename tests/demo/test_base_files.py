@@ -16,9 +16,9 @@ from dp_adapter.cli import main
 from dp_adapter.demo import tiny_base
 from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import ldm_config
-from dp_adapter.hosts.pipelines import load
-from dp_adapter.hosts.single_file import made_for
+from dp_adapter.hosts.pipelines import ldm_config
+from dp_adapter.hosts.pipelines.load_pipeline import load
+from dp_adapter.hosts.pipelines.single_file import made_for
 from dp_adapter.weights.library import Library
 from tests import tiny
 from tests.hosts import ldm_unet

@@ -15,9 +15,9 @@ from torch import Tensor
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.types import Tokens
 from dp_adapter.demo import tiny_base, tiny_vae, tiny_weights
-from dp_adapter.hosts.diffusers import attach, base_of, pipeline_rows
-from dp_adapter.hosts.pipelines import Job, load, run
-from dp_adapter.hosts.sites import site_names
+from dp_adapter.hosts.attach.diffusers import attach, base_of, pipeline_rows
+from dp_adapter.hosts.attach.sites import site_names
+from dp_adapter.hosts.pipelines.load_pipeline import Job, load, run
 from dp_adapter.weights.families import own
 from dp_adapter.weights.files import open_weights
 

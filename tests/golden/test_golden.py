@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dp_adapter.core.injection import FOLDABLE, Form, Identity, Injection
 from dp_adapter.core.types import BlendMode, Features, Row, Tokens
-from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import ldm as ldm_host
+from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.attach import ldm as ldm_host
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
 from tests.golden.cases import FOLDER, Case, cases

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach.sites import Base
 from tests.hosts.protocol import HOSTS, Host, host_of, original_state, same_state, state_of
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Row
-from dp_adapter.hosts import forge
-from dp_adapter.hosts.sites import Base, site_names
-from dp_adapter.hosts.word_maps import WordMaps
+from dp_adapter.hosts.attach import forge
+from dp_adapter.hosts.attach.sites import Base, site_names
+from dp_adapter.hosts.attach.word_maps import WordMaps
 from tests import tiny
 from tests.hosts import forge_real
 from tests.hosts.forge_unet import Unet

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach.sites import Base
 from tests import tiny
 from tests.hosts import ldm_names
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.hosts.sites import site_names
+from dp_adapter.hosts.attach.sites import site_names
 from tests import tiny
 from tests.hosts import ldm_names
 

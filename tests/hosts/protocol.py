@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Row
-from dp_adapter.hosts import diffusers as diffusers_host
-from dp_adapter.hosts import ldm as ldm_host
-from dp_adapter.hosts.sites import Base, site_names
-from dp_adapter.hosts.word_maps import WordMaps
+from dp_adapter.hosts.attach import diffusers as diffusers_host
+from dp_adapter.hosts.attach import ldm as ldm_host
+from dp_adapter.hosts.attach.sites import Base, site_names
+from dp_adapter.hosts.attach.word_maps import WordMaps
 from tests import tiny
 from tests.hosts import forge_host, ldm_unet
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.types import Tokens
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from tests import tiny
 from tests.hosts.reference import DecoupledAttention
 

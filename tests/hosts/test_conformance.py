@@ -21,7 +21,7 @@ from dp_adapter.core.regions.track import Track
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Level, Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from tests import tiny
 from tests.hosts.protocol import Host, same_state, state_of, unpatched
 from tests.hosts.reference import reference_output

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dp_adapter.core.injection import Form, Injection
-from dp_adapter.hosts import forge
+from dp_adapter.hosts.attach import forge
 from tests import tiny
 from tests.golden.cases import Case
 from tests.golden.test_golden import RUNS, identities_of, load, rows_of, skip_form, unet_of

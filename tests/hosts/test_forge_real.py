@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Form, Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Grid, Row
-from dp_adapter.hosts import forge
-from dp_adapter.hosts.forge_calls import sampler_rows
+from dp_adapter.hosts.attach import forge
+from dp_adapter.hosts.attach.forge_options import sampler_rows
 from tests import tiny
 from tests.hosts import forge_real
 

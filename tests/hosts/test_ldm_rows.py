@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.cfg_rows import CfgRows
+from dp_adapter.hosts.rows.a1111_rows import CfgRows
 
 CHUNK = 77
 SIZE = (16, 24)

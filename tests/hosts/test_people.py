@@ -15,7 +15,7 @@ from dp_adapter.core.regions import masks
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Grid, Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from tests import tiny
 from tests.hosts.protocol import Host, unpatched
 from tests.hosts.reference import shared_output

@@ -16,8 +16,8 @@ from dp_adapter.core.reference_photo import Reference
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import diffusers as diffusers_host
-from dp_adapter.hosts.sites import site_names
+from dp_adapter.hosts.attach import diffusers as diffusers_host
+from dp_adapter.hosts.attach.sites import site_names
 from tests import tiny
 from tests.hosts import forge_host
 from tests.hosts.protocol import Host, same_state, state_of, unpatched

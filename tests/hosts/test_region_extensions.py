@@ -27,10 +27,10 @@ from dp_adapter.core.injection import Form, Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import forge
-from dp_adapter.hosts import ldm as ldm_host
-from dp_adapter.hosts.cfg_rows import CfgRows
-from dp_adapter.hosts.forge_calls import sampler_rows
+from dp_adapter.hosts.attach import forge
+from dp_adapter.hosts.attach import ldm as ldm_host
+from dp_adapter.hosts.attach.forge_options import sampler_rows
+from dp_adapter.hosts.rows.a1111_rows import CfgRows
 from tests import tiny
 from tests.hosts.forge_host import Forge, Model, Patcher
 from tests.hosts.protocol import Ldm

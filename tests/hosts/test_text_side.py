@@ -18,7 +18,7 @@ from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.text.text_side import Lock, Positions, Spelling, TextIdentity
 from dp_adapter.core.types import Row, Tokens
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from tests import tiny
 from tests.hosts.protocol import Host, unpatched
 from tests.hosts.reference import _softmax_attention  # type: ignore[reportPrivateUsage]

@@ -12,10 +12,10 @@ from torch import Tensor
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import forge, ldm
-from dp_adapter.hosts.cfg_rows import CfgRows
-from dp_adapter.hosts.forge_calls import sampler_rows
-from dp_adapter.hosts.spoken_tokens import SpokenTexts
+from dp_adapter.hosts.attach import forge, ldm
+from dp_adapter.hosts.attach.forge_options import sampler_rows
+from dp_adapter.hosts.prompts.word_positions import SpokenTexts
+from dp_adapter.hosts.rows.a1111_rows import CfgRows
 from tests import tiny
 from tests.hosts import test_region_extensions as extensions
 from tests.hosts.forge_host import Forge, Model, Patcher

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.hosts.single_file import inspect_file
-from dp_adapter.hosts.sites import site_names
+from dp_adapter.hosts.attach.sites import site_names
+from dp_adapter.hosts.pipelines.single_file import inspect_file
 from dp_adapter.weights.families import own
 
 FACE, TOKENS = 128, 4

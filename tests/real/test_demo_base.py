@@ -16,8 +16,8 @@ import pytest
 
 from dp_adapter.demo.base_files import NAME, SHIPPED
 from dp_adapter.generation import generate
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job, Pipeline
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from tests.real.conftest import Picture, WebUI, largest
@@ -34,7 +34,7 @@ def small(webui: WebUI) -> Pipeline:
     loaded = webui.get("/sdapi/v1/options")["sd_model_checkpoint"]
     if not str(loaded).startswith(NAME):
         pytest.skip(f"the WebUI's checkpoint is {loaded}, not {NAME}")
-    return pipelines.load(FILES / f"{NAME}.safetensors", "cpu")
+    return load_pipeline.load(FILES / f"{NAME}.safetensors", "cpu")
 
 
 def request(job: Job) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from dp_adapter.core.photomaker import PhotoMakerEncoder
 from dp_adapter.core.text.text_side import Positions, Spelling
 from dp_adapter.core.types import Row
 from dp_adapter.errors import DPAdapterError, SettingsError
-from dp_adapter.hosts import diffusers
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach import diffusers
+from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.identity.crops.face_parts import PARTS, part_pictures
 from dp_adapter.identity.encoders.clip import preprocess
 from dp_adapter.identity.pictures.picture_files import load_picture

@@ -24,7 +24,7 @@ from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Scene, Session
 from dp_adapter.settings import Settings
 from tests import tiny
-from tests.hosts.test_companion import write as write_res_adapter
+from tests.hosts.attach.test_res_adapter import write as write_res_adapter
 from tests.session.conftest import SCENE, Request
 
 BOX = [{"kind": "box", "box": {"x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.75}}]

@@ -11,7 +11,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dp_adapter.demo import tiny_base, tiny_unet, tiny_vae
-from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from tests.training import made
 
 NARROW = {

@@ -16,8 +16,8 @@ from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions.masks import on_grid
 from dp_adapter.core.types import Grid, Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.training.adapted import AdaptedUNet, Conditions, Mode, progress_of
 from dp_adapter.training.sites import identity_share
 from tests import tiny
@@ -80,7 +80,7 @@ def predict(adapted: AdaptedUNet, given: Conditions, **options: object) -> Tenso
 
 
 def as_the_extension(model: UNet, adapter: Adapter, mode: Mode, base: Base) -> Tensor:
-    """Row by row through ``hosts.diffusers.attach``."""
+    """Row by row through ``hosts.attach.diffusers.attach``."""
     given, rows = tiny.inputs(base, ROWS, SIZE), list[Tensor]()
     for row, timestep in enumerate(TIMESTEPS.tolist()):
         identity = Identity(adapter, tiny.tokens(seed=2 + row), mask=picture_masks()[row : row + 1], mode=mode)

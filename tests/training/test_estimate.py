@@ -14,7 +14,7 @@ from torch import nn
 
 from dp_adapter.cli import main
 from dp_adapter.errors import HostError, TrainingError
-from dp_adapter.hosts.single_file import unet_parameters
+from dp_adapter.hosts.pipelines.single_file import unet_parameters
 from dp_adapter.training.config import from_tables
 from dp_adapter.training.estimate import estimate, flash_attention, measured
 from dp_adapter.training.sizes import UNETS

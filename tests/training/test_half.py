@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 
-from dp_adapter.hosts import pipelines
+from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.training.config import Stage, from_tables
 from dp_adapter.training.estimate import estimate
 from dp_adapter.training.frozen import Frozen
@@ -23,7 +23,7 @@ from tests.training.test_personalise import NAMES, TINY, faceid, subject
 
 def frozen(folder: Path, dtype: str) -> Frozen:
     """With a VAE whose activations leave float16's range, as SDXL's do."""
-    base = Frozen(pipelines.load(folder, "cpu", dtype), folder.name)
+    base = Frozen(load_pipeline.load(folder, "cpu", dtype), folder.name)
     with torch.no_grad():
         base.vae.decoder.conv_in.weight.mul_(3e4)
     return base
@@ -77,7 +77,7 @@ def test_personalising_in_half_precision_learns_what_full_precision_learns(base:
     options = replace(TINY, steps=1)
     moved: dict[str, dict[str, torch.Tensor]] = {}
     for dtype in ("float32", "float16"):
-        pipeline = pipelines.load(base, "cpu", dtype)
+        pipeline = load_pipeline.load(base, "cpu", dtype)
         with torch.no_grad():
             pipeline.unet.conv_out.weight.mul_(1e-4)  # gradients below what float16 can tell from 0
         bank = bank_of(pipeline, views([subject()], 64, 2, np.random.default_rng(0)))

@@ -17,9 +17,10 @@ from dp_adapter.core.personal import Personal
 from dp_adapter.core.text.text_side import change_of
 from dp_adapter.core.types import Features
 from dp_adapter.errors import DPAdapterError, HostError
-from dp_adapter.hosts import diffusers as host
-from dp_adapter.hosts import learned, pipelines, prompts
-from dp_adapter.hosts.pipelines import Job
+from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.identity.faces.face import TEMPLATE, Face
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
@@ -31,9 +32,9 @@ from dp_adapter.training.personal_views import Subject, mean_embedding, views
 from dp_adapter.training.personalise import begin, personalise
 from dp_adapter.weights import formats
 from dp_adapter.weights.families import personal
-from tests.hosts import test_pipelines
+from tests.hosts.pipelines import test_load_pipeline
 
-sdxl_folder = test_pipelines.sdxl_folder
+sdxl_folder = test_load_pipeline.sdxl_folder
 NAMES = ("Ada Lovelace", "Alan Turing", "Emmy Noether")
 TINY = Options(steps=2, batch=2, templates=("a photo of a {}", "portrait of the {}, smiling"))
 JOB = Job("a photo of a woman in a garden", width=64, height=64, steps=2, sampler="ddim", seed=3)
@@ -41,7 +42,7 @@ JOB = Job("a photo of a woman in a garden", width=64, height=64, steps=2, sample
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_folder: Path) -> Any:
-    return pipelines.load(tiny_folder, "cpu", "float32")
+    return load_pipeline.load(tiny_folder, "cpu", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,10 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: Bank, tmp_pat
     prepared = Session([models], True).prepare(settings, generation.scene_of(pipeline, JOB))
     job = worded(JOB, prepared)
     assert job.prompt == "a photo of a woman woman in a garden"
-    words = learned.spelled(pipeline, job, prepared.spoken, prompts.spoken(pipeline, job, prepared.spoken))
-    plain = prompts.encode(pipeline, job.prompt, "", guided=False)["prompt_embeds"]
+    words = textual_inversion.spelled(
+        pipeline, job, prepared.spoken, encode_prompts.spoken(pipeline, job, prepared.spoken)
+    )
+    plain = encode_prompts.encode(pipeline, job.prompt, "", guided=False)["prompt_embeds"]
     (identity,) = prepared.injection.identities
     assert identity.text is not None
     change = change_of(identity.text, plain[0], words.texts[0][0][0], words.spellings)
@@ -129,7 +132,7 @@ def test_a_picture_with_the_file_and_the_return(pipeline: Any, models: Path) -> 
     settings = Settings.from_dict({"model": "ada.safetensors", "regions": [{"kind": "full"}]})
     session = Session([models], True)
     made = generation.generate(session, pipeline, settings, JOB)
-    (plain,) = pipelines.run(pipeline, JOB)
+    (plain,) = load_pipeline.run(pipeline, JOB)
     assert not np.array_equal(made.results[0].picture, plain)
     assert any("learned words in its place" in line for line in made.explanation.lines())
     off = generation.generate(session, pipeline, settings.replace(weight=0.0), JOB)
@@ -213,14 +216,14 @@ def test_cross_initialization_is_the_encoders_output(pipeline: Any) -> None:
 
 
 def test_sdxl_has_words_for_both_encoders(sdxl_folder: Path) -> None:
-    pipeline: Any = pipelines.load(sdxl_folder, "cpu", "float32")
+    pipeline: Any = load_pipeline.load(sdxl_folder, "cpu", "float32")
     options = replace(TINY, batch=1)
     net = begin(pipeline, faceid(), NAMES, options)
-    assert net.learned is not None and net.learned.shape[1] == sum(learned.widths(pipeline))
+    assert net.learned is not None and net.learned.shape[1] == sum(textual_inversion.widths(pipeline))
     objective = Objective(pipeline, net, options, 64)
     objective.context(objective.texts).square().sum().backward()
     assert net.learned.grad is not None
-    assert all(one.any() for one in torch.split(net.learned.grad, learned.widths(pipeline), dim=1))
+    assert all(one.any() for one in torch.split(net.learned.grad, textual_inversion.widths(pipeline), dim=1))
     sdxl_bank = Bank(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.ones(1, 1, 8, 8))
     with torch.no_grad():
         batch = draw(pipeline, sdxl_bank, objective, options, torch.Generator().manual_seed(0))
@@ -253,7 +256,7 @@ def test_the_command_line_from_photo_to_file(
     checkpoint = formats.read(tmp_path / "dp_adapter" / "ada.safetensors")
     net = checkpoint.adapter.projection
     assert isinstance(net, Personal) and net.learned is not None and len(net.get_buffer("faceid")) == 128
-    pipeline = pipelines.load(tiny_folder, "cpu", "float32")
+    pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     pipeline.load_textual_inversion(str(tmp_path), weight_name="ada-words.safetensors", token="<ada>")
     added = pipeline.tokenizer.convert_tokens_to_ids(["<ada>", "<ada>_1"])
     table = pipeline.text_encoder.get_input_embeddings().weight

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from dp_adapter.core.text.text_side import Spoken
 from dp_adapter.errors import HostError
-from dp_adapter.hosts import learned, pipelines, prompts
-from dp_adapter.hosts.person_words import CHUNK
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
+from dp_adapter.hosts.prompts.person_words import CHUNK
 from dp_adapter.webui.learned import spellings, tables_of
 from tests.webui import fake_webui
 
@@ -52,8 +53,8 @@ class Model(nn.Module):
         self.tokenizer = pipeline.tokenizer
 
     def get_learned_conditioning(self, texts: Sequence[str]) -> Tensor:
-        count = max(prompts.chunks_of(self.tokenizer, text) for text in texts)
-        rows = torch.tensor([prompts.rows_of(self.tokenizer, text, count) for text in texts])  # [n, m, 77]
+        count = max(encode_prompts.chunks_of(self.tokenizer, text) for text in texts)
+        rows = torch.tensor([encode_prompts.rows_of(self.tokenizer, text, count) for text in texts])  # [n, m, 77]
         encoder: Any = self.cond_stage_model.transformer
         return torch.cat([encoder(rows[:, chunk]).last_hidden_state for chunk in range(count)], dim=1)
 
@@ -65,7 +66,7 @@ def job(tmp_path: Path, tiny_folder: Path) -> Iterator[Any]:
         package.devices = SimpleNamespace(autocast=nullcontext)
         package.prompt_parser = SimpleNamespace(SdConditioning=lambda texts, **_size: list(texts))  # type: ignore[reportUnknownLambdaType]
         vars(sys.modules["modules.shared"])["opts"] = SimpleNamespace(CLIP_stop_at_last_layers="1")
-        pipeline: Any = pipelines.load(tiny_folder, "cpu", "float32")
+        pipeline: Any = load_pipeline.load(tiny_folder, "cpu", "float32")
         yield SimpleNamespace(sd_model=Model(pipeline), width=64, height=64, pipeline=pipeline)
 
 
@@ -74,9 +75,9 @@ def test_the_same_as_in_diffusers(job: Any, text: str, positions: tuple[int, int
     vectors = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
     person = Spoken(0, tokens=2, learned=vectors)
     (made,) = spellings(job, [person, Spoken(1)], {text: {0: positions, 1: (1,)}, "another text": {}})
-    texts = learned.read(job.pipeline, [text], [positions])
+    texts = textual_inversion.read(job.pipeline, [text], [positions])
     with torch.no_grad():
-        plain, spelled = (learned.encode(job.pipeline, one, vectors) for one in (texts.plain, texts))
+        plain, spelled = (textual_inversion.encode(job.pipeline, one, vectors) for one in (texts.plain, texts))
     chunk = positions[0] // CHUNK
     torch.testing.assert_close(made.plain, plain[chunk], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(made.learned, spelled[chunk], atol=1e-5, rtol=1e-5)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from tests import tiny
 from tests.weights.numbers import weights
 

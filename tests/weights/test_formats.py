@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
 from dp_adapter.weights.files import WeightFile

@@ -15,7 +15,7 @@ from torch import Tensor
 from dp_adapter.core.personal import Personal
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
-from dp_adapter.hosts.sites import site_names
+from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.families import personal

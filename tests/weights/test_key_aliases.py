@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint
 from tests import tiny, tiny_pulid

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from dp_adapter.demo.base_files import NAME
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.single_file import USAGE
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.single_file import USAGE
 from tools.small_base import ldm_names
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -67,7 +67,7 @@ def export(folder: Path, out: Path, adapter: Path | None = None) -> Path:
     Raises:
         ValueError: what diffusers reads from the file is not what was written.
     """
-    pipeline = pipelines.load(folder, "cpu", "float32")
+    pipeline = load_pipeline.load(folder, "cpu", "float32")
     state = ldm_names.unet(pipeline.unet) | ldm_names.vae(pipeline.vae)
     state |= ldm_names.clip(pipeline.text_encoder, "cond_stage_model.transformer.")
     state = {key: value.half().contiguous().clone() for key, value in state.items() if not key.endswith("position_ids")}
@@ -79,7 +79,7 @@ def export(folder: Path, out: Path, adapter: Path | None = None) -> Path:
     (out / NAME / USAGE).write_text(json.dumps(MADE_FOR, indent=2) + "\n", encoding="utf-8")
     path = out / f"{NAME}.safetensors"
     path.write_bytes(_sorted(save(state, METADATA)))
-    _check(pipeline, pipelines.load(path, "cpu", "float32"))
+    _check(pipeline, load_pipeline.load(path, "cpu", "float32"))
     if adapter:
         _write_adapter(adapter, out / f"{NAME}_adapter.safetensors")
     facts = {key.removeprefix("modelspec."): value for key, value in METADATA.items()}

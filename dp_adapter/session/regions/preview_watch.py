@@ -23,7 +23,7 @@ Decode = Callable[[Tensor], Sequence[Picture]]
 
 
 class Attention(Protocol):
-    """Whoever listens to the text attention, such as ``hosts.word_maps.WordMaps``."""
+    """Whoever listens to the text attention, such as ``hosts.attach.word_maps.WordMaps``."""
 
     def latest(self) -> Tensor | None:
         """The person words' maps so far, [S, h, w]."""

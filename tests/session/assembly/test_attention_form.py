@@ -10,7 +10,7 @@ import torch
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import FormUsed, Identity, Injection
 from dp_adapter.core.types import Tokens
-from dp_adapter.hosts.sites import Base, site_names
+from dp_adapter.hosts.attach.sites import Base, site_names
 from dp_adapter.session.assembly.attention_form import megabytes, with_form
 from dp_adapter.settings import Settings
 from tests import tiny

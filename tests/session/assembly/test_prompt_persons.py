@@ -17,8 +17,8 @@ from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.text.text_side import Spoken, TextIdentity
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import HostError, SettingsError
-from dp_adapter.hosts import pipelines
-from dp_adapter.hosts.pipelines import Job
+from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import Job
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
@@ -88,7 +88,7 @@ JOB = Job("a photo of a man img in a garden", width=64, height=64, steps=2, samp
 
 
 def test_pictures(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
-    pipeline = pipelines.load(tiny_folder, "cpu", "float32")
+    pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     settings = Settings.from_dict({"references": [{"image": str(portrait)}], "regions": [{"kind": "full"}]})
     prepared = speaking.prepare(settings, generation.scene_of(pipeline, JOB))
     job = worded(JOB, prepared)
@@ -97,9 +97,9 @@ def test_pictures(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
     def made(**changes: Any) -> Any:
         return generation.generate(speaking, pipeline, replace(settings, **changes), JOB).results[0].picture
 
-    plain = pipelines.run(pipeline, job)[0]
+    plain = load_pipeline.run(pipeline, job)[0]
     assert not np.array_equal(made(), plain)
-    assert np.array_equal(made(weight=0.0), pipelines.run(pipeline, JOB)[0]), "nothing is done to the prompt either"
+    assert np.array_equal(made(weight=0.0), load_pipeline.run(pipeline, JOB)[0]), "nothing is done to the prompt either"
     with pytest.raises(HostError, match="no word for person 1"):
         generation.generate(
             speaking, pipeline, settings, replace(JOB, prompt="a garden"), lambda _done, _all: pytest.fail("it sampled")
@@ -107,7 +107,7 @@ def test_pictures(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
 
 
 def test_the_word_before_the_trigger_in_a_picture(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
-    pipeline = pipelines.load(tiny_folder, "cpu", "float32")
+    pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
 
     def made(prompt: str, words: str = "") -> Any:
         photo = {"image": str(portrait), "words": words}

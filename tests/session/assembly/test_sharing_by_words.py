@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.hosts.clip_tokenizer import clip_tokenizer
+from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.session import Session
 from tests import tiny
 from tests.session.conftest import SCENE, Request

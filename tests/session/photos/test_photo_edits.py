@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.hosts.job import Job
+from dp_adapter.hosts.pipelines.diffusers_job import Job
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.modes import TABLE, Words
 from dp_adapter.sampling import worded

@@ -15,7 +15,7 @@ from torch import Tensor
 from dp_adapter.core.adapter import SiteAdapter
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
-from dp_adapter.hosts.sites import Base
+from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.weights import formats
 from dp_adapter.weights.families import own
 from tests import tiny
