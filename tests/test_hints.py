@@ -19,11 +19,11 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A WebUI's folder with its Python and this extension in it, whose user reads the hints."""
     root = tmp_path / "some webui"
     with fake_webui.installed(root / "models"):
-        from dp_adapter.webui import hinting
+        from dp_adapter.webui.host import webui_hints
 
         monkeypatch.setattr(sys, "executable", str(root / "venv" / "bin" / "python"))
-        monkeypatch.setattr(hinting, "_ROOT", root / "extensions" / "dp-adapter")
-        hinting.begin()
+        monkeypatch.setattr(webui_hints, "_ROOT", root / "extensions" / "dp-adapter")
+        webui_hints.begin()
         yield root
 
 
@@ -46,10 +46,10 @@ def test_a_webui_has_its_own_python(webui: Path) -> None:
 
 
 def test_a_python_from_elsewhere_is_named_by_the_console_alone(webui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dp_adapter.webui import hinting
+    from dp_adapter.webui.host import webui_hints
 
     monkeypatch.setattr(sys, "executable", "/opt/conda/envs/webui/bin/python3.10")
-    hinting.begin()
+    webui_hints.begin()
     words = str(MissingDependencyError("onnxruntime", "It", "onnx"))
     assert "'python -m pip install onnxruntime'" in words and "/opt" not in words and "console" in words
     assert "'/opt/conda/envs/webui/bin/python3.10 -m pip install onnxruntime'" in hints.in_full(words)

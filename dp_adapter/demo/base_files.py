@@ -113,7 +113,7 @@ def _require_extension(place: Path) -> None:
     """
     here = place.absolute()
     root = next((one for one in (here, *here.parents) if (one / "modules_forge").is_dir()), None)
-    if root is not None and not any(root.glob("extensions/*/dp_adapter/webui/reforge_widths.py")):
+    if root is not None and not any(root.glob("extensions/*/dp_adapter/webui/host/reforge_widths.py")):
         raise HostError(
             f"The WebUI in {root} loads a checkpoint of these widths only with this version of DP-Adapter, which is "
             "not among its extensions",

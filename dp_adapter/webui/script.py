@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from modules import scripts
 
-from dp_adapter.webui import compat, ending, forge_widths, hinting
-from dp_adapter.webui.stop import FROM_PANEL, stopping, warn
+from dp_adapter.webui.host import compat, forge_widths, webui_hints
+from dp_adapter.webui.job import stopped_in_panel
+from dp_adapter.webui.job.stop import FROM_PANEL, stopping, warn
 
 if TYPE_CHECKING:
-    from dp_adapter.webui.run import Run
+    from dp_adapter.webui.job.job import Run
 
 TITLE = "DP-Adapter"
 _RUN = "dp_adapter_run"  # attribute of a job's processing object
@@ -20,7 +21,7 @@ _RUN = "dp_adapter_run"  # attribute of a job's processing object
 
 def register() -> None:
     """Tells the WebUI what to call; it forgets all of it at "Reload UI"."""
-    hinting.begin()
+    webui_hints.begin()
     compat.on("cfg_denoiser", _before_step)
     compat.on("before_ui", _before_ui)
     compat.on("ui_settings", _settings_page)
@@ -44,21 +45,22 @@ class DPAdapterScript(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         if compat.wants_defaults_only():
             from dp_adapter.settings import Settings
-            from dp_adapter.webui.values import args_of
+            from dp_adapter.webui.panel.widget_values import args_of
 
             return [SimpleNamespace(value=value) for value in args_of(Settings(enabled=False))]
-        from dp_adapter.webui import options, panel, shared
-        from dp_adapter.webui.paste import NOTE, Paster
+        from dp_adapter.webui.host import options, shared_session
+        from dp_adapter.webui.panel import build_panel
+        from dp_adapter.webui.parameters.paste import NOTE, Paster
 
-        built = panel.build(self, is_img2img)
-        paster = Paster(shared.session, lambda: options.read().paste, warn)
+        built = build_panel.build(self, is_img2img)
+        paster = Paster(shared_session.session, lambda: options.read().paste, warn)
         self.infotext_fields = paster.fields({**built.by_name, NOTE: built.status})
         self.paste_field_names = [restore for _, restore in self.infotext_fields]
         return built.components
 
     def setup(self, p: Any, *args: Any) -> None:
         """Once per job of the panel, before the host does anything with it."""
-        ending.in_words(p.scripts)
+        stopped_in_panel.in_words(p.scripts)
 
     def process(self, p: Any, *args: Any) -> None:
         """Once per job, before anything is sampled."""
@@ -68,8 +70,8 @@ class DPAdapterScript(scripts.Script):
             return
         setattr(p, FROM_PANEL, not getattr(p, "is_api", False) and args[:1] in ((None,), ("",)))
         with stopping(p):
-            from dp_adapter.webui.described import forget
-            from dp_adapter.webui.run import Run, settings_for
+            from dp_adapter.webui.job.job import Run, settings_for
+            from dp_adapter.webui.parameters.describe_job import forget
 
             forget(p)
             settings = settings_for(p, args)
@@ -127,27 +129,27 @@ def _before_step(params: Any) -> None:
 
 
 def _before_ui() -> None:
-    from dp_adapter.webui import xyz
-    from dp_adapter.webui.panel_host import HOST
+    from dp_adapter.webui.panel.host_components import HOST
+    from dp_adapter.webui.parameters import xyz_grid
 
     HOST.start_page()
-    xyz.register()
+    xyz_grid.register()
 
 
 def _settings_page() -> None:
-    from dp_adapter.webui import options
+    from dp_adapter.webui.host import options
 
     options.register()
 
 
 def _routes(_demo: Any, app: Any) -> None:
-    from dp_adapter.webui import api
+    from dp_adapter.webui.api import routes
 
-    api.start(app)
+    routes.start(app)
 
 
 def _after_component(component: Any, **kwargs: Any) -> None:
-    from dp_adapter.webui.panel_host import HOST
+    from dp_adapter.webui.panel.host_components import HOST
 
     HOST.remember(component, **kwargs)
     # The host's button that unloads the checkpoint unloads ours, too.
@@ -156,12 +158,12 @@ def _after_component(component: Any, **kwargs: Any) -> None:
 
 
 def _release() -> None:
-    from dp_adapter.webui import shared
+    from dp_adapter.webui.host import shared_session
 
-    shared.release()
+    shared_session.release()
 
 
 def _forget() -> None:
-    from dp_adapter.webui import shared
+    from dp_adapter.webui.host import shared_session
 
-    shared.forget()
+    shared_session.forget()

@@ -203,7 +203,7 @@ def test_checkpoints_inside_forge_need_the_extension_too(shipped: Path, tmp_path
     with pytest.raises(HostError, match="extensions"):
         install(webui / "models" / "Stable-diffusion", shipped)
     extension = folders(webui / "extensions", "dp/dp_adapter/webui")
-    (extension / "dp/dp_adapter/webui/reforge_widths.py").touch()
+    (extension / "dp/dp_adapter/webui/host/reforge_widths.py").touch()
     assert install(webui / "models" / "Stable-diffusion", shipped)
 
 

@@ -219,9 +219,9 @@ class PanelScript(Script):
         return "DP-Adapter"
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        from dp_adapter.webui import panel
+        from dp_adapter.webui.panel import build_panel
 
-        self.panels.append(panel.build(self, is_img2img))
+        self.panels.append(build_panel.build(self, is_img2img))
         return self.panels[-1].components
 
 
@@ -229,7 +229,7 @@ def page(style: str = "") -> Any:
     """A page with both tabs. "Generate" shows the request that the script args make, or the words of its refusal."""
     import gradio as gr
 
-    from dp_adapter.webui.panel_host import HOST
+    from dp_adapter.webui.panel.host_components import HOST
 
     def host(component: Any) -> Any:
         HOST.remember(component, elem_id=component.elem_id)
@@ -265,7 +265,7 @@ def page(style: str = "") -> Any:
 def request(*args: object) -> str:
     """JSON of the request that the panel makes, without defaults; an error's words."""
     from dp_adapter.errors import DPAdapterError
-    from dp_adapter.webui.values import settings_of
+    from dp_adapter.webui.panel.widget_values import settings_of
 
     try:
         return json.dumps(settings_of(args).to_dict(changed_only=True), ensure_ascii=False)
@@ -279,7 +279,7 @@ def _shown(file: Any) -> list[str]:
 
 def _pasted(text: str) -> list[object]:
     from dp_adapter.settings import Settings
-    from dp_adapter.webui.values import values_of
+    from dp_adapter.webui.panel.widget_values import values_of
 
     return list(values_of(Settings.from_json(text)).values())
 

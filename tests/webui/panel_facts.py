@@ -45,7 +45,7 @@ def _checkpoints(models: Path) -> list[list[str]]:
     """
     import gradio as gr
 
-    from dp_adapter.webui.panel_host import HOST
+    from dp_adapter.webui.panel.host_components import HOST
 
     (models / "small").mkdir(parents=True)
     (models / "small" / "model_index.json").write_text("{}")

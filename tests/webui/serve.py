@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 def main() -> None:
     port, models, base = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     sys.modules.update(fake_webui.host_modules(models))
-    from dp_adapter.webui import shared
+    from dp_adapter.webui.host import shared_session
 
-    shared.base = lambda: base  # type: ignore[assignment,return-value]
+    shared_session.base = lambda: base  # type: ignore[assignment,return-value]
     demo = fake_webui.page((ROOT / "style.css").read_text(encoding="utf-8"))
     demo.queue().launch(server_port=port, quiet=True, show_api=False)
 

@@ -13,7 +13,7 @@ import pytest
 
 from dp_adapter.settings import Nullable, walk_fields
 from dp_adapter.settings.messages import tidy
-from dp_adapter.webui import options
+from dp_adapter.webui.host import options
 from tests.webui import fake_webui
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dp_adapter.settings import Choice, Integer, Number, Settings, field_at, walk_fields
-from dp_adapter.webui.values import ARGS, WIDGET_PATHS, settings_of, widget_value
+from dp_adapter.webui.panel.widget_values import ARGS, WIDGET_PATHS, settings_of, widget_value
 from tests.webui import gradios
 
 # Fields of list items that have no widget of their own, and how they are reached.

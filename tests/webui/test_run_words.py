@@ -17,8 +17,8 @@ from dp_adapter.core.types import Tokens
 from dp_adapter.session import Session
 from tests import tiny
 from tests.hosts.protocol import same_state, state_of
-from tests.webui import test_prompt_words as parsing
-from tests.webui import test_run as running
+from tests.webui.job import test_job as running
+from tests.webui.prompts import test_word_positions as parsing
 
 adapter_path, host, person = running.adapter_path, running.host, running.person  # fixtures
 

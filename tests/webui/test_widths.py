@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dp_adapter.demo.base_files import NAME, SHIPPED
-from dp_adapter.webui import forge_widths, reforge_widths
+from dp_adapter.webui.host import forge_widths, reforge_widths
 from tests.webui import fake_webui
 
 NARROW = {"context_dim": 64, "model_channels": 64, "use_linear_in_transformer": False, "num_res_blocks": 2}

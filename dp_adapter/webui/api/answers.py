@@ -1,0 +1,235 @@
+"""What the routes answer, as plain JSON types."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dp_adapter.errors import FaceError, IdentityError, SettingsError
+from dp_adapter.hints import shown
+from dp_adapter.modes import Modes, described, filled
+from dp_adapter.settings import Settings
+from dp_adapter.webui.parameters.infotext_photos import IDENTITY, PHOTO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from dp_adapter.hosts.attach.sites import Base
+    from dp_adapter.session import Session
+    from dp_adapter.session.model_list import ModelFacts, Models
+    from dp_adapter.session.photos.reference_photos import Seen
+
+_THUMBNAIL = 112  # px, of a face
+_HASH = 16  # hex digits of a photo's digest, as in photo:HASH
+
+
+def models(known: Models, base: Base | None) -> dict[str, Any]:
+    return {"models": [_model(facts, base) for facts in known.listed(base)]}
+
+
+def _model(facts: ModelFacts, base: Base | None) -> dict[str, Any]:
+    reason = facts.misfit(base)
+    return {
+        "name": facts.name,
+        "fits": not reason,
+        "title": facts.title or None,
+        "base": facts.base,
+        "variants": list(facts.variants),
+        "reason": reason or None,
+    }
+
+
+def modes(known: Modes) -> dict[str, Any]:
+    """One of the user's own that cannot be read says why."""
+    listed: list[dict[str, Any]] = []
+    for name in known.names():
+        try:
+            mode = known.of(name)
+        except SettingsError as error:
+            listed.append({"name": name, "problem": str(error)})
+        else:
+            told = {"title": mode.title or None, "does": described(mode), "needs": list(mode.needs)}
+            listed.append({"name": name, **told})
+    return {"modes": listed}
+
+
+def identities(session: Session) -> dict[str, Any]:
+    """Without thumbnails; one that cannot be read says why."""
+    listed: list[dict[str, Any]] = []
+    for name in session.identities.names():
+        try:
+            listed.append({**identity(session, name), "thumbnail": None})
+        except IdentityError as error:
+            listed.append({"name": name, "problem": str(error)})
+    return {"identities": listed}
+
+
+def identity(session: Session, name: str) -> dict[str, Any]:
+    """Raises IdentityError: it cannot be read."""
+    card = session.identities.card(name)
+    return {
+        "name": card.name,
+        "created": card.created,
+        "digest": card.digest,
+        "photos": [digest[:_HASH] for digest in card.hashes],
+        "encoders": dict(card.encoders),
+        "thumbnail": base64.b64encode(card.thumbnail).decode(),
+    }
+
+
+def save(session: Session, name: str, settings: Mapping[str, Any], replace: bool) -> dict[str, Any]:
+    """Raises DPAdapterError: the name or a photo cannot be used."""
+    request = _with_photos(settings)
+    saved = session.save_identity(name, request, replace)
+    return {**identity(session, saved.name), "notes": list(map(shown, saved.notes)) or None}
+
+
+def faces(session: Session, image: str, choice: Mapping[str, Any], thumbnails: bool) -> dict[str, Any]:
+    """Raises DPAdapterError: the picture cannot be read, or the face choice is not valid."""
+    if image.startswith(IDENTITY):
+        raise SettingsError("image", "a saved identity has no picture", "Give a photo.")
+    photo = image if image.startswith(PHOTO) else PHOTO + session.photos.keep(image, "image")
+    picture = session.photos.read(photo, "image")
+    request = Settings.from_dict({"references": [{"image": photo}], "face": choice})
+    found = session.photos.faces(picture, session.encoders.yunet)
+    looks = [request.with_field("face", {"choice": "index", "index": index}) for index in range(len(found))]
+    seen = [_seen(session, look) for look in looks]
+    chosen, reason = None, None
+    try:
+        taken = _seen(session, request)
+        chosen = next(index for index, one in enumerate(seen) if (one.face.box == taken.face.box).all())
+    except FaceError as error:
+        reason = str(error).removeprefix("references[0]: ")
+    return {
+        "photo": photo,
+        "width": picture.shape[1],
+        "height": picture.shape[0],
+        "faces": [_face(index, one, thumbnails) for index, one in enumerate(seen)],
+        "chosen": chosen,
+        "reason": reason,
+    }
+
+
+def _seen(session: Session, request: Settings) -> Seen:
+    """The one photo of a request whose ``no_face`` is "stop"; raises FaceError."""
+    seen = session.photos.look_at(request, 0, session.encoders.yunet, [])
+    assert seen is not None
+    return seen
+
+
+def _face(index: int, seen: Seen, thumbnail: bool) -> dict[str, Any]:
+    face, quality = seen.face, seen.quality
+    return {
+        "index": index,
+        "box": [round(side, 1) for side in face.box.tolist()],
+        "score": round(face.score, 3),
+        "size": round(face.size, 1),
+        "quality": round(quality.score, 3),
+        "warnings": list(quality.warnings()),
+        "thumbnail": _png(_cropped(seen)) if thumbnail else None,
+    }
+
+
+def _cropped(seen: Seen) -> Image:
+    from PIL import Image
+
+    left, top, right, bottom = (round(side) for side in seen.face.box.tolist())
+    return Image.fromarray(seen.picture).crop((left, top, right, bottom)).resize((_THUMBNAIL, _THUMBNAIL))
+
+
+def regions(
+    session: Session,
+    settings: Mapping[str, Any],
+    base: Base,
+    width: int,
+    height: int,
+    init: str,
+    masks: bool,
+    parts: bool,
+) -> dict[str, Any]:
+    """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
+    from dp_adapter.session import Scene
+    from dp_adapter.session.regions.forecast import forecast, unplaced
+    from dp_adapter.session.regions.requested_regions import Areas
+
+    asked = Settings.from_dict(settings)
+    request = filled(asked, session.modes.of(asked.mode))
+    inits = (session.photos.read(init, "init"),) if init else ()
+    scene = Scene(base, width, height, inits)
+    areas = Areas(session.photos, session.encoders)
+    persons = sorted({item.identity for item in request.references or request.regions}) or [0]
+    listed: list[dict[str, Any]] = []
+    for one in forecast(request, scene, areas, persons):
+        mask = None if one.mask is None else one.mask[0].numpy()
+        seen = areas.parts(request, scene, one.number) if parts else {}
+        listed.append(
+            {
+                "person": one.number,
+                "source": one.source,
+                "coverage": round(one.coverage, 4),
+                "known": one.known,
+                "follows": one.follows,
+                "mask": _png(_drawn(mask, width, height)) if masks else None,
+                "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
+            }
+        )
+    notes = unplaced(request, {one["person"]: one["source"] for one in listed})
+    return {"width": width, "height": height, "regions": listed, "notes": notes}
+
+
+def _drawn(mask: NDArray[np.float32] | None, width: int, height: int) -> Image:
+    from PIL import Image
+
+    if mask is None:
+        return Image.new("L", (width, height), 255)
+    return Image.fromarray((mask * 255 + 0.5).astype("uint8"))
+
+
+def vectors(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises DPAdapterError: a photo cannot be used, or there is none."""
+    import numpy as np
+
+    request = _with_photos(settings)
+    notes: list[str] = []
+    persons: list[dict[str, Any]] = []
+    for person in range(request.identities):
+        seen, left_out = session.photos.look(request, person, session.encoders.yunet)
+        notes += left_out
+        if not seen:
+            continue
+        units = [_unit(session.photos.judged(one)) for one in seen]
+        mean = _unit(np.sum([one.weight * unit for one, unit in zip(seen, units, strict=True)], axis=0))
+        photos = [
+            {"photo": one.digest[:_HASH], "weight": one.weight, "vector": _listed(unit)}
+            for one, unit in zip(seen, units, strict=True)
+        ]
+        persons.append({"person": person, "vector": _listed(mean), "photos": photos})
+    encoder = session.encoders.sface
+    return {"encoder": encoder.name, "dimensions": encoder.dim, "persons": persons, "notes": list(map(shown, notes))}
+
+
+def _with_photos(settings: Mapping[str, Any]) -> Settings:
+    request = Settings.from_dict(settings)
+    if not request.references:
+        raise SettingsError("references", "there is no photo", "Give a photo of the person.")
+    return request
+
+
+def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    import numpy as np
+
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _listed(vector: NDArray[np.float32]) -> list[float]:
+    return [round(number, 6) for number in vector.tolist()]
+
+
+def _png(picture: Image) -> str:
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()

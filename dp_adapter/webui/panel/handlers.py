@@ -1,0 +1,60 @@
+"""Event handlers that speak: errors end as words in the status line, never as a stack trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from dp_adapter.errors import DPAdapterError
+from dp_adapter.webui.panel.gradio_compat import QUIET
+from dp_adapter.webui.panel.messages import status, unexpected, words
+
+Updates = dict[Any, Any]
+Handler = Callable[..., Updates]
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """Binds handlers to events.
+
+    A handler takes its inputs' values and returns updates by component; what it leaves out stays as it is.
+
+    Attributes:
+        line: the status line. A handler that does not mention it clears it.
+    """
+
+    line: Any
+
+    def on(
+        self,
+        event: Any,
+        handler: Handler,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        keeps: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Runs a handler at an event.
+
+        Args:
+            keeps: leaves the line as it is, for drawing what follows from another event that may have spoken.
+            options: gradio's own.
+        """
+
+        def run(*values: Any) -> Updates:
+            return self._spoken(handler, values, keeps)
+
+        return event(fn=run, inputs=list(inputs), outputs=[*outputs, self.line], **{**QUIET, **options})
+
+    def _spoken(self, handler: Handler, values: Sequence[Any], keeps: bool = False) -> Updates:
+        try:
+            return {self.line: gr.update() if keeps else "", **handler(*values)}
+        except DPAdapterError as error:
+            said = words(error)
+        except Exception as error:  # whatever it is, the page must go on working
+            said = unexpected(error)
+        gr.Warning(said)
+        return {self.line: status(said, "error")}

@@ -1,0 +1,218 @@
+"""Photos at the head of the panel: dropping, choosing one, its weight, person, order and face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from modules.ui_components import ToolButton
+
+from dp_adapter import naming
+from dp_adapter.errors import DPAdapterError, PictureError
+from dp_adapter.settings import Settings, field_at
+from dp_adapter.webui.host import shared_session
+from dp_adapter.webui.panel import lists
+from dp_adapter.webui.panel.gradio_compat import uploads
+from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.list_editing import Editing
+from dp_adapter.webui.panel.lists import Item
+from dp_adapter.webui.panel.messages import status, words
+from dp_adapter.webui.panel.photos import face_choice, thumbnails
+from dp_adapter.webui.panel.widget_values import field_value
+from dp_adapter.webui.panel.widgets import Widgets
+
+PERSONS = [str(number) for number in range(1, 9)]
+FACE_FIELDS = ("choice", "index", "like", "min_size")
+FACE_PATHS = tuple(f"face.{name}" for name in FACE_FIELDS)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The part's components.
+
+    Attributes:
+        text: hidden, the JSON list that the script gets. Whatever changes it redraws the part.
+        selected: index of the chosen photo, -1 for none.
+        added: texts of photos that were dropped here, in this page; not of pasted ones.
+        clicked, face_clicked: hidden, the number of a clicked thumbnail and the time, from the browser. gradio's own
+            selection stays where it was when a gallery is drawn anew, and a click there is then not told.
+    """
+
+    text: Any
+    selected: Any
+    added: Any
+    drop: Any
+    gallery: Any
+    editor: Any
+    weight: Any
+    person: Any
+    words: Any
+    earlier: Any
+    later: Any
+    remove: Any
+    said: Any
+    faces: Any
+    any_face: Any
+    clicked: Any
+    face_clicked: Any
+
+
+def build(widgets: Widgets) -> Photos:
+    name = widgets.elem_id
+    text = widgets.volatile(gr.Textbox("", visible=False, label="DP-Adapter photos", elem_id=name("photos")))
+    selected, added = gr.State(-1), gr.State([])
+    drop = gr.File(label="Photos", file_count="multiple", elem_id=name("drop"), elem_classes=["dp-adapter-drop"])
+    drop.webui_tooltip = (
+        "Photos of the person: drop them, click to choose, or paste with Ctrl+V while the mouse is here."
+    )
+    gallery = _gallery("Photos in use", name("gallery"), "dp-adapter-photos")
+    with gr.Row(visible=False, elem_classes=["dp-adapter-photo"]) as editor:
+        weight = widgets.item("references[].weight", scale=4)
+        person = widgets.item(
+            "references[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
+        )
+        words_of = widgets.item("references[].words", scale=2, min_width=130)
+        earlier = ToolButton(value="◀", elem_id=name("earlier"))
+        later = ToolButton(value="▶", elem_id=name("later"))
+        remove = ToolButton(value="🗑", elem_id=name("remove"))
+    said = gr.HTML("", elem_id=name("faces_said"))
+    faces = _gallery("Faces in this photo", name("faces"), "dp-adapter-faces")
+    any_face = ToolButton(value="↺", elem_id=name("any_face"), visible=False)
+    for button, tooltip in (
+        (earlier, "Move this photo forward"),
+        (later, "Move this photo back"),
+        (remove, "Remove this photo"),
+        (any_face, "Let the common face choice decide for this photo again"),
+    ):
+        button.webui_tooltip = tooltip
+        widgets.volatile(button)
+    clicked, face_clicked = (
+        widgets.volatile(gr.Textbox("", visible=False, label=label, elem_id=f"{of.elem_id}_clicked"))
+        for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
+    )
+    return Photos(
+        text, selected, added, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces,
+        any_face, clicked, face_clicked,
+    )  # fmt: skip
+
+
+def _gallery(label: str, elem_id: str, css: str) -> Any:
+    return gr.Gallery(
+        label=label,
+        elem_id=elem_id,
+        elem_classes=[css],
+        show_label=False,
+        visible=False,
+        allow_preview=False,
+        show_download_button=False,
+        interactive=False,
+    )
+
+
+def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
+    """Binds the part's events. The text and the selection are the state; drawing follows from them."""
+    common = [widgets.by_path[path] for path in FACE_PATHS]
+    editing = Editing(speaking, part.text, part.selected)
+    drawn = [
+        part.gallery, part.editor, part.weight, part.person, part.words, part.said, part.faces, part.any_face,
+        part.selected,
+    ]  # fmt: skip
+
+    def draw(text: str, selected: int, *face: Any) -> Updates:
+        return _drawn(part, text, selected, face)
+
+    def add(files: object, text: str, added: list[str]) -> Updates:
+        before = lists.read(text)
+        items, problems = _added(before, files)
+        said = {speaking.line: status(problems, "error")} if problems else {}
+        new = [item["image"] for item in items[len(before) :]]
+        state = {part.text: lists.written(items), part.selected: len(items) - 1, part.added: [*added, *new]}
+        return {part.drop: None, **state, **said}
+
+    speaking.on(part.text.change, draw, [*editing.state, *common], drawn, keeps=True)
+    for component in common:
+        speaking.on(component.change, draw, [*editing.state, *common], drawn, keeps=True)
+    speaking.on(part.drop.upload, add, [part.drop, part.text, part.added], [part.drop, *editing.state, part.added])
+
+    def choose(clicked: str, text: str, *face: Any) -> Updates:
+        return _drawn(part, text, _number(clicked), face)
+
+    def choose_face(item: Item, clicked: str) -> Item:
+        return {"face": {**(item.get("face") or {}), "choice": "index", "index": _number(clicked)}}
+
+    speaking.on(part.clicked.change, choose, [part.clicked, part.text, *common], drawn)
+    editing.on_input(part.face_clicked, choose_face, event=part.face_clicked.change)
+    editing.on_click(part.earlier.click, lambda items, index: lists.moved(items, index, -1))
+    editing.on_click(part.later.click, lambda items, index: lists.moved(items, index, 1))
+    editing.on_click(part.remove.click, lists.without)
+    editing.on_input(part.any_face, lambda _item, _: {"face": None}, event=part.any_face.click)
+    editing.on_input(part.weight, lambda _item, weight: {"weight": weight})
+    editing.on_input(part.words, lambda _item, typed: {"words": typed}, event=part.words.blur)
+    editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
+
+
+def common_face(values: Sequence[Any]) -> Item:
+    """The face choice of all photos, as in a request, from its widgets' values."""
+    return {name: field_value(field_at(f"face.{name}"), value) for name, value in zip(FACE_FIELDS, values, strict=True)}
+
+
+def _number(clicked: str) -> int:
+    return int(clicked.split(maxsplit=1)[0])
+
+
+def _added(items: list[Item], files: object) -> tuple[list[Item], list[str]]:
+    """The list with the uploaded pictures behind it, and what is wrong with those that are none."""
+    new: list[Item] = []
+    problems: list[str] = []
+    for path, name in uploads(files):
+        try:
+            new.append(lists.photo(f"photo:{shared_session.session().shelf.add(path.read_bytes())}", name))
+        except DPAdapterError as error:
+            problems.append(f"{name}: {words(error)}")
+    return lists.appended(items, new, "photo"), problems
+
+
+def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
+    items = lists.read(text)
+    index = lists.clamped(items, selected)
+    item = items[index] if items else {}
+    common = common_face(face)
+    updates: Updates = {
+        part.gallery: gr.update(value=thumbnails.gallery(items), visible=bool(items)),
+        part.editor: gr.update(visible=bool(items)),
+        part.weight: item.get("weight", 1.0),
+        part.person: str(item.get("identity", 0) + 1),
+        part.words: item.get("words", ""),
+        part.any_face: gr.update(visible=item.get("face") is not None),
+        part.selected: index,
+        part.said: "",
+        part.faces: gr.update(value=[], visible=False),
+    }
+    if not items:
+        return updates
+    name = naming.begun(naming.photo(index))
+    try:
+        found = face_choice.found(item, common, name)
+        said = status([found.said, *_disagreements(items)], "warning" if found.warns else "note")
+        shown = gr.update(value=list(found.pictures), visible=len(found.pictures) > 1)
+    except DPAdapterError as error:
+        told = words(error) if isinstance(error, PictureError) else f"{name}: {words(error)}"
+        said, shown = status(told, "error"), updates[part.faces]
+    return {**updates, part.said: said + _marked(part, index), part.faces: shown}
+
+
+def _disagreements(items: list[Item]) -> list[str]:
+    """What the list itself says wrong, such as a person without a photo."""
+    try:
+        Settings.from_dict({"references": [{k: v for k, v in item.items() if k != "name"} for item in items]})
+    except DPAdapterError as error:
+        return [words(error)]
+    return []
+
+
+def _marked(part: Photos, index: int) -> str:
+    """A frame around the chosen photo: gradio forgets it when a gallery is drawn anew."""
+    chosen = f"#{part.gallery.elem_id} .thumbnail-item:nth-child({index + 1})"
+    return f"<style>{chosen} {{ outline: 3px solid var(--color-accent, orange); outline-offset: -3px; }}</style>"

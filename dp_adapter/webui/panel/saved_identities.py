@@ -1,0 +1,114 @@
+"""Saved identities: adding one to the photos, saving the photos as one, deleting one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from modules.ui_components import ToolButton
+
+from dp_adapter.errors import IdentityError
+from dp_adapter.settings import Settings
+from dp_adapter.webui.host import shared_session
+from dp_adapter.webui.panel import lists
+from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.messages import status
+from dp_adapter.webui.panel.photos.photo_list import Photos, common_face
+from dp_adapter.webui.panel.widgets import Widgets
+
+
+@dataclass(frozen=True)
+class IdentitiesPart:
+    """The part's components; ``question`` holds the two buttons that ask before deleting."""
+
+    saved: Any
+    refresh: Any
+    use: Any
+    delete: Any
+    question: Any
+    yes: Any
+    no: Any
+    name: Any
+    save: Any
+
+
+def build(widgets: Widgets) -> IdentitiesPart:
+    name = widgets.elem_id
+    with gr.Row(elem_classes=["dp-adapter-tools"]):
+        saved = gr.Dropdown(choices=[], value=None, label="Saved identity", elem_id=name("identity"))
+        refresh = ToolButton(value="🔄", elem_id=name("identities_refresh"))
+        use = ToolButton(value="➕", elem_id=name("identity_use"))
+        delete = ToolButton(value="🗑", elem_id=name("identity_delete"))
+    with gr.Row(visible=False) as question:
+        yes = gr.Button("Delete it for good", elem_id=name("identity_delete_yes"), variant="stop", size="sm")
+        no = gr.Button("Keep it", elem_id=name("identity_delete_no"), size="sm")
+    with gr.Row(elem_classes=["dp-adapter-tools"]):
+        as_name = gr.Textbox("", label="Save person 1 as", elem_id=name("identity_name"), max_lines=1)
+        save = ToolButton(value="💾", elem_id=name("identity_save"))
+    for button, tooltip in (
+        (refresh, "Read the folder again"),
+        (use, "Add this identity to the photos"),
+        (delete, "Delete this identity"),
+        (save, "Save the photos of person 1 under this name, without the pictures themselves"),
+    ):
+        button.webui_tooltip = tooltip
+    for component in (saved, refresh, use, delete, yes, no, as_name, save):
+        widgets.volatile(component)
+    return IdentitiesPart(saved, refresh, use, delete, question, yes, no, as_name, save)
+
+
+def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], speaking: Speaking) -> None:
+    def listed(chosen: str | None = None) -> Updates:
+        names = list(shared_session.session().identities.names())
+        return {part.saved: gr.update(choices=names, value=chosen if chosen in names else None)}
+
+    def use(chosen: str | None, text: str, added: list[str]) -> Updates:
+        new = lists.photo(f"identity:{_required(chosen)}", "")
+        items = lists.appended(lists.read(text), [new], "photo")
+        state = {photos.text: lists.written(items), photos.selected: len(items) - 1}
+        return {**state, photos.added: [*added, new["image"]]}
+
+    def save(name: str, text: str, *choice: Any) -> Updates:
+        items = [{k: v for k, v in item.items() if k != "name"} for item in lists.read(text)]
+        settings = Settings.from_dict({"references": items, "face": common_face(choice)})
+        if not items:
+            raise IdentityError("There is no photo to save an identity from", "Drop some photos first.")
+        made = shared_session.session().save_identity(name.strip(), settings)
+        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
+        return {**listed(made.name), part.name: "", speaking.line: status(said)}
+
+    def delete(chosen: str | None, text: str, selected: int) -> Updates:
+        name = _required(chosen)
+        shared_session.session().identities.delete(name)
+        items = lists.read(text)
+        left = [item for item in items if item.get("image") != f"identity:{name}"]
+        gone: Updates = {}
+        if len(left) < len(items):
+            gone = {photos.text: lists.written(left), photos.selected: lists.clamped(left, selected)}
+        said = status(f"Deleted '{name}'.")
+        return {**listed(), **gone, part.question: gr.update(visible=False), speaking.line: said}
+
+    def ask(chosen: str | None) -> Updates:
+        name = _required(chosen)
+        asked = status(f"Delete the saved identity '{name}'? Its file will be gone.", "warning")
+        return {part.question: gr.update(visible=True), speaking.line: asked}
+
+    def first(on: bool, chosen: str | None) -> Updates:
+        return listed(chosen) if on else {}
+
+    speaking.on(enabled.change, first, [enabled, part.saved], [part.saved], keeps=True)
+    speaking.on(part.refresh.click, listed, [part.saved], [part.saved])
+    added = [photos.text, photos.selected, photos.added]
+    speaking.on(part.use.click, use, [part.saved, photos.text, photos.added], added)
+    speaking.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")
+    speaking.on(part.delete.click, ask, [part.saved], [part.question])
+    state = [photos.text, photos.selected]
+    speaking.on(part.yes.click, delete, [part.saved, *state], [part.saved, part.question, *state])
+    speaking.on(part.no.click, lambda: {part.question: gr.update(visible=False)}, [], [part.question])
+
+
+def _required(chosen: str | None) -> str:
+    if not chosen:
+        raise IdentityError("No saved identity is chosen", "Choose one in the list.")
+    return chosen

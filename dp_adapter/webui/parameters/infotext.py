@@ -1,0 +1,191 @@
+"""A request as text in a picture's parameters, and back.
+
+Every changed field is one parameter, under the infotext name of its field; items of lists are numbered from 1
+(``DP-Adapter photo weight 2``). Pictures are never written: ``photo:HASH`` and ``identity:NAME`` stand for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from dp_adapter.errors import SettingsError
+from dp_adapter.settings import (
+    VERSION,
+    FieldInfo,
+    ListOf,
+    Nullable,
+    Record,
+    RecordOf,
+    Settings,
+    field_at,
+    infotext_name,
+    walk_fields,
+)
+from dp_adapter.settings.fields import fields_of
+from dp_adapter.settings.result_sections import RESULT
+from dp_adapter.webui.parameters.infotext_values import decoded, encoded
+
+KEY = "DP-Adapter"
+_ALWAYS = ("weight",)  # what every reader of a picture's parameters looks for
+
+
+def parameters(settings: Settings, names: Mapping[str, str]) -> dict[str, str]:
+    """Infotext parameters of a request, for ``p.extra_generation_params``; none while it is disabled.
+
+    Args:
+        names: file names by hash, for readers of the text.
+
+    Raises:
+        ValueError: a picture is neither ``photo:HASH`` nor ``identity:NAME``; see ``infotext_photos.kept``.
+    """
+    if not settings.enabled:
+        return {}
+    written = {
+        infotext_name(path): encoded(field_at(path).kind, value, names, infotext_name(path))
+        for path, value in _changed(settings)
+    }
+    return {KEY: str(VERSION), **written}
+
+
+def is_request(key: str) -> bool:
+    """Whether a parameter is part of a request, not something measured."""
+    return key == KEY or (key.startswith(f"{KEY} ") and not key.startswith(RESULT))
+
+
+def _changed(record: Record, path: str = "", whole: bool = False) -> Iterator[tuple[str, Any]]:
+    """Leaves that differ from their defaults; ``whole`` says that the record's mere presence has to show."""
+    for number, info in enumerate(fields_of(type(record))):
+        value = getattr(record, info.name)
+        here = f"{path}.{info.name}" if path else info.name
+        if isinstance(value, Record):
+            yield from _changed(value, here, whole=isinstance(info.kind, Nullable))
+        elif isinstance(info.kind, ListOf) and isinstance(info.kind.item, RecordOf):
+            for index, item in enumerate(value):
+                yield from _changed(item, f"{here}[{index}]", whole=True)
+        elif value != info.default or (whole and number == 0) or here in _ALWAYS:
+            yield here, value
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """What a picture's parameters say.
+
+    Attributes:
+        settings: None where they contradict each other beyond repair; ``notes`` say how.
+        names: file names by hash.
+        notes: in words, what could not be read.
+    """
+
+    settings: Settings | None
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    notes: tuple[str, ...] = ()
+
+
+def settings_from(params: Mapping[str, str]) -> Settings | None:
+    """The request in a picture's parameters; None where there is none, or none that can be read."""
+    pasted = read(params)
+    return None if pasted is None else pasted.settings
+
+
+def read(params: Mapping[str, str]) -> Pasted | None:
+    """What a picture's parameters say, leaving out what cannot be read; None where DP-Adapter had no part in it."""
+    if KEY not in params:
+        return None
+    names: dict[str, str] = {}
+    leaves: dict[str, Any] = {}
+    unknown: list[str] = []
+    for key, text in params.items():
+        if key == KEY or not is_request(key):
+            continue
+        path = _path(key)
+        if path is None:
+            unknown.append(key)
+        else:
+            leaves[path] = decoded(field_at(path).kind, str(text), names)
+    notes = [_unknown(unknown, str(params[KEY]))] if unknown else []
+    settings = _settled(leaves, notes)
+    return Pasted(settings, names, tuple(notes))
+
+
+def _path(key: str) -> str | None:
+    """The dotted path of an infotext key; numbers at its end are those of the list's items."""
+    plain = _paths().get(key)
+    if plain is not None:
+        return plain
+    match = re.fullmatch(r"(.+) ([1-9]\d?)", key, re.ASCII)
+    path = match and _paths().get(f"{match[1]} #")
+    return path.replace("[]", f"[{int(match[2]) - 1}]") if match and path else None
+
+
+@cache
+def _paths() -> dict[str, str]:
+    """Paths by infotext key, with `` #`` in place of an item's number."""
+    return {info.infotext + (" #" if "[]" in path else ""): path for path, info in _leaves()}
+
+
+def _leaves() -> Iterator[tuple[str, FieldInfo]]:
+    """Fields with a parameter of their own: all that hold a value, but for the lists of records."""
+    for path, info in walk_fields():
+        if not (isinstance(info.kind, ListOf) and isinstance(info.kind.item, RecordOf)):
+            yield path, info
+
+
+def _unknown(keys: list[str], version: str) -> str:
+    newer = f" The picture was made with version {version} of the settings; here it is {VERSION}."
+    told = newer if version.isdecimal() and int(version) > VERSION else ""
+    return f"Not known here and left out: {', '.join(keys)}.{told}"
+
+
+def _settled(leaves: dict[str, Any], notes: list[str]) -> Settings | None:
+    """The request of these fields, without those that are refused; each refusal becomes a note."""
+    while True:
+        leaves = _renumbered(leaves)
+        try:
+            return Settings.from_dict(_tree(leaves))
+        except SettingsError as error:
+            refused = _behind(error.field, leaves)
+            notes.append(f"{error} {'Left at its default.' if refused else 'Nothing was taken over.'}")
+            if not refused:
+                return None
+            leaves = {path: value for path, value in leaves.items() if path not in refused}
+
+
+def _behind(field_name: str, leaves: Mapping[str, Any]) -> set[str]:
+    """The leaves that a refused field stands for: itself, what lies under it, else the list item that it is in."""
+    own = {path for path in leaves if path == field_name or field_name.startswith((f"{path}[", f"{path}."))}
+    under = {path for path in leaves if path.startswith((f"{field_name}[", f"{field_name}."))}
+    item = re.match(r"\w+\[\d+\]", field_name)
+    return own or under or {path for path in leaves if item and path.startswith(f"{item[0]}.")}
+
+
+def _renumbered(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Items of lists without gaps, in order."""
+    found = {match[0] for path in leaves if (match := re.match(r"\w+\[\d+\]", path))}
+    ordered: dict[str, list[str]] = {}
+    for item in sorted(found, key=lambda item: int(item.split("[")[1][:-1])):
+        ordered.setdefault(item.split("[", maxsplit=1)[0], []).append(item)
+    new = {item: f"{name}[{index}]" for name, items in ordered.items() for index, item in enumerate(items)}
+    return {re.sub(r"^\w+\[\d+\]", lambda match: new[match[0]], path): value for path, value in leaves.items()}
+
+
+def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested JSON of dotted paths whose items are numbered without gaps."""
+    tree: dict[str, Any] = {}
+    for path, value in sorted(leaves.items(), key=lambda leaf: [int(n) for n in re.findall(r"\[(\d+)\]", leaf[0])]):
+        *parents, last = path.split(".")
+        node = tree
+        for parent in parents:
+            name, _, rest = parent.partition("[")
+            if rest:
+                items = node.setdefault(name, [])
+                if int(rest[:-1]) == len(items):
+                    items.append({})
+                node = items[int(rest[:-1])]
+            else:
+                node = node.setdefault(name, {})
+        node[last] = value
+    return tree

@@ -1,0 +1,229 @@
+"""The axes by field: how their values are written, checked and shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, cast
+
+from dp_adapter.errors import SettingsError, WeightsError
+from dp_adapter.settings import (
+    Choice,
+    Curve,
+    CurveText,
+    FieldInfo,
+    Flag,
+    Integer,
+    Kind,
+    ListOf,
+    Nullable,
+    Number,
+    Text,
+    walk_fields,
+)
+from dp_adapter.settings.messages import refusal, separated, show, tidy
+from dp_adapter.webui.panel.widget_values import AUTOMATIC_WORDS
+
+if TYPE_CHECKING:
+    from dp_adapter.session.model_list import Models
+
+_NUMBER = r"[+-]?\s*(?:\d+\.?\d*|\.\d+)"
+_PLAIN = re.compile(rf"{_NUMBER}(?:[eE][+-]?\d+)?")
+# As the hosts write ranges (re_range and the like in scripts/xyz_grid.py): 0.2-1 (+0.2) steps, 0.2-1 [5] counts.
+_RANGE = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*({_NUMBER})\s*\)|\[\s*(\d+)\s*\])?")
+_MOST = 1000  # pictures in one direction; a slip of the pen must not fill the memory
+_COSTS = {"model": 0.6, "variant": 0.6}  # the host changes the costliest axis least often; its checkpoints have 1
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        label: without prefix.
+        texts: the text of all values -> one text each.
+        value: one text -> a checked value; raises DPAdapterError.
+        show: a value for the grid's legend.
+        changes: a value -> what it sets, by dotted path.
+        choices: what the drop-down offers, asked for when it is opened; None for free text.
+        cost: of changing the value, 0 to 1.
+    """
+
+    label: str
+    texts: Callable[[str], list[str]]
+    value: Callable[[str], object]
+    show: Callable[[Any], str]
+    changes: Callable[[Any], dict[str, object]]
+    choices: Callable[[], list[str]] | None = None
+    cost: float = 0.0
+
+
+def axes() -> list[Axis]:
+    """Identity first, then one axis for each field that is a number, a choice, a curve, words, or a list of such."""
+    return [_identity(), *_of_fields()]
+
+
+def _of_fields() -> Iterator[Axis]:
+    for path, info in walk_fields():
+        kind = info.kind.item if isinstance(info.kind, Nullable) else info.kind
+        if path.startswith("report.") or not (type(kind) is Text or isinstance(kind, _KINDS) or _listed(kind)):
+            continue
+        show_one, read_one = partial(_shown, info.kind), partial(_value, info)
+        if "[]" in path:
+            show_one, read_one = partial(_all_shown, show_one), partial(_all_read, read_one)
+        yield Axis(
+            info.label,
+            _texts(kind),
+            _model if path == "model" else read_one,
+            show_one,
+            partial(_set, path),
+            _models if path == "model" else _choices(kind),
+            _COSTS.get(path, 0.0),
+        )
+
+
+_KINDS = (Number, Integer, Choice, Flag, CurveText)
+
+
+def _listed(kind: Kind) -> bool:
+    """Whether it is a list whose items are single words or numbers, written ``init+preview``."""
+    return isinstance(kind, ListOf) and isinstance(kind.item, Choice | Number)
+
+
+def _set(path: str, value: object) -> dict[str, object]:
+    return {path: str(value) if isinstance(value, Curve) else value}
+
+
+def _choices(kind: Kind) -> Callable[[], list[str]] | None:
+    if isinstance(kind, Flag):
+        return lambda: ["True", "False"]
+    if isinstance(kind, ListOf) and isinstance(kind.item, Choice):
+        items = kind.item.choices
+        some = [combination for count in range(len(items) + 1) for combination in combinations(items, count)]
+        return lambda: ["+".join(combination) or _NONE for combination in some]
+    return (lambda: list(kind.choices)) if isinstance(kind, Choice) else None
+
+
+def _value(info: FieldInfo, text: str) -> object:
+    """A checked value of the field; numbers that may be automatic take the words for it too."""
+    if isinstance(info.kind, Nullable) and text.strip().lower() in AUTOMATIC_WORDS:
+        return None
+    if _listed(info.kind):
+        text = "" if text.strip().lower() == _NONE else text.replace("+", ",")
+    data: Any = info.kind.typed(text)
+    try:
+        return info.check(info.read(data))
+    except SettingsError as error:
+        # The field is the axis, which is named by whoever shows this.
+        raise refusal(re.sub(rf"^{info.name}(\[\d+\])?: ", "", error.problem), error.hint, error.nearest) from None
+
+
+def _all_read(read: Callable[[str], object], text: str) -> tuple[object, ...]:
+    """``0.5`` for all items, ``1/0.5`` for one after the other."""
+    return tuple(read(part) for part in text.split("/"))
+
+
+def _shown(kind: Kind, value: object) -> str:
+    if value is None:
+        return "automatic"
+    if isinstance(kind, ListOf):
+        listed = cast("tuple[Any, ...]", value)
+        return "+".join(map(kind.item.format, listed)) or _NONE
+    return str(value) if isinstance(value, bool) else kind.format(value) or '""'
+
+
+def _all_shown(shown: Callable[[object], str], listed: tuple[object, ...]) -> str:
+    return "/".join(map(shown, listed))
+
+
+def _texts(kind: Kind) -> Callable[[str], list[str]]:
+    if isinstance(kind, Number | Integer):
+        return partial(_ranges, isinstance(kind, Integer))
+    return separated if type(kind) is Text else _names
+
+
+def _names(text: str) -> list[str]:
+    """Without empty values, which only words can be."""
+    return [value for value in separated(text) if value]
+
+
+def _ranges(whole: bool, text: str) -> list[str]:
+    """Numbers, with ranges written out; empty values are left out.
+
+    Args:
+        whole: whether counts make whole numbers, cut off as the hosts do.
+    """
+    expanded: list[str] = []
+    for part in _names(text):
+        match = _RANGE.fullmatch(part)
+        plain = [tidy(_number(part))] if _PLAIN.fullmatch(part) else [part]
+        expanded += _written_out(part, match, whole) if match else plain
+    return expanded
+
+
+def _number(text: str) -> float:
+    return float("".join(text.split()))
+
+
+def _written_out(part: str, match: re.Match[str], whole: bool) -> list[str]:
+    low, high = _number(match[1]), _number(match[2])
+    if match[4]:
+        number = int(match[4])
+        step = (high - low) / (number - 1) if number > 1 else 0.0
+    else:
+        step = _number(match[3] or "1")
+        number = int((high - low) / step + 1e-6) + 1 if step else 0
+    if not 1 <= number <= _MOST:
+        example = "Write it as in 0.2-1 (+0.2) or 0.2-1 [5]."
+        raise SettingsError("range", f"{show(part)} makes {max(number, 0)} values", example)
+    values = [round(low + step * index, 10) for index in range(number)]
+    return [tidy(float(int(value)) if whole and match[4] else value) for value in values]
+
+
+def _files() -> Models:
+    from dp_adapter.session.model_list import Models
+    from dp_adapter.webui.host import shared_session
+
+    return Models(shared_session.session().library)
+
+
+def _models() -> list[str]:
+    """The adapters that fit the loaded checkpoint, and those alone."""
+    from dp_adapter.webui.host import shared_session
+
+    base = shared_session.base()
+    return [facts.name for facts in _files().listed(base) if not facts.misfit(base)]
+
+
+def _model(text: str) -> str:
+    """The name of an adapter that is here and can be used; whether it fits shows when the checkpoint is known."""
+    facts = _files().facts(text)
+    if facts.problem:
+        raise WeightsError(f"{facts.name} cannot be used: {facts.problem}", "Choose another model.")
+    return facts.name
+
+
+def _identity() -> Axis:
+    return Axis("Identity", _names, _saved, lambda name: name or _NONE, _all_photos, _identities, cost=0.2)
+
+
+def _identities() -> list[str]:
+    from dp_adapter.webui.host import shared_session
+
+    return [_NONE, *shared_session.session().identities.names()]
+
+
+def _saved(text: str) -> str:
+    """The name of a saved identity; empty for ``none``, the picture without us."""
+    from dp_adapter.webui.host import shared_session
+
+    name = text.removeprefix("identity:")
+    return "" if name.lower() == _NONE else shared_session.session().identities.card(name).name
+
+
+def _all_photos(name: str) -> dict[str, object]:
+    return {"references": [{"image": f"identity:{name}"}]} if name else {"enabled": False}
