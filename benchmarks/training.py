@@ -25,7 +25,7 @@ import torch
 
 from dp_adapter.identity.faces.face_parsing import FACE_SKIN
 from dp_adapter.training.config import Config, from_tables
-from dp_adapter.training.sample import Sample
+from dp_adapter.training.data.sample import Sample
 
 PLAIN, MSE, STAGE = "plain diffusers loop", "ours, MSE", "ours, stage 1"
 
@@ -49,7 +49,7 @@ def data(folder: Path, side: int, count: int = 16) -> str:
 
 
 def ours(config: Config) -> tuple[list[float], int]:
-    from dp_adapter.training.devices import peak
+    from dp_adapter.training.parallel.devices import peak
     from dp_adapter.training.train import train
 
     train(config)
@@ -62,13 +62,13 @@ def plain(config: Config) -> tuple[list[float], int]:
     from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
 
     from dp_adapter.core.projection import FaceProjection
-    from dp_adapter.training import frozen
-    from dp_adapter.training.data import Examples, batches
-    from dp_adapter.training.devices import peak, wait
-    from dp_adapter.training.shards import Shards
+    from dp_adapter.training import base_model
+    from dp_adapter.training.data.batches import Examples, batches
+    from dp_adapter.training.data.shards import Shards
+    from dp_adapter.training.parallel.devices import peak, wait
 
     device = torch.device("cuda" if torch.cuda.is_available() and config.device == "auto" else "cpu")
-    base = frozen.load(config, device)
+    base = base_model.load(config, device)
     unet, stage, tokens = cast(Any, base.unet), config.stage[0], config.adapter.tokens
     processors: dict[str, Any] = {}
     for name in unet.attn_processors:
@@ -98,7 +98,7 @@ def plain(config: Config) -> tuple[list[float], int]:
         text = base.texts(batch.captions, batch.place, config.data.resolution)
         image = projection(batch.features)[:, None]  # [B, 1, T, D]: diffusers wants the number of pictures
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        with torch.autocast(device.type, frozen.DTYPES[config.precision], enabled=config.precision != "no"):
+        with torch.autocast(device.type, base_model.DTYPES[config.precision], enabled=config.precision != "no"):
             predicted = unet(noisy, timesteps, (text.context, [image]), added_cond_kwargs=text.added).sample
         torch.autograd.backward(torch.nn.functional.mse_loss(predicted.float(), noise))
         torch.nn.utils.clip_grad_norm_(trained, stage.clip)

@@ -11,7 +11,7 @@ from dp_adapter.cli.settings import read_settings
 from dp_adapter.modes.user_modes import read as read_mode
 from dp_adapter.settings import Settings
 from dp_adapter.text_files import decoded, read_text
-from dp_adapter.training.personal_text import names_in
+from dp_adapter.training.personal.learned_words import names_in
 
 WESTERN = [
     "a portrait of Zoë, smiling – CAPTION",

@@ -12,9 +12,9 @@ from dp_adapter.cli.models import models_root
 from dp_adapter.errors import HostError, WeightsError
 
 if TYPE_CHECKING:
-    from dp_adapter.training.personal_objective import Options
-    from dp_adapter.training.personal_views import Subject
-    from dp_adapter.training.personalise import Learning, Progress
+    from dp_adapter.training.personal.personal_objective import Options
+    from dp_adapter.training.personal.personalise import Learning, Progress
+    from dp_adapter.training.personal.varied_views import Subject
 
 _SAME_PERSON = {"sface": 0.363, "arcface": 0.25}  # opencv_zoo's threshold for SFace; usual for ArcFace
 _SMALL = 0.5  # a cut of fewer px than this share of the training size is told
@@ -80,16 +80,16 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.hosts.prompts import textual_inversion
     from dp_adapter.identity.encoders.encoder_pool import Encoders
-    from dp_adapter.training import personal_text, personal_views
-    from dp_adapter.training.personal_objective import bank_of
-    from dp_adapter.training.personalise import begin, personalise
+    from dp_adapter.training.personal import learned_words, varied_views
+    from dp_adapter.training.personal.personal_objective import bank_of
+    from dp_adapter.training.personal.personalise import begin, personalise
     from dp_adapter.weights.families import personal
     from dp_adapter.weights.textual_inversion import save_embedding
 
     options = _options(args)
-    names = personal_text.names_in(args.names or personal_text.NAMES)
+    names = learned_words.names_in(args.names or learned_words.NAMES)
     encoders = Encoders([models_root(args.models_dir)])
-    subjects = personal_views.look(args.photos, encoders, args.encoder)
+    subjects = varied_views.look(args.photos, encoders, args.encoder)
     encoders.release()
     pipeline = load_pipeline.load(args.base, args.device, _dtype(args.dtype, args.device))
     size = args.size or int(pipeline.unet.config.sample_size) * 8
@@ -97,10 +97,10 @@ def run(args: argparse.Namespace) -> int:
         raise HostError(f"A side of {size} px cannot be used", "Give a multiple of 64.")
     for line in _doubts(subjects, args.encoder, size):
         print(line)
-    views = personal_views.views(subjects, size, max(args.views, len(subjects)), np.random.default_rng(options.seed))
+    views = varied_views.views(subjects, size, max(args.views, len(subjects)), np.random.default_rng(options.seed))
     bank = bank_of(pipeline, views)
     pipeline.vae.to("cpu")  # it is not needed any more
-    faceid = torch.as_tensor(personal_views.mean_embedding(subjects))
+    faceid = torch.as_tensor(varied_views.mean_embedding(subjects))
     base, widths, network = (
         base_of(pipeline.unet),
         textual_inversion.widths(pipeline),
@@ -142,8 +142,8 @@ def _outputs(args: argparse.Namespace, name: str) -> Path:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    from dp_adapter.training.personal_objective import Options
-    from dp_adapter.training.personal_text import TEMPLATES
+    from dp_adapter.training.personal.learned_words import TEMPLATES
+    from dp_adapter.training.personal.personal_objective import Options
 
     return Options(
         steps=args.steps,
@@ -179,7 +179,7 @@ def _generic(word: str) -> bool:
 
 def _doubts(subjects: list[Subject], encoder: str, size: int) -> list[str]:
     from dp_adapter.identity.faces.face_parsing import CROP
-    from dp_adapter.training.personal_views import likeness_of
+    from dp_adapter.training.personal.varied_views import likeness_of
 
     told: list[str] = []
     if (likeness := likeness_of(subjects)) < _SAME_PERSON[encoder]:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = read(args.config, args.changes)
     if args.dry_run:
-        from dp_adapter.training.estimate import estimate
+        from dp_adapter.training.dry_run import estimate
 
         print(estimate(config, args.tflops * 1e12).table())
         return 0

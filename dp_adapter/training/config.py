@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.text_files import read_text
-from dp_adapter.training.records import decode
+from dp_adapter.training.toml_records import decode
 
 StageKind = Literal["iea", "tca", "ffb"]
 EncoderName = Literal["sface", "arcface", "transface"]

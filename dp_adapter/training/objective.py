@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from dp_adapter.core.regions.masks import on_grid
 from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
-from dp_adapter.training.adapted import AdaptedUNet, Conditions, Prediction
-from dp_adapter.training.call import Record
+from dp_adapter.training.base_model import Frozen, Text
 from dp_adapter.training.config import Losses
-from dp_adapter.training.faces import FaceNetwork, embed_faces
-from dp_adapter.training.frozen import Frozen, Text
+from dp_adapter.training.differentiable_faces import FaceNetwork, embed_faces
+from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions, Prediction
+from dp_adapter.training.unet.call import Record
 
 
 @dataclass(frozen=True, eq=False)

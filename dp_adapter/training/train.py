@@ -25,21 +25,22 @@ from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.regions.masks import GATE_POWERS
 from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.attach.diffusers import sites_of
-from dp_adapter.training import build, checkpoint, frozen, sharding
-from dp_adapter.training.adapted import AdaptedUNet
-from dp_adapter.training.checkpoint import Progress
+from dp_adapter.training import base_model, run_checkpoint, stages
 from dp_adapter.training.config import Config, Stage, to_tables
-from dp_adapter.training.data import Batch, Examples, batches, cache_latents
-from dp_adapter.training.devices import accelerator_for, wait
-from dp_adapter.training.faces import SFace
-from dp_adapter.training.learner import Learner, ShardedLearner
+from dp_adapter.training.data.batches import Batch, Examples, batches, cache_latents
+from dp_adapter.training.data.shards import Shards
+from dp_adapter.training.differentiable_faces import SFace
+from dp_adapter.training.initial_adapter import from_public
 from dp_adapter.training.losses import EDIT_TIMESTEPS
+from dp_adapter.training.monitor.monitor import Watch
 from dp_adapter.training.objective import Edit, Inputs, Objective
-from dp_adapter.training.shards import Shards
-from dp_adapter.training.start import from_public
-from dp_adapter.training.stopping import Stopped, anyone, asked_to_stop
-from dp_adapter.training.watch import Watch
-from dp_adapter.training.zero import ZeroLearner
+from dp_adapter.training.parallel import fsdp
+from dp_adapter.training.parallel.deepspeed import ZeroLearner
+from dp_adapter.training.parallel.devices import accelerator_for, wait
+from dp_adapter.training.parallel.learner import Learner, ShardedLearner
+from dp_adapter.training.parallel.stopping import Stopped, anyone, asked_to_stop
+from dp_adapter.training.run_checkpoint import Progress
+from dp_adapter.training.unet.adapted_unet import AdaptedUNet
 
 RESULT, RAW = "adapter.safetensors", "adapter-last.safetensors"
 """The finished files in ``out``: the running average, and the last weights."""
@@ -79,14 +80,14 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
         Stopped: Ctrl-C or a termination signal; there is a checkpoint to resume from.
     """
     out = config.folder
-    found = checkpoint.latest(out)
+    found = run_checkpoint.latest(out)
     if found and not resume:
         raise TrainingError(f"{out} holds a run already", "Go on with --resume, or choose another out.")
     accelerator = accelerator_for(config)
-    plugin = sharding.plugin_of(accelerator)
-    progress = checkpoint.read_progress(found, config, accelerator.num_processes) if found else None
+    plugin = fsdp.plugin_of(accelerator)
+    progress = run_checkpoint.read_progress(found, config, accelerator.num_processes) if found else None
     out.mkdir(parents=True, exist_ok=True)
-    base = frozen.load(config, accelerator.device)
+    base = base_model.load(config, accelerator.device)
     run = Run(config, accelerator, base, Shards(config.data.shards), tell, plugin)
     if found and progress:
         run.restore(found, progress)
@@ -109,7 +110,7 @@ class Run:
         self,
         config: Config,
         accelerator: Any,
-        base: frozen.Frozen,
+        base: base_model.Frozen,
         shards: Shards,
         tell: Callable[[str], None],
         plugin: Any = None,
@@ -118,7 +119,7 @@ class Run:
         self.sites = sites_of(base.unet)
         examples = Examples(shards, config.data, config.adapter, (config.seed, 0))
         width = examples.features(0).shape[-1]
-        adapter = build.first(config, base.unet, base.family, width).to(accelerator.device)
+        adapter = stages.first(config, base.unet, base.family, width).to(accelerator.device)
         self.state = State(adapter, copy.deepcopy(adapter), _now())
         self._known = examples.known
         self._adapted: AdaptedUNet | None = None
@@ -128,7 +129,7 @@ class Run:
         faces = any(stage.losses.identity for stage in config.stage)
         self._faces = SFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
         if plugin is not None:  # after the adapter took its first weights from the UNet
-            sharding.shard(base.unet, accelerator, plugin)
+            fsdp.shard(base.unet, accelerator, plugin)
         deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
         self._kind = ZeroLearner if deepspeed else Learner if plugin is None else ShardedLearner
         self.watch = Watch(config, accelerator, base, shards, tell, plugin is not None)
@@ -147,7 +148,7 @@ class Run:
         state, stage, accelerator = self.state, self.config.stage[self.state.stage], self.accelerator
         learner, names = self._prepared(stage)
         if resumed:
-            learner.restore(checkpoint.read_optimizer(resumed))
+            learner.restore(run_checkpoint.read_optimizer(resumed))
         passes = stage.accumulate
         examples = Examples(self.shards, self.config.data, self.config.adapter, (self.config.seed, state.stage))
         examples.known = self._known
@@ -185,10 +186,10 @@ class Run:
         """What does the stage's steps, and the names of what is trained."""
         state, config = self.state, self.config
         adapter, state.average = (
-            build.with_stage(one, config, state.stage).to(self.accelerator.device)
+            stages.with_stage(one, config, state.stage).to(self.accelerator.device)
             for one in (state.adapter, state.average)
         )
-        trained = build.trained_by(adapter, stage.kind)
+        trained = stages.trained_by(adapter, stage.kind)
         adapter.requires_grad_(False)
         for parameter in trained.values():
             parameter.requires_grad_(True)
@@ -207,7 +208,7 @@ class Run:
         objective.train()
         unet: Any = self.base.unet
         unet.train(unet.is_gradient_checkpointing)  # diffusers before 0.33 checkpoints in training mode only
-        slow = {name for name in trained if stage.kind == "ffb" and build.part_of(name) == "iea"}
+        slow = {name for name in trained if stage.kind == "ffb" and stages.part_of(name) == "iea"}
         groups = [
             {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr}
             for slower, lr in ((False, stage.lr), (True, stage.lr * stage.iea_lr))
@@ -323,7 +324,7 @@ class Run:
                 state.seconds,
                 to_tables(self.config),
             )
-            checkpoint.write(self.config.folder, progress, optimizer, self._weights, self.config.watch.keep)
+            run_checkpoint.write(self.config.folder, progress, optimizer, self._weights, self.config.watch.keep)
         accelerator.wait_for_everyone()
 
     def _weights(self, folder: Path) -> None:
@@ -356,7 +357,7 @@ class Run:
 
     def _write(self, path: Path, adapter: Adapter) -> None:
         plan = self.config.adapter
-        build.save(path, adapter, self.base.family, plan.encoder, self._facts())
+        stages.save(path, adapter, self.base.family, plan.encoder, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What a file says of its training; JSON."""

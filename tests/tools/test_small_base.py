@@ -13,7 +13,7 @@ import torch
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.identity.faces.face import norm_crop
-from dp_adapter.training.faces import SFace, crop_warp, cropped
+from dp_adapter.training.differentiable_faces import SFace, crop_warp, cropped
 from tools.small_base import base, decoder, folder, mixing, pool, portraits, scenes, vae
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from webdataset.writer import TarWriter
 
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR
-from dp_adapter.training.sample import Sample
+from dp_adapter.training.data.sample import Sample
 
 
 def sample(number: int, person: int, side: int = 64) -> Sample:

@@ -11,14 +11,14 @@ import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 
 from dp_adapter.hosts.pipelines import load_pipeline
+from dp_adapter.training.base_model import Frozen
 from dp_adapter.training.config import Stage, from_tables
-from dp_adapter.training.estimate import estimate
-from dp_adapter.training.frozen import Frozen
-from dp_adapter.training.learner import Learner
-from dp_adapter.training.personal_objective import bank_of
-from dp_adapter.training.personal_views import views
-from dp_adapter.training.personalise import begin, personalise
-from tests.training.test_personalise import NAMES, TINY, faceid, subject
+from dp_adapter.training.dry_run import estimate
+from dp_adapter.training.parallel.learner import Learner
+from dp_adapter.training.personal.personal_objective import bank_of
+from dp_adapter.training.personal.personalise import begin, personalise
+from dp_adapter.training.personal.varied_views import views
+from tests.training.personal.test_personalise import NAMES, TINY, faceid, subject
 
 
 def frozen(folder: Path, dtype: str) -> Frozen:

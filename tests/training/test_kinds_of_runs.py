@@ -15,7 +15,7 @@ from webdataset.writer import TarWriter
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.errors import TrainingError
 from dp_adapter.training.config import from_tables
-from dp_adapter.training.start import from_public, new_adapter
+from dp_adapter.training.initial_adapter import from_public, new_adapter
 from dp_adapter.training.train import train
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.formats import read

@@ -15,12 +15,12 @@ from PIL import Image, ImageFilter
 from dp_adapter.cli import main
 from dp_adapter.errors import PictureError, SettingsError
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, HAIR
-from dp_adapter.training.prepare.look import look
+from dp_adapter.training.data.sample import Sample
+from dp_adapter.training.prepare.examine_picture import look
 from dp_adapter.training.prepare.options import Options
-from dp_adapter.training.prepare.outcome import Task
+from dp_adapter.training.prepare.picture_result import Task
 from dp_adapter.training.prepare.run import prepare
 from dp_adapter.training.prepare.runners import in_processes, on_ray
-from dp_adapter.training.sample import Sample
 
 OPTIONS = Options(size=256)
 

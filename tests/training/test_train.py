@@ -13,9 +13,9 @@ import torch
 
 from dp_adapter.core.adapter import SiteAdapter
 from dp_adapter.errors import TrainingError
-from dp_adapter.training.checkpoint import latest
 from dp_adapter.training.config import Config, Stage, from_tables
-from dp_adapter.training.stopping import Stopped
+from dp_adapter.training.parallel.stopping import Stopped
+from dp_adapter.training.run_checkpoint import latest
 from dp_adapter.training.train import rate, train
 from dp_adapter.weights.formats import read
 from dp_adapter.weights.library import Library

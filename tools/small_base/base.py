@@ -27,7 +27,7 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.demo import tiny_base
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.faces import SFace, embed_crops
+from dp_adapter.training.differentiable_faces import SFace, embed_crops
 from dp_adapter.training.losses import clean_latents
 from tools.small_base import vae as autoencoder
 from tools.small_base.pool import Chunk, Held, Pool, tokens

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.faces import SFace, decoded_crops
+from dp_adapter.training.differentiable_faces import SFace, decoded_crops
 from dp_adapter.training.losses import clean_latents
 from tools.small_base import vae as autoencoder
 from tools.small_base.base import Joint, alphas_cumprod, average, grown, spread_noise

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.faces import SFace, crop_warp
+from dp_adapter.training.differentiable_faces import SFace, crop_warp
 from tools.small_base import mixing, portraits, scenes
 from tools.small_base.portraits import Bytes, Floats, Portrait
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import webdataset
 
-from dp_adapter.training.sample import Sample
+from dp_adapter.training.data.sample import Sample
 from tools.small_base import mixing, portraits, scenes
 from tools.small_base.portraits import Portrait
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.demo import tiny_vae
-from dp_adapter.training.faces import SFace, embed_crops
+from dp_adapter.training.differentiable_faces import SFace, embed_crops
 from tools.small_base import vae_start
 from tools.small_base.pool import Chunk, Held, Pool
 from tools.small_base.progress import Progress

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.text_files import read_text
-from dp_adapter.training.prepare.measured import sentence
+from dp_adapter.training.prepare.measured_captions import sentence
 
 Origin = Literal["table", "sidecar", "measured"]
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "image")

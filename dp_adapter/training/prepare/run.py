@@ -14,17 +14,17 @@ from typing import Any
 
 from dp_adapter.errors import PictureError
 from dp_adapter.identity.pictures.picture_files import PictureLimits
-from dp_adapter.training.prepare import statistics
+from dp_adapter.training.prepare import statistics_page
 from dp_adapter.training.prepare.captions import Captions
-from dp_adapter.training.prepare.choice import Chosen, Dropped, choose
-from dp_adapter.training.prepare.done import DoneWork
-from dp_adapter.training.prepare.listing import Listing, pictures_in
-from dp_adapter.training.prepare.look import look, looker
+from dp_adapter.training.prepare.examine_picture import look, looker
+from dp_adapter.training.prepare.list_pictures import Listing, pictures_in
 from dp_adapter.training.prepare.options import Options
-from dp_adapter.training.prepare.outcome import Drop, Task
-from dp_adapter.training.prepare.output import Output
+from dp_adapter.training.prepare.output_folder import Output
+from dp_adapter.training.prepare.picture_result import Drop, Task
 from dp_adapter.training.prepare.runners import Runner, Work, bound, here
-from dp_adapter.training.prepare.shards import remove_shards, with_words, write_shards
+from dp_adapter.training.prepare.selection import Chosen, Dropped, choose
+from dp_adapter.training.prepare.shard_writer import remove_shards, with_words, write_shards
+from dp_adapter.training.prepare.work_log import DoneWork
 
 Tell = Callable[[int, int, Mapping[str, int]], None]
 """Hears of progress: pictures that are done, all pictures, and counts by reason (``kept``, ``done before``)."""
@@ -70,7 +70,7 @@ def prepare(
     remove_shards(out)
     shards = write_shards(out, _records(chosen, work), round(options.shard_mb * 2**20))
     manifest = output.manifest(listing, chosen, shards, captions.unreadable)
-    output.page.write_text(statistics.page(manifest, listing, chosen, work), encoding="utf-8")
+    output.page.write_text(statistics_page.page(manifest, listing, chosen, work), encoding="utf-8")
     if not shards:
         reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["counts"]["dropped"].items())
         raise PictureError(f"No picture is left: {reasons}", f"See {output.page}, and loosen what drops them.")

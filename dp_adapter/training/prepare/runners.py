@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from typing import TypeAlias
 
 from dp_adapter.errors import DPAdapterError, MissingDependencyError
-from dp_adapter.training.prepare.outcome import Outcome, Task
+from dp_adapter.training.prepare.picture_result import Outcome, Task
 
 Work: TypeAlias = "Callable[[Task], Outcome]"
 Done: TypeAlias = "tuple[str, Outcome]"

@@ -1,0 +1,145 @@
+"""The output folder: whether a run may start, go on or is finished there, and what it says in the end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from dp_adapter import __version__
+from dp_adapter.errors import SettingsError
+from dp_adapter.training.data.sample import VERSION
+from dp_adapter.training.prepare.list_pictures import Listing
+from dp_adapter.training.prepare.options import Options
+from dp_adapter.training.prepare.picture_result import REASONS
+from dp_adapter.training.prepare.selection import Chosen
+from dp_adapter.training.prepare.shard_writer import Shard
+
+MANIFEST, STARTED, PAGE, WORK = "manifest.json", "started.json", "statistics.html", "work"
+PACKAGES = ("numpy", "pillow", "opencv-python-headless", "onnxruntime", "scipy", "webdataset")
+
+
+class Output:
+    """A folder of shards.
+
+    While a run lasts it holds ``started.json`` (what was asked for) and ``work/`` (what is done); in the end
+    ``shard-*.tar``, ``statistics.html`` and, last of all, ``manifest.json``.
+
+    Args:
+        networks: fingerprints of the encoders.
+    """
+
+    def __init__(self, folder: Path, options: Options, networks: Mapping[str, str]) -> None:
+        self._folder = folder
+        self.work, self.page = folder / WORK, folder / PAGE
+        self._asked = {
+            "options": options.described(),
+            "versions": {"dp_adapter": __version__, "sample": VERSION, "networks": dict(networks)},
+        }
+
+    def begin(self) -> Mapping[str, Any] | None:
+        """Makes the folder, or goes on in it.
+
+        Returns:
+            The manifest where the same was finished here and its log of work is gone, else None.
+
+        Raises:
+            SettingsError: the folder holds something else, or was begun with other options or versions.
+        """
+        if self._folder.exists() and not self._folder.is_dir():
+            raise SettingsError("out", f"'{self._folder}' is a file", "Give a folder.")
+        manifest, started = self._folder / MANIFEST, self._folder / STARTED
+        before = _json(manifest) if manifest.is_file() else _json(started) if started.is_file() else None
+        if before is None:
+            if self._folder.is_dir() and any(self._folder.iterdir()):
+                raise SettingsError("out", f"'{self._folder}' is not empty", "Give a new or an empty folder.")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write(started, self._asked)
+            return None
+        if changes := _changes(before, self._asked):
+            raise SettingsError(
+                "out",
+                f"'{self._folder}' was begun with other options: {'; '.join(changes)}",
+                "Give another folder, or the options of before.",
+            )
+        if manifest.is_file() and not self.work.is_dir():
+            return before
+        _write(started, self._asked)
+        manifest.unlink(missing_ok=True)  # from here on the shards are not those that it speaks of
+        return None
+
+    def manifest(
+        self, listing: Listing, chosen: Chosen, shards: Sequence[Shard], unreadable_captions: int
+    ) -> dict[str, Any]:
+        """What there is to say about the run; nothing that differs between two runs on the same pictures."""
+        people: dict[str, list[str]] = defaultdict(list)
+        for sample in sorted(chosen.samples, key=lambda sample: (sample.person, sample.entry.key)):
+            people[sample.person].append(sample.entry.key)
+        dropped = Counter(one.drop.reason for one in chosen.dropped)
+        versions = cast("dict[str, Any]", self._asked["versions"])
+        apart = chosen.closeness
+        return {
+            "what": "dp-adapter shards",
+            "options": self._asked["options"],
+            "versions": {**versions, "packages": {name: _version(name) for name in PACKAGES}},
+            "counts": {
+                "pictures": len(listing.names),
+                "other_files": listing.others,
+                "samples": len(chosen.samples),
+                "people": len(people),
+                "dropped": {reason: dropped[reason] for reason in REASONS if dropped[reason]},
+                "captions": dict(sorted(Counter(sample.words.origin for sample in chosen.samples).items())),
+                "unreadable_captions": unreadable_captions,
+            },
+            "likeness": {
+                "within_mean": round(sum(apart.within) / len(apart.within), 4) if apart.within else None,
+                "within_least": round(min(apart.within), 4) if apart.within else None,
+                "between_most": round(apart.between, 4),
+                "doubtful_pairs_of_people": apart.doubtful,
+            },
+            "shards": [{**asdict(shard), "keys": list(shard.keys)} for shard in shards],
+            "people": dict(people),
+        }
+
+    def finish(self, manifest: Mapping[str, Any], keep_work: bool) -> None:
+        """Writes the manifest, which makes the folder complete, and clears up."""
+        _write(self._folder / MANIFEST, manifest)
+        (self._folder / STARTED).unlink(missing_ok=True)
+        if not keep_work:
+            shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, in words; the packages' versions may."""
+    words: list[str] = []
+    for part in ("options", "versions"):
+        old, new = cast("dict[str, Any]", before.get(part, {})), cast("dict[str, Any]", now[part])
+        for name in sorted((old.keys() | new.keys()) - {"packages"}):
+            if old.get(name) != new.get(name):
+                words.append(f"{name} {old.get(name)}, now {new.get(name)}")
+    return words
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise SettingsError("out", f"'{path}' is damaged", "Give another folder.") from error
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,123 @@
+"""Which of the samples are kept, and who is in them: what needs all of them at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dp_adapter.training.prepare.captions import Captions, Words
+from dp_adapter.training.prepare.duplicates import Closeness, closeness, near_duplicates, people, ranked
+from dp_adapter.training.prepare.options import Options
+from dp_adapter.training.prepare.picture_result import Drop
+from dp_adapter.training.prepare.work_log import DoneWork, Entry
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A file and why it, or a face of it, is left out."""
+
+    name: str
+    drop: Drop
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A sample that goes into a shard: the file it is from, who it is, and its caption."""
+
+    entry: Entry
+    name: str
+    person: str
+    words: Words
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What is kept, what is not, and how well its people stand apart."""
+
+    samples: tuple[Kept, ...]
+    dropped: tuple[Dropped, ...]
+    closeness: Closeness
+
+
+def choose(
+    work: DoneWork, names: Mapping[str, str], dropped: list[Dropped], options: Options, captions: Captions
+) -> Chosen:
+    """Leaves out near duplicates, names the people, and leaves out people of too few photos.
+
+    Args:
+        names: file by sha256 of its content; dropped: what was dropped already.
+
+    Raises:
+        IdentityError: there are too many faces to tell apart. MissingDependencyError: scipy is missing.
+    """
+    entries: list[Entry] = []
+    dropped = list(dropped)
+    for digest, name in names.items():
+        found, drops = work.load(digest)
+        entries += found
+        dropped += [Dropped(name, drop) for drop in drops]
+    entries.sort(key=lambda entry: entry.key)
+    entries, repeats = _without_near_duplicates(entries, names, options)
+    named = _named(entries, names, options, captions)
+    counts = Counter(named)
+    samples: list[Kept] = []
+    for entry, person in zip(entries, named, strict=True):
+        name = names[entry.digest]
+        if counts[person] < options.min_photos:
+            repeats.append(Dropped(name, Drop("few photos", f"{counts[person]} of {person}")))
+        else:
+            samples.append(Kept(entry, name, person, captions.of(name, entry.facts["fields"])))
+    vectors = _vectors([sample.entry for sample in samples])
+    _, numbers = np.unique([sample.person for sample in samples], return_inverse=True)
+    apart = closeness(vectors, numbers.astype(np.intp), options.same)
+    return Chosen(tuple(samples), tuple(sorted([*dropped, *repeats], key=_place)), apart)
+
+
+def _place(one: Dropped) -> tuple[str, str, str]:
+    return one.name, one.drop.reason, one.drop.detail
+
+
+def _without_near_duplicates(
+    entries: list[Entry], names: Mapping[str, str], options: Options
+) -> tuple[list[Entry], list[Dropped]]:
+    if not entries:
+        return [], []
+    order = ranked(
+        [entry.facts["suitability"] for entry in entries],
+        [entry.facts["quality"]["face_px"] for entry in entries],
+        [entry.key for entry in entries],
+    )
+    hashes = np.array([int(entry.facts["hash"], 16) for entry in entries], np.uint64)
+    kept_of = near_duplicates(_vectors(entries), hashes, order, options.near_bits, options.near_cosine)
+    better_ones: list[int] = kept_of.tolist()
+    kept: list[Entry] = []
+    repeats: list[Dropped] = []
+    for entry, better in zip(entries, (entries[index] for index in better_ones), strict=True):
+        if better is entry:
+            kept.append(entry)
+        else:
+            repeats.append(Dropped(names[entry.digest], Drop("near duplicate", f"of {names[better.digest]}")))
+    return kept, repeats
+
+
+def _named(entries: list[Entry], names: Mapping[str, str], options: Options, captions: Captions) -> list[str]:
+    """The person of each entry."""
+    if options.people == "folders":
+        return [names[entry.digest].split("/")[0] for entry in entries]
+    if options.people == "table":
+        return [captions.person(names[entry.digest]) for entry in entries]
+    if not entries:
+        return []
+    numbers = people(_vectors(entries), options.same)
+    first: dict[int, str] = {}
+    for number, entry in zip(numbers.tolist(), entries, strict=True):
+        first.setdefault(number, f"person-{entry.key}")
+    return [first[number] for number in numbers.tolist()]
+
+
+def _vectors(entries: list[Entry]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """[N, 128], also of no entry."""
+    return np.array([entry.vector for entry in entries], np.float32).reshape(len(entries), 128)

@@ -1,0 +1,79 @@
+"""The trained half: the adapter at the start of a run and of its stages, which weights a stage trains, writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dp_adapter.core.adapter import Adapter
+from dp_adapter.errors import TrainingError
+from dp_adapter.hosts.attach.sites import Base
+from dp_adapter.training.config import AdapterPlan, Config, EncoderName, StageKind
+from dp_adapter.training.initial_adapter import from_public, new_adapter, with_pathways
+from dp_adapter.weights.families import own
+
+
+def first(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
+    """The adapter before the first stage: that of ``adapter.start``, or a new one, the same for the same seed.
+
+    Args:
+        width: of the encoder's output.
+
+    Raises:
+        WeightsError, TrainingError: ``adapter.start`` cannot be read, or is for something else.
+    """
+    plan = config.adapter
+    if plan.start:
+        return _started(plan, family)
+    with _seeded(config.seed):
+        return new_adapter(unet, plan.encoder, "gated" if plan.gated else "add", plan.tokens, width=width)
+
+
+def _started(plan: AdapterPlan, family: Base) -> Adapter:
+    start, name = from_public(Path(plan.start)), Path(plan.start).name
+    wanted = {"base": family, "encoder": plan.encoder, "mode": "gated" if plan.gated else "add"}
+    for what, value in wanted.items():
+        if getattr(start, what) != value:
+            problem = f"{name} has {what} '{getattr(start, what)}', this run '{value}'"
+            raise TrainingError(problem, "Change the [adapter] table or base, or leave start out.")
+    return start.adapter
+
+
+def with_stage(adapter: Adapter, config: Config, number: int) -> Adapter:
+    """The adapter with the pathways that a stage trains; new ones start without effect, the same for the same seed."""
+    plan, kind = config.adapter, config.stage[number].kind
+    with _seeded(config.seed + 1 + number):
+        return with_pathways(adapter, 0 if kind == "iea" else plan.tca_rank, kind == "ffb")
+
+
+@contextmanager
+def _seeded(seed: int) -> Generator[None]:
+    kept = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept)
+
+
+def part_of(name: str) -> StageKind:
+    """Which part of the method a parameter belongs to, named by the stage that trains it first."""
+    pieces = name.split(".")
+    parts: dict[str, StageKind] = {"text": "tca", "blending": "ffb"}
+    return parts.get(pieces[2], "iea") if pieces[0] == "sites" and len(pieces) > 2 else "iea"
+
+
+def trained_by(adapter: Adapter, kind: StageKind) -> dict[str, nn.Parameter]:
+    """The parameters of a stage by name: its own part's, or all of them in the joint stage."""
+    return {name: one for name, one in adapter.named_parameters() if kind in ("ffb", part_of(name))}
+
+
+def save(path: Path, adapter: Adapter, base: Base, encoder: EncoderName, training: Mapping[str, object]) -> None:
+    """Writes an adapter as the extension reads it; the file is there as a whole or not at all."""
+    partial = path.with_suffix(".partial")
+    own.save(partial, adapter, base, encoder, training)
+    partial.replace(path)

@@ -1,0 +1,191 @@
+"""The two pathways at one site, for many people at once: attention processors that diffusers' blocks call.
+
+The same mathematics as ``core.pathways``, which serves one generation; there every identity has rows, here every row
+has an identity. Without a ``Call`` the blocks compute what they did before.
+
+Shapes: B rows, N positions, C hidden channels, I inner channels, L text tokens, T identity tokens, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
+from dp_adapter.core.attention import attend, split_heads
+from dp_adapter.core.blend import blend
+from dp_adapter.core.types import Site
+from dp_adapter.training import losses
+from dp_adapter.training.unet.call import Call
+
+Processor = Callable[..., Tensor]
+
+
+class SelfAttention:
+    """attn1's processor: the model's own attention, in the form whose backward is fast here (``core.attention``)."""
+
+    def __init__(self, original: Processor, gate: Gate | None = None) -> None:
+        self.original = original
+        self._gate = gate
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        dp_adapter: Call | None = None,
+    ) -> Tensor:
+        """[B, N, C] -> [B, N, C]"""
+        if dp_adapter is None:
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if self._gate is not None:
+            self._gate.call = dp_adapter
+        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        return _out(attn, attend(q, k, v, attn.heads))
+
+
+class Gate:
+    """FACT's term between self-attention and text attention: what ``norm2`` reads and ``attn2`` adds to the stream.
+
+    It holds a call only while a block runs, from attn1 to attn2.
+    """
+
+    def __init__(self, site: Site, weights: GatedSiteAdapter, power: float) -> None:
+        self._site, self._weights, self._power = site, weights, power
+        self.call: Call | None = None
+        self._term: Tensor | None = None
+
+    def before_norm2(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """A forward pre-hook: the stream [B, N, C] with the term."""
+        call, self.call = self.call, None
+        if call is None or call.tokens is None:
+            return None
+        x, mask = args[0], call.masks[self._site.halvings]
+        gain = call.weight * (mask**self._power).to(x)
+        term: Tensor = self._weights(x, call.tokens, gain, self._site.heads)
+        if "fair" in call.record:
+            call.fair[self._site.index] = losses.fair(term, x, mask)
+        self._term = term
+        return (x + term, *args[1:])
+
+    def take(self) -> Tensor | float:
+        """The term [B, N, C], once; 0 where there is none."""
+        term, self._term = self._term, None
+        return 0.0 if term is None else term
+
+
+class TextAttention:
+    """attn2's processor: Z_t, and what the identity makes of it.
+
+    Args:
+        weights: of the identity's attention; None where it acts in ``gate`` instead.
+        power: of the mask in the gate that is not trained.
+        localised: whether the localisation loss looks at this site; coarse: whether the mask loss does; edited: whether
+            the editing direction is taken here.
+    """
+
+    def __init__(
+        self,
+        original: Processor,
+        site: Site,
+        weights: SiteAdapter | None,
+        power: float,
+        *,
+        gate: Gate | None = None,
+        localised: bool,
+        coarse: bool,
+        edited: bool,
+    ) -> None:
+        self.original = original
+        self._site, self._weights, self._power, self._gate = site, weights, power, gate
+        self._localised, self._coarse, self._edited = localised, coarse, edited
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        dp_adapter: Call | None = None,
+    ) -> Tensor:
+        """[B, N, C] and the text [B, L, D] -> [B, N, C]"""
+        if dp_adapter is None:
+            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        assert encoder_hidden_states is not None
+        call, context = dp_adapter, encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        z = call.spoken(attend(q, k, v, self._site.heads))
+        if self._edited and "features" in call.record:
+            call.features[self._site.index] = z
+        if self._weights is None or call.tokens is None:
+            joined = f_t = z
+        else:
+            joined, f_t = self._join(self._weights, call, call.tokens, q, k, v, context, z)
+            if "fair" in call.record:
+                mask = call.masks[self._site.halvings]
+                call.fair[self._site.index] = losses.fair(joined - f_t, hidden_states, mask)
+        out = _out(attn, joined)
+        return out if self._gate is None else out + self._gate.take()
+
+    def _join(
+        self,
+        weights: SiteAdapter,
+        call: Call,
+        tokens: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        context: Tensor,
+        z: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """F and F_t [B, N, I] of method.md."""
+        mask, heads = call.masks[self._site.halvings], self._site.heads
+        id_k, id_v = weights.to_k(tokens).to(q), weights.to_v(tokens).to(q)
+        self._record(call, q, k, id_k, mask)
+        term = call.weight * attend(q, id_k, id_v, heads)
+        f_t = z
+        if weights.text is not None:
+            changed = call.spoken(weights.text(q, context, k, v, heads, 1.0))
+            f_t = torch.where(call.acts, changed, z)
+        if weights.blending is None:
+            gain = (mask**self._power).to(z)
+            return (z + gain * term if weights.text is None else blend(z + term, f_t, gain)), f_t
+        f_v = torch.where(mask > 0, z + term, z)  # the extension computes no identity where it has no place
+        grid = call.latent.halved(self._site.halvings)
+        learned = weights.blending.gate(f_v, f_t, mask.to(z), grid, call.progress)
+        return blend(f_v, f_t, learned) + weights.blending.seam_term(f_v, f_t, mask.to(z)), f_t
+
+    def _record(self, call: Call, q: Tensor, k: Tensor, id_k: Tensor, mask: Tensor) -> None:
+        localised = self._localised and "localisation" in call.record
+        coarse = self._coarse and "attention" in call.record
+        if localised or coarse:
+            share = identity_share(q, k, id_k, self._site.heads)
+            if localised:
+                call.localisation[self._site.index] = losses.localisation(share, mask[..., 0])
+            if coarse:
+                call.shares[self._site.index] = share
+
+
+def identity_share(q: Tensor, k: Tensor, id_k: Tensor, heads: int) -> Tensor:
+    """The identity's part of one softmax over its tokens and the text's, mean over heads: [B, N] in float32 [ours].
+
+    The pathways have a softmax each, and the identity's own sums to 1 wherever it is, so it says nothing about where.
+    What the losses on attention maps need is what a position would look at if it had to choose.
+
+    Args:
+        q: [B, N, I]; k: [B, L, I] of the text; id_k: [B, T, I] of the identity.
+    """
+    q = split_heads(q, heads) * (q.shape[-1] // heads) ** -0.5
+    text, identity = ((q @ split_heads(x, heads).mT).float().logsumexp(-1) for x in (k, id_k))  # [B, heads, N]
+    return torch.sigmoid(identity - text).mean(1)
+
+
+def _out(attn: Any, inner: Tensor) -> Tensor:
+    """W_o and the dropout behind it: [B, N, I] -> [B, N, C]."""
+    return cast(Tensor, attn.to_out[1](attn.to_out[0](inner)))

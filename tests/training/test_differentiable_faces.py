@@ -1,0 +1,123 @@
+"""Face networks that gradients pass through: the numbers of onnxruntime, and crops like the encoders'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from dp_adapter.errors import CatalogError
+from dp_adapter.identity.encoders.shipped_networks import SFACE, open_network, shipped
+from dp_adapter.identity.faces import face_embedding
+from dp_adapter.identity.faces.face import TEMPLATE, Face, norm_crop
+from dp_adapter.training.differentiable_faces import ArcFace, SFace, crop_warp, cropped, embed_faces
+from dp_adapter.training.onnx_to_torch import OnnxNet
+
+POINTS = np.array([[196, 108], [246, 112], [222, 146], [196, 166], [238, 170]], np.float32)  # of the astronaut's face
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> np.ndarray:
+    from skimage import data
+
+    return np.asarray(data.astronaut(), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sface() -> SFace:
+    return SFace()
+
+
+def as_decoded(picture: np.ndarray) -> Tensor:
+    """[H, W, 3] in 0..255 -> [1, 3, H, W] in -1..1, as a VAE gives it."""
+    return torch.tensor(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def test_sface_is_onnxruntimes(sface: SFace) -> None:
+    crops = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 255
+    session = open_network(shipped(SFACE))
+    expected = np.concatenate([np.asarray(session.run(["fc1"], {"data": crop[None].numpy()})[0]) for crop in crops])
+    with torch.no_grad():
+        mine = sface(crops).numpy()
+    assert np.abs(mine - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def aligned(picture: torch.Tensor, points: np.ndarray, size: int) -> torch.Tensor:
+    height, width = picture.shape[-2:]
+    return cropped(picture, torch.from_numpy(crop_warp(points, height, width, size))[None], size)
+
+
+def test_the_crop_is_the_encoders(astronaut: np.ndarray) -> None:
+    expected = norm_crop(astronaut, POINTS, 112).astype(np.float32)
+    picture = torch.tensor(astronaut).permute(2, 0, 1)[None].float()
+    mine = aligned(picture, POINTS, 112)[0].permute(1, 2, 0).numpy()
+    # OpenCV rounds coordinates to 1/32 px and the result to whole numbers.
+    assert np.abs(mine - expected).mean() < 1.0 and np.quantile(np.abs(mine - expected), 0.99) < 6
+    outside = aligned(picture, POINTS + 400, 112)
+    assert outside[0, :, -20:].abs().max() == 0  # black beyond the picture, as there
+
+
+def test_a_face_at_the_template_is_taken_as_it_is() -> None:
+    picture = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(aligned(picture, TEMPLATE, 112), picture, atol=1e-4, rtol=0)
+
+
+def test_embeddings_are_the_encoders_and_pass_gradients(sface: SFace, astronaut: np.ndarray) -> None:
+    box = np.array([180, 60, 260, 190], np.float32)
+    expected = face_embedding.SFace().embed(astronaut, Face(box, POINTS, 1.0))
+    pictures = as_decoded(astronaut).requires_grad_()
+    mine = torch.nn.functional.normalize(embed_faces(sface, pictures, POINTS[None]))
+    assert float((mine.detach()[0] * torch.tensor(expected)).sum()) > 0.999
+    mine[0, 0].backward()
+    assert pictures.grad is not None and pictures.grad[..., 100:180, 190:250].abs().max() > 0
+    assert pictures.grad[..., 300:, :].abs().max() == 0
+    assert not list(sface.parameters()) and not sface.state_dict()
+
+
+def arcface_like(path: Path, unknown: bool = False) -> Path:
+    """A network of ArcFace's layers: convolution, norm, PReLU, a shortcut, a linear layer."""
+    random = np.random.default_rng(0)
+
+    def tensor(name: str, *shape: int, low: float = -0.5) -> TensorProto:
+        return numpy_helper.from_array(random.uniform(low, 0.5, shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "k", "b"], ["c"], kernel_shape=[3, 3], strides=[16, 16], pads=[0, 0, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "s", "o", "m", "v"], ["n"], epsilon=1e-3),
+        helper.make_node("PRelu", ["n", "a"], ["p"]),
+        helper.make_node("Conv", ["p", "k2"], ["d"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=4),
+        helper.make_node("Add", ["d", "c"], ["e"]),
+        helper.make_node("Softmax" if unknown else "Flatten", ["e"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["y"]),
+    ]
+    weights = [
+        tensor("k", 4, 3, 3, 3), tensor("b", 4), tensor("s", 4), tensor("o", 4), tensor("m", 4),
+        tensor("v", 4, low=0.1), tensor("a", 4, 1, 1), tensor("k2", 4, 1, 3, 3), tensor("w", 4 * 7 * 7, 6),
+    ]  # fmt: skip
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 112, 112])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])
+    graph = helper.make_graph(nodes, "tiny", [given], [made], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_arcface_is_onnxruntimes(tmp_path: Path) -> None:
+    path = arcface_like(tmp_path / "w600k.onnx")
+    crops = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 255
+    expected = np.asarray(open_network(path).run(["y"], {"x": ((crops - 127.5) / 127.5).numpy()})[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        mine = ArcFace(path)(crops)
+    assert np.abs(mine.numpy() - expected).max() < 1e-4
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="cannot be trained through: Softmax"):
+        OnnxNet(arcface_like(tmp_path / "x.onnx", unknown=True))
+    (tmp_path / "y.onnx").write_bytes(b"no network at all")
+    with pytest.raises(CatalogError, match="cannot be read as ONNX"):
+        OnnxNet(tmp_path / "y.onnx")
