@@ -130,9 +130,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if args.base is None:
-            from dp_adapter.demo import tiny_base
+            from tools.tiny_base import pipeline
 
-            args.base = tiny_base.build(folder / "base")
+            args.base = pipeline.build(folder / "base")
         tables: dict[str, Any] = {
             "base": {"model": str(args.base)},
             "data": {

@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         HostError: no such folder, a WebUI that could not load it, or the small base is not here.
     """
-    from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install
     from dp_adapter.hosts.pipelines.single_file import made_for
+    from dp_adapter.small_base.webui_files import ADAPTER, NAME, SHIPPED, install
 
     webui: Path | None = args.folder
     if webui is None and (args.ckpt_dir is None or _in_extensions()):

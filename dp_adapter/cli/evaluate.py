@@ -201,15 +201,16 @@ def _plan(
 
 def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: Person, number: int) -> list[Prompt]:
     """One person's prompts: the set's, the scene grammar's with the person's own face, or a file's."""
-    from dp_adapter.evaluation import fastcomposer, scene
+    from dp_adapter.evaluation import fastcomposer
     from dp_adapter.evaluation.protocol import filled
-    from dp_adapter.evaluation.scene_check import SceneCheck
     from dp_adapter.identity.pictures.picture_files import load_picture
+    from dp_adapter.small_base import caption_grammar
+    from dp_adapter.small_base.caption_check import SceneCheck
 
     name = args.prompts if args.prompts != "auto" else "scenes" if is_small(pipeline) else "fastcomposer"
     if name == "scenes":
         facts = SceneCheck().measure(load_picture(person.photo)).facts
-        texts = scene.drawn(args.seed + number, facts, args.prompt_count)
+        texts = caption_grammar.drawn(args.seed + number, facts, args.prompt_count)
     elif name == "fastcomposer":
         texts = fastcomposer.templates()[: args.prompt_count]
     else:
@@ -221,7 +222,7 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: Person, numbe
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
     if args.prompt_judge == "scene" or (args.prompt_judge == "auto" and is_small(pipeline)):
         for text in texts:
-            scene.statements(text)
+            caption_grammar.statements(text)
     return [filled(text, args.person_word) for text in texts]
 
 

@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dp_adapter.demo import base_files, page, sheets, story
-from dp_adapter.demo.base_files import SHIPPED
+from dp_adapter.demo import page, sheets, story
 from dp_adapter.demo.people import gathered
 from dp_adapter.demo.shots import SECTIONS, SEED, STEPS, Programme, Shot
 from dp_adapter.demo.studio import Made, Studio
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.session import Session
+from dp_adapter.small_base import webui_files
+from dp_adapter.small_base.webui_files import SHIPPED
 
-BASE = SHIPPED / f"{base_files.NAME}.safetensors"
-ADAPTER = SHIPPED / base_files.ADAPTER
+BASE = SHIPPED / f"{webui_files.NAME}.safetensors"
+ADAPTER = SHIPPED / webui_files.ADAPTER
 
 
 def main() -> int:

@@ -12,11 +12,11 @@ from dp_adapter.errors import FaceError
 from dp_adapter.evaluation import metrics
 from dp_adapter.evaluation.judges import IdentityJudge
 from dp_adapter.evaluation.metrics import Floats
-from dp_adapter.evaluation.scene_check import SceneCheck
 from dp_adapter.identity.faces.detector import Detector, YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import FaceParser, Parser
 from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.small_base.caption_check import SceneCheck
 
 _GROWN = 0.1  # as automatic regions are (settings, tracking.grow), so that the region's rim counts as face
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp_adapter.demo.base_files import NAME, SHIPPED
 from dp_adapter.generation import generate
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
+from dp_adapter.small_base.webui_files import NAME, SHIPPED
 from tests.real.conftest import Picture, WebUI, largest
 
 pytestmark = pytest.mark.real

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dp_adapter.demo.base_files import NAME, SHIPPED
+from dp_adapter.small_base.webui_files import NAME, SHIPPED
 from dp_adapter.webui.host import forge_widths, reforge_widths
 from tests.webui import fake_webui
 

@@ -17,9 +17,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from dp_adapter.demo.base_files import NAME
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.single_file import USAGE
+from dp_adapter.small_base.webui_files import NAME
 from tools.small_base import ldm_names
 
 PARTS = ("unet", "vae", "text_encoder")

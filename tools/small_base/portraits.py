@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dp_adapter.evaluation.portrait_facts import (
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, OTHERS
+from dp_adapter.small_base.portrait_facts import (
     GLASSES,
     TEETH,
     Bytes,
@@ -20,7 +21,6 @@ from dp_adapter.evaluation.portrait_facts import (
     hair_of,
     teeth_share,
 )
-from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, OTHERS
 
 HELD_OUT = 10
 """Every tenth person (in order of names) is kept out of all training."""

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dp_adapter.evaluation.scene import COLOURS
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES
+from dp_adapter.small_base.caption_grammar import COLOURS
 from tools.small_base.portraits import Bytes, Floats, Portrait
 
 SIDE = 128

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.demo import tiny_vae
 from dp_adapter.training.differentiable_faces import SFace, embed_crops
 from tools.small_base import vae_start
 from tools.small_base.pool import Chunk, Held, Pool
 from tools.small_base.progress import Progress
+from tools.tiny_base import vae
 
-CONFIG: dict[str, Any] = tiny_vae.CONFIG | {
+CONFIG: dict[str, Any] = vae.CONFIG | {
     "block_out_channels": (64, 64, 64, 128),
     "layers_per_block": 1,
     "norm_num_groups": 32,

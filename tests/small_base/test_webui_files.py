@@ -13,17 +13,17 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dp_adapter.cli import main
-from dp_adapter.demo import tiny_base
-from dp_adapter.demo.base_files import ADAPTER, NAME, SHIPPED, install
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines import ldm_config
 from dp_adapter.hosts.pipelines.load_pipeline import load
 from dp_adapter.hosts.pipelines.single_file import made_for
+from dp_adapter.small_base.webui_files import ADAPTER, NAME, SHIPPED, install
 from dp_adapter.weights.library import Library
 from tests import tiny
 from tests.hosts import ldm_unet
 from tools.small_base import ldm_names
 from tools.small_base.export import METADATA, PARTS, export
+from tools.tiny_base import pipeline
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
 UNET: dict[str, Any] = {
@@ -46,10 +46,10 @@ VAE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def base() -> Any:
     torch.manual_seed(0)
-    return tiny_base.assembled(
+    return pipeline.assembled(
         diffusers.UNet2DConditionModel(**UNET),
         diffusers.AutoencoderKL(**VAE),
-        CLIPTextModel(CLIPTextConfig(**tiny_base.TEXT_CONFIG)),
+        CLIPTextModel(CLIPTextConfig(**pipeline.TEXT_CONFIG)),
     )
 
 
@@ -75,7 +75,7 @@ def test_diffusers_reads_the_file_by_the_folder_beside_it(base: Any, shipped: Pa
         written, found = getattr(base, part).state_dict(), getattr(read, part).state_dict()
         assert written.keys() == found.keys()
         assert all(torch.equal(value.half().float(), found[key]) for key, value in written.items())
-    assert dict(read.scheduler.config).items() >= tiny_base.SCHEDULER_CONFIG.items()
+    assert dict(read.scheduler.config).items() >= pipeline.SCHEDULER_CONFIG.items()
 
 
 def test_the_adapter_goes_where_the_webui_looks(shipped: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dp_adapter.demo.tiny_weights import modules_of
+from tools.tiny_base.random_weights import modules_of
 
 CONFIG: dict[str, Any] = {
     "in_channels": 3,

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.evaluation.portrait_facts import Bytes
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, OTHERS, Parser
 from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.small_base.portrait_facts import Bytes
 
 SIZES = (1.0, 0.5)
 """Of the picture in the network's input."""

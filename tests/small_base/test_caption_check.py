@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dp_adapter.evaluation.patterns import GRID, pattern_of, templates
-from dp_adapter.evaluation.portrait_facts import HairMeasure
-from dp_adapter.evaluation.scene import Statement, statements
-from dp_adapter.evaluation.scene_check import SceneCheck
-from dp_adapter.evaluation.scene_measures import nearest, nearest_shades, pattern_colours, plain_colours
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face_parsing import CLOTHES, Parser
 from dp_adapter.identity.pictures.picture_files import load_picture
+from dp_adapter.small_base.background_patterns import GRID, pattern_of, templates
+from dp_adapter.small_base.caption_check import SceneCheck
+from dp_adapter.small_base.caption_grammar import Statement, statements
+from dp_adapter.small_base.portrait_facts import HairMeasure
+from dp_adapter.small_base.scene_measures import nearest, nearest_shades, pattern_colours, plain_colours
 from tools.small_base import portraits, scenes
 
 

@@ -10,12 +10,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.evaluation.patterns import GRID, Floats, Found, pattern_of
-from dp_adapter.evaluation.portrait_facts import Bytes
-from dp_adapter.evaluation.scene import COLOURS
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, CROP, FACE_SKIN, INPUT
 from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.small_base.background_patterns import GRID, Floats, Found, pattern_of
+from dp_adapter.small_base.caption_grammar import COLOURS
+from dp_adapter.small_base.portrait_facts import Bytes
 
 Mask: TypeAlias = NDArray[np.bool_]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.evaluation.scene import COLOURS, Facts, drawn, statements
+from dp_adapter.small_base.caption_grammar import COLOURS, Facts, drawn, statements
 from tools.small_base import scenes
 from tools.small_base.portraits import Portrait
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dp_adapter.demo.tiny_vae import K, join
-from dp_adapter.demo.tiny_weights import fill, modules_of, uniform
+from tools.tiny_base.random_weights import fill, modules_of, uniform
+from tools.tiny_base.vae import K, join
 
 CONFIG: dict[str, Any] = {
     "sample_size": 32,

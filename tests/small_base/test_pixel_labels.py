@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from dp_adapter.evaluation.scene_labels import covered, drawn, labels_of
-from dp_adapter.evaluation.scene_measures import resized
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, Parser
 from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.small_base.pixel_labels import covered, drawn, labels_of
+from dp_adapter.small_base.scene_measures import resized
 
 
 @pytest.fixture(scope="module")

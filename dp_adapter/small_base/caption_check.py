@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dp_adapter.evaluation import portrait_facts as facts
-from dp_adapter.evaluation.portrait_facts import HairMeasure
-from dp_adapter.evaluation.scene import PLACES, Facts, Statement, statements
-from dp_adapter.evaluation.scene_labels import labels_of
-from dp_adapter.evaluation.scene_measures import (
+from dp_adapter.identity.faces.detector import Detector, YuNet
+from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.small_base import portrait_facts as facts
+from dp_adapter.small_base.caption_grammar import PLACES, Facts, Statement, statements
+from dp_adapter.small_base.pixel_labels import labels_of
+from dp_adapter.small_base.portrait_facts import HairMeasure
+from dp_adapter.small_base.scene_measures import (
     SIDE,
     Seen,
     background_colour,
@@ -22,10 +26,6 @@ from dp_adapter.evaluation.scene_measures import (
     place_of,
     resized,
 )
-from dp_adapter.identity.faces.detector import Detector, YuNet
-from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_parsing import Parser
-from dp_adapter.identity.pictures.picture_files import Picture
 
 _SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: full body below, close-up above
 
