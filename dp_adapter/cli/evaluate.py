@@ -16,7 +16,7 @@ from dp_adapter.settings.messages import separated
 from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
-    from dp_adapter.cli.trials import Studio, Trial
+    from dp_adapter.cli.evaluation_pictures import Studio, Trial
     from dp_adapter.evaluation.protocol import Arm, Person, Plan, Prompt
     from dp_adapter.evaluation.scores import PromptJudge, Reference, Scorer
     from dp_adapter.evaluation.summary import Point, Row
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def opened(args: argparse.Namespace) -> tuple[Studio, Pipeline, Settings]:
     """The base, the adapter and the settings that all arms share."""
-    from dp_adapter.cli.trials import Studio
+    from dp_adapter.cli.evaluation_pictures import Studio
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
     from dp_adapter.settings import Settings
@@ -324,7 +324,7 @@ def config_of(args: argparse.Namespace, studio: Studio, scorer: Scorer, job: Job
     from importlib import metadata
 
     from dp_adapter import __version__
-    from dp_adapter.cli.output import shared_settings
+    from dp_adapter.cli.write_pictures import shared_settings
 
     versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy", "onnxruntime")}
     names = ("width", "height", "steps", "guidance", "sampler", "negative_prompt", "batch")

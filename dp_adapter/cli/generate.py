@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = settings_from(args)
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    from dp_adapter.cli.output import write
+    from dp_adapter.cli.write_pictures import write
     from dp_adapter.generation import generate
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.hosts.pipelines.native_size import of_pipeline

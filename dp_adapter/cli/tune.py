@@ -14,7 +14,7 @@ from dp_adapter.cli import evaluate
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
-    from dp_adapter.cli.trials import Studio
+    from dp_adapter.cli.evaluation_pictures import Studio
     from dp_adapter.evaluation.scores import Reference, Scorer
     from dp_adapter.evaluation.tuning import Candidate
     from dp_adapter.hosts.pipelines.load_pipeline import Job

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dp_adapter.demo import page, sheets, story
+from dp_adapter.demo import page, sections, sheets
+from dp_adapter.demo.make_pictures import Made, Studio
 from dp_adapter.demo.people import gathered
 from dp_adapter.demo.shots import SECTIONS, SEED, STEPS, Programme, Shot
-from dp_adapter.demo.studio import Made, Studio
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.session import Session
 from dp_adapter.small_base import webui_files
@@ -67,7 +67,7 @@ def make(
             wanted, programme.steps, lambda done, total, shot: _say(f"picture {done} of {total}: {shot.title}")
         )
 
-    told = story.told(session, programme, people, adapter, photos, shoot)
+    told = sections.told(session, programme, people, adapter, photos, shoot)
     target = out / "index.html"
     page.write(target, told, base.stem, time.perf_counter() - started)
     written = [target, *sheets.write(out, told)]

@@ -12,9 +12,9 @@ from dp_adapter import __version__
 from dp_adapter.core.regions.masks import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.demo.drawing import Values, heat, overlay
+from dp_adapter.demo.sections import Comparison, Story
 from dp_adapter.demo.sheets import alike
 from dp_adapter.demo.shots import GUIDANCE, SIDE, WEIGHT
-from dp_adapter.demo.story import Comparison, Story
 from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.identity.pictures.picture_files import Picture
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dp_adapter.demo.drawing import Cell, heat, overlay, sheet
-from dp_adapter.demo.story import Comparison, Frame, Story, Strip
+from dp_adapter.demo.sections import Comparison, Frame, Story, Strip
 
 
 def write(folder: Path, story: Story) -> list[Path]:

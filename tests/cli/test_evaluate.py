@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_before_the_work(
 def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapter_file: Path, tmp_path: Path) -> None:
     import torch
 
-    from dp_adapter.cli.trials import Studio
+    from dp_adapter.cli.evaluation_pictures import Studio
     from dp_adapter.core.adapter import SiteAdapter
     from dp_adapter.core.blend import FeatureBlending, TextConsistency
     from dp_adapter.evaluation.protocol import Weights

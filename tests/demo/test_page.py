@@ -16,8 +16,8 @@ from PIL import Image
 from dp_adapter.demo import __main__ as demo
 from dp_adapter.demo import drawing, page
 from dp_adapter.demo.people import Person
+from dp_adapter.demo.sections import Comparison, Frame, Story
 from dp_adapter.demo.shots import EDITS, PEOPLE, Edited, Programme
-from dp_adapter.demo.story import Comparison, Frame, Story
 from dp_adapter.errors import HostError, PictureError
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.session.results.candidates import Drift

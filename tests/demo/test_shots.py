@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from dp_adapter.demo import shots
+from dp_adapter.demo.make_pictures import Studio
 from dp_adapter.demo.people import PORTRAITS, aged
 from dp_adapter.demo.shots import Shot
-from dp_adapter.demo.studio import Studio
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture

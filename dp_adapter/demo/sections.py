@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.demo import shots
+from dp_adapter.demo.make_pictures import Made
 from dp_adapter.demo.people import Person, aged, looked_at
 from dp_adapter.demo.shots import Edited, Programme, Shot
-from dp_adapter.demo.studio import Made
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.modes import mode_parameters
 from dp_adapter.session import Session
