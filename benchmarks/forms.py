@@ -23,8 +23,8 @@ from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import FormUsed, Identity, Injection
 from dp_adapter.core.pathways import Captured, SitePathways
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.core.regions.cache import RegionCache
-from dp_adapter.core.regions.masks import box_mask
+from dp_adapter.core.regions.region_cache import RegionCache
+from dp_adapter.core.regions.region_masks import box_mask
 from dp_adapter.core.types import Grid, Row, Site, Step, Tokens
 from dp_adapter.hosts.attach.sites import Base, site_names
 from dp_adapter.session.assembly.attention_form import megabytes

@@ -130,9 +130,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if args.base is None:
-            from tools.tiny_base import pipeline
+            from tools.tiny_base import tiny_pipeline
 
-            args.base = pipeline.build(folder / "base")
+            args.base = tiny_pipeline.build(folder / "base")
         tables: dict[str, Any] = {
             "base": {"model": str(args.base)},
             "data": {

@@ -29,7 +29,7 @@ from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Form, Identity, Injection
 from dp_adapter.core.pathways import SitePathways
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.core.regions.masks import box_mask
+from dp_adapter.core.regions.region_masks import box_mask
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Tokens
 from dp_adapter.hosts.attach import diffusers as host

@@ -19,7 +19,7 @@ from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.session.assembly.injection import never_acted
-from dp_adapter.session.results import acted_regions, candidates, face_pass
+from dp_adapter.session.results import acted_regions, best_of, face_pass
 from dp_adapter.session.results.judge import Judge, Verdict, find
 from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
@@ -142,7 +142,7 @@ class _Work:
         self._prepared = prepared
         self._progress = progress
         told = prepared.explanation
-        self._wanted = settings.enabled and candidates.judged(settings.report)
+        self._wanted = settings.enabled and best_of.judged(settings.report)
         encoders = [name for person in told.persons for name in person.encoders]
         judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
         self._judge = Judge(session, settings, encoders) if judged else None
@@ -159,28 +159,28 @@ class _Work:
         judge, asked = self._judge, self._settings.report
         if judge is None:
             return Result(made.picture, job.seed, facts=made.facts, regions=made.regions)
-        first = candidates.Candidate(0, judge.see(made.picture), made)
+        first = best_of.Candidate(0, judge.see(made.picture), made)
         if not self._wanted:
             return Result(made.picture, job.seed, first.verdict, made.facts, regions=made.regions)
 
-        def another(place: int) -> candidates.Candidate[_Made]:
-            candidate = self._candidate(replace(job, seed=candidates.candidate_seed(job.seed, place)))
-            return candidates.Candidate(place, judge.see(candidate.picture), candidate)
+        def another(place: int) -> best_of.Candidate[_Made]:
+            candidate = self._candidate(replace(job, seed=best_of.candidate_seed(job.seed, place)))
+            return best_of.Candidate(place, judge.see(candidate.picture), candidate)
 
-        kept, candidates = candidates.best(first, asked, another)
-        job = replace(job, seed=candidates.candidate_seed(job.seed, kept.number))
+        kept, candidates = best_of.best(first, asked, another)
+        job = replace(job, seed=best_of.candidate_seed(job.seed, kept.number))
         moved = None
         if asked.drift:
             (plain,) = load_pipeline.run(self._pipeline, worded(job, self._prepared), self._progress)
             region = acted_regions.union(kept.made.regions, (job.width, job.height))
-            moved = candidates.drift(kept.made.picture, plain, region)
+            moved = best_of.drift(kept.made.picture, plain, region)
         return Result(
             kept.made.picture,
             job.seed,
             kept.verdict,
-            {**kept.made.facts, **candidates.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
-            candidates.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
-            asked.below == "skip" and candidates.too_little(asked, kept.verdict),
+            {**kept.made.facts, **best_of.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
+            best_of.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
+            asked.below == "skip" and best_of.too_little(asked, kept.verdict),
             kept.made.regions,
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tools.tiny_base import pipeline
+from tools.tiny_base import tiny_pipeline
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 
@@ -57,13 +57,13 @@ def people() -> list[Path]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's untrained base as a diffusers folder."""
-    return pipeline.build(tmp_path_factory.mktemp("tiny") / "base")
+    return tiny_pipeline.build(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture(scope="session")
 def adapter_file(tiny_folder: Path) -> Path:
     """An untrained adapter for the tiny base, taking SFace vectors."""
-    return pipeline.identity_adapter(tiny_folder.parent / "untrained.safetensors", tiny_folder)
+    return tiny_pipeline.identity_adapter(tiny_folder.parent / "untrained.safetensors", tiny_folder)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ NAME = PACKAGE.name
 # The table of docs/architecture.md: what a unit may import besides itself, ``errors``, ``text_files``, ``naming``,
 # ``hints`` and the version.
 ALL_BUT_SHELLS = {
-    "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "edits", "session",
-    "sampling", "generation", "training", "evaluation", "pickles",
+    "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "modes", "session",
+    "sampling", "generation", "training", "small_base", "evaluation", "pickles",
 }  # fmt: skip
 MAY_IMPORT: Mapping[str, set[str]] = {
     "": set(),
@@ -35,13 +35,14 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "weights": {"core", "catalog", "pickles"},
     "identity": {"catalog", "weights", "pickles"},
     "hosts": {"core", "pickles"},
-    "edits": {"settings"},
-    "session": {"core", "settings", "edits", "identity", "weights", "catalog", "cache"},
-    "sampling": {"core", "edits", "identity", "session", "hosts"},
-    "generation": {"core", "settings", "edits", "identity", "session", "hosts", "sampling"},
+    "modes": {"settings"},
+    "session": {"core", "settings", "modes", "identity", "weights", "catalog", "cache"},
+    "sampling": {"core", "modes", "identity", "session", "hosts"},
+    "generation": {"core", "settings", "modes", "identity", "session", "hosts", "sampling"},
     "training": {"core", "weights", "identity", "hosts"},
-    "evaluation": {"identity", "settings"},
-    "webui": {"session", "settings", "hosts", "edits", "core"},
+    "small_base": {"identity", "hosts"},
+    "evaluation": {"identity", "settings", "small_base"},
+    "webui": {"session", "settings", "hosts", "modes", "core"},
     "demo": ALL_BUT_SHELLS,
     "cli": ALL_BUT_SHELLS | {"demo"},
     "__main__": {"cli"},
@@ -51,22 +52,21 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "gradio": ("webui",),
     "fastapi": ("webui",),
     "modules": ("webui",),
-    "ldm": ("hosts.ldm",),
-    "sgm": ("hosts.ldm",),
-    "backend": ("hosts.forge", "webui.compat"),
-    "ldm_patched": ("hosts.forge", "webui.compat"),
+    "ldm": ("hosts.attach.ldm",),
+    "sgm": ("hosts.attach.ldm",),
+    "backend": ("hosts.attach.forge", "webui.host"),
+    "ldm_patched": ("hosts.attach.forge", "webui.host"),
     "diffusers": (
-        "hosts.diffusers", "hosts.pipelines", "hosts.previews", "hosts.samplers", "hosts.single_file", "training",
-        "demo",
+        "hosts.attach.diffusers", "hosts.pipelines", "training", "demo",
     ),
-    "transformers": ("identity", "hosts.pipelines", "hosts.clip_tokenizer", "demo", "training.sizes"),
+    "transformers": ("identity", "hosts.pipelines", "hosts.prompts.clip_tokenizer", "demo", "training.base_shapes"),
     "insightface": ("identity",),
     "onnxruntime": ("identity",),
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
 # not even inside functions
 WITHOUT_HEAVY = {
-    "", "errors", "text_files", "naming", "hints", "settings", "edits", "catalog", "download", "cache",
+    "", "errors", "text_files", "naming", "hints", "settings", "modes", "catalog", "download", "cache",
 }  # fmt: skip
 LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
 
@@ -164,21 +164,21 @@ def test_the_table_itself_has_no_circle() -> None:
 
 BAD = {
     "core": "from dp_adapter.settings import Settings",
-    "core.attention": "import dp_adapter.hosts.diffusers",
-    "hosts.diffusers": "def f():\n    from dp_adapter.session import Session",
-    "session.prepare": "from dp_adapter import hosts",
+    "core.attention": "import dp_adapter.hosts.attach.diffusers",
+    "hosts.attach.diffusers": "def f():\n    from dp_adapter.session import Session",
+    "session.session": "from dp_adapter import hosts",
     "weights.files": "from ..identity import face",
-    "settings.kinds": "def f():\n    import torch",
+    "settings.field_types": "def f():\n    import torch",
     "settings": "import dp_adapter.core as c",
     "catalog": "from numpy import array",
     "cli.models": "import torch",
     "cli": "class A:\n    from PIL import Image",
-    "hosts.sites": "import diffusers",
-    "hosts.diffusers_extra": "import diffusers",
-    "core.regions": "from transformers.models import clip",
+    "hosts.attach.sites": "import diffusers",
+    "hosts.attach.diffusers_extra": "import diffusers",
+    "core.regions.masks": "from transformers.models import clip",
     "webui.panel": "from ldm_patched.modules import model_management",
     "identity": "if True:\n    try:\n        import gradio\n    except ImportError:\n        pass",
-    "identity.face": "import importlib\nimportlib.import_module('dp_adapter.session')",
+    "identity.faces.face": "import importlib\nimportlib.import_module('dp_adapter.session')",
     "hosts": "if TYPE_CHECKING:\n    from dp_adapter.session import Session",
     "demo": "from dp_adapter.cli import main",
     "cli.generate": "async def f():\n    from dp_adapter import webui",
@@ -188,9 +188,9 @@ GOOD = {
     "core.attention": "import torch\nfrom dp_adapter.errors import HostError\nfrom . import regions",
     "cli.models": "def f():\n    import torch\nfrom dp_adapter import catalog, __version__",
     "cli.output": "if TYPE_CHECKING:\n    from PIL import Image",
-    "hosts.diffusers": "import diffusers.models\nfrom dp_adapter.core import strict\nfrom .sites import Base",
-    "identity.insight": "def f():\n    from insightface.app import FaceAnalysis",
-    "webui.compat": "from modules import shared\nimport ldm_patched",
+    "hosts.attach.diffusers": "import diffusers.models\nfrom dp_adapter.core import twins\nfrom .sites import Base",
+    "identity.faces.insightface_packs": "def f():\n    from insightface.app import FaceAnalysis",
+    "webui.host.compat": "from modules import shared\nimport ldm_patched",
     "download": "from dp_adapter import __version__\nimport ssl",
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dp_adapter.cli.models import models_root
-from dp_adapter.core.regions.masks import gains
+from dp_adapter.core.regions.region_masks import gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures.draw_faces import COLOURS, label
 from dp_adapter.identity.pictures.draw_masks import overlaid, pyramid_drawn

@@ -1,4 +1,4 @@
-"""The network of dp_adapter/identity/faces/preview_net.py: a small U-Net that finds faces in blurred and noisy pictures."""
+"""The network of identity/faces/preview_net.py: a small U-Net that finds faces in blurred and noisy pictures."""
 
 from __future__ import annotations
 

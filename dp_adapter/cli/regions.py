@@ -119,7 +119,7 @@ def _people(
     """The request's persons; where it names none, everybody whose face is there."""
     import numpy as np
 
-    from dp_adapter.core.regions.masks import gains
+    from dp_adapter.core.regions.region_masks import gains
     from dp_adapter.core.types import Grid
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.requested_regions import Areas

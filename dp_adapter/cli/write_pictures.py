@@ -12,7 +12,7 @@ from dp_adapter.generation import Generation, Result
 from dp_adapter.hosts.pipelines.load_pipeline import Job
 from dp_adapter.modes import Mode, mode_parameters
 from dp_adapter.session import Explanation
-from dp_adapter.session.results.candidates import describing
+from dp_adapter.session.results.best_of import describing
 from dp_adapter.session.results.judge import JUDGE
 from dp_adapter.settings import Settings, infotext_name
 from dp_adapter.settings.result_sections import RESULT

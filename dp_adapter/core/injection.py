@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.reference_photo import Reference
-from dp_adapter.core.regions.masks import GATE_POWERS
+from dp_adapter.core.regions.region_masks import GATE_POWERS
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.res_adapter import SizeCompanion
 from dp_adapter.core.schedule import Schedule

@@ -19,8 +19,8 @@ from dp_adapter.core.attention import Linear, attend
 from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
 from dp_adapter.core.folding import Folds, Key
 from dp_adapter.core.injection import Identity, Injection
-from dp_adapter.core.regions.cache import RegionCache
-from dp_adapter.core.regions.masks import FlatPlacement, Placement
+from dp_adapter.core.regions.region_cache import RegionCache
+from dp_adapter.core.regions.region_masks import FlatPlacement, Placement
 from dp_adapter.core.text.sharing_by_words import SharedSite, text_weight
 from dp_adapter.core.text.site_text import SiteText
 from dp_adapter.core.types import RowKind, Site, Step

@@ -11,7 +11,7 @@ from torch import Tensor
 from dp_adapter.core.attention import attend
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.reference_photo import Reference
-from dp_adapter.core.regions.cache import RegionCache
+from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dp_adapter.core.regions.masks import on_grid
+from dp_adapter.core.regions.region_masks import on_grid
 from dp_adapter.core.types import Grid, Level
 
 NoiseLevel = Callable[[Tensor | float], tuple[float, float]]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dp_adapter.core.regions.cache import RegionCache
+from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.types import Site, Step
 
 

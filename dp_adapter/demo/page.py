@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dp_adapter import __version__
-from dp_adapter.core.regions.masks import GATE_POWERS, gains
+from dp_adapter.core.regions.region_masks import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.demo.drawing import Values, heat, overlay
 from dp_adapter.demo.sections import Comparison, Story

@@ -17,7 +17,7 @@ from dp_adapter.demo.shots import Edited, Programme, Shot
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.modes import mode_parameters
 from dp_adapter.session import Session
-from dp_adapter.session.results.candidates import Drift, drift
+from dp_adapter.session.results.best_of import Drift, drift
 from dp_adapter.session.results.judge import Judge
 
 Values = NDArray[np.float32]

@@ -28,7 +28,7 @@ from dp_adapter.training.base_model import DTYPES, overflows
 from dp_adapter.training.config import Config, Stage
 from dp_adapter.training.data.batches import LATENT
 from dp_adapter.training.initial_adapter import WIDTHS, new_adapter, with_pathways
-from dp_adapter.training.stages import first, trained_by
+from dp_adapter.training.training_stages import first, trained_by
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions
 from dp_adapter.training.unet.call import Record
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.regions.masks import on_grid
+from dp_adapter.core.regions.region_masks import on_grid
 from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
 from dp_adapter.training.base_model import Frozen, Text

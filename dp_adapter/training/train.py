@@ -22,10 +22,10 @@ from torch import Tensor
 
 from dp_adapter import __version__
 from dp_adapter.core.adapter import Adapter
-from dp_adapter.core.regions.masks import GATE_POWERS
+from dp_adapter.core.regions.region_masks import GATE_POWERS
 from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.attach.diffusers import sites_of
-from dp_adapter.training import base_model, run_checkpoint, stages
+from dp_adapter.training import base_model, run_checkpoint, training_stages
 from dp_adapter.training.config import Config, Stage, to_tables
 from dp_adapter.training.data.batches import Batch, Examples, batches, cache_latents
 from dp_adapter.training.data.shards import Shards
@@ -119,7 +119,7 @@ class Run:
         self.sites = sites_of(base.unet)
         examples = Examples(shards, config.data, config.adapter, (config.seed, 0))
         width = examples.features(0).shape[-1]
-        adapter = stages.first(config, base.unet, base.family, width).to(accelerator.device)
+        adapter = training_stages.first(config, base.unet, base.family, width).to(accelerator.device)
         self.state = State(adapter, copy.deepcopy(adapter), _now())
         self._known = examples.known
         self._adapted: AdaptedUNet | None = None
@@ -186,10 +186,10 @@ class Run:
         """What does the stage's steps, and the names of what is trained."""
         state, config = self.state, self.config
         adapter, state.average = (
-            stages.with_stage(one, config, state.stage).to(self.accelerator.device)
+            training_stages.with_stage(one, config, state.stage).to(self.accelerator.device)
             for one in (state.adapter, state.average)
         )
-        trained = stages.trained_by(adapter, stage.kind)
+        trained = training_stages.trained_by(adapter, stage.kind)
         adapter.requires_grad_(False)
         for parameter in trained.values():
             parameter.requires_grad_(True)
@@ -208,7 +208,7 @@ class Run:
         objective.train()
         unet: Any = self.base.unet
         unet.train(unet.is_gradient_checkpointing)  # diffusers before 0.33 checkpoints in training mode only
-        slow = {name for name in trained if stage.kind == "ffb" and stages.part_of(name) == "iea"}
+        slow = {name for name in trained if stage.kind == "ffb" and training_stages.part_of(name) == "iea"}
         groups = [
             {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr}
             for slower, lr in ((False, stage.lr), (True, stage.lr * stage.iea_lr))
@@ -357,7 +357,7 @@ class Run:
 
     def _write(self, path: Path, adapter: Adapter) -> None:
         plan = self.config.adapter
-        stages.save(path, adapter, self.base.family, plan.encoder, self._facts())
+        training_stages.save(path, adapter, self.base.family, plan.encoder, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What a file says of its training; JSON."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import Job
-from dp_adapter.session.results.candidates import STRIDE
+from dp_adapter.session.results.best_of import STRIDE
 from tests.cli.conftest import Generate
 
 Shown = dict[int, Path]

@@ -20,7 +20,7 @@ from dp_adapter.demo.sections import Comparison, Frame, Story
 from dp_adapter.demo.shots import EDITS, PEOPLE, Edited, Programme
 from dp_adapter.errors import HostError, PictureError
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.session.results.candidates import Drift
+from dp_adapter.session.results.best_of import Drift
 
 PROMPT = 'a <b>garden</b> & "more"'
 EXPRESSION = Edited(

@@ -19,7 +19,7 @@ from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.hosts.pipelines.load_pipeline import Job, load, run
 from dp_adapter.weights.families import own
 from dp_adapter.weights.files import open_weights
-from tools.tiny_base import pipeline, random_weights, vae
+from tools.tiny_base import random_weights, tiny_pipeline, tiny_vae
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
 JOB = Job("a photo of a cat", width=128, height=128, steps=8, guidance=5.0, sampler="ddim")
@@ -33,8 +33,8 @@ def pipeline(tiny_folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
-    made = diffusers.AutoencoderKL(**vae.CONFIG)
-    vae.construct(made)
+    made = diffusers.AutoencoderKL(**tiny_vae.CONFIG)
+    tiny_vae.construct(made)
     return made
 
 
@@ -58,7 +58,7 @@ def test_autoencoder_transmits_the_mean_colour_of_every_cell(vae: Any, size: tup
     with torch.no_grad():
         latents = vae.encode(picture).latent_dist.sample(torch.Generator().manual_seed(2))
         decoded = vae.decode(latents).sample
-    scaled = latents * vae.config.scaling_factor / vae.GAIN
+    scaled = latents * vae.config.scaling_factor / tiny_vae.GAIN
     torch.testing.assert_close(scaled[:, :3], cells, atol=1e-4, rtol=1e-3)
     error = (decoded - interpolated(cells)).square().mean()
     assert 10 * torch.log10(4 / error) > 60
@@ -75,10 +75,10 @@ def test_layout_and_cost_are_those_asked_for(pipeline: Any, tiny_folder: Path) -
 def test_building_again_changes_nothing_unless_asked(tmp_path: Path, tiny_folder: Path) -> None:
     first = contents(tiny_folder)
     stamps = {path: path.stat().st_mtime_ns for path in tiny_folder.rglob("*")}
-    pipeline.build(tiny_folder)
+    tiny_pipeline.build(tiny_folder)
     assert {path: path.stat().st_mtime_ns for path in tiny_folder.rglob("*")} == stamps
-    assert contents(pipeline.build(tmp_path / "again")) == first
-    other = contents(pipeline.build(tmp_path / "again", seed=1))
+    assert contents(tiny_pipeline.build(tmp_path / "again")) == first
+    other = contents(tiny_pipeline.build(tmp_path / "again", seed=1))
     changed = {name for name, digest in other.items() if first.get(name) != digest}
     assert {Path(name).parts[0] for name in changed} == {"unet", "text_encoder", "dp_adapter.json"}
 
@@ -107,7 +107,7 @@ def test_prompt_and_seed_are_seen(pipeline: Any) -> None:
 
 def test_identity_is_seen_and_leaves_the_layout(pipeline: Any, tiny_folder: Path, tmp_path: Path) -> None:
     checkpoint = own.read(
-        open_weights(pipeline.identity_adapter(tmp_path / "tiny.safetensors", tiny_folder)), "dp_adapter", "tiny"
+        open_weights(tiny_pipeline.identity_adapter(tmp_path / "tiny.safetensors", tiny_folder)), "dp_adapter", "tiny"
     )
     assert (checkpoint.base, checkpoint.encoders, checkpoint.tokens_per_photo) == ("sd15", ("sface",), 4)
     assert len(checkpoint.adapter.sites) == len(site_names("sd15"))

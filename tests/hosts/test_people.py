@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.injection import Form, Identity, Injection, TextPathway
-from dp_adapter.core.regions import masks
+from dp_adapter.core.regions import region_masks
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Grid, Row
 from dp_adapter.errors import HostError
@@ -86,8 +86,8 @@ def test_gates_sum_to_one_at_most(name: str) -> None:
     places = PLACES[name]
     for site in site_names("sd15"):
         grid = Grid(*SIZE)
-        gates = masks.gains(places, grid, site.halvings, site.level, masks.GATE_POWERS)
-        total = masks.summed([gate for gate in gates if gate is not None])
+        gates = region_masks.gains(places, grid, site.halvings, site.level, region_masks.GATE_POWERS)
+        total = region_masks.summed([gate for gate in gates if gate is not None])
         assert float(total.max()) <= 1
         union = torch.stack([touched_cells(place, SIZE, site.halvings) for place in places]).any(0)
         assert torch.equal(total[0] > 0, union)

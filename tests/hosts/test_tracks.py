@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.regions.masks import on_grid
+from dp_adapter.core.regions.region_masks import on_grid
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Grid, Row

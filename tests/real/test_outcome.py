@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp_adapter.session.results.candidates import STRIDE
+from dp_adapter.session.results.best_of import STRIDE
 from tests.real.conftest import Made, WebUI, decoded, encoded, largest
 from tests.real.test_shell import xyz
 

@@ -23,7 +23,7 @@ from tests import tiny
 from tests.hosts import ldm_unet
 from tools.small_base import ldm_names
 from tools.small_base.export import METADATA, PARTS, export
-from tools.tiny_base import pipeline
+from tools.tiny_base import tiny_pipeline
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
 UNET: dict[str, Any] = {
@@ -46,10 +46,10 @@ VAE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def base() -> Any:
     torch.manual_seed(0)
-    return pipeline.assembled(
+    return tiny_pipeline.assembled(
         diffusers.UNet2DConditionModel(**UNET),
         diffusers.AutoencoderKL(**VAE),
-        CLIPTextModel(CLIPTextConfig(**pipeline.TEXT_CONFIG)),
+        CLIPTextModel(CLIPTextConfig(**tiny_pipeline.TEXT_CONFIG)),
     )
 
 
@@ -75,7 +75,7 @@ def test_diffusers_reads_the_file_by_the_folder_beside_it(base: Any, shipped: Pa
         written, found = getattr(base, part).state_dict(), getattr(read, part).state_dict()
         assert written.keys() == found.keys()
         assert all(torch.equal(value.half().float(), found[key]) for key, value in written.items())
-    assert dict(read.scheduler.config).items() >= pipeline.SCHEDULER_CONFIG.items()
+    assert dict(read.scheduler.config).items() >= tiny_pipeline.SCHEDULER_CONFIG.items()
 
 
 def test_the_adapter_goes_where_the_webui_looks(shipped: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from tests.training import made
-from tools.tiny_base import pipeline, unet, vae
+from tools.tiny_base import tiny_pipeline, tiny_unet, tiny_vae
 
 NARROW = {
     "block_out_channels": (16, 16, 16, 16),
@@ -27,14 +27,19 @@ def folder_of_base(folder: Path) -> Path:
     """A diffusers folder of SD1.5's layout with random weights."""
     torch.manual_seed(0)
     library: Any = diffusers
-    text: dict[str, Any] = {**pipeline.TEXT_CONFIG, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    unet = library.UNet2DConditionModel(**{**unet.CONFIG, **NARROW})
+    text: dict[str, Any] = {
+        **tiny_pipeline.TEXT_CONFIG,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+    }
+    unet = library.UNet2DConditionModel(**{**tiny_unet.CONFIG, **NARROW})
     library.StableDiffusionPipeline(
-        vae=library.AutoencoderKL(**{**vae.CONFIG, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1}),
+        vae=library.AutoencoderKL(**{**tiny_vae.CONFIG, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1}),
         text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
         tokenizer=clip_tokenizer(),
         unet=unet,
-        scheduler=library.DDIMScheduler(**pipeline.SCHEDULER_CONFIG),
+        scheduler=library.DDIMScheduler(**tiny_pipeline.SCHEDULER_CONFIG),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -31,7 +31,7 @@ from dp_adapter.training.losses import clean_latents
 from tools.small_base import vae as autoencoder
 from tools.small_base.pool import Chunk, Held, Pool, tokens
 from tools.small_base.progress import Progress
-from tools.tiny_base import pipeline
+from tools.tiny_base import tiny_pipeline
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -45,7 +45,7 @@ UNET: dict[str, Any] = {
     "attention_head_dim": (2, 4, 4, 4),  # heads, of 32 channels each
 }
 
-TEXT: dict[str, Any] = pipeline.TEXT_CONFIG | {"intermediate_size": 256, "num_hidden_layers": 3}
+TEXT: dict[str, Any] = tiny_pipeline.TEXT_CONFIG | {"intermediate_size": 256, "num_hidden_layers": 3}
 
 FACE_DIM, TOKENS = 128, 4
 DROP_TEXT, DROP_IDENTITY, EVERYWHERE = 0.1, 0.4, 0.5
@@ -117,7 +117,7 @@ class Joint(nn.Module):
 def alphas_cumprod() -> Tensor:
     import diffusers
 
-    return cast(Any, diffusers).DDIMScheduler(**pipeline.SCHEDULER_CONFIG).alphas_cumprod
+    return cast(Any, diffusers).DDIMScheduler(**tiny_pipeline.SCHEDULER_CONFIG).alphas_cumprod
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from dp_adapter.weights.families import own
 from tools.small_base import vae
 from tools.small_base.base import Joint
 from tools.small_base.pool import Pool
-from tools.tiny_base import pipeline
+from tools.tiny_base import tiny_pipeline
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     model.load_state_dict(mean([one["ema"] for one in stored]))
     hush(model.text_encoder.get_input_embeddings().weight, Pool(args.pool).ids())
     net = vae.loaded(args.vae)
-    pipeline = pipeline.assembled(model.unet, net, model.text_encoder)
+    pipeline = tiny_pipeline.assembled(model.unet, net, model.text_encoder)
     pipeline.save_pretrained(args.out)
     steps = {"steps": sum(one["step"] for one in stored), "with": "the small base"}
     own.save(args.out / "joint-adapter.safetensors", model.adapter, "sd15", "sface", steps)

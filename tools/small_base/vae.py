@@ -21,9 +21,9 @@ from dp_adapter.training.differentiable_faces import SFace, embed_crops
 from tools.small_base import vae_start
 from tools.small_base.pool import Chunk, Held, Pool
 from tools.small_base.progress import Progress
-from tools.tiny_base import vae
+from tools.tiny_base import tiny_vae
 
-CONFIG: dict[str, Any] = vae.CONFIG | {
+CONFIG: dict[str, Any] = tiny_vae.CONFIG | {
     "block_out_channels": (64, 64, 64, 128),
     "layers_per_block": 1,
     "norm_num_groups": 32,

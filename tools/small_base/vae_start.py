@@ -4,7 +4,7 @@ ldm's GroupNorms have 32 groups whatever the width. With two or four channels a 
 colour away, and a small network needs thousands of steps to learn a way around. So the colours travel in groups whose
 mean is 0 and whose variance is not theirs: {x, -x, K, -K} in the encoder, where K is constant, and {x, -x, P, -P} or
 {x + P, -x - P} in the decoder, where P is a ring along the picture's border that the zero padding makes. Then
-silu(x) - silu(-x) = x gives the colour back (as in tools/tiny_base/vae.py).
+silu(x) - silu(-x) = x gives the colour back (as in tools/tiny_base/tiny_vae.py).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Masks over the UNet's grids, and regions that move."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dp_adapter.core.attention import split_heads
-from dp_adapter.core.regions.masks import grow_and_feather
+from dp_adapter.core.regions.region_masks import grow_and_feather
 
 _CONTRAST = 0.5  # of the peak, by which it must stand out from the darkest fifth; noise comes to about 0.4
 _GATHERED = 0.5  # of what is above the level, which must be in the people's pieces; noise has many pieces

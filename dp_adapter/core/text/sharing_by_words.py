@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dp_adapter.core.attention import Linear, split_heads
 from dp_adapter.core.layer_versions import LayerState
-from dp_adapter.core.regions.masks import ROUNDING
+from dp_adapter.core.regions.region_masks import ROUNDING
 from dp_adapter.core.types import RowKind
 
 Sharing = Literal["regions", "words"]

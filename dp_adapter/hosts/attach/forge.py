@@ -21,7 +21,7 @@ from dp_adapter.core import twins
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, SitePathways
-from dp_adapter.core.regions.cache import RegionCache
+from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.text.site_text import SiteText
 from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step

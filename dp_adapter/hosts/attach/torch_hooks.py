@@ -18,7 +18,7 @@ from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import Captured, SitePathways
 from dp_adapter.core.reference_photo import NoiseLevel
-from dp_adapter.core.regions.cache import RegionCache
+from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.res_adapter import Place
 from dp_adapter.core.text.site_text import SiteText
 from dp_adapter.core.text.text_side import PersonWords

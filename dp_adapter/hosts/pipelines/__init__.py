@@ -1,0 +1,1 @@
+"""Running diffusers from files on disk."""

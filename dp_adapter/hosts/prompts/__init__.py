@@ -1,0 +1,1 @@
+"""Where words stand in prompts, and prompts as text embeddings."""

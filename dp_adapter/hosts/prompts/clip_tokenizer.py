@@ -14,7 +14,7 @@ from dp_adapter.errors import MissingDependencyError
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESOURCES = Path(__file__).parent.parent / "resources"
+RESOURCES = Path(__file__).parents[2] / "resources"
 END = "<|endoftext|>"
 
 _START = "<|startoftext|>"

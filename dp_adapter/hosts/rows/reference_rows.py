@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.reference_attention import ReferenceAttention
 from dp_adapter.core.reference_photo import NoiseLevel
-from dp_adapter.core.regions.cache import RegionCache
+from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.types import Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.bypass_check import Acting

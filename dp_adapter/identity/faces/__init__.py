@@ -1,0 +1,1 @@
+"""Finding faces, embedding and comparing them, and the parts that they have."""

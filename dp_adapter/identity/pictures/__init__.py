@@ -1,0 +1,1 @@
+"""Picture files and the photos of a request: read, kept, restored, drawn on."""

@@ -1,0 +1,1 @@
+"""Persons, regions and a checkpoint → one injection, and what is told about it."""

@@ -1,0 +1,1 @@
+"""Photos of a request → persons and their features."""

@@ -1,0 +1,1 @@
+"""What each encoder sees in the photos of a person."""

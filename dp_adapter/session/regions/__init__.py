@@ -1,0 +1,1 @@
+"""Where each person acts: before a picture is made, and while it forms."""

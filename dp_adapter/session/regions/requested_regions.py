@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp_adapter.core.regions.masks import box_mask, grow_and_feather
+from dp_adapter.core.regions.region_masks import box_mask, grow_and_feather
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.encoders.encoder_pool import Encoders
 from dp_adapter.identity.faces.face import Floats

@@ -1,0 +1,1 @@
+"""Finished pictures: judged, compared, made anew at the face."""

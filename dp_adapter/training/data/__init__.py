@@ -1,0 +1,1 @@
+"""Training pictures: one record, their shards, and batches by number."""

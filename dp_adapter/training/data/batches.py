@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dp_adapter.core.regions.masks import grow_and_feather, on_grid
+from dp_adapter.core.regions.region_masks import grow_and_feather, on_grid
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import TrainingError
 from dp_adapter.identity.faces.face_parsing import FACE_SKIN, HAIR, OTHERS

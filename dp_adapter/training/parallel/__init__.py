@@ -1,0 +1,1 @@
+"""One step of training on one or many processes."""

@@ -46,7 +46,7 @@ class Pair:
             sees no word.
     """
 
-    textual_inversion: Texts
+    learned: Texts
     plain: Texts
     around: Tensor
     around_plain: Tensor

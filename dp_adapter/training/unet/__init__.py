@@ -1,0 +1,1 @@
+"""The frozen UNet with a trainable adapter at its text attentions."""

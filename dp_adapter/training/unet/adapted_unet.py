@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
-from dp_adapter.core.regions.masks import GATE_POWERS
+from dp_adapter.core.regions.region_masks import GATE_POWERS
 from dp_adapter.core.types import Grid, Level, Site
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.calls import require_fit
@@ -79,8 +79,8 @@ class AdaptedUNet(nn.Module):
     """A frozen diffusers ``UNet2DConditionModel`` with a trainable adapter at its 16 or 70 text attentions.
 
     Rows may have different tokens, masks, timesteps and texts. The UNet keeps this module's attention processors, which
-    compute its own attention for every other caller; so a pipeline and ``hosts.attach.diffusers.attach`` work on it as before.
-    ``release`` takes them out.
+    compute its own attention for every other caller; so a pipeline and ``hosts.attach.diffusers.attach`` work
+    on it as before. ``release`` takes them out.
     Mixed precision is by autocast: the adapter stays in float32, the UNet may be in half precision.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from dp_adapter.core.regions.masks import on_grid
+from dp_adapter.core.regions.region_masks import on_grid
 from dp_adapter.core.types import Grid
 
 KEYWORD = "dp_adapter"

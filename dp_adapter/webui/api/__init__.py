@@ -1,0 +1,1 @@
+"""Routes beside the WebUI's own API."""

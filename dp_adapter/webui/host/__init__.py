@@ -1,0 +1,1 @@
+"""What differs between the WebUIs, and what this process shares."""

@@ -1,0 +1,1 @@
+"""One job of a WebUI: what is put into its UNet, and taken out again."""

@@ -1,0 +1,1 @@
+"""The accordion in txt2img and img2img."""

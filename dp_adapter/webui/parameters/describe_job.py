@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.session.results.candidates import describing
+from dp_adapter.session.results.best_of import describing
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.parameters import infotext
 

@@ -1,0 +1,1 @@
+"""Regions that follow faces while a picture forms, and the live preview."""

@@ -1,0 +1,1 @@
+"""Finished pictures of a job: judged, chosen, made anew at the face."""

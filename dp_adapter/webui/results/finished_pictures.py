@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
-from dp_adapter.session.results import acted_regions, candidates
+from dp_adapter.session.results import acted_regions, best_of
 from dp_adapter.settings import Report, Settings
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.host import shared_session
@@ -59,7 +59,7 @@ class Outcome:
         self._measured = Measured(p)
         self._left_out: dict[int, Image] = {}
         self._samples: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
-        self._judged = candidates.judged(settings.report)
+        self._judged = best_of.judged(settings.report)
         self._judge: Judge | None = None
         self._before = copy.copy(p)
         if self._judged:
@@ -86,22 +86,20 @@ class Outcome:
         p, asked, judge = self._p, self._settings.report, self._the_judge()
         number = inner_jobs.place(p)
         seed = p.all_seeds[number]
-        first = candidates.Candidate(
-            0, judge.see(_array(pp.image)), _Made(pp.image, seed, region=self._region(pp.image))
-        )
-        kept, candidates = candidates.best(first, asked, self._another)
+        first = best_of.Candidate(0, judge.see(_array(pp.image)), _Made(pp.image, seed, region=self._region(pp.image)))
+        kept, candidates = best_of.best(first, asked, self._another)
         if kept is not first:
             pp.image = kept.made.image
             p.all_seeds = _with(p.all_seeds, number, kept.made.seed)
             p.seeds = _with(p.seeds, p.batch_index, kept.made.seed)
         moved = None
-        if candidates.too_little(asked, kept.verdict) and asked.below == "skip":
+        if best_of.too_little(asked, kept.verdict) and asked.below == "skip":
             self._leave_out(number, pp, kept.verdict)
         elif asked.drift:
             moved = self._drift(kept.made)
-        facts = candidates.facts(judge.name, kept.verdict, kept.number, candidates, moved)
+        facts = best_of.facts(judge.name, kept.verdict, kept.number, candidates, moved)
         self._measured.add(number, {**kept.made.facts, **facts})
-        words = candidates.sentence(judge.name, kept.verdict, kept.number, candidates, moved)
+        words = best_of.sentence(judge.name, kept.verdict, kept.number, candidates, moved)
         p.comment(f"DP-Adapter: picture {number + 1} (seed {kept.made.seed}): {words}.")
 
     def hand_back(self, processed: Any) -> None:
@@ -140,19 +138,19 @@ class Outcome:
             self._judge = Judge(session, self._settings, encoders)
         return self._judge
 
-    def _another(self, number: int) -> candidates.Candidate[_Made] | None:
+    def _another(self, number: int) -> best_of.Candidate[_Made] | None:
         """One more candidate; None where the user ended the search, or it failed."""
         if inner_jobs.stopped():
             return None
         p = self._p
-        seed = candidates.candidate_seed(p.all_seeds[inner_jobs.place(p)], number)
+        seed = best_of.candidate_seed(p.all_seeds[inner_jobs.place(p)], number)
         settings = self._settings.replace(report=Report())
         with surviving(p, f"candidate {number + 1} failed"):
             p2 = inner_jobs.once_more(p, self._before, seed, settings)
             image = inner_jobs.run(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
             if image is not None:
                 made = _Made(image, seed, inner_jobs.told(p2, RESULT), getattr(p2, _REGION, None))
-                return candidates.Candidate(number, self._the_judge().see(_array(image)), made)
+                return best_of.Candidate(number, self._the_judge().see(_array(image)), made)
         return None
 
     def _region(self, image: Image) -> Mask | None:
@@ -160,14 +158,14 @@ class Outcome:
         regions = acted_regions.regions_of(self._prepared(), p.batch_index)
         return acted_regions.union(regions, image.size, getattr(p, "paste_to", None))
 
-    def _drift(self, made: _Made) -> candidates.Drift | None:
+    def _drift(self, made: _Made) -> best_of.Drift | None:
         if inner_jobs.stopped():
             return None
         with surviving(self._p, "the picture to measure the drift by failed"):
             p2 = inner_jobs.once_more(self._p, self._before, made.seed, Settings(enabled=False), self._worded)
             plain = inner_jobs.run(self._p, p2, "the picture without the identity")
             if plain is not None:
-                return candidates.drift(_array(made.image), _array(plain), made.region)
+                return best_of.drift(_array(made.image), _array(plain), made.region)
         return None
 
     def _leave_out(self, number: int, pp: Any, verdict: Verdict) -> None:

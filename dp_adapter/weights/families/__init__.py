@@ -1,0 +1,1 @@
+"""One file a family of checkpoints: what its keys are, its networks, its recipe for tokens."""

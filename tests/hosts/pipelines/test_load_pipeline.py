@@ -23,7 +23,7 @@ from dp_adapter.hosts.pipelines.samplers import SAMPLERS
 from dp_adapter.hosts.prompts import encode_prompts
 from dp_adapter.hosts.prompts.clip_tokenizer import RESOURCES, clip_tokenizer
 from tests.hosts import ldm_names
-from tools.tiny_base import pipeline, random_weights, unet, vae
+from tools.tiny_base import random_weights, tiny_pipeline, tiny_unet, tiny_vae
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
 QUICK = Job("a photo of a cat", width=64, height=64, steps=3, guidance=3.0, sampler="ddim", seed=5)
@@ -45,9 +45,13 @@ def pipeline(tiny_folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    text: dict[str, Any] = pipeline.TEXT_CONFIG | {"hidden_size": 32, "intermediate_size": 64, "projection_dim": 32}
-    text_2: dict[str, Any] = pipeline.TEXT_CONFIG | {"hidden_size": 48, "projection_dim": 48, "hidden_act": "gelu"}
-    unet = unet.CONFIG | {
+    text: dict[str, Any] = tiny_pipeline.TEXT_CONFIG | {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "projection_dim": 32,
+    }
+    text_2: dict[str, Any] = tiny_pipeline.TEXT_CONFIG | {"hidden_size": 48, "projection_dim": 48, "hidden_act": "gelu"}
+    unet = tiny_unet.CONFIG | {
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "block_out_channels": (16, 32, 32),
@@ -61,13 +65,13 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     parts = {
         "unet": diffusers.UNet2DConditionModel(**unet),
-        "vae": diffusers.AutoencoderKL(**vae.CONFIG),
+        "vae": diffusers.AutoencoderKL(**tiny_vae.CONFIG),
         "text_encoder": CLIPTextModel(CLIPTextConfig(**text)),
         "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**text_2)),
     }
     for name, part in parts.items():
         random_weights.fill(part, 1, name)
-    vae.construct(parts["vae"])
+    tiny_vae.construct(parts["vae"])
     made = diffusers.StableDiffusionXLPipeline(
         **parts,
         scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear"),

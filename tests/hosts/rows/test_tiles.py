@@ -250,12 +250,12 @@ def test_each_picture_of_a_batch_has_its_own_mask_in_its_tiles(name: str) -> Non
 
 def test_masks_are_cut_where_cells_begin_whatever_their_size() -> None:
     """A mask of another size than 8 pixels for each cell is resized first: cells of tiles are those of the picture."""
-    from dp_adapter.core.regions import masks
+    from dp_adapter.core.regions import region_masks
 
     mask = torch.rand(2, 37, 61, generator=torch.Generator().manual_seed(3))
-    whole = masks.on_grid(mask, Grid(*WHOLE), 0)
+    whole = region_masks.on_grid(mask, Grid(*WHOLE), 0)
     views = [(s, Window(top, left, Grid(TILE, TILE), Grid(*WHOLE))) for s in (0, 1) for top, left in CORNERS]
-    seen = masks.seen_through(mask, views)
+    seen = region_masks.seen_through(mask, views)
     for (sample, window), part in zip(views, seen, strict=True):
         assert torch.equal(part, cut(whole[sample], (window.top, window.left)))
 

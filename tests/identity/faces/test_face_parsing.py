@@ -9,8 +9,7 @@ from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_parsing import PARTS, Parser
 from dp_adapter.identity.pictures.picture_files import Picture
-
-from .conftest import ASSETS
+from tests.identity.conftest import ASSETS
 
 CENTRES = {"eyes": [0, 1], "nose": [2], "mouth": [3, 4]}
 

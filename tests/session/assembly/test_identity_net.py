@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dp_adapter.core.regions.masks import box_mask
+from dp_adapter.core.regions.region_masks import box_mask
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.identity.crops.keypoint_picture import draw_keypoints

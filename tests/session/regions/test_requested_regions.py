@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dp_adapter.core.regions.masks import GATE_POWERS, gains
+from dp_adapter.core.regions.region_masks import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Crop, Prepared, Scene, Session

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Identity, Injection
-from dp_adapter.core.regions.masks import on_grid
+from dp_adapter.core.regions.region_masks import on_grid
 from dp_adapter.core.types import Grid, Row
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach import diffusers as host

@@ -324,9 +324,9 @@ def agrees(real: Any, page: Any) -> bool:
 
 def test_every_example_of_the_page_is_what_the_routes_answer(server: Server, photo: str) -> None:
     examples = documented()
-    routes = {(route[1], V1 + route[0]) for route in routes.Routes(SimpleNamespace()).table()}  # type: ignore[arg-type]
+    served_routes = {(route[1], V1 + route[0]) for route in routes.Routes(SimpleNamespace()).table()}  # type: ignore[arg-type]
     named = {(method, re.sub(r"/identities/\w+$", "/identities/{name}", path)) for method, path, _, _ in examples}
-    assert named == routes
+    assert named == served_routes
     for method, path, body, answer in examples:
         sent = None if body is None else json.loads(json.dumps(body, ensure_ascii=False).replace("…base64…", photo))
         real = server.client.request(method, path, json=sent)

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.modes import TABLE, Facts, resolve
-from dp_adapter.session.results.candidates import STRIDE
+from dp_adapter.session.results.best_of import STRIDE
 from dp_adapter.settings import Settings
 from dp_adapter.weights.families import own
 from tests import tiny

@@ -1,0 +1,1 @@
+"""The panel's photos: list, faces, thumbnails."""

@@ -1,0 +1,1 @@
+"""The panel's regions: list, boxes, painted masks, preview."""

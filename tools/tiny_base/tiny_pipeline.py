@@ -15,7 +15,7 @@ from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.hosts.pipelines.load_pipeline import quiet
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.weights.families import own
-from tools.tiny_base import random_weights, unet, vae
+from tools.tiny_base import random_weights, tiny_unet, tiny_vae
 
 TEXT_CONFIG: dict[str, Any] = {
     "vocab_size": 49408,
@@ -88,7 +88,7 @@ def identity_adapter(path: Path, folder: Path, seed: int = 0, scale: float = 1.0
         for index in range(len(adapter.sites)):
             site = adapter.site(index)
             assert isinstance(site, SiteAdapter)
-            site.to_k.weight.mul_(unet.SHARPNESS**0.5)
+            site.to_k.weight.mul_(tiny_unet.SHARPNESS**0.5)
             site.to_v.weight.mul_(0.8 * scale)
     own.save(path, adapter, "sd15", "sface", {"steps": 0, "note": "untrained"})
     return path
@@ -99,10 +99,10 @@ def _pipeline(seed: int) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     library = cast(Any, diffusers)
-    vae = library.AutoencoderKL(**vae.CONFIG)
-    vae.construct(vae)
-    unet = library.UNet2DConditionModel(**unet.CONFIG)
-    unet.construct(unet, seed)
+    vae = library.AutoencoderKL(**tiny_vae.CONFIG)
+    tiny_vae.construct(vae)
+    unet = library.UNet2DConditionModel(**tiny_unet.CONFIG)
+    tiny_unet.construct(unet, seed)
     text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT_CONFIG))
     random_weights.fill(text_encoder, seed, "text.")
     return assembled(unet, vae, text_encoder)
@@ -128,6 +128,6 @@ def assembled(unet: Any, vae: Any, text_encoder: Any) -> Any:
 def _recipe() -> str:
     """Digest of the code that decides the weights."""
     sha = hashlib.sha256()
-    for module in (__file__, unet.__file__, vae.__file__, random_weights.__file__):
+    for module in (__file__, tiny_unet.__file__, tiny_vae.__file__, random_weights.__file__):
         sha.update(Path(module).read_bytes())
     return sha.hexdigest()

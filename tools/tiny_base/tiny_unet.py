@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tools.tiny_base.random_weights import fill, modules_of, uniform
-from tools.tiny_base.vae import K, join
+from tools.tiny_base.tiny_vae import K, join
 
 CONFIG: dict[str, Any] = {
     "sample_size": 32,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.regions import masks
-from dp_adapter.core.regions.masks import FlatPlacement, Placement
+from dp_adapter.core.regions import region_masks
+from dp_adapter.core.regions.region_masks import FlatPlacement, Placement
 from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
 from dp_adapter.errors import HostError
 
@@ -88,10 +88,10 @@ class RegionCache:
         if key not in self._gains:
             powers = _NO_POWERS if trained else self._injection.powers
             if self._injection.by_words:  # which divides the positions itself
-                each = [masks.gains([mask], step.latent, halvings, level, powers) for mask in seen.masks]
+                each = [region_masks.gains([mask], step.latent, halvings, level, powers) for mask in seen.masks]
                 self._gains[key] = [gain for (gain,) in each]
             else:
-                self._gains[key] = masks.gains(seen.masks, step.latent, halvings, level, powers)
+                self._gains[key] = region_masks.gains(seen.masks, step.latent, halvings, level, powers)
         return self._gains[key]
 
     @property
@@ -118,8 +118,8 @@ class RegionCache:
         if key not in self._freed:
             seen = self._seen(step)
             masks = [mask for mask in seen.freed if mask is not None]
-            shares = [masks.on_grid(mask, step.latent, halvings).flatten(1) for mask in masks]
-            share = masks.summed(shares).clamp(max=1.0) if shares else None
+            shares = [region_masks.on_grid(mask, step.latent, halvings).flatten(1) for mask in masks]
+            share = region_masks.summed(shares).clamp(max=1.0) if shares else None
             self._freed[key] = None if share is None else _by_row(share, seen.rows)
         return self._freed[key]
 
@@ -130,7 +130,7 @@ class RegionCache:
         if len(present) < len(gains) or not present:
             return None
         # Shares by words depend on the site; all of them together are what the regions leave.
-        joined = functools.reduce(torch.maximum, present) if self._injection.by_words else masks.summed(present)
+        joined = functools.reduce(torch.maximum, present) if self._injection.by_words else region_masks.summed(present)
         return _by_row(joined, self._seen(step).rows)
 
     def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
@@ -138,7 +138,7 @@ class RegionCache:
         key = (*_layout(step), site.halvings, site.level, trained, like.dtype, like.device)
         if key not in self._placements:
             gains = self.gains(step, site.halvings, site.level, trained)
-            self._placements[key] = [masks.place(self._seen(step).rows, gain, like) for gain in gains]
+            self._placements[key] = [region_masks.place(self._seen(step).rows, gain, like) for gain in gains]
         return self._placements[key]
 
     def flat(self, site: Site, step: Step, number: int, kind: RowKind, like: Tensor) -> FlatPlacement | None:
@@ -146,7 +146,7 @@ class RegionCache:
         key = (number, kind, *_layout(step), site.halvings, site.level, like.dtype, like.device)
         if key not in self._flat:
             where = [p for p in self.placements(site, step, like)[number] if p.kind == kind]
-            self._flat[key] = masks.flatten(where, like.shape[1], like.device) if where else None
+            self._flat[key] = region_masks.flatten(where, like.shape[1], like.device) if where else None
         return self._flat[key]
 
     def _seen(self, step: Step) -> _Seen:
@@ -163,7 +163,7 @@ class RegionCache:
                 views = tuple(dict.fromkeys(of_rows))
                 rows = tuple(Row(row.kind, views.index(view)) for row, view in zip(rows, of_rows, strict=True))
                 masks, freed = (
-                    [mask if mask is None else masks.seen_through(mask, views) for mask in several]
+                    [mask if mask is None else region_masks.seen_through(mask, views) for mask in several]
                     for several in (masks, freed)
                 )
             anywhere = any(mask is None or bool((mask > 0).any()) for mask in masks)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dp_adapter.core.regions import masks
+from dp_adapter.core.regions import region_masks
 from dp_adapter.core.types import Grid, Level, Row
 
 POWERLESS: dict[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
@@ -41,7 +41,7 @@ def test_masks_have_the_grid_of_every_level() -> None:
         for width in range(64, 129, 13):
             for halvings in range(4):
                 grid = Grid(height, width).halved(halvings)
-                level = masks.on_grid(mask, Grid(height, width), halvings)
+                level = region_masks.on_grid(mask, Grid(height, width), halvings)
                 assert level.shape == (1, grid.height, grid.width)
                 torch.testing.assert_close(level, torch.ones_like(level))
 
@@ -54,40 +54,40 @@ def test_masks_have_the_grid_of_every_level() -> None:
 def test_area_resize_of_whole_cells_is_their_mean(height: int, width: int, up: int, across: int) -> None:
     cells = rand(1, height, width, seed=height * 41 + width)
     mask = cells.repeat_interleave(up, 1).repeat_interleave(across, 2)
-    torch.testing.assert_close(masks.on_grid(mask, Grid(height, width), 0), cells)
+    torch.testing.assert_close(region_masks.on_grid(mask, Grid(height, width), 0), cells)
 
 
 @pytest.mark.parametrize("size", [(128, 96), (512, 768), (64, 64)])
 def test_halving_keeps_the_mean_on_even_grids(size: tuple[int, int]) -> None:
     mask = rand(2, *size)
     for halvings in range(4):
-        level = masks.on_grid(mask, Grid(64, 96), halvings)
+        level = region_masks.on_grid(mask, Grid(64, 96), halvings)
         torch.testing.assert_close(level.mean((1, 2)), mask.mean((1, 2)), atol=1e-5, rtol=0)
 
 
 def test_the_last_cell_of_an_odd_side_averages_only_what_exists() -> None:
     mask = torch.zeros(1, 5, 5)
     mask[:, 4] = 1
-    assert masks.on_grid(mask, Grid(5, 5), 1)[0].tolist() == [[0] * 3, [0] * 3, [1] * 3]
+    assert region_masks.on_grid(mask, Grid(5, 5), 1)[0].tolist() == [[0] * 3, [0] * 3, [1] * 3]
     mask[:, 4, 4] = 0
-    assert masks.on_grid(mask, Grid(5, 5), 1)[0, 2].tolist() == [1, 1, 0]
+    assert region_masks.on_grid(mask, Grid(5, 5), 1)[0, 2].tolist() == [1, 1, 0]
 
 
 def test_a_mask_may_be_smaller_than_the_grid() -> None:
     mask = torch.tensor([[[0.0, 1.0]]])
-    assert masks.on_grid(mask, Grid(2, 4), 0)[0].tolist() == [[0, 0, 1, 1]] * 2
+    assert region_masks.on_grid(mask, Grid(2, 4), 0)[0].tolist() == [[0, 0, 1, 1]] * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float16, torch.float64], ids=str)
 def test_masks_of_any_type(dtype: torch.dtype) -> None:
-    assert masks.on_grid(torch.ones(1, 8, 8).to(dtype), Grid(4, 4), 1).tolist() == [[[1.0] * 2] * 2]
+    assert region_masks.on_grid(torch.ones(1, 8, 8).to(dtype), Grid(4, 4), 1).tolist() == [[[1.0] * 2] * 2]
 
 
 # Making masks.
 
 
 def test_a_box_on_cell_edges_is_hard() -> None:
-    mask = masks.box_mask(0.25, 0.5, 0.75, 1.0, Grid(8, 8))
+    mask = region_masks.box_mask(0.25, 0.5, 0.75, 1.0, Grid(8, 8))
     expected = torch.zeros(8, 8)
     expected[4:, 2:6] = 1
     assert torch.equal(mask, expected)
@@ -97,7 +97,7 @@ def test_a_box_on_cell_edges_is_hard() -> None:
 @settings(max_examples=80, deadline=None)
 def test_a_box_covers_its_area(xa: float, xb: float, ya: float, yb: float, height: int, width: int) -> None:
     (x0, x1), (y0, y1) = sorted((xa, xb)), sorted((ya, yb))
-    mask = masks.box_mask(x0, y0, x1, y1, Grid(height, width))
+    mask = region_masks.box_mask(x0, y0, x1, y1, Grid(height, width))
     assert mask.shape == (height, width)
     assert mask.min() >= 0
     assert mask.max() <= 1
@@ -106,27 +106,29 @@ def test_a_box_covers_its_area(xa: float, xb: float, ya: float, yb: float, heigh
 
 @pytest.mark.parametrize("box", [(0.7, 0.2, 0.3, 0.8), (1.2, 0, 1.5, 1), (-1, 0, -0.5, 1)])
 def test_an_empty_box_is_empty(box: tuple[float, float, float, float]) -> None:
-    assert not masks.box_mask(*box, Grid(6, 6)).any()
+    assert not region_masks.box_mask(*box, Grid(6, 6)).any()
 
 
 def test_a_box_beyond_the_picture_is_cut() -> None:
-    assert torch.equal(masks.box_mask(-1, -1, 2, 0.5, Grid(4, 4)), masks.box_mask(0, 0, 1, 0.5, Grid(4, 4)))
+    assert torch.equal(
+        region_masks.box_mask(-1, -1, 2, 0.5, Grid(4, 4)), region_masks.box_mask(0, 0, 1, 0.5, Grid(4, 4))
+    )
 
 
 def test_grow_dilates_by_a_square() -> None:
     mask = torch.zeros(9, 12)
     mask[4, 5] = 1
-    grown = masks.grow_and_feather(mask, 2, 0)
+    grown = region_masks.grow_and_feather(mask, 2, 0)
     expected = torch.zeros(9, 12)
     expected[2:7, 3:8] = 1
     assert torch.equal(grown, expected)
-    assert torch.equal(masks.grow_and_feather(mask, 0, 0), mask)
+    assert torch.equal(region_masks.grow_and_feather(mask, 0, 0), mask)
 
 
 def test_feather_is_a_gaussian() -> None:
     step = torch.zeros(1, 41, 41)
     step[:, :, 20:] = 1
-    soft = masks.grow_and_feather(step, 0, 4)
+    soft = region_masks.grow_and_feather(step, 0, 4)
     assert soft.shape == step.shape
     profile = soft[0, 20]
     assert (profile.diff() >= 0).all()
@@ -134,29 +136,29 @@ def test_feather_is_a_gaussian() -> None:
         expected = 0.5 * (1 + math.erf((offset + 0.5) / (4 * math.sqrt(2))))
         assert abs(profile[20 + offset].item() - expected) < 0.01
     torch.testing.assert_close(soft[0, 0], profile)  # edges are replicated, not darkened
-    assert masks.grow_and_feather(torch.ones(1, 7, 5), 3, 9).min() > 0.999
+    assert region_masks.grow_and_feather(torch.ones(1, 7, 5), 3, 9).min() > 0.999
 
 
 def test_grow_comes_before_feather() -> None:
     mask = torch.zeros(1, 60, 60)
     mask[:, 20:40, 20:40] = 1
-    assert masks.grow_and_feather(mask, 8, 3)[0, 20:40, 20:40].min() > 0.99
+    assert region_masks.grow_and_feather(mask, 8, 3)[0, 20:40, 20:40].min() > 0.99
 
 
 # Gains.
 
 
 def test_one_identity_in_the_whole_picture_has_no_gate() -> None:
-    assert masks.gains([None], Grid(8, 8), 1, "up", POWERLESS) == [None]
+    assert region_masks.gains([None], Grid(8, 8), 1, "up", POWERLESS) == [None]
 
 
 @pytest.mark.parametrize("level", ["down", "middle", "up"])
 def test_the_power_of_each_level(level: Level) -> None:
     mask = rand(1, 64, 64)
-    (gain,) = masks.gains([mask], Grid(8, 8), 1, level, masks.GATE_POWERS)
+    (gain,) = region_masks.gains([mask], Grid(8, 8), 1, level, region_masks.GATE_POWERS)
     assert gain is not None
     power = {"down": 1.0, "middle": 2.0, "up": 0.75}[level]
-    torch.testing.assert_close(gain, masks.on_grid(mask, Grid(8, 8), 1).flatten(1) ** power)
+    torch.testing.assert_close(gain, region_masks.on_grid(mask, Grid(8, 8), 1).flatten(1) ** power)
 
 
 @given(st.integers(2, 8), st.integers(0, 10_000), st.sampled_from(["down", "middle", "up"]))
@@ -164,16 +166,17 @@ def test_the_power_of_each_level(level: Level) -> None:
 def test_gates_never_sum_to_more_than_one(count: int, seed: int, level: Level) -> None:
     masks: list[Tensor | None] = [rand(1, 16, 24, seed=seed + i) for i in range(count)]
     masks[seed % count] = None if seed % 3 == 0 else masks[seed % count]
-    gates = [gain for gain in masks.gains(masks, Grid(8, 12), 1, level, masks.GATE_POWERS) if gain is not None]
+    each = region_masks.gains(masks, Grid(8, 12), 1, level, region_masks.GATE_POWERS)
+    gates = [gain for gain in each if gain is not None]
     assert len(gates) == count
-    assert masks.summed(gates).max() <= 1
+    assert region_masks.summed(gates).max() <= 1
 
 
 def test_only_overlaps_are_normalised() -> None:
     left, right = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)
     left[:, :, :3] = 1
     right[:, :, 2:] = 0.5
-    a, b = masks.gains([left, right], Grid(2, 4), 0, "down", POWERLESS)
+    a, b = region_masks.gains([left, right], Grid(2, 4), 0, "down", POWERLESS)
     assert a is not None
     assert b is not None
     torch.testing.assert_close(a[0, :4], torch.tensor([1, 1, 1 / 1.5, 0]))
@@ -181,7 +184,7 @@ def test_only_overlaps_are_normalised() -> None:
 
 
 def test_masks_for_each_picture_meet_a_shared_one() -> None:
-    gates = masks.gains([torch.ones(1, 4, 4), torch.ones(3, 4, 4)], Grid(4, 4), 0, "down", POWERLESS)
+    gates = region_masks.gains([torch.ones(1, 4, 4), torch.ones(3, 4, 4)], Grid(4, 4), 0, "down", POWERLESS)
     assert [None if gate is None else tuple(gate.shape) for gate in gates] == [(3, 16), (3, 16)]
     for gate in gates:
         assert gate is not None
@@ -196,7 +199,7 @@ ROWS = [Row("text"), Row("cond", 1), Row("uncond", 0), Row("cond", 0)]
 def test_placements_name_rows_positions_and_gains() -> None:
     gain = torch.tensor([[0.0, 0.25, 1.0], [0.0, 0.0, 0.0]])
     like = torch.zeros(4, 3, 2, dtype=torch.float16)
-    placements = masks.place(ROWS, gain, like)
+    placements = region_masks.place(ROWS, gain, like)
     assert [(p.row, p.kind) for p in placements] == [(2, "uncond"), (3, "cond")]
     for placement in placements:
         assert placement.positions is not None
@@ -207,13 +210,13 @@ def test_placements_name_rows_positions_and_gains() -> None:
 
 
 def test_without_a_gate_every_row_but_text_is_whole() -> None:
-    placements = masks.place(ROWS, None, torch.zeros(1))
+    placements = region_masks.place(ROWS, None, torch.zeros(1))
     assert [(p.row, p.positions, p.gain) for p in placements] == [(1, None, None), (2, None, None), (3, None, None)]
 
 
 @pytest.mark.parametrize(("rows", "is_slice"), [([0, 1], True), ([1, 2, 3], True), ([0, 2], False), ([3], True)])
 def test_flatten_whole_rows(rows: list[int], is_slice: bool) -> None:
-    flat = masks.flatten([masks.Placement(r, "cond", None, None) for r in rows], 5, torch.device("cpu"))
+    flat = region_masks.flatten([region_masks.Placement(r, "cond", None, None) for r in rows], 5, torch.device("cpu"))
     assert isinstance(flat.positions, slice) == is_slice
     assert flat.gain is None
     every = torch.arange(20)[flat.positions]
@@ -221,9 +224,9 @@ def test_flatten_whole_rows(rows: list[int], is_slice: bool) -> None:
 
 
 def test_flatten_masked_rows() -> None:
-    one = masks.Placement(1, "cond", torch.tensor([0, 4]), torch.tensor([[0.5], [1.0]]))
-    two = masks.Placement(3, "cond", torch.tensor([2]), torch.tensor([[0.25]]))
-    flat = masks.flatten([one, two], 5, torch.device("cpu"))
+    one = region_masks.Placement(1, "cond", torch.tensor([0, 4]), torch.tensor([[0.5], [1.0]]))
+    two = region_masks.Placement(3, "cond", torch.tensor([2]), torch.tensor([[0.25]]))
+    flat = region_masks.flatten([one, two], 5, torch.device("cpu"))
     assert isinstance(flat.positions, Tensor)
     assert flat.positions.tolist() == [5, 9, 17]
     assert flat.gain is not None
