@@ -8,9 +8,9 @@ OLDEST ?= .venv-oldest
 LOCKS ?= requirements
 # in about four minutes on two cores; OLDEST_TESTS=tests/hosts and so on runs what is left out
 OLDEST_TESTS ?= tests/settings tests/core tests/weights tests/identity tests/session tests/webui \
-	$(patsubst %,tests/hosts/test_%.py,ldm ldm_rows forge diffusers pipelines) \
-	$(patsubst %,--ignore tests/session/test_%.py,pulid saved saved_fused figures fused whose) \
-	$(patsubst %,--ignore tests/webui/test_%.py,panel_browser panel_build outcome)
+	$(patsubst %,tests/hosts/%.py,attach/test_ldm rows/test_a1111_rows attach/test_forge attach/test_diffusers pipelines/test_load_pipeline) \
+	$(patsubst %,--ignore tests/session/%.py,test_pulid test_saved test_saved_fused test_figures test_fused regions/test_init_faces) \
+	$(patsubst %,--ignore tests/webui/%.py,panel/test_browser panel/test_build_panel results/test_finished_pictures)
 BIN = $(VENV)/bin
 # nothing is resolved at set-up: every package stands in a lock, by version and hash
 LOCKED = --quiet --no-deps --require-hashes

@@ -17,8 +17,17 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach import diffusers as diffusers_host
 from dp_adapter.hosts.attach import forge, torch_hooks
 from tests import tiny
+from tests.hosts.attach.test_conformance import (
+    IDLE,
+    PAIR,
+    QUARTER,
+    SOME,
+    largest,
+    someone,
+    someone_gated,
+    someone_trained,
+)
 from tests.hosts.protocol import HOSTS, Host
-from tests.hosts.test_conformance import IDLE, PAIR, QUARTER, SOME, largest, someone, someone_gated, someone_trained
 
 RESTS = hasattr(torch.compiler, "set_stance")  # since torch 2.6
 

@@ -14,8 +14,8 @@ from dp_adapter.core.injection import Injection
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import HostError
 from tests import tiny
+from tests.hosts.attach.test_conformance import PAIR, someone
 from tests.hosts.forge_host import Forge
-from tests.hosts.test_conformance import PAIR, someone
 
 pytest.importorskip("starlette", reason="the hosts bring it")
 

@@ -20,9 +20,9 @@ from dp_adapter.core.types import Row, Tokens
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.sites import Base, site_names
 from tests import tiny
+from tests.hosts.attach.test_conformance import QUARTER, SOME, largest, seen_at_sites, someone, touched_cells
 from tests.hosts.protocol import Host, unpatched
 from tests.hosts.reference import _softmax_attention  # type: ignore[reportPrivateUsage]
-from tests.hosts.test_conformance import QUARTER, SOME, largest, seen_at_sites, someone, touched_cells
 
 COND, UNCOND, SECOND = Row("cond"), Row("uncond"), Row("cond", 1)
 PAIR = (COND, UNCOND)

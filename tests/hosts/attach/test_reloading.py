@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.layer_versions import LayerState
 from tests import tiny
+from tests.hosts.attach.test_conformance import PAIR, SOME, largest, someone
 from tests.hosts.attach.test_diffusers import file_lora, peft_model
+from tests.hosts.attach.test_people import talking
+from tests.hosts.attach.test_text_side import WORDS, by_word
 from tests.hosts.protocol import HOSTS, Host
-from tests.hosts.test_conformance import PAIR, SOME, largest, someone
-from tests.hosts.test_people import talking
-from tests.hosts.test_text_side import WORDS, by_word
 
 Change = Callable[[nn.Module, dict[str, Tensor]], None]
 

@@ -17,10 +17,10 @@ from dp_adapter.hosts.attach.forge_options import sampler_rows
 from dp_adapter.hosts.prompts.word_positions import SpokenTexts
 from dp_adapter.hosts.rows.a1111_rows import CfgRows
 from tests import tiny
-from tests.hosts import test_region_extensions as extensions
+from tests.hosts.attach.test_text_side import WORD, WORDS, adding, by_word
 from tests.hosts.forge_host import Forge, Model, Patcher
 from tests.hosts.protocol import Diffusers, Ldm
-from tests.hosts.test_text_side import WORD, WORDS, adding, by_word
+from tests.hosts.rows import test_regional_prompts as extensions
 
 COND, UNCOND = Row("cond"), Row("uncond")
 CHUNK = 77

@@ -17,9 +17,7 @@ from dp_adapter.core.types import Grid, Row
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.sites import Base, site_names
 from tests import tiny
-from tests.hosts.protocol import Host, unpatched
-from tests.hosts.reference import shared_output
-from tests.hosts.test_conformance import (
+from tests.hosts.attach.test_conformance import (
     PAIR,
     POWERLESS,
     SOME,
@@ -30,6 +28,8 @@ from tests.hosts.test_conformance import (
     touched_cells,
     wanting_adapter,
 )
+from tests.hosts.protocol import Host, unpatched
+from tests.hosts.reference import shared_output
 
 SIZE = (17, 23)  # halves unevenly
 FIRST = 0  # the site that runs first, so that all others' work cannot have come into it yet

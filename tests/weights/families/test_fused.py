@@ -26,7 +26,7 @@ from tests import tiny
 from tests.weights import fused_files as files
 from tests.weights.numbers import numbers, weights
 
-OFFICIAL = Path(__file__).parent / "official" / "fused.npz"
+OFFICIAL = Path(__file__).parents[1] / "official" / "fused.npz"
 Version = Literal["v1", "v2"]
 
 

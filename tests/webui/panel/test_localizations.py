@@ -16,7 +16,7 @@ from dp_adapter.settings.messages import tidy
 from dp_adapter.webui.host import options
 from tests.webui import fake_webui
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "localizations").glob("*.json"))
 each_language = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 # What a reader has to type or find elsewhere, and therefore stays as it is.

@@ -20,9 +20,7 @@ from dp_adapter.hosts.attach import diffusers as diffusers_host
 from dp_adapter.hosts.attach.sites import site_names
 from tests import tiny
 from tests.hosts import forge_host
-from tests.hosts.protocol import Host, same_state, state_of, unpatched
-from tests.hosts.reference_processor import Photo, joined_output
-from tests.hosts.test_conformance import (
+from tests.hosts.attach.test_conformance import (
     COND,
     PAIR,
     POWERLESS,
@@ -36,6 +34,8 @@ from tests.hosts.test_conformance import (
     someone_gated,
     someone_trained,
 )
+from tests.hosts.protocol import Host, same_state, state_of, unpatched
+from tests.hosts.reference_processor import Photo, joined_output
 
 PERSON = tiny.box(0.5, 0.25, 1, 1)  # of the photo; on cell edges of every grid but the coarsest
 

@@ -28,7 +28,7 @@ from dp_adapter.modes.user_modes import MAX_BYTES, read
 from dp_adapter.settings import Choice, Gate, Parts, Settings, field_at
 from dp_adapter.settings.fields import fields_of
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def edited(facts: Facts | None = None, **fields: Any) -> Any:

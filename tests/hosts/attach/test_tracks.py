@@ -11,8 +11,8 @@ from dp_adapter.core.regions.track import Track
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Grid, Row
 from tests import tiny
+from tests.hosts.attach.test_conformance import DISTINCT, PAIR, QUARTER, SOME, VARIANTS, largest, patched
 from tests.hosts.protocol import Host, unpatched
-from tests.hosts.test_conformance import DISTINCT, PAIR, QUARTER, SOME, VARIANTS, largest, patched
 
 NOWHERE = torch.zeros_like(SOME)
 DEEP = ["folded", "strict trained"]
