@@ -24,10 +24,10 @@ from benchmarks.unet_step import ROWS, build
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.hosts.pipelines.latent_preview import linear, pictures, shrunk
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.regions.requested_regions import face_mask
-from dp_adapter.session.regions.tracker import Followed, Plan, Spot, Surroundings, Tracker
+from dp_adapter.session.regions.tracker import Followed, Spot, Surroundings, Tracker, TrackingPlan
 from dp_adapter.settings import Parts, Tracking
 
 FACE = 0.35  # of the picture's height
@@ -84,7 +84,7 @@ def _decoders() -> dict[str, Callable[[torch.Tensor], object]]:
 
 
 def _tracker(size: int) -> Tracker:
-    encoders = Encoders([])
+    encoders = EncoderPool([])
     grid = Grid(min(size, 512), min(size, 512))
     start = torch.zeros(1, grid.height, grid.width)
     defaults, weights = Tracking(), Parts().weights()
@@ -97,7 +97,7 @@ def _tracker(size: int) -> Tracker:
         lambda head: Spot(head[None]),
     )
     finder = PreviewFinder(encoders.yunet, encoders.parser)
-    return Tracker([person], Plan(defaults.moments), finder, Surroundings(grid))
+    return Tracker([person], TrackingPlan(defaults.moments), finder, Surroundings(grid))
 
 
 def _scene(size: int) -> NDArray[np.uint8]:

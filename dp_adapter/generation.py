@@ -12,7 +12,7 @@ import numpy as np
 from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.encode_pictures import latents_of
-from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
 from dp_adapter.hosts.pipelines.native_size import of_pipeline
 from dp_adapter.hosts.prompts import encode_prompts, person_words
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -20,7 +20,7 @@ from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.session.assembly.injection import never_acted
 from dp_adapter.session.results import acted_regions, best_of, face_pass
-from dp_adapter.session.results.judge import Judge, Verdict, find
+from dp_adapter.session.results.judge import Judge, LikenessVerdict, find
 from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
 
@@ -40,7 +40,7 @@ class Result:
 
     picture: Picture
     seed: int
-    verdict: Verdict | None = None
+    verdict: LikenessVerdict | None = None
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     words: str = ""
     left_out: bool = False
@@ -72,7 +72,7 @@ class Generation:
         return tuple(result for result in self.results if not result.left_out)
 
 
-def scene_of(pipeline: Pipeline, job: Job) -> Scene:
+def scene_of(pipeline: Pipeline, job: DiffusersJob) -> Scene:
     """What the session needs to know about a job."""
     inpaint = None if job.mask is None else np.asarray(job.mask / 255, np.float32)
     inits = () if job.init is None else (job.init,)
@@ -88,7 +88,7 @@ def generate(
     session: Session,
     pipeline: Pipeline,
     settings: Settings,
-    job: Job,
+    job: DiffusersJob,
     progress: Progress | None = None,
     told: Callable[[Explanation], None] | None = None,
 ) -> Generation:
@@ -147,7 +147,7 @@ class _Work:
         judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
         self._judge = Judge(session, settings, encoders) if judged else None
 
-    def result(self, job: Job, picture: Picture, number: int) -> Result:
+    def result(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
         """A picture as it is handed back.
 
         Args:
@@ -184,12 +184,12 @@ class _Work:
             kept.made.regions,
         )
 
-    def _candidate(self, job: Job) -> _Made:
+    def _candidate(self, job: DiffusersJob) -> _Made:
         prepared = self._session.prepare(self._settings, scene_of(self._pipeline, job))
         (picture,) = sample(self._pipeline, prepared, job, self._progress, self._session.roots)
         return self._with_faces(job, picture, 0, prepared)
 
-    def _with_faces(self, job: Job, picture: Picture, number: int, prepared: Prepared) -> _Made:
+    def _with_faces(self, job: DiffusersJob, picture: Picture, number: int, prepared: Prepared) -> _Made:
         """The picture after the face pass."""
         settings = self._settings
         regions = acted_regions.regions_of(prepared, number)

@@ -13,13 +13,13 @@ from dp_adapter.core.types import Grid
 from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.attach.word_maps import WordMaps
 from dp_adapter.hosts.pipelines import load_pipeline, preview_decoders
-from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline, Prompts
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline, Prompts
 from dp_adapter.hosts.pipelines.predicted_x0 import told
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.hosts.prompts.prompt_persons import hinted, repeated
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Prepared
-from dp_adapter.session.regions.preview_watch import Decode, Watch
+from dp_adapter.session.regions.preview_watch import Decode, PreviewWatch
 
 Progress = Callable[[int, int], None]
 
@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 def sample(
     pipeline: Pipeline,
     prepared: Prepared,
-    job: Job,
+    job: DiffusersJob,
     progress: Progress | None = None,
     roots: Sequence[Path] = (),
 ) -> list[Picture]:
@@ -47,7 +47,7 @@ def sample(
     return load_pipeline.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
 
-def worded(job: Job, prepared: Prepared) -> Job:
+def worded(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
     """The job with the mode's words in its prompts, and with a person's word as often as it has to stand there."""
     if prepared.edit is not None and prepared.edit.words:
         first, *later = modes.stages(job.prompt, job.negative_prompt, prepared.edit.words)
@@ -59,7 +59,9 @@ def worded(job: Job, prepared: Prepared) -> Job:
     return replace(job, prompt=repeated(job.prompt, prepared.spoken, webui=False), later=more)
 
 
-def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[[Any], AbstractContextManager[object]]:
+def _attaching(
+    prepared: Prepared, job: DiffusersJob, decode: Decode | None
+) -> Callable[[Any], AbstractContextManager[object]]:
     @contextmanager
     def around(running: Any) -> Generator[None]:
         train_timesteps = running.scheduler.config.num_train_timesteps
@@ -90,7 +92,9 @@ def _attaching(prepared: Prepared, job: Job, decode: Decode | None) -> Callable[
     return around
 
 
-def _watch(running: Any, prepared: Prepared, decode: Decode, maps: WordMaps, head: Callable[[int], bool]) -> Watch:
+def _watch(
+    running: Any, prepared: Prepared, decode: Decode, maps: WordMaps, head: Callable[[int], bool]
+) -> PreviewWatch:
     assert prepared.tracker is not None
     schedule = prepared.injection.schedule
-    return Watch(prepared.tracker, decode, lambda: running.num_timesteps, maps, head, schedule.at)
+    return PreviewWatch(prepared.tracker, decode, lambda: running.num_timesteps, maps, head, schedule.at)

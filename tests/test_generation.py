@@ -13,14 +13,14 @@ import torch
 from dp_adapter import generation
 from dp_adapter.errors import FaceError, HostError
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Session
 from dp_adapter.session.results import judge
 from dp_adapter.settings import Settings
 from tests import tiny
 
-JOB = Job("a garden", width=64, height=64, steps=2, sampler="ddim")
+JOB = DiffusersJob("a garden", width=64, height=64, steps=2, sampler="ddim")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def module_state(pipeline: Any) -> tuple[list[int], list[Callable[..., Any]], bo
 def test_results_progress_and_return(pipeline: load_pipeline.Pipeline, models: Path, settings: Settings) -> None:
     before = module_state(pipeline)
     steps: list[tuple[int, int]] = []
-    job = Job("a garden", width=64, height=64, steps=2, sampler="ddim", seed=5, batch=2)
+    job = DiffusersJob("a garden", width=64, height=64, steps=2, sampler="ddim", seed=5, batch=2)
 
     def note(done: int, total: int) -> None:
         steps.append((done, total))
@@ -157,7 +157,7 @@ def test_likeness_is_one_for_the_photo_itself_and_zero_without_a_face(
 
 def test_the_scene_is_the_jobs(pipeline: load_pipeline.Pipeline) -> None:
     init, mask = np.zeros((64, 72, 3), np.uint8), np.full((64, 72), 255, np.uint8)
-    scene = generation.scene_of(pipeline, Job("a", width=72, height=64, steps=4, init=init, mask=mask))
+    scene = generation.scene_of(pipeline, DiffusersJob("a", width=72, height=64, steps=4, init=init, mask=mask))
     assert (scene.base, scene.width, scene.height) == ("sd15", 72, 64)
     assert scene.inits == (init,) and scene.inpaint is not None and scene.inpaint.dtype == np.float32
     assert scene.inpaint.min() == scene.inpaint.max() == 1

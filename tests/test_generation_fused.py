@@ -16,7 +16,7 @@ from dp_adapter.core.personal import Personal
 from dp_adapter.core.photomaker import PhotoMakerEncoder
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.identity.encoders.clip import preprocess
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Session
@@ -29,7 +29,7 @@ from tests.weights.numbers import numbers, weights
 
 sdxl_folder = test_load_pipeline.sdxl_folder
 FULL = [{"kind": "full"}]
-JOB = Job("photo of a woman img in a garden", width=64, height=64, steps=3, sampler="ddim", seed=3)
+JOB = DiffusersJob("photo of a woman img in a garden", width=64, height=64, steps=3, sampler="ddim", seed=3)
 
 
 def lora_of(unet: nn.Module) -> dict[str, Tensor]:
@@ -106,7 +106,9 @@ def test_photomaker_asks_for_a_person_in_the_prompt(sdxl_folder: Path, models: P
         {"references": [{"image": str(portrait)}], "model": "photomaker.bin", "regions": FULL}
     )
     with pytest.raises(DPAdapterError, match="word"):
-        generation.generate(Session([models], True), pipeline, settings, Job("a garden", width=64, height=64, steps=2))
+        generation.generate(
+            Session([models], True), pipeline, settings, DiffusersJob("a garden", width=64, height=64, steps=2)
+        )
 
 
 def test_a_personalised_identity_in_a_generation_without_photos(tiny_folder: Path, models: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_personalised_identity_in_a_generation_without_photos(tiny_folder: Pat
     personal.save(models / "dp_adapter" / "ada.safetensors", net, "sd15", "Ada", {})
     pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     settings = Settings.from_dict({"model": "ada.safetensors", "regions": FULL, "text_side": {"weight": 1.5}})
-    job = Job("a garden", width=64, height=64, steps=3, sampler="ddim", seed=3)
+    job = DiffusersJob("a garden", width=64, height=64, steps=3, sampler="ddim", seed=3)
     session = Session([models], True)
     made = generation.generate(session, pipeline, settings, job)
     (plain,) = load_pipeline.run(pipeline, job)

@@ -18,7 +18,7 @@ from dp_adapter.identity.pictures.draw_faces import COLOURS, label
 from dp_adapter.identity.pictures.draw_masks import overlaid, pyramid_drawn
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Scene, Session
-from dp_adapter.session.regions.requested_regions import Areas
+from dp_adapter.session.regions.requested_regions import RequestedRegions
 from dp_adapter.settings import Settings
 
 SIDE = 256
@@ -32,7 +32,7 @@ def draw(folder: Path, out: Path) -> None:
     references = [{"image": str(path), "identity": n} for n, path in enumerate(photos)]
     settings = Settings.from_dict({"references": references, "tracking": {"grow": 0.1}})
     session = Session([models_root(None)], paths_allowed=True)
-    areas = Areas(session.photos, session.encoders)
+    areas = RequestedRegions(session.photos, session.encoders)
     scene = Scene("sd15", picture.shape[1], picture.shape[0], (picture,))
     found = [areas.of(settings, scene, n) for n in range(3)]
     masks = [area.mask[0].numpy() for area in found if area.mask is not None]

@@ -16,11 +16,11 @@ from dp_adapter.settings.messages import separated
 from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
-    from dp_adapter.cli.evaluation_pictures import Studio, Trial
-    from dp_adapter.evaluation.protocol import Arm, Person, Plan, Prompt
-    from dp_adapter.evaluation.scores import PromptJudge, Reference, Scorer
-    from dp_adapter.evaluation.summary import Point, Row
-    from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
+    from dp_adapter.cli.evaluation_pictures import EvaluationPictures, Trial
+    from dp_adapter.evaluation.protocol import Arm, EvaluatedPerson, EvaluationPlan, Prompt
+    from dp_adapter.evaluation.scores import PromptJudge, ReferenceVectors, Scorer
+    from dp_adapter.evaluation.summary import Point, TableRow
+    from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
     from dp_adapter.settings import Settings
 
 
@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def opened(args: argparse.Namespace) -> tuple[Studio, Pipeline, Settings]:
+def opened(args: argparse.Namespace) -> tuple[EvaluationPictures, Pipeline, Settings]:
     """The base, the adapter and the settings that all arms share."""
-    from dp_adapter.cli.evaluation_pictures import Studio
+    from dp_adapter.cli.evaluation_pictures import EvaluationPictures
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
     from dp_adapter.settings import Settings
@@ -117,7 +117,7 @@ def opened(args: argparse.Namespace) -> tuple[Studio, Pipeline, Settings]:
     session.checkpoint(str(adapter))  # what is wrong with it is said before the base is loaded
     pipeline = load_pipeline.load(args.base, args.device, args.dtype)
     args.out.mkdir(parents=True, exist_ok=True)
-    return Studio(session, pipeline, args.base, adapter, args.out), pipeline, settings
+    return EvaluationPictures(session, pipeline, args.base, adapter, args.out), pipeline, settings
 
 
 def is_small(pipeline: Pipeline) -> bool:
@@ -125,13 +125,13 @@ def is_small(pipeline: Pipeline) -> bool:
     return int(pipeline.unet.config.cross_attention_dim) < 768
 
 
-def job_of(args: argparse.Namespace, pipeline: Pipeline) -> Job:
+def job_of(args: argparse.Namespace, pipeline: Pipeline) -> DiffusersJob:
     """One batch of pictures, without prompt and seed."""
-    from dp_adapter.hosts.pipelines.load_pipeline import Job
+    from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 
     native = 128 if is_small(pipeline) else 1024 if hasattr(pipeline, "text_encoder_2") else 512
     side = args.size or native
-    return Job(
+    return DiffusersJob(
         "",
         args.negative,
         width=side,
@@ -144,7 +144,7 @@ def job_of(args: argparse.Namespace, pipeline: Pipeline) -> Job:
     )
 
 
-def scorer_of(args: argparse.Namespace, studio: Studio, pipeline: Pipeline) -> Scorer:
+def scorer_of(args: argparse.Namespace, studio: EvaluationPictures, pipeline: Pipeline) -> Scorer:
     """The judges, or what is missing in words."""
     from dp_adapter.evaluation.clip_judge import OpenClip
     from dp_adapter.evaluation.judges import judge
@@ -159,15 +159,15 @@ def scorer_of(args: argparse.Namespace, studio: Studio, pipeline: Pipeline) -> S
 
 
 def _judges(
-    args: argparse.Namespace, studio: Studio, pipeline: Pipeline, people: Sequence[Person]
-) -> tuple[Scorer, list[Reference], tuple[Person, ...], list[str]]:
+    args: argparse.Namespace, studio: EvaluationPictures, pipeline: Pipeline, people: Sequence[EvaluatedPerson]
+) -> tuple[Scorer, list[ReferenceVectors], tuple[EvaluatedPerson, ...], list[str]]:
     """The judges, and every person as they see them; who cannot be seen is left out with a note."""
     from dp_adapter.errors import FaceError
     from dp_adapter.identity.pictures.picture_files import load_picture
 
     scorer = scorer_of(args, studio, pipeline)
-    references: list[Reference] = []
-    kept: list[Person] = []
+    references: list[ReferenceVectors] = []
+    kept: list[EvaluatedPerson] = []
     notes: list[str] = []
     for person in people:
         try:
@@ -182,9 +182,13 @@ def _judges(
 
 
 def _plan(
-    args: argparse.Namespace, studio: Studio, pipeline: Pipeline, people: tuple[Person, ...], settings: Settings
-) -> tuple[Plan, list[str]]:
-    from dp_adapter.evaluation.protocol import Plan, arms
+    args: argparse.Namespace,
+    studio: EvaluationPictures,
+    pipeline: Pipeline,
+    people: tuple[EvaluatedPerson, ...],
+    settings: Settings,
+) -> tuple[EvaluationPlan, list[str]]:
+    from dp_adapter.evaluation.protocol import EvaluationPlan, arms
 
     chosen = arms([name for name in separated(args.arms) if name])
     notes: list[str] = []
@@ -196,10 +200,10 @@ def _plan(
     if args.seeds < 1 or args.prompt_count < 1:
         raise SettingsError("seeds", "there is nothing to make", "Give --seeds and --prompt-count of 1 or more.")
     prompts = tuple(tuple(_prompts(args, pipeline, person, number)) for number, person in enumerate(people))
-    return Plan(people, prompts, args.seeds, args.seed, chosen), notes
+    return EvaluationPlan(people, prompts, args.seeds, args.seed, chosen), notes
 
 
-def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: Person, number: int) -> list[Prompt]:
+def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPerson, number: int) -> list[Prompt]:
     """One person's prompts: the set's, the scene grammar's with the person's own face, or a file's."""
     from dp_adapter.evaluation import fastcomposer
     from dp_adapter.evaluation.protocol import filled
@@ -227,8 +231,13 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: Person, numbe
 
 
 def _rows(
-    plan: Plan, studio: Studio, settings: Settings, job: Job, scorer: Scorer, references: Sequence[Reference]
-) -> Iterator[Row]:
+    plan: EvaluationPlan,
+    studio: EvaluationPictures,
+    settings: Settings,
+    job: DiffusersJob,
+    scorer: Scorer,
+    references: Sequence[ReferenceVectors],
+) -> Iterator[TableRow]:
     """Makes and judges every picture, with a bar; the arms of one prompt in a row, base model first."""
     from tqdm import tqdm
 
@@ -245,22 +254,28 @@ def _rows(
 
 
 def _asked(
-    plan: Plan, studio: Studio, settings: Settings, job: Job, number: int, place: int, arm: Arm
-) -> tuple[Settings, Job]:
+    plan: EvaluationPlan,
+    studio: EvaluationPictures,
+    settings: Settings,
+    job: DiffusersJob,
+    number: int,
+    place: int,
+    arm: Arm,
+) -> tuple[Settings, DiffusersJob]:
     request = arm.request(settings, studio.model(arm.weights), plan.people[number].photo)
     return request, replace(job, prompt=plan.prompts[number][place].text, seed=plan.seed(number, place))
 
 
 def _judged(
-    plan: Plan,
-    studio: Studio,
+    plan: EvaluationPlan,
+    studio: EvaluationPictures,
     scorer: Scorer,
-    reference: Reference,
+    reference: ReferenceVectors,
     which: tuple[int, int, Prompt],
     made: dict[str, list[Trial]],
-) -> Iterator[Row]:
+) -> Iterator[TableRow]:
     from dp_adapter.evaluation.protocol import BASE
-    from dp_adapter.evaluation.summary import Row
+    from dp_adapter.evaluation.summary import TableRow
 
     number, place, prompt = which
     for index, base in enumerate(made[BASE]):
@@ -270,7 +285,7 @@ def _judged(
             scores = scorer.score(one.picture, reference, prompt.judged, base.picture, region, one.seconds)
             seed, file = plan.seed(number, place) + index, one.file.relative_to(studio.out).as_posix()
             name = plan.people[number].name
-            yield Row(name, place, prompt.text, seed, arm, file, scores.values, scores.statements)
+            yield TableRow(name, place, prompt.text, seed, arm, file, scores.values, scores.statements)
 
 
 def _weights(text: str) -> list[float]:
@@ -283,12 +298,12 @@ def _weights(text: str) -> list[float]:
 def _sweep(
     args: argparse.Namespace,
     weights: Sequence[float],
-    plan: Plan,
-    studio: Studio,
+    plan: EvaluationPlan,
+    studio: EvaluationPictures,
     settings: Settings,
-    job: Job,
+    job: DiffusersJob,
     scorer: Scorer,
-    references: Sequence[Reference],
+    references: Sequence[ReferenceVectors],
 ) -> list[Point]:
     """Plain add and DP-Adapter at several weights, on the first persons."""
     from dp_adapter.evaluation.protocol import ADD, BASE, DP
@@ -307,7 +322,7 @@ def _sweep(
     return sorted(points, key=lambda point: (point.arm, float(point.label)))
 
 
-def _scale(references: Sequence[Reference]) -> dict[str, float | None]:
+def _scale(references: Sequence[ReferenceVectors]) -> dict[str, float | None]:
     """What the judge gives for two photos of one person, and for photos of two persons."""
     from dp_adapter.evaluation.metrics import cosine
 
@@ -319,7 +334,9 @@ def _scale(references: Sequence[Reference]) -> dict[str, float | None]:
     return {"same": means[0], "different": means[1]}
 
 
-def config_of(args: argparse.Namespace, studio: Studio, scorer: Scorer, job: Job, settings: Settings) -> dict[str, Any]:
+def config_of(
+    args: argparse.Namespace, studio: EvaluationPictures, scorer: Scorer, job: DiffusersJob, settings: Settings
+) -> dict[str, Any]:
     """What was asked for, with versions and digests: enough to do it again. No paths of the machine."""
     from importlib import metadata
 
@@ -342,7 +359,7 @@ def config_of(args: argparse.Namespace, studio: Studio, scorer: Scorer, job: Job
     }
 
 
-def _print(rows: Sequence[Row], plan: Plan) -> None:
+def _print(rows: Sequence[TableRow], plan: EvaluationPlan) -> None:
     """The table in short."""
     from dp_adapter.evaluation.report import cell
     from dp_adapter.evaluation.scores import METRICS

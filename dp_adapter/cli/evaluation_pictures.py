@@ -12,7 +12,7 @@ from typing import Any
 
 from dp_adapter.evaluation.protocol import Weights
 from dp_adapter.generation import scene_of
-from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.sampling import sample
 from dp_adapter.session import Session
@@ -39,7 +39,7 @@ class Trial:
     seconds: float
 
 
-class Studio:
+class EvaluationPictures:
     """Makes pictures with one base and one adapter, and keeps them in a folder.
 
     Args:
@@ -78,7 +78,7 @@ class Studio:
             _write_without(self.adapter, path, _LEFT_OUT[weights])
         return str(path)
 
-    def pictures(self, settings: Settings, job: Job) -> list[Trial]:
+    def pictures(self, settings: Settings, job: DiffusersJob) -> list[Trial]:
         """The pictures of a job; those of an earlier run are read again.
 
         Raises:
@@ -95,12 +95,12 @@ class Studio:
             self.made += job.batch
         return [Trial(load_picture(file), file, _seconds(file)) for file in files]
 
-    def missing(self, settings: Settings, job: Job) -> int:
+    def missing(self, settings: Settings, job: DiffusersJob) -> int:
         """How many pictures of a job would have to be made."""
         files = [self._file(settings, job, job.seed + number) for number in range(job.batch)]
         return 0 if all(file.is_file() for file in files) else job.batch
 
-    def _file(self, settings: Settings, job: Job, seed: int) -> Path:
+    def _file(self, settings: Settings, job: DiffusersJob, seed: int) -> Path:
         """Where a picture is kept: paths in the request stand for the files' contents."""
         made = {name: value for name, value in vars(job).items() if name not in ("seed", "batch", "init", "mask")}
         facts: dict[str, Any] = {"format": FORMAT, "base": self.base, "seed": seed, "job": made}

@@ -15,7 +15,7 @@ from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
-    from dp_adapter.hosts.pipelines.load_pipeline import Job
+    from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
     from dp_adapter.session import Explanation
     from dp_adapter.settings import Settings
 
@@ -141,7 +141,7 @@ def _box(text: str) -> dict[str, float]:
     return {"x0": x0, "y0": y0, "x1": x1, "y1": y1}
 
 
-def job_from(args: argparse.Namespace, native: int) -> Job:
+def job_from(args: argparse.Namespace, native: int) -> DiffusersJob:
     """The picture to be made. Its size defaults to the model's, with an init picture in that picture's proportions.
 
     Args:
@@ -151,7 +151,7 @@ def job_from(args: argparse.Namespace, native: int) -> Job:
     from PIL import Image, ImageOps
 
     from dp_adapter.hosts.pipelines.diffusers_job import Pixels
-    from dp_adapter.hosts.pipelines.load_pipeline import Job
+    from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
     from dp_adapter.identity.pictures.picture_files import load_mask, load_picture
 
     init = None if args.init is None else load_picture(args.init)
@@ -163,7 +163,7 @@ def job_from(args: argparse.Namespace, native: int) -> Job:
     def fitted(picture: Pixels) -> Pixels:
         return np.asarray(ImageOps.fit(Image.fromarray(picture), size), np.uint8)
 
-    job = Job(
+    job = DiffusersJob(
         prompt=args.prompt,
         negative_prompt=args.negative,
         width=size[0],

@@ -12,7 +12,7 @@ from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import IdentityError, SettingsError
 
 if TYPE_CHECKING:
-    from dp_adapter.identity.saved.identity_library import Identities
+    from dp_adapter.identity.saved.identity_library import IdentityLibrary
     from dp_adapter.identity.saved.saved_identity import Card
 
 
@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DPAdapterError: in words.
     """
-    from dp_adapter.identity.saved.identity_library import Identities
+    from dp_adapter.identity.saved.identity_library import IdentityLibrary
 
     if args.action == "save":
         return _save(args)
-    identities = Identities([models_root(args.models_dir)])
+    identities = IdentityLibrary([models_root(args.models_dir)])
     if args.action == "list":
         return _list(identities, args.json)
     if args.action == "show":
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(identities: Identities, as_json: bool) -> int:
+def _list(identities: IdentityLibrary, as_json: bool) -> int:
     bad = 0
     names = identities.names()
     for name in names:
@@ -114,7 +114,7 @@ def _save(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(identities: Identities, args: argparse.Namespace) -> int:
+def _show(identities: IdentityLibrary, args: argparse.Namespace) -> int:
     saved = identities.load(args.name)
     facts = _facts(saved)
     if args.thumbnail:

@@ -12,7 +12,7 @@ from dp_adapter.cli.models import models_root
 from dp_adapter.errors import HostError, WeightsError
 
 if TYPE_CHECKING:
-    from dp_adapter.training.personal.personal_objective import Options
+    from dp_adapter.training.personal.personal_objective import PersonalOptions
     from dp_adapter.training.personal.personalise import Learning, Progress
     from dp_adapter.training.personal.varied_views import Subject
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.hosts.attach.diffusers import base_of
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.hosts.prompts import textual_inversion
-    from dp_adapter.identity.encoders.encoder_pool import Encoders
+    from dp_adapter.identity.encoders.encoder_pool import EncoderPool
     from dp_adapter.training.personal import learned_words, varied_views
     from dp_adapter.training.personal.personal_objective import bank_of
     from dp_adapter.training.personal.personalise import begin, personalise
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = _options(args)
     names = learned_words.names_in(args.names or learned_words.NAMES)
-    encoders = Encoders([models_root(args.models_dir)])
+    encoders = EncoderPool([models_root(args.models_dir)])
     subjects = varied_views.look(args.photos, encoders, args.encoder)
     encoders.release()
     pipeline = load_pipeline.load(args.base, args.device, _dtype(args.dtype, args.device))
@@ -141,11 +141,11 @@ def _outputs(args: argparse.Namespace, name: str) -> Path:
     return out
 
 
-def _options(args: argparse.Namespace) -> Options:
+def _options(args: argparse.Namespace) -> PersonalOptions:
     from dp_adapter.training.personal.learned_words import TEMPLATES
-    from dp_adapter.training.personal.personal_objective import Options
+    from dp_adapter.training.personal.personal_objective import PersonalOptions
 
-    return Options(
+    return PersonalOptions(
         steps=args.steps,
         batch=args.batch,
         words=args.words,

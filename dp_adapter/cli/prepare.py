@@ -81,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
         DPAdapterError: in words.
     """
     from dp_adapter.training.prepare.captions import Captions
-    from dp_adapter.training.prepare.options import Options
+    from dp_adapter.training.prepare.options import PrepareOptions
     from dp_adapter.training.prepare.run import prepare
 
     names = [name.replace("-", "_") for name in _NUMBERS]
     encoders = tuple(name for name in separated(args.encoders) if name)
-    options = Options(
+    options = PrepareOptions(
         crop=args.crop,
         several=args.several,
         people=args.people,

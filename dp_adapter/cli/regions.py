@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dp_adapter.identity.faces.preview_faces import PreviewFinder
     from dp_adapter.identity.pictures.picture_files import Picture
     from dp_adapter.session import Session
-    from dp_adapter.session.regions.requested_regions import Area
+    from dp_adapter.session.regions.requested_regions import PersonRegion
     from dp_adapter.settings import Settings
 
 _NATIVE = {"sd15": 512, "sdxl": 1024}
@@ -69,7 +69,7 @@ class _Person:
     """Attributes: mask, parts: [H, W]; gates: caption and grid at each level of the UNet."""
 
     number: int
-    area: Area
+    area: PersonRegion
     mask: Any
     parts: dict[str, Any]
     gates: list[tuple[str, Any]]
@@ -122,11 +122,11 @@ def _people(
     from dp_adapter.core.regions.region_masks import gains
     from dp_adapter.core.types import Grid
     from dp_adapter.session import Scene
-    from dp_adapter.session.regions.requested_regions import Areas
+    from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     height, width = picture.shape[:2]
     scene = Scene(base, width, height, (picture,))
-    areas = Areas(session.photos, session.encoders, finder)
+    areas = RequestedRegions(session.photos, session.encoders, finder)
     named = sorted({item.identity for item in settings.references or settings.regions})
     numbers = named or list(range(max(1, faces)))
     found = [areas.of(settings, scene, number) for number in numbers]

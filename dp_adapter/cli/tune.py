@@ -14,10 +14,10 @@ from dp_adapter.cli import evaluate
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
-    from dp_adapter.cli.evaluation_pictures import Studio
-    from dp_adapter.evaluation.scores import Reference, Scorer
-    from dp_adapter.evaluation.tuning import Candidate
-    from dp_adapter.hosts.pipelines.load_pipeline import Job
+    from dp_adapter.cli.evaluation_pictures import EvaluationPictures
+    from dp_adapter.evaluation.scores import ReferenceVectors, Scorer
+    from dp_adapter.evaluation.tuning import TuningCandidate
+    from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
     from dp_adapter.settings import Settings
 
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(out: Path, kept: Sequence[Candidate], chosen: Candidate, made: int) -> None:
+def _tell(out: Path, kept: Sequence[TuningCandidate], chosen: TuningCandidate, made: int) -> None:
     print("On the Pareto front, from the most like the photo to the most like the prompt:")
     for candidate in sorted(kept, key=lambda one: -one.means[0]):
         identity, prompt = candidate.means
@@ -86,7 +86,7 @@ def _tell(out: Path, kept: Sequence[Candidate], chosen: Candidate, made: int) ->
     print(f"-> {out / 'pareto.png'} ({made} pictures made)")
 
 
-def _facts(candidate: Candidate, best: bool) -> dict[str, Any]:
+def _facts(candidate: TuningCandidate, best: bool) -> dict[str, Any]:
     identity, prompt = candidate.means
     facts = {"settings": dict(candidate.changes), "identity": identity, "prompt": prompt}
     return {**facts, "pictures": candidate.count, "on_front": best}
@@ -120,11 +120,11 @@ class _Trying:
 
     def __init__(
         self,
-        studio: Studio,
+        studio: EvaluationPictures,
         settings: Settings,
-        job: Job,
+        job: DiffusersJob,
         scorer: Scorer,
-        reference: Reference,
+        reference: ReferenceVectors,
         prompts: Sequence[tuple[str, str]],
         budget: int,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from dp_adapter import __version__
 from dp_adapter.generation import Generation, Result
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.modes import Mode, mode_parameters
 from dp_adapter.session import Explanation
 from dp_adapter.session.results.best_of import describing
@@ -23,7 +23,7 @@ def write(
     base: str,
     settings: Settings,
     mode: Mode,
-    job: Job,
+    job: DiffusersJob,
     generation: Generation,
     seconds: float,
     suffix: str = "",
@@ -122,7 +122,7 @@ def _plain(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, objec
             yield prefix + name, value
 
 
-def _job(job: Job, base: str, seed: int) -> dict[str, Any]:
+def _job(job: DiffusersJob, base: str, seed: int) -> dict[str, Any]:
     names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "sampler", "strength")
     facts: dict[str, Any] = {name: getattr(job, name) for name in names}
     kind = "txt2img" if job.init is None else "img2img" if job.mask is None else "inpaint"

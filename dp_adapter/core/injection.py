@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, LowRank, SiteAdapter, TextQuerySiteAdapter
-from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.reference_photo import ReferencePhoto
 from dp_adapter.core.regions.region_masks import GATE_POWERS
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.res_adapter import SizeCompanion
@@ -63,7 +63,7 @@ class Identity:
     text: TextIdentity | None = None
     entity: Entity | None = None
     person: int = 0
-    reference: Reference | None = None
+    reference: ReferencePhoto | None = None
 
     def __post_init__(self) -> None:
         """Raises HostError where tokens or blend mode are not those of the adapter."""

@@ -20,7 +20,7 @@ from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistenc
 from dp_adapter.core.folding import Folds, Key
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions.region_cache import RegionCache
-from dp_adapter.core.regions.region_masks import FlatPlacement, Placement
+from dp_adapter.core.regions.region_masks import FlatRegion, RowRegion
 from dp_adapter.core.text.sharing_by_words import SharedSite, text_weight
 from dp_adapter.core.text.site_text import SiteText
 from dp_adapter.core.types import RowKind, Site, Step
@@ -110,7 +110,7 @@ class SitePathways:
             (number, kind) for number in range(len(self.injection.identities)) for kind in _KINDS if kind in present
         ]
 
-    def _acting(self, step: Step, like: Tensor) -> Iterator[tuple[int, RowKind, FlatPlacement, float]]:
+    def _acting(self, step: Step, like: Tensor) -> Iterator[tuple[int, RowKind, FlatRegion, float]]:
         """Where each identity acts over the rows [R, N, C] of one kind, and its strength."""
         for number, identity in enumerate(self.injection.identities):
             strength = self.strength(identity, step)
@@ -176,7 +176,7 @@ class SitePathways:
         return weights
 
     def _identity_pathway(
-        self, step: Step, row: int, here: Sequence[Sequence[Placement]], captured: Captured
+        self, step: Step, row: int, here: Sequence[Sequence[RowRegion]], captured: Captured
     ) -> tuple[Tensor, Tensor]:
         """Sum over identities of G_k (s_k B_k + s'_k (Z'_t - Z_t)) [N, I], and the summed gate [N, 1], in one row."""
         q, z = captured.q[row], captured.z[row]
@@ -259,7 +259,7 @@ class SitePathways:
         return self._modules[name]
 
 
-def _add(out: Tensor, where: FlatPlacement, strength: float, term: Tensor) -> None:
+def _add(out: Tensor, where: FlatRegion, strength: float, term: Tensor) -> None:
     """Adds G s times a term [n, C] to the rows of [R * N, C] where an identity acts, in place."""
     term = term * (strength if where.gain is None else strength * where.gain)
     if isinstance(where.positions, slice):
@@ -268,7 +268,7 @@ def _add(out: Tensor, where: FlatPlacement, strength: float, term: Tensor) -> No
         out.index_add_(0, where.positions, term)
 
 
-def _full_gain(placement: Placement, x: Tensor) -> Tensor:
+def _full_gain(placement: RowRegion, x: Tensor) -> Tensor:
     """The gate of one row over all its positions: [N, 1]."""
     if placement.positions is None or placement.gain is None:
         return torch.ones_like(x[:, :1])

@@ -67,7 +67,7 @@ class IDResampler(Perceiver):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.latents = nn.Parameter(torch.empty_like(state["latents"], dtype=torch.float32))
-        self.final_attn = SelfAttention(*reversed(state["final_attn.to_q.weight"].shape))
+        self.final_attn = ResamplerAttention(*reversed(state["final_attn.to_q.weight"].shape))
 
     @classmethod
     def like(cls, state: State) -> IDResampler:
@@ -83,7 +83,7 @@ class IDResampler(Perceiver):
         return tokens + self.final_attn(tokens)
 
 
-class SelfAttention(nn.Module):
+class ResamplerAttention(nn.Module):
     """Tokens attend to themselves, normed twice: one norm for the queries, one for keys and values."""
 
     def __init__(self, width: int, inner: int) -> None:

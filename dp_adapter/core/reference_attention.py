@@ -10,13 +10,13 @@ from torch import Tensor
 
 from dp_adapter.core.attention import attend
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.reference_photo import ReferencePhoto
 from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.types import Site, Step
 from dp_adapter.errors import HostError
 
 
-class ReferenceAttention:
+class ReferenceSelfAttention:
     """The photos of one generation at all sites."""
 
     def __init__(self, injection: Injection, cache: RegionCache) -> None:
@@ -25,7 +25,7 @@ class ReferenceAttention:
         self._cache = cache
         self._tokens: dict[object, Tensor | None] = {}
 
-    def of(self, number: int) -> Reference:
+    def of(self, number: int) -> ReferencePhoto:
         """The photo of identity ``number``, which has one."""
         reference = self._references[number]
         assert reference is not None

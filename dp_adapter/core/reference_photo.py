@@ -23,7 +23,7 @@ _SURE = 0.5  # share of a cell that the person covers
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ReferencePhoto:
     """The photo of one person.
 
     Attributes:

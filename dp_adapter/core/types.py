@@ -68,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Window:
+class TileBox:
     """The part of a picture that a row shows, where another extension samples in tiles; in cells of the latents.
 
     Attributes:
@@ -97,7 +97,7 @@ class Step:
     progress: float
     rows: tuple[Row, ...]
     latent: Grid
-    windows: tuple[Window, ...] | None = None
+    windows: tuple[TileBox, ...] | None = None
     references: tuple[int, ...] = ()
 
     def twinned(self) -> Step:

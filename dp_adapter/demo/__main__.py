@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dp_adapter.demo import page, sections, sheets
-from dp_adapter.demo.make_pictures import Made, Studio
+from dp_adapter.demo.make_pictures import DemoPictures, Made
 from dp_adapter.demo.people import gathered
 from dp_adapter.demo.shots import SECTIONS, SEED, STEPS, Programme, Shot
 from dp_adapter.errors import DPAdapterError
@@ -60,7 +60,7 @@ def make(
     session = Session([base.parent], paths_allowed=True)
     people = gathered(session, programme.people, photo, photos)
     _say(f"{len(people)} people; loading {base.name}")
-    studio = Studio(base)
+    studio = DemoPictures(base)
 
     def shoot(wanted: Sequence[Shot]) -> Mapping[Shot, Made]:
         return studio.make(

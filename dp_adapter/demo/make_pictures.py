@@ -14,7 +14,7 @@ import torch
 from dp_adapter.demo.shots import GUIDANCE, SIDE, Shot
 from dp_adapter.generation import Generation, Result, generate
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
 from dp_adapter.session import Session
 
 WORKERS = 2
@@ -33,7 +33,7 @@ class Made:
         return self.generation.results[0]
 
 
-class Studio:
+class DemoPictures:
     """Workers with a pipeline and a session of their own, so that none sees another's adapter.
 
     Networks this small gain little from a second thread, and lose much where another program wants it: so each
@@ -77,7 +77,7 @@ class Studio:
     def _shoot(self, shot: Shot, steps: int) -> Made:
         session, pipeline = self._free.get()
         try:
-            job = Job(shot.prompt, width=SIDE, height=SIDE, steps=steps, guidance=GUIDANCE, seed=shot.seed)
+            job = DiffusersJob(shot.prompt, width=SIDE, height=SIDE, steps=steps, guidance=GUIDANCE, seed=shot.seed)
             return Made(shot, generate(session, pipeline, shot.settings, job))
         finally:
             self._free.put((session, pipeline))

@@ -21,7 +21,7 @@ _AROUND = 3.0  # side of what is shown of a photo, in sizes of the face
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class DemoPerson:
     """A person of the demo.
 
     Attributes:
@@ -39,7 +39,7 @@ class Person:
     facts: tuple[str, ...]
 
 
-def gathered(session: Session, whos: Sequence[Who], photo: Path | None, folder: Path) -> list[Person]:
+def gathered(session: Session, whos: Sequence[Who], photo: Path | None, folder: Path) -> list[DemoPerson]:
     """The people, their photos written into a folder.
 
     Args:
@@ -48,7 +48,7 @@ def gathered(session: Session, whos: Sequence[Who], photo: Path | None, folder: 
     Raises:
         DPAdapterError: the photo cannot be read, or shows no face.
     """
-    people: list[Person] = []
+    people: list[DemoPerson] = []
     for number, who in enumerate(whos):
         if number == 0 and photo is not None:
             people.append(looked_at(session, "you", load_picture(photo), folder))
@@ -65,7 +65,7 @@ def astronaut() -> Picture:
     return np.asarray(data.astronaut(), np.uint8)
 
 
-def looked_at(session: Session, name: str, picture: Picture, folder: Path) -> Person:
+def looked_at(session: Session, name: str, picture: Picture, folder: Path) -> DemoPerson:
     """A person by their photo, which is written into a folder.
 
     Raises:
@@ -92,7 +92,7 @@ def looked_at(session: Session, name: str, picture: Picture, folder: Path) -> Pe
     )
     factor = len(drawn) / len(picture)
     found = _cut(drawn, (factor * left, factor * top, factor * (left + side), factor * (top + side)))
-    return Person(name, photo, picture, face, _cut(picture, (left, top, left + side, top + side)), found, facts)
+    return DemoPerson(name, photo, picture, face, _cut(picture, (left, top, left + side, top + side)), found, facts)
 
 
 def aged(picture: Picture, face: Face, seed: int = 0) -> Picture:

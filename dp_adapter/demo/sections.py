@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dp_adapter.demo import shots
 from dp_adapter.demo.make_pictures import Made
-from dp_adapter.demo.people import Person, aged, looked_at
+from dp_adapter.demo.people import DemoPerson, aged, looked_at
 from dp_adapter.demo.shots import Edited, Programme, Shot
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.modes import mode_parameters
@@ -26,7 +26,7 @@ Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class CaptionedPicture:
     """One picture as it is shown.
 
     Attributes:
@@ -56,8 +56,8 @@ class Comparison:
     """
 
     prompt: str
-    person: Person
-    frames: Mapping[str, Frame]
+    person: DemoPerson
+    frames: Mapping[str, CaptionedPicture]
     heat: Mapping[str, Values]
     drift: Mapping[str, Drift]
 
@@ -75,7 +75,7 @@ class Strip:
     does: str
     prompt: str
     reference: Picture
-    frames: Mapping[str, Frame]
+    frames: Mapping[str, CaptionedPicture]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Story:
     """All that is shown, with its measurements."""
 
     programme: Programme
-    people: tuple[Person, ...]
+    people: tuple[DemoPerson, ...]
     comparisons: tuple[Comparison, ...]
     edits: tuple[Strip, ...]
     sweep: Strip | None
@@ -106,7 +106,7 @@ class Story:
 
 
 def told(
-    session: Session, programme: Programme, people: Sequence[Person], adapter: Path, folder: Path, shoot: Shoot
+    session: Session, programme: Programme, people: Sequence[DemoPerson], adapter: Path, folder: Path, shoot: Shoot
 ) -> Story:
     """Makes the pictures and measures them.
 
@@ -124,7 +124,7 @@ def told(
         for prompt in (programme.prompts if "arms" in wanted else ())
         for number in range(programme.grid)
     ]
-    edits: list[tuple[Edited, Person, dict[str, Shot]]] = []
+    edits: list[tuple[Edited, DemoPerson, dict[str, Shot]]] = []
     for edit in programme.edits if "modes" in wanted else ():
         person = people[edit.person]
         if edit.old:
@@ -151,14 +151,14 @@ def told(
     )
 
 
-def _frames(made: Mapping[Shot, Made], some: Mapping[Key, Shot], judge: Judge) -> dict[Key, Frame]:
+def _frames(made: Mapping[Shot, Made], some: Mapping[Key, Shot], judge: Judge) -> dict[Key, CaptionedPicture]:
     return {caption: _frame(made[shot], judge) for caption, shot in some.items()}
 
 
-def _frame(made: Made, judge: Judge) -> Frame:
+def _frame(made: Made, judge: Judge) -> CaptionedPicture:
     explanation, result = made.generation.explanation, made.result
     added = mode_parameters(explanation.words)
-    return Frame(
+    return CaptionedPicture(
         result.picture,
         judge.see(result.picture).likeness.get(0),
         added.get("DP-Adapter result words", ""),
@@ -169,7 +169,7 @@ def _frame(made: Made, judge: Judge) -> Frame:
     )
 
 
-def _compared(prompt: str, person: Person, frames: Mapping[str, Frame]) -> Comparison:
+def _compared(prompt: str, person: DemoPerson, frames: Mapping[str, CaptionedPicture]) -> Comparison:
     base, region = frames["base model"].picture, frames["DP-Adapter"].region
     pictures = {arm: frame.picture for arm, frame in frames.items()}
     return Comparison(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dp_adapter.demo.drawing import Cell, heat, overlay, sheet
-from dp_adapter.demo.sections import Comparison, Frame, Story, Strip
+from dp_adapter.demo.sections import CaptionedPicture, Comparison, Story, Strip
 
 
 def write(folder: Path, story: Story) -> list[Path]:
@@ -21,7 +21,7 @@ def write(folder: Path, story: Story) -> list[Path]:
     return made
 
 
-def alike(frame: Frame) -> str:
+def alike(frame: CaptionedPicture) -> str:
     """The likeness in words."""
     return "no face found" if frame.likeness is None else f"likeness {frame.likeness:.2f}"
 

@@ -74,7 +74,7 @@ def arms(names: Sequence[str]) -> tuple[Arm, ...]:
 
 
 @dataclass(frozen=True)
-class Person:
+class EvaluatedPerson:
     """One person: the photo that makes the pictures, and others of the same person to compare with."""
 
     name: str
@@ -82,7 +82,7 @@ class Person:
     others: tuple[Path, ...] = ()
 
 
-def people_in(folder: Path, limit: int | None = None) -> tuple[Person, ...]:
+def people_in(folder: Path, limit: int | None = None) -> tuple[EvaluatedPerson, ...]:
     """The people of a folder: ``NAME_a.jpg`` is the photo, ``NAME_b.jpg`` and so on are others; or one photo each.
 
     Raises:
@@ -98,11 +98,11 @@ def people_in(folder: Path, limit: int | None = None) -> tuple[Person, ...]:
             found.setdefault(name if lettered else path.stem, {})[letter.lower() if lettered else "a"] = path
     if not found:
         raise PictureError(f"There is no photo in {folder}", f"Put {', '.join(sorted(PHOTOS))} files there.")
-    people: list[Person] = []
+    people: list[EvaluatedPerson] = []
     for name, photos in found.items():
         if "a" not in photos:
             raise PictureError(f"{name} has no first photo in {folder}", f"Name it {name}_a.jpg.")
-        people.append(Person(name, photos["a"], tuple(photos[key] for key in sorted(photos) if key != "a")))
+        people.append(EvaluatedPerson(name, photos["a"], tuple(photos[key] for key in sorted(photos) if key != "a")))
     return tuple(people[:limit])
 
 
@@ -120,7 +120,7 @@ def filled(template: str, word: str, judged: str = "person") -> Prompt:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """The whole evaluation.
 
     Attributes:
@@ -129,7 +129,7 @@ class Plan:
         first_seed: of all.
     """
 
-    people: tuple[Person, ...]
+    people: tuple[EvaluatedPerson, ...]
     prompts: tuple[tuple[Prompt, ...], ...]
     seeds: int
     first_seed: int

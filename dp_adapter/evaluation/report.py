@@ -13,9 +13,9 @@ from dp_adapter import __version__
 from dp_adapter.errors import MissingDependencyError
 from dp_adapter.evaluation import plots, summary
 from dp_adapter.evaluation.bootstrap import DRAWS, LEVEL, Interval
-from dp_adapter.evaluation.protocol import ADD, Plan
+from dp_adapter.evaluation.protocol import ADD, EvaluationPlan
 from dp_adapter.evaluation.scores import METRICS, Metric
-from dp_adapter.evaluation.summary import Claim, Point, Row
+from dp_adapter.evaluation.summary import Claim, Point, TableRow
 
 FORMAT = 1
 SHOWN_PEOPLE, SHOWN_PROMPTS = 4, 6
@@ -31,8 +31,8 @@ class Results:
         notes: what the reader has to know, in sentences.
     """
 
-    plan: Plan
-    rows: Sequence[Row]
+    plan: EvaluationPlan
+    rows: Sequence[TableRow]
     sweep: Sequence[Point]
     config: Mapping[str, Any]
     scale: Mapping[str, float | None]
@@ -87,7 +87,7 @@ def cell(one: Interval | None, metric: Metric | None = None, sign: bool = False)
     return text if one.low is None or one.high is None else f"{text} ({one.low:{form}} to {one.high:{form}})"
 
 
-def _shown(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _shown(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     """The grids: for some persons, for some prompts, the first seed's picture of every arm."""
     people = list(dict.fromkeys(row.person for row in rows))[:SHOWN_PEOPLE]
     grids: list[dict[str, Any]] = []

@@ -88,7 +88,7 @@ class MeasuredScene:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ReferenceVectors:
     """A person as the judge sees them: vectors of the photo [D], and of others of theirs."""
 
     photo: Floats
@@ -110,7 +110,7 @@ class Scorer:
         self._detector = detector or YuNet(tiles=False)
         self._parser = parser or Parser()
 
-    def reference(self, name: str, photo: Picture, others: Sequence[Picture] = ()) -> Reference:
+    def reference(self, name: str, photo: Picture, others: Sequence[Picture] = ()) -> ReferenceVectors:
         """Looks at a person's photos.
 
         Raises:
@@ -122,7 +122,7 @@ class Scorer:
             if face is None:
                 raise FaceError(f"The judge finds no face in a photo of {name}", "Give another photo, or leave it out.")
             vectors.append(self.judge.vector(picture, face))
-        return Reference(vectors[0], tuple(vectors[1:]))
+        return ReferenceVectors(vectors[0], tuple(vectors[1:]))
 
     def face(self, picture: Picture) -> Face | None:
         """The largest face."""
@@ -135,14 +135,14 @@ class Scorer:
             return np.zeros(base.shape[:2], np.float32)
         return metrics.grown(self._parser.parse(base, face)["face"], _GROWN)
 
-    def both(self, picture: Picture, reference: Reference, text: str) -> tuple[float, float]:
+    def both(self, picture: Picture, reference: ReferenceVectors, text: str) -> tuple[float, float]:
         """Identity and prompt consistency alone."""
         face = self.face(picture)
         identity = 0.0 if face is None else metrics.cosine(self.judge.vector(picture, face), reference.photo)
         return identity, self.prompts.consistency(picture, text)[0]
 
     def score(
-        self, picture: Picture, reference: Reference, text: str, base: Picture, region: Floats, seconds: float
+        self, picture: Picture, reference: ReferenceVectors, text: str, base: Picture, region: Floats, seconds: float
     ) -> Scores:
         """All scores of one picture; those against the base model are missing where it is the base model's own."""
         face = self.face(picture)

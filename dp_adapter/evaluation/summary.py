@@ -14,7 +14,7 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One judged picture.
 
     Attributes:
@@ -50,7 +50,7 @@ Table = Mapping[str, Mapping[str, Interval]]
 """Intervals by arm and metric."""
 
 
-def table(rows: Sequence[Row]) -> dict[str, dict[str, Interval]]:
+def table(rows: Sequence[TableRow]) -> dict[str, dict[str, Interval]]:
     """Means of every arm and metric; what was measured nowhere is missing."""
     found: dict[str, dict[str, Interval]] = {}
     for arm in dict.fromkeys(row.arm for row in rows):
@@ -59,12 +59,12 @@ def table(rows: Sequence[Row]) -> dict[str, dict[str, Interval]]:
     return found
 
 
-def _mean(rows: Sequence[Row], metric: Metric) -> Interval | None:
+def _mean(rows: Sequence[TableRow], metric: Metric) -> Interval | None:
     having = [row for row in rows if metric.name in row.values]
     return interval([row.values[metric.name] for row in having], [row.person for row in having])
 
 
-def differences(rows: Sequence[Row], against: str = ADD) -> dict[str, dict[str, Interval]]:
+def differences(rows: Sequence[TableRow], against: str = ADD) -> dict[str, dict[str, Interval]]:
     """Paired differences of every other arm to one: same person, prompt and seed."""
     found: dict[str, dict[str, Interval]] = {}
     for arm in dict.fromkeys(row.arm for row in rows):
@@ -74,7 +74,7 @@ def differences(rows: Sequence[Row], against: str = ADD) -> dict[str, dict[str, 
     return found
 
 
-def paired(rows: Sequence[Row], arm: str, against: str, metric: str) -> Interval | None:
+def paired(rows: Sequence[TableRow], arm: str, against: str, metric: str) -> Interval | None:
     """Mean of the differences ``arm - against`` of one metric; None where no pair has both."""
     other = {(row.person, row.prompt, row.seed): row.values for row in rows if row.arm == against}
     values: list[float] = []
@@ -87,7 +87,7 @@ def paired(rows: Sequence[Row], arm: str, against: str, metric: str) -> Interval
     return interval(values, persons)
 
 
-def claims(rows: Sequence[Row]) -> list[Claim]:
+def claims(rows: Sequence[TableRow]) -> list[Claim]:
     """What the method claims against plain add, and identity against the base model.
 
     A claim holds where the paired interval lies on its side altogether: above -0.02 for identity, above or below 0 for
@@ -104,7 +104,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
 
 
 def _claim(
-    rows: Sequence[Row], means: Table, words: str, metric: str, against: str, least: float, sign: int = 1
+    rows: Sequence[TableRow], means: Table, words: str, metric: str, against: str, least: float, sign: int = 1
 ) -> Claim:
     found = paired(rows, DP, against, metric)
     own, other = means.get(DP, {}).get(metric), means.get(against, {}).get(metric)
@@ -117,7 +117,7 @@ def _claim(
     return Claim(words, True if worst > least else False if best < least else None, found, apart)
 
 
-def statement_shares(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def statement_shares(rows: Sequence[TableRow]) -> dict[str, dict[str, float]]:
     """Share of true statements by arm and kind, where captions are measured."""
     counts: dict[str, dict[str, list[bool]]] = {}
     for row in rows:

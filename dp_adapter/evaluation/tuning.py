@@ -15,7 +15,7 @@ FIRST = 2
 
 
 @dataclass
-class Candidate:
+class TuningCandidate:
     """Settings on trial: changed fields by dotted path, and both scores of every picture made so far."""
 
     changes: Mapping[str, float]
@@ -41,7 +41,7 @@ class Candidate:
         return harmonic(*self.means)
 
 
-def candidates(weight: float, budget: int) -> list[Candidate]:
+def candidates(weight: float, budget: int) -> list[TuningCandidate]:
     """The settings to try, the most telling first, as many as the budget gives two pictures each and a second round.
 
     Weights around the asked-for one; then a late start, which leaves the layout to the text; then the text emphasised
@@ -53,10 +53,10 @@ def candidates(weight: float, budget: int) -> list[Candidate]:
     table += [{"weight": one, "text_emphasis": 0.3} for one in around[:3]]
     table += [{"weight": one, "gate.up": 1.5} for one in around[:3]]
     unique = list({tuple(sorted(changes.items())): changes for changes in table}.values())
-    return [Candidate(changes) for changes in unique[: max(2, budget * 2 // 3 // FIRST)]]
+    return [TuningCandidate(changes) for changes in unique[: max(2, budget * 2 // 3 // FIRST)]]
 
 
-def search(pool: Sequence[Candidate], budget: int, attempt: Try) -> list[Candidate]:
+def search(pool: Sequence[TuningCandidate], budget: int, attempt: Try) -> list[TuningCandidate]:
     """Gives every candidate two pictures, then the better half twice as many, and so on while the budget lasts.
 
     The better half is the front (what no other beats in both scores), filled up by harmonic mean. All candidates of a
@@ -78,7 +78,7 @@ def search(pool: Sequence[Candidate], budget: int, attempt: Try) -> list[Candida
     return [candidate for candidate in pool if candidate.count]
 
 
-def _better(alive: Sequence[Candidate]) -> list[Candidate]:
+def _better(alive: Sequence[TuningCandidate]) -> list[TuningCandidate]:
     """Half of the candidates."""
     beaten = {
         id(one): sum(other.means[0] >= one.means[0] and other.means[1] >= one.means[1] for other in alive) - 1

@@ -2,21 +2,21 @@
 
 from dp_adapter.modes.describe import described, mode_parameters
 from dp_adapter.modes.expressions import EXPRESSIONS
-from dp_adapter.modes.mode import Mode, Words
-from dp_adapter.modes.prompts import Stage, stages, with_words
-from dp_adapter.modes.resolve import Edit, Facts, before, described_by, filled, needs_reference_age, resolve
+from dp_adapter.modes.mode import Mode, ModeWords
+from dp_adapter.modes.prompts import PromptStage, stages, with_words
+from dp_adapter.modes.resolve import ModeFacts, ResolvedMode, before, described_by, filled, needs_reference_age, resolve
 from dp_adapter.modes.table import TABLE
 from dp_adapter.modes.user_modes import Modes
 
 __all__ = [
     "EXPRESSIONS",
     "TABLE",
-    "Edit",
-    "Facts",
     "Mode",
+    "ModeFacts",
+    "ModeWords",
     "Modes",
-    "Stage",
-    "Words",
+    "PromptStage",
+    "ResolvedMode",
     "before",
     "described",
     "described_by",

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dp_adapter.modes.mode import Mode, Words
+from dp_adapter.modes.mode import Mode, ModeWords
 from dp_adapter.settings import Parts, Settings
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.messages import tidy
 
 if TYPE_CHECKING:
-    from dp_adapter.modes.resolve import Edit
+    from dp_adapter.modes.resolve import ResolvedMode
 
 _YOURS = " (as you set it)"
 
 
-def lines(asked: Settings, edit: Edit) -> tuple[str, ...]:
+def lines(asked: Settings, edit: ResolvedMode) -> tuple[str, ...]:
     """Sentences about a mode at work; of the portrait, which changes nothing, none.
 
     Args:
@@ -55,7 +55,7 @@ def described(mode: Mode) -> list[str]:
     return [*told, *mode.notes]
 
 
-def _for_age(words: Words) -> str:
+def _for_age(words: ModeWords) -> str:
     low, high = words.min_age, words.max_age
     if low is None and high is None:
         return _phrase(words)
@@ -63,7 +63,7 @@ def _for_age(words: Words) -> str:
     return f"{_phrase(words)} [ages {ages}]"
 
 
-def _told(asked: Settings, edit: Edit) -> Iterator[str]:
+def _told(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
     mode, made = edit.mode, edit.settings
     title = mode.title or asked.mode.partition(":")[2]
     yield f"{title}: {mode.does}" if mode.does else f"{title}."
@@ -90,7 +90,7 @@ def _told(asked: Settings, edit: Edit) -> Iterator[str]:
     yield from mode.notes
 
 
-def _parts(asked: Settings, edit: Edit) -> Iterator[str]:
+def _parts(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
     mode = edit.mode
     far = mode.far_parts
     open_still = far is not None and (asked.target_age is None or edit.settings.reference_age is None)
@@ -105,7 +105,7 @@ def _parts(asked: Settings, edit: Edit) -> Iterator[str]:
             yield f"{name} {tidy(made)}{'' if own is None else _YOURS}"
 
 
-def _photo(asked: Settings, edit: Edit) -> Iterator[str]:
+def _photo(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
     if edit.mode.retouch and asked.retouch == "auto":
         yield "Tint, creases and grain are taken out of the photo where it has them."
     elif asked.retouch == "on":
@@ -116,7 +116,7 @@ def _photo(asked: Settings, edit: Edit) -> Iterator[str]:
         yield f"The face in the photo is restored by {asked.restorer}{_YOURS}."
 
 
-def _phrase(words: Words) -> str:
+def _phrase(words: ModeWords) -> str:
     if words.start == 0 and words.end == 1:
         return words.text
     since = f"from {tidy(words.start)}" if words.start else ""
@@ -124,7 +124,7 @@ def _phrase(words: Words) -> str:
     return f"{words.text} ({' '.join(filter(None, (since, until)))})"
 
 
-def mode_parameters(words: Sequence[Words]) -> dict[str, str]:
+def mode_parameters(words: Sequence[ModeWords]) -> dict[str, str]:
     """A mode's words as parameters of a picture, under names that are never read back.
 
     What else it does follows from its name, which is a parameter of the request.

@@ -17,7 +17,7 @@ _POWER = Number(0.1, 8.0, 0.05)
 
 
 @dataclass(frozen=True)
-class Words(Record):
+class ModeWords(Record):
     """Words for the prompt in some stages of the generation (ProSpect).
 
     ``{target_age}``, ``{reference_age}`` and ``{expression}`` stand for the request's; ``{against}`` for what speaks
@@ -67,7 +67,9 @@ class Mode(Record):
         "Far parts",
         "The same where target and photo are 40 years or more apart; in between they go evenly.",
     )
-    words: tuple[Words, ...] = setting((), ListOf(RecordOf(Words), 64, "entry"), "Words", "Words for the prompts.")
+    words: tuple[ModeWords, ...] = setting(
+        (), ListOf(RecordOf(ModeWords), 64, "entry"), "Words", "Words for the prompts."
+    )
     needs: tuple[str, ...] = setting(
         (), ListOf(Choice(NEEDS), 3, "field", unique=True), "Needs", "Fields of the request that are asked for."
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dp_adapter.modes.mode import Words
+from dp_adapter.modes.mode import ModeWords
 from dp_adapter.settings.messages import tidy
 
 _AND = re.compile(r"\bAND\b")  # modules/prompt_parser.py of the WebUIs, re_AND
@@ -18,7 +18,7 @@ _TAG = re.compile(r"<[^<>]*>")
 
 
 @dataclass(frozen=True)
-class Stage:
+class PromptStage:
     """The prompts from a progress on."""
 
     start: float
@@ -26,7 +26,7 @@ class Stage:
     negative_prompt: str
 
 
-def with_words(prompt: str, negative_prompt: str, words: Sequence[Words]) -> tuple[str, str]:
+def with_words(prompt: str, negative_prompt: str, words: Sequence[ModeWords]) -> tuple[str, str]:
     """Both prompts with a mode's words, as the WebUIs read them; what is there already is not added again.
 
     Words of some stages are written as prompt editing, ``[word:0.1]`` and ``[word::0.8]``. Every part of ``AND`` gets
@@ -37,23 +37,23 @@ def with_words(prompt: str, negative_prompt: str, words: Sequence[Words]) -> tup
     return added, _appended(negative_prompt, _written(negative_prompt, words, negative=True))
 
 
-def stages(prompt: str, negative_prompt: str, words: Sequence[Words]) -> tuple[Stage, ...]:
+def stages(prompt: str, negative_prompt: str, words: Sequence[ModeWords]) -> tuple[PromptStage, ...]:
     """The prompts of every stage, in order, the first from 0 on; one stage where the words never change."""
     starts = sorted({0.0, *(one.start for one in words), *(one.end for one in words if one.end < 1)})
-    found: list[Stage] = []
+    found: list[PromptStage] = []
     for start in starts:
         now = [one for one in words if one.start <= start and (start < one.end or one.end == 1)]
         plain = [_plain(text, now, negative) for text, negative in ((prompt, False), (negative_prompt, True))]
         if not found or (found[-1].prompt, found[-1].negative_prompt) != (plain[0], plain[1]):
-            found.append(Stage(start, plain[0], plain[1]))
+            found.append(PromptStage(start, plain[0], plain[1]))
     return tuple(found)
 
 
-def _plain(prompt: str, words: Sequence[Words], negative: bool) -> str:
+def _plain(prompt: str, words: Sequence[ModeWords], negative: bool) -> str:
     return _appended(prompt, [phrase for phrase, _ in _missing(prompt, words, negative)])
 
 
-def _part(part: str, words: Sequence[Words]) -> str:
+def _part(part: str, words: Sequence[ModeWords]) -> str:
     """One part of AND with the words before its weight, its first border, and a comment in its last line."""
     weight, border = _WEIGHT.search(part), _BORDER.search(part)
     end = min(found.start() for found in (weight, border, _END.search(part)) if found)
@@ -62,7 +62,7 @@ def _part(part: str, words: Sequence[Words]) -> str:
     return _appended(part[:end], _written(part, words, negative=False)) + part[end:]
 
 
-def _written(prompt: str, words: Sequence[Words], negative: bool) -> list[str]:
+def _written(prompt: str, words: Sequence[ModeWords], negative: bool) -> list[str]:
     """What is missing, phrases of one stage together."""
     staged: list[tuple[float, float, list[str]]] = []
     for phrase, one in _missing(prompt, words, negative):
@@ -72,7 +72,7 @@ def _written(prompt: str, words: Sequence[Words], negative: bool) -> list[str]:
     return [_editing(", ".join(phrases), start, end) for start, end, phrases in staged]
 
 
-def _missing(prompt: str, words: Sequence[Words], negative: bool) -> Iterator[tuple[str, Words]]:
+def _missing(prompt: str, words: Sequence[ModeWords], negative: bool) -> Iterator[tuple[str, ModeWords]]:
     """Phrases that the prompt does not hold yet, each once."""
     seen = _TAG.sub(" ", prompt)
     for one in words:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dp_adapter.modes.describe import lines
 from dp_adapter.modes.expressions import named
-from dp_adapter.modes.mode import NEEDS, Mode, Words
+from dp_adapter.modes.mode import NEEDS, Mode, ModeWords
 from dp_adapter.settings import Gate, Parts, Settings, field_at
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.sections import WEIGHT, Span
@@ -22,7 +22,7 @@ _AGE_UNKNOWN = (
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModeFacts:
     """What the request cannot know.
 
     Attributes:
@@ -34,12 +34,12 @@ class Facts:
     inpaint: bool = False
 
 
-_EXPECTED = Facts(inpaint=True)
+_EXPECTED = ModeFacts(inpaint=True)
 """What is taken to be so before a photo or a picture was looked at."""
 
 
 @dataclass(frozen=True)
-class Edit:
+class ResolvedMode:
     """A mode at work.
 
     Attributes:
@@ -52,7 +52,7 @@ class Edit:
 
     mode: Mode
     settings: Settings
-    words: tuple[Words, ...] = ()
+    words: tuple[ModeWords, ...] = ()
     lines: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     face_pass: bool = False
@@ -63,7 +63,7 @@ def needs_reference_age(settings: Settings, mode: Mode) -> bool:
     return settings.reference_age is None and "reference_age" in mode.reads
 
 
-def resolve(settings: Settings, mode: Mode, facts: Facts) -> Edit:
+def resolve(settings: Settings, mode: Mode, facts: ModeFacts) -> ResolvedMode:
     """The request as the mode makes it; what the mode asks for and nobody gave is taken from the mode."""
     age = settings.reference_age if settings.reference_age is not None else facts.reference_age
     edit = _edit(replace(settings, reference_age=age), mode, facts)
@@ -106,7 +106,7 @@ def _taken(settings: Settings, mode: Mode) -> Iterator[str]:
         yield f"{field_at(name).label} {value} is taken, as none was given."
 
 
-def _edit(asked: Settings, mode: Mode, facts: Facts) -> Edit:
+def _edit(asked: Settings, mode: Mode, facts: ModeFacts) -> ResolvedMode:
     settings = replace(asked, **_defaults(asked, mode))
     acts = settings.mode != "inpaint" or facts.inpaint
     mode = mode if acts else Mode()
@@ -123,7 +123,7 @@ def _edit(asked: Settings, mode: Mode, facts: Facts) -> Edit:
         restorer="off" if settings.restorer == "auto" and not mode.restore else settings.restorer,
     )
     wants_pass = mode.face_pass and settings.face_pass.use == "auto"
-    edit = Edit(mode, changed, words, face_pass=wants_pass)
+    edit = ResolvedMode(mode, changed, words, face_pass=wants_pass)
     return replace(edit, lines=lines(settings, edit)) if acts else edit
 
 
@@ -150,7 +150,7 @@ def _parts(settings: Settings, mode: Mode) -> Parts:
     return Parts(**chosen)
 
 
-def _words(settings: Settings, mode: Mode) -> tuple[Words, ...]:
+def _words(settings: Settings, mode: Mode) -> tuple[ModeWords, ...]:
     """The mode's words for this request, without phrases that speak of what is not known."""
     expression = named(settings.expression)
     stands_for = {
@@ -160,7 +160,7 @@ def _words(settings: Settings, mode: Mode) -> tuple[Words, ...]:
         "{against}": expression.against,
     }
     unknown = [name for name, value in stands_for.items() if not value]
-    found: list[Words] = []
+    found: list[ModeWords] = []
     for one in mode.words:
         if not one.fits(settings.target_age):
             continue

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from dp_adapter.modes.mode import Mode, Words
+from dp_adapter.modes.mode import Mode, ModeWords
 from dp_adapter.settings import Parts
 
 _TEXT_AROUND = Parts(hair=0.0, neck=0.0, clothes=0.0, background=0.0)
 
 
-def _ages(low: int, high: int, words: str, against: str, texture: str = "") -> tuple[Words, ...]:
+def _ages(low: int, high: int, words: str, against: str, texture: str = "") -> tuple[ModeWords, ...]:
     """Words for target ages: the coarse ones from the first step on, texture when the face has its shape."""
-    found = [Words(words, min_age=low, max_age=high), Words(against, negative=True, min_age=low, max_age=high)]
+    found = [ModeWords(words, min_age=low, max_age=high), ModeWords(against, negative=True, min_age=low, max_age=high)]
     if texture:
-        found.append(Words(texture, start=0.2, min_age=low, max_age=high))
+        found.append(ModeWords(texture, start=0.2, min_age=low, max_age=high))
     return tuple(found)
 
 
@@ -28,9 +28,9 @@ TABLE: Mapping[str, Mode] = MappingProxyType(
             start=0.3,
             parts=_TEXT_AROUND,
             words=(
-                Words("full body"),
-                Words("wide shot, head to toe, feet visible", end=0.6),  # framing is settled in the coarse stages
-                Words("close-up, headshot, cropped, out of frame", negative=True),
+                ModeWords("full body"),
+                ModeWords("wide shot, head to toe, feet visible", end=0.6),  # framing is settled in the coarse stages
+                ModeWords("close-up, headshot, cropped, out of frame", negative=True),
             ),
             face_pass=True,
         ),
@@ -42,7 +42,7 @@ TABLE: Mapping[str, Mode] = MappingProxyType(
             far_parts=Parts(skin=0.5, brows=0.5, hair=0.0),
             needs=("target_age",),
             words=(
-                Words("{target_age} years old", min_age=1),
+                ModeWords("{target_age} years old", min_age=1),
                 *_ages(0, 0, "newborn baby", "adult, wrinkles, beard, makeup"),
                 *_ages(1, 3, "toddler", "adult, wrinkles, beard, makeup", "smooth soft skin, round cheeks"),
                 *_ages(4, 12, "child", "adult, wrinkles, beard, makeup", "smooth skin, round cheeks"),
@@ -62,10 +62,12 @@ TABLE: Mapping[str, Mode] = MappingProxyType(
             structure=0.3,
             parts=_TEXT_AROUND,
             words=(
-                Words("color photo, natural skin tones"),
-                Words("sharp focus, detailed skin", start=0.3),
-                Words("sepia, monochrome, black and white, film grain, scratches, faded, vintage photo", negative=True),
-                Words("blurry", negative=True, start=0.3),
+                ModeWords("color photo, natural skin tones"),
+                ModeWords("sharp focus, detailed skin", start=0.3),
+                ModeWords(
+                    "sepia, monochrome, black and white, film grain, scratches, faded, vintage photo", negative=True
+                ),
+                ModeWords("blurry", negative=True, start=0.3),
             ),
             retouch=True,
             restore=True,
@@ -76,7 +78,7 @@ TABLE: Mapping[str, Mode] = MappingProxyType(
             start=0.2,
             parts=Parts(mouth=0.6, eyes=0.6, brows=0.6),
             needs=("expression",),
-            words=(Words("{expression}"), Words("{against}", negative=True)),
+            words=(ModeWords("{expression}"), ModeWords("{against}", negative=True)),
         ),
         "inpaint": Mode(
             title="Personalised inpainting",

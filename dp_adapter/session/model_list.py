@@ -50,7 +50,7 @@ class ModelFacts:
         return self.variants if len(self.variants) > 1 and self.answer is None else ()
 
 
-class Models:
+class ModelListing:
     """The files of a library, each looked into once while it stays unchanged."""
 
     def __init__(self, library: Library, limit: int = 256) -> None:

@@ -12,9 +12,9 @@ from dp_adapter.core.res_adapter import SizeCompanion
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.errors import FaceError, SettingsError, WeightsError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
-from dp_adapter.identity.pictures.dropped_photos import Shelf
-from dp_adapter.identity.saved.identity_library import Identities
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
+from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
+from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.modes import Modes
 from dp_adapter.session.assembly import identity_net, sharing_by_words
@@ -25,11 +25,11 @@ from dp_adapter.session.assembly.variants import variant_of
 from dp_adapter.session.photos import reference_attention
 from dp_adapter.session.photos.features import FeatureReader, Person
 from dp_adapter.session.photos.latents import Latents
-from dp_adapter.session.photos.photo_edits import Editing, Restorers, no_restorers
-from dp_adapter.session.photos.reference_photos import Photos
+from dp_adapter.session.photos.photo_edits import PhotoEdits, Restorers, no_restorers
+from dp_adapter.session.photos.reference_photos import ReferencePhotos
 from dp_adapter.session.photos.save_identity import embedded
 from dp_adapter.session.photos.w_plus import Directions
-from dp_adapter.session.regions.requested_regions import Areas
+from dp_adapter.session.regions.requested_regions import RequestedRegions
 from dp_adapter.session.regions.tracker import Tracker
 from dp_adapter.session.regions.tracker_setup import tracker_of
 from dp_adapter.session.scene import Scene
@@ -68,17 +68,17 @@ class Session:
         checkpoints_mb: int = 4096,
     ) -> None:
         self.roots = tuple(roots)
-        self.encoders = Encoders(roots, encoder_folders, device)
+        self.encoders = EncoderPool(roots, encoder_folders, device)
         self.library = Library(roots, paths_allowed, folders)
-        self.shelf = Shelf(photos_mb * 2**20)
-        self.identities = Identities(roots)
+        self.shelf = DroppedPhotos(photos_mb * 2**20)
+        self.identities = IdentityLibrary(roots)
         latents = Latents(roots, paths_allowed)
-        self.photos = Photos(self.encoders, paths_allowed, self.shelf, self.identities, latents)
+        self.photos = ReferencePhotos(self.encoders, paths_allowed, self.shelf, self.identities, latents)
         self._features = FeatureReader(self.encoders, Directions(roots))
         self._texts = TextIdentities()
-        self._areas = Areas(self.photos, self.encoders)
+        self._areas = RequestedRegions(self.photos, self.encoders)
         self.modes = Modes(roots)
-        self._editing = Editing(self.modes, self.photos, self.encoders, restorers)
+        self._editing = PhotoEdits(self.modes, self.photos, self.encoders, restorers)
         self._checkpoints: Cache[Checkpoint] = Cache(checkpoints, checkpoints_mb * 2**20)
         self._companions: Cache[ResAdapter] = Cache(1)
 

@@ -25,7 +25,7 @@ _CONTRAST = 0.055
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPattern:
     """The best pattern: its name, the share of variance that it explains, and the standard deviation explained."""
 
     name: str
@@ -33,7 +33,7 @@ class Found:
     contrast: float
 
 
-def pattern_of(lightness: Floats, background: Floats) -> Found:
+def pattern_of(lightness: Floats, background: Floats) -> FoundPattern:
     """The pattern of a background.
 
     Args:
@@ -45,7 +45,7 @@ def pattern_of(lightness: Floats, background: Floats) -> Found:
     weights = background.reshape(-1)
     total = float(weights.sum())
     if total < 0.03 * GRID * GRID:
-        return Found("plain", 0.0, 0.0)
+        return FoundPattern("plain", 0.0, 0.0)
     y, x = np.mgrid[0:GRID, 0:GRID].astype(np.float32) / GRID - 0.5
     slope = np.stack([np.ones(GRID * GRID, np.float32), x.reshape(-1), y.reshape(-1)], 1)
     root = np.sqrt(weights)[:, None]
@@ -54,7 +54,7 @@ def pattern_of(lightness: Floats, background: Floats) -> Found:
     rest = (flat - slope @ plane) * weights
     rest = (rest - weights * rest.sum() / total).astype(np.float32)
     variance = float((rest**2).sum()) / total
-    best = Found("plain", 0.0, 0.0)
+    best = FoundPattern("plain", 0.0, 0.0)
     for name, bank in templates().items():  # [K, N]
         centred = bank - (bank @ weights / total)[:, None]
         spread = (centred**2) @ weights / total  # [K]
@@ -62,9 +62,9 @@ def pattern_of(lightness: Floats, background: Floats) -> Found:
         explained = shared**2 / np.maximum(spread * variance, 1e-9)
         largest = float(explained.max())
         if largest > best.explained:
-            best = Found(name, largest, float(np.sqrt(largest * variance)))
+            best = FoundPattern(name, largest, float(np.sqrt(largest * variance)))
     if best.explained < _EXPLAINED or best.contrast < _CONTRAST:
-        return Found("plain", best.explained, best.contrast)
+        return FoundPattern("plain", best.explained, best.contrast)
     return best
 
 

@@ -11,12 +11,12 @@ from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import Parser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base import portrait_facts as facts
-from dp_adapter.small_base.caption_grammar import PLACES, Facts, Statement, statements
+from dp_adapter.small_base.caption_grammar import PLACES, CaptionFacts, Statement, statements
 from dp_adapter.small_base.pixel_labels import labels_of
 from dp_adapter.small_base.portrait_facts import HairMeasure
 from dp_adapter.small_base.scene_measures import (
     SIDE,
-    Seen,
+    LabelledPicture,
     background_colour,
     clothes_colour,
     head_crop,
@@ -55,7 +55,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPicture:
     """Everything that captions speak of, as it is in one picture.
 
     Attributes:
@@ -84,16 +84,16 @@ class Measured:
         return whole[kind] if kind in whole else self.head is not None and self.head.true(stated)
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> CaptionFacts:
         """What can be said of the person with certainty, for captions."""
         if self.head is None:
-            return Facts()
+            return CaptionFacts()
         glasses = facts.between(self.head.glasses, facts.GLASSES)
-        return Facts(self.head.hair.strict, glasses, facts.between(self.head.teeth, facts.TEETH))
+        return CaptionFacts(self.head.hair.strict, glasses, facts.between(self.head.teeth, facts.TEETH))
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CaptionVerdict:
     """Every statement of a caption with whether it is true of the picture."""
 
     statements: tuple[tuple[Statement, bool], ...]
@@ -113,7 +113,7 @@ class SceneCheck:
         self._detector = detector or YuNet(tiles=False)
         self._parser = Parser()
 
-    def check(self, picture: Picture, caption: str) -> Verdict:
+    def check(self, picture: Picture, caption: str) -> CaptionVerdict:
         """Judges every statement of a caption on a nearly square picture [H, W, 3].
 
         Raises:
@@ -121,15 +121,15 @@ class SceneCheck:
         """
         asked = statements(caption)
         measured = self.measure(picture)
-        return Verdict(tuple((one, measured.true(one)) for one in asked))
+        return CaptionVerdict(tuple((one, measured.true(one)) for one in asked))
 
-    def measure(self, picture: Picture) -> Measured:
+    def measure(self, picture: Picture) -> MeasuredPicture:
         """Everything that captions speak of, in a picture [H, W, 3]."""
         whole = resized(picture, SIDE)
         faces = sorted(self._detector.detect(whole), key=lambda face: float(face.centre[0]))
-        seen = Seen(whole, lab_of(whole), labels_of(self._parser, whole, faces), tuple(faces))
+        seen = LabelledPicture(whole, lab_of(whole), labels_of(self._parser, whole, faces), tuple(faces))
         kind = pattern(seen).name
-        return Measured(
+        return MeasuredPicture(
             grey=is_grey(seen),
             people=len(faces),
             head=self._head(seen),
@@ -138,7 +138,7 @@ class SceneCheck:
             pattern=kind,
         )
 
-    def _head(self, seen: Seen) -> Head | None:
+    def _head(self, seen: LabelledPicture) -> Head | None:
         face: Face | None = max(seen.faces, key=lambda one: one.size, default=None)
         if face is None:
             return None

@@ -112,7 +112,7 @@ def _no_caption(part: str) -> SettingsError:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CaptionFacts:
     """What is true of a person's photo; None: not said, as it cannot be told."""
 
     hair: str | None = None
@@ -120,7 +120,7 @@ class Facts:
     smiling: bool | None = None
 
 
-def drawn(seed: int, facts: Facts, count: int) -> list[str]:
+def drawn(seed: int, facts: CaptionFacts, count: int) -> list[str]:
     """Captions for one person, the same for the same seed.
 
     Framing, place, clothes and background vary as in training; the face is described as the photo has it, so that
@@ -130,7 +130,7 @@ def drawn(seed: int, facts: Facts, count: int) -> list[str]:
     return [_caption(chance, facts) for _ in range(count)]
 
 
-def _caption(chance: random.Random, facts: Facts) -> str:
+def _caption(chance: random.Random, facts: CaptionFacts) -> str:
     size = chance.choices(("close-up ", "", "full body "), (0.35, 0.5, 0.15))[0]
     place = "" if size == "close-up " else chance.choice((" on the left", "", " on the right"))
     # A mouth of five pixels cannot be judged.

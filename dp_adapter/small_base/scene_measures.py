@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, CROP, FACE_SKIN, INPUT
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.small_base.background_patterns import GRID, Floats, Found, pattern_of
+from dp_adapter.small_base.background_patterns import GRID, Floats, FoundPattern, pattern_of
 from dp_adapter.small_base.caption_grammar import COLOURS
 from dp_adapter.small_base.portrait_facts import Bytes
 
@@ -27,7 +27,7 @@ _GREY = 9.0  # chroma below which the skin of a face has no colour; skin of a co
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class LabelledPicture:
     """A picture as the networks see it; everything in px of [SIDE, SIDE].
 
     Attributes:
@@ -73,7 +73,7 @@ def place_of(face: Face) -> str:
     return "on the left" if off < -_OFF_CENTRE else "on the right" if off > _OFF_CENTRE else "in the centre"
 
 
-def is_grey(seen: Seen) -> bool:
+def is_grey(seen: LabelledPicture) -> bool:
     """Whether a picture has no colour: by the skin of the faces, else by the whole picture."""
     chroma = np.hypot(seen.lab[..., 1], seen.lab[..., 2])
     skin = seen.labels == FACE_SKIN
@@ -82,7 +82,7 @@ def is_grey(seen: Seen) -> bool:
     return float(np.percentile(chroma, 98)) < _GREY
 
 
-def clothes_colour(seen: Seen, where: str = "") -> str | None:
+def clothes_colour(seen: LabelledPicture, where: str = "") -> str | None:
     """The palette's colour of the clothes below a face; None where there is no such person or no clothes are seen."""
     face = _person(seen, where)
     if face is None:
@@ -104,17 +104,17 @@ def clothes_colour(seen: Seen, where: str = "") -> str | None:
     return nearest(_median(seen.lab[mask]))
 
 
-def _person(seen: Seen, where: str) -> Face | None:
+def _person(seen: LabelledPicture, where: str) -> Face | None:
     if not where:
         return max(seen.faces, key=lambda face: face.size, default=None)
     return next((face for face in seen.faces if place_of(face) == where), None)
 
 
-def _behind(seen: Seen) -> Mask:
+def _behind(seen: LabelledPicture) -> Mask:
     return eroded(seen.labels == BACKGROUND, 9)
 
 
-def pattern(seen: Seen) -> Found:
+def pattern(seen: LabelledPicture) -> FoundPattern:
     """The background's pattern."""
     import cv2
 
@@ -123,7 +123,7 @@ def pattern(seen: Seen) -> Found:
     return pattern_of(np.asarray(light, np.float32), (np.asarray(share) > 0.5).astype(np.float32))
 
 
-def background_colour(seen: Seen, patterned: bool) -> str | None:
+def background_colour(seen: LabelledPicture, patterned: bool) -> str | None:
     """The palette's colour nearest to the background's; of a pattern, the colour whose two shades explain it best."""
     pixels = seen.lab[_behind(seen)]
     if len(pixels) < 0.02 * SIDE * SIDE:

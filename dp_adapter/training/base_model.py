@@ -26,7 +26,7 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Text:
+class TextEncoding:
     """What the UNet is told of captions: context [B, 77, D], and SDXL's ``text_embeds`` and ``time_ids``."""
 
     context: Tensor
@@ -105,7 +105,7 @@ class Frozen:
         return copy.deepcopy(self.vae).float()
 
     @torch.no_grad()
-    def texts(self, captions: Sequence[str], place: Tensor, side: int) -> Text:
+    def texts(self, captions: Sequence[str], place: Tensor, side: int) -> TextEncoding:
         """Captions, cut at 77 tokens, as the model's pipeline encodes them.
 
         Args:
@@ -113,7 +113,9 @@ class Frozen:
         """
         pipeline = self.pipeline
         if self.family == "sd15":
-            return Text(self._hidden(pipeline.tokenizer, pipeline.text_encoder, captions).last_hidden_state, None)
+            return TextEncoding(
+                self._hidden(pipeline.tokenizer, pipeline.text_encoder, captions).last_hidden_state, None
+            )
         first = self._hidden(pipeline.tokenizer, pipeline.text_encoder, captions)
         second = self._hidden(pipeline.tokenizer_2, pipeline.text_encoder_2, captions)
         context = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
@@ -123,7 +125,7 @@ class Frozen:
             context, pooled = context * said[:, None, None], pooled * said[:, None]
         size = torch.full_like(place[:, :2], side)
         time_ids = torch.cat([place, size], 1).to(pooled)
-        return Text(context, {"text_embeds": pooled, "time_ids": time_ids})
+        return TextEncoding(context, {"text_embeds": pooled, "time_ids": time_ids})
 
     def _hidden(self, tokenizer: Any, encoder: Any, captions: Sequence[str]) -> Any:
         ids = tokenizer(list(captions), padding="max_length", max_length=77, truncation=True, return_tensors="pt")

@@ -83,7 +83,7 @@ _CLIP_G: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Models:
+class BaseModels:
     """The frozen models of a base, on the meta device; ``here`` says whether they are those that the run names."""
 
     unet: nn.Module
@@ -102,7 +102,7 @@ class Models:
         return cast(Any, self.texts[-1]).config.projection_dim
 
 
-def models(config: Config) -> Models:
+def models(config: Config) -> BaseModels:
     """Of the folder or file that the configuration names, where it is here; else of its family's own model.
 
     Raises:
@@ -121,7 +121,7 @@ def models(config: Config) -> Models:
         texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**first))]
         if family == "sdxl":
             texts.append(CLIPTextModelWithProjection(CLIPTextConfig(**second)))
-        found = Models(
+        found = BaseModels(
             library.UNet2DConditionModel.from_config(unet) if told[0] else library.UNet2DConditionModel(**unet),
             library.AutoencoderKL.from_config(vae) if told[0] else library.AutoencoderKL(**vae),
             tuple(texts),

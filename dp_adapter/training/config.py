@@ -120,7 +120,7 @@ DEFAULTS: Mapping[StageKind, Losses] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """Attributes:
     kind: what is trained: ``iea`` (projection, keys, values), ``tca`` (text pathway), ``ffb`` (all, IEA slower).
     batch: samples a process and forward pass; accumulate: forward passes a step.
@@ -144,7 +144,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Watching:
+class MonitorConfig:
     """Attributes:
     every: steps between two points of the loss curves.
     checkpoint_every, samples_every: steps between two checkpoints and two sample grids; 0 for none on the way.
@@ -177,9 +177,9 @@ class Config:
     out: str
     base: BaseModel
     data: Data
-    stage: tuple[Stage, ...]
+    stage: tuple[TrainingStage, ...]
     adapter: AdapterPlan = field(default_factory=AdapterPlan)
-    watch: Watching = field(default_factory=Watching)
+    watch: MonitorConfig = field(default_factory=MonitorConfig)
     seed: int = 0
     precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
@@ -305,7 +305,7 @@ def _check(config: Config) -> None:
     _require(config.watch.keep >= 1, "watch.keep", "must be 1 or more", 1)
 
 
-def _check_parts(config: Config, stage: Stage, at: str) -> None:
+def _check_parts(config: Config, stage: TrainingStage, at: str) -> None:
     plan = config.adapter
     if plan.gated:
         _require(

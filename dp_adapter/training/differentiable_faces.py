@@ -33,7 +33,7 @@ class FaceNetwork(Protocol):
         ...
 
 
-class SFace(nn.Module):
+class DifferentiableSFace(nn.Module):
     """The shipped SFace, as ``identity.faces.face_embedding.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
 
     Args:
@@ -51,7 +51,7 @@ class SFace(nn.Module):
             return self.net(crops.float())
 
 
-class ArcFace(nn.Module):
+class DifferentiableArcFace(nn.Module):
     """A recognition network of insightface's packs (``w600k_r50.onnx``): [B, 3, 112, 112] -> [B, e].
 
     insightface's ``ArcFaceONNX`` takes RGB scaled to -1..1 (mean and deviation 127.5).

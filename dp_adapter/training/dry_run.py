@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.training import base_shapes
 from dp_adapter.training.base_model import DTYPES, overflows
-from dp_adapter.training.config import Config, Stage
+from dp_adapter.training.config import Config, TrainingStage
 from dp_adapter.training.data.batches import LATENT
 from dp_adapter.training.initial_adapter import WIDTHS, new_adapter, with_pathways
 from dp_adapter.training.training_stages import first, trained_by
@@ -36,7 +36,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """One row through a model with gradients.
 
     Attributes:
@@ -62,7 +62,7 @@ class StageNeeds:
         flops, flops_checkpointed: of a step with all its passes; hours: at the throughput that was given, the same two.
     """
 
-    stage: Stage
+    stage: TrainingStage
     trained: int
     frozen: int
     adapter: int
@@ -149,8 +149,8 @@ def _millions(number: int) -> str:
 
 def _stage(
     config: Config,
-    stage: Stage,
-    models: base_shapes.Models,
+    stage: TrainingStage,
+    models: base_shapes.BaseModels,
     start: Adapter | None,
     dtype: torch.dtype,
     throughput: float,
@@ -206,7 +206,7 @@ def _stage(
     )
 
 
-def _inputs(models: base_shapes.Models, tokens: int, cells: int, dtype: torch.dtype, xl: bool) -> dict[str, Any]:
+def _inputs(models: base_shapes.BaseModels, tokens: int, cells: int, dtype: torch.dtype, xl: bool) -> dict[str, Any]:
     """One row's arguments of ``AdaptedUNet``; the tokens take gradients, as those of a projection do."""
     identity = torch.empty(1, tokens, models.context, dtype=dtype, requires_grad=True)
     text = torch.empty(1, 77, models.context, dtype=dtype)
@@ -224,7 +224,7 @@ def _decoded(vae: Any, cells: int) -> Tensor:
     return vae.decode(latents).sample
 
 
-def measured(run: Callable[[], Tensor], module: nn.Module) -> Pass:
+def measured(run: Callable[[], Tensor], module: nn.Module) -> ForwardPass:
     """One forward and backward of a module on the meta device."""
     parameters = {_storage(value) for value in (*module.parameters(), *module.buffers())}
     kept: dict[int, int] = {}
@@ -267,7 +267,7 @@ def measured(run: Callable[[], Tensor], module: nn.Module) -> Pass:
     total = sum(kept.values())
     outside = total - in_blocks
     recomputed = outside + largest + sum(entered.values()) if blocks else total
-    return Pass(total, recomputed, there.get_total_flops(), back.get_total_flops())
+    return ForwardPass(total, recomputed, there.get_total_flops(), back.get_total_flops())
 
 
 def _is_block(name: str) -> bool:
@@ -322,7 +322,7 @@ def flash_attention() -> Generator[None]:
 
 
 @contextmanager
-def _normed_in_full(models: base_shapes.Models) -> Generator[None]:
+def _normed_in_full(models: base_shapes.BaseModels) -> Generator[None]:
     """Autocast computes norms in float32 and keeps their inputs so; the meta device has no autocast."""
     with ExitStack() as stack:
         for model in (models.unet, models.vae):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dp_adapter.core.regions.region_masks import on_grid
 from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
-from dp_adapter.training.base_model import Frozen, Text
+from dp_adapter.training.base_model import Frozen, TextEncoding
 from dp_adapter.training.config import Losses
 from dp_adapter.training.differentiable_faces import FaceNetwork, embed_faces
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions, Prediction
@@ -21,17 +21,17 @@ from dp_adapter.training.unet.call import Record
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
+class CaptionEdit:
     """The first k rows at timesteps of their own, with their captions and with something more in them."""
 
     noisy: Tensor
     timesteps: Tensor
-    plain: Text
-    edited: Text
+    plain: TextEncoding
+    edited: TextEncoding
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class ObjectiveInputs:
     """One batch with everything that is drawn for it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Inputs:
     noisy: Tensor
     noise: Tensor
     timesteps: Tensor
-    text: Text
+    text: TextEncoding
     mask: Tensor
     features: Tensor
     others: Tensor
@@ -54,7 +54,7 @@ class Inputs:
     text_on: Tensor | None
     points: Tensor
     sface: Tensor
-    edit: Edit | None
+    edit: CaptionEdit | None
     seed: int
 
 
@@ -82,7 +82,7 @@ class Objective(nn.Module):
         self._frozen = (frozen, faces)
         self._edited_halvings = next(site.halvings for site in sites if site.level == "up")
 
-    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+    def forward(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
         """Each term unweighted by name, and ``loss``, their weighted sum."""
         weights, mask = self._weights, inputs.mask
         conditions = Conditions(inputs.text.context, self.adapted.tokens(inputs.features), mask, inputs.text_on)
@@ -118,13 +118,15 @@ class Objective(nn.Module):
         }
         return frozenset(name for name, weight in names.items() if weight)
 
-    def _said(self, inputs: Inputs, conditions: Conditions, record: frozenset[Record] = frozenset()) -> Prediction:
+    def _said(
+        self, inputs: ObjectiveInputs, conditions: Conditions, record: frozenset[Record] = frozenset()
+    ) -> Prediction:
         return self.adapted(
             inputs.noisy, inputs.timesteps, conditions, record=record, added_cond_kwargs=inputs.text.added
         )
 
     @torch.no_grad()
-    def _swapped(self, inputs: Inputs, conditions: Conditions) -> Tensor:
+    def _swapped(self, inputs: ObjectiveInputs, conditions: Conditions) -> Tensor:
         """What is predicted for a mixture with another person: [B, 4, h, w]."""
         assert conditions.tokens is not None
         others = self.adapted.tokens(inputs.others)
@@ -132,14 +134,14 @@ class Objective(nn.Module):
         other = losses.interpolated_identity(conditions.tokens, others, generator)
         return self._said(inputs, replace(conditions, tokens=other)).noise.float()
 
-    def _edit(self, edit: Edit, conditions: Conditions) -> Tensor:
+    def _edit(self, edit: CaptionEdit, conditions: Conditions) -> Tensor:
         count = len(edit.noisy)
         assert conditions.tokens is not None
         tokens, mask = conditions.tokens[:count], conditions.mask[:count]
 
         through: list[Tensor] = []
 
-        def features(text: Text, identity: bool) -> tuple[Tensor, ...]:
+        def features(text: TextEncoding, identity: bool) -> tuple[Tensor, ...]:
             said: Prediction = self.adapted(
                 edit.noisy,
                 edit.timesteps,
@@ -159,7 +161,7 @@ class Objective(nn.Module):
         grid = on_grid(mask[:, 0], Grid(*mask.shape[-2:]), self._edited_halvings).flatten(1)[..., None]
         return sum(through, losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain)))
 
-    def _identity(self, inputs: Inputs, noise: Tensor) -> Tensor:
+    def _identity(self, inputs: ObjectiveInputs, noise: Tensor) -> Tensor:
         """Only the rows that count are decoded; the rest would cost memory for nothing."""
         frozen, faces = self._frozen
         assert faces is not None

@@ -26,14 +26,14 @@ from dp_adapter.core.regions.region_masks import GATE_POWERS
 from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training import base_model, run_checkpoint, training_stages
-from dp_adapter.training.config import Config, Stage, to_tables
+from dp_adapter.training.config import Config, TrainingStage, to_tables
 from dp_adapter.training.data.batches import Batch, Examples, batches, cache_latents
 from dp_adapter.training.data.shards import Shards
-from dp_adapter.training.differentiable_faces import SFace
+from dp_adapter.training.differentiable_faces import DifferentiableSFace
 from dp_adapter.training.initial_adapter import from_public
 from dp_adapter.training.losses import EDIT_TIMESTEPS
-from dp_adapter.training.monitor.monitor import Watch
-from dp_adapter.training.objective import Edit, Inputs, Objective
+from dp_adapter.training.monitor.monitor import RunMonitor
+from dp_adapter.training.objective import CaptionEdit, Objective, ObjectiveInputs
 from dp_adapter.training.parallel import fsdp
 from dp_adapter.training.parallel.deepspeed import ZeroLearner
 from dp_adapter.training.parallel.devices import accelerator_for, wait
@@ -88,7 +88,7 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
     progress = run_checkpoint.read_progress(found, config, accelerator.num_processes) if found else None
     out.mkdir(parents=True, exist_ok=True)
     base = base_model.load(config, accelerator.device)
-    run = Run(config, accelerator, base, Shards(config.data.shards), tell, plugin)
+    run = TrainingRun(config, accelerator, base, Shards(config.data.shards), tell, plugin)
     if found and progress:
         run.restore(found, progress)
         tell(f"Going on after step {progress.total} of {config.steps}.")
@@ -98,7 +98,7 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
     return run.finish()
 
 
-class Run:
+class TrainingRun:
     """One run of training.
 
     Args:
@@ -127,12 +127,12 @@ class Run:
             with accelerator.main_process_first():
                 cache_latents(examples, base.moments, config.folder, base.digest())
         faces = any(stage.losses.identity for stage in config.stage)
-        self._faces = SFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
+        self._faces = DifferentiableSFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
         if plugin is not None:  # after the adapter took its first weights from the UNet
             fsdp.shard(base.unet, accelerator, plugin)
         deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
         self._kind = ZeroLearner if deepspeed else Learner if plugin is None else ShardedLearner
-        self.watch = Watch(config, accelerator, base, shards, tell, plugin is not None)
+        self.watch = RunMonitor(config, accelerator, base, shards, tell, plugin is not None)
 
     # --- one stage -------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class Run:
             self.watch.close()
             raise Stopped(f"Stopped after step {state.total} of {self.config.steps}; go on with --resume")
 
-    def _prepared(self, stage: Stage) -> tuple[Learner, list[str]]:
+    def _prepared(self, stage: TrainingStage) -> tuple[Learner, list[str]]:
         """What does the stage's steps, and the names of what is trained."""
         state, config = self.state, self.config
         adapter, state.average = (
@@ -216,7 +216,7 @@ class Run:
         learner = self._kind(self.accelerator, objective, [group for group in groups if group["params"]], stage)
         return learner, list(trained)
 
-    def inputs(self, batch: Batch, stage: Stage, number: int) -> Inputs:
+    def inputs(self, batch: Batch, stage: TrainingStage, number: int) -> ObjectiveInputs:
         """A batch with what is drawn for this step and pass.
 
         The draws are made on the CPU, so that they are the same on every device.
@@ -248,13 +248,13 @@ class Run:
             plain, place = batch.captions[:count], batch.place[:count]
             at = drawn(*EDIT_TIMESTEPS, count)
             edited = [f"{caption}, {words}" if caption else words for caption in plain]
-            edit = Edit(
+            edit = CaptionEdit(
                 self._noised(latents[:count], normal(count, *shape[1:]), at),
                 at,
                 base.texts(plain, place, side),
                 base.texts(edited, place, side),
             )
-        return Inputs(
+        return ObjectiveInputs(
             noisy=self._noised(latents, noise, timesteps),
             noise=noise,
             timesteps=timesteps,
@@ -282,7 +282,7 @@ class Run:
         for name in names:
             self.state.average.get_parameter(name).lerp_(self.state.adapter.get_parameter(name), 1 - decay)
 
-    def _after_step(self, stage: Stage, learner: Learner, asked: Callable[[], bool]) -> bool:
+    def _after_step(self, stage: TrainingStage, learner: Learner, asked: Callable[[], bool]) -> bool:
         """Reports, samples and saves where it is time; returns whether to stop here."""
         state, plan = self.state, self.config.watch
         last = state.step == stage.steps
@@ -298,7 +298,7 @@ class Run:
             self._save(learner.state())
         return stop
 
-    def _report(self, stage: Stage) -> None:
+    def _report(self, stage: TrainingStage) -> None:
         """Raises TrainingError where a loss since the last time is no number."""
         state, started = self.state, time.perf_counter()
         wait(self.accelerator.device)  # the loop's clock has stopped, but on a GPU the step is still being computed
@@ -381,7 +381,7 @@ class Run:
         }
 
 
-def rate(stage: Stage, step: int) -> float:
+def rate(stage: TrainingStage, step: int) -> float:
     """Factor on the learning rate at a step, from 0: a linear rise, then constant or half a cosine down to 0."""
     if step < stage.warmup:
         return (step + 1) / (stage.warmup + 1)

@@ -13,7 +13,7 @@ from dp_adapter.webui.job import stopped_in_panel
 from dp_adapter.webui.job.stop import FROM_PANEL, stopping, warn
 
 if TYPE_CHECKING:
-    from dp_adapter.webui.job.job import Run
+    from dp_adapter.webui.job.job import Job
 
 TITLE = "DP-Adapter"
 _RUN = "dp_adapter_run"  # attribute of a job's processing object
@@ -70,13 +70,13 @@ class DPAdapterScript(scripts.Script):
             return
         setattr(p, FROM_PANEL, not getattr(p, "is_api", False) and args[:1] in ((None,), ("",)))
         with stopping(p):
-            from dp_adapter.webui.job.job import Run, settings_for
+            from dp_adapter.webui.job.job import Job, settings_for
             from dp_adapter.webui.parameters.describe_job import forget
 
             forget(p)
             settings = settings_for(p, args)
             if settings.enabled:
-                setattr(p, _RUN, Run(p, settings))
+                setattr(p, _RUN, Job(p, settings))
 
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if run := _run_of(p):
@@ -112,13 +112,13 @@ def _off(args: Sequence[Any]) -> bool:
     return (request == "" and (enabled is None or enabled is False)) or all(one is None for one in args)
 
 
-def _run_of(p: Any) -> Run | None:
+def _run_of(p: Any) -> Job | None:
     return getattr(p, _RUN, None)
 
 
 def _end(p: Any) -> None:
     """Forgets the job that this processing object did before: Loopback and others use one several times."""
-    run: Run | None = p.__dict__.pop(_RUN, None)
+    run: Job | None = p.__dict__.pop(_RUN, None)
     if run is not None and run.is_of(p):
         run.close()
 

@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_before_the_work(
 def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapter_file: Path, tmp_path: Path) -> None:
     import torch
 
-    from dp_adapter.cli.evaluation_pictures import Studio
+    from dp_adapter.cli.evaluation_pictures import EvaluationPictures
     from dp_adapter.core.adapter import SiteAdapter
     from dp_adapter.core.blend import FeatureBlending, TextConsistency
     from dp_adapter.evaluation.protocol import Weights
@@ -104,7 +104,9 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
         site.blending = FeatureBlending(site.width, 2)
     own.save(tmp_path / "whole.safetensors", adapter, "sd15", "sface", {"steps": 3})
     pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
-    studio = Studio(Session([], paths_allowed=True), pipeline, tiny_folder, tmp_path / "whole.safetensors", tmp_path)
+    studio = EvaluationPictures(
+        Session([], paths_allowed=True), pipeline, tiny_folder, tmp_path / "whole.safetensors", tmp_path
+    )
     assert studio.trained == {"text", "blending"} and studio.model("whole") == str(tmp_path / "whole.safetensors")
     expected: tuple[tuple[Weights, set[str]], ...] = (("no-blending", {"text"}), ("bare", set()))
     for weights, left in expected:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.session.results.best_of import STRIDE
 from tests.cli.conftest import Generate
 
@@ -19,13 +19,13 @@ Shown = dict[int, Path]
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[Shown, list[Job]]:
+def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[Shown, list[DiffusersJob]]:
     """By seed, the picture that takes the place of the untrained base's, which shows nobody; and the jobs that ran."""
     pictures: Shown = {}
-    jobs: list[Job] = []
+    jobs: list[DiffusersJob] = []
     run = load_pipeline.run
 
-    def shows(pipeline: Any, job: Job, *args: Any, **named: Any) -> list[Any]:
+    def shows(pipeline: Any, job: DiffusersJob, *args: Any, **named: Any) -> list[Any]:
         jobs.append(job)
         made = run(pipeline, job, *args, **named)
         for number in range(job.batch):
@@ -47,7 +47,7 @@ def facts(path: Path) -> dict[str, Any]:
 SIZE = ("--width", "256", "--height", "256", "--seed", "7")
 
 
-def test_the_best_of_three(generate: Generate, shown: tuple[Shown, list[Job]], portrait: Path) -> None:
+def test_the_best_of_three(generate: Generate, shown: tuple[Shown, list[DiffusersJob]], portrait: Path) -> None:
     pictures, jobs = shown
     pictures[7 + STRIDE] = portrait
     made = generate(*SIZE, "--box", "0,0,0.5,1", "--set", "report.best_of=3", "--set", "report.drift=true")
@@ -63,7 +63,9 @@ def test_the_best_of_three(generate: Generate, shown: tuple[Shown, list[Job]], p
     assert "best of" not in told["parameters"] and "candidate 2 of 3" in made.out
 
 
-def test_a_picture_below_is_left_out(generate: Generate, shown: tuple[Shown, list[Job]], portrait: Path) -> None:
+def test_a_picture_below_is_left_out(
+    generate: Generate, shown: tuple[Shown, list[DiffusersJob]], portrait: Path
+) -> None:
     shown[0][8] = portrait
     flags = ("--batch", "2", "--set", "report.least=0.8", "--set", "report.below=skip")
     made = generate(*SIZE, *flags)
@@ -80,7 +82,7 @@ def test_drift_of_a_box(generate: Generate) -> None:
     assert facts(made.pictures[1])["report"] == {}, "without the adapter nobody drifts"
 
 
-def test_the_face_pass(generate: Generate, shown: tuple[Shown, list[Job]], portrait: Path) -> None:
+def test_the_face_pass(generate: Generate, shown: tuple[Shown, list[DiffusersJob]], portrait: Path) -> None:
     shown[0][7] = portrait
     flags = ("--set", "face_pass.use=on", "--set", "face_pass.size=256", "--set", "face_pass.strength=0.5")
     made = generate(*SIZE, *flags, "--set", "report.enabled=true")

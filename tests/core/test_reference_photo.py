@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dp_adapter.core.reference_photo import Reference, noise_level, shares
+from dp_adapter.core.reference_photo import ReferencePhoto, noise_level, shares
 from dp_adapter.core.types import Grid, Row, Step
 from tests import tiny
 
@@ -31,21 +31,21 @@ def test_shares_of_models_with_another_deviation() -> None:
 
 
 def test_the_noise_is_always_the_same() -> None:
-    one, other = (Reference(torch.ones(4, 3, 5), seed=7) for _ in range(2))
+    one, other = (ReferencePhoto(torch.ones(4, 3, 5), seed=7) for _ in range(2))
     assert torch.equal(one.noised(0.6, 0.8), other.noised(0.6, 0.8))
     assert torch.equal(one.noised(1, 0), one.latents)
-    assert not torch.equal(one.noised(0.6, 0.8), Reference(one.latents, seed=8).noised(0.6, 0.8))
+    assert not torch.equal(one.noised(0.6, 0.8), ReferencePhoto(one.latents, seed=8).noised(0.6, 0.8))
 
 
 def test_tokens_are_the_cells_that_the_person_covers() -> None:
     mask = tiny.box(0.5, 0, 1, 0.5, (8, 8))
-    reference = Reference(torch.zeros(4, 8, 8), mask)
+    reference = ReferencePhoto(torch.zeros(4, 8, 8), mask)
     tokens = reference.tokens(Grid(8, 8), 1)
     assert tokens is not None and tokens.tolist() == [2, 3, 6, 7]
-    assert Reference(reference.latents).tokens(Grid(8, 8), 1) is None
+    assert ReferencePhoto(reference.latents).tokens(Grid(8, 8), 1) is None
     few = torch.zeros(1, 64, 64)
     few[0, 2, 60] = 1  # less than half of any cell
-    tiny_one = Reference(reference.latents, few).tokens(Grid(8, 8), 1)
+    tiny_one = ReferencePhoto(reference.latents, few).tokens(Grid(8, 8), 1)
     assert tiny_one is not None and tiny_one.tolist() == [3]
 
 
@@ -59,9 +59,9 @@ def test_tokens_are_the_cells_that_the_person_covers() -> None:
     ],
 )
 def test_whether_it_is_ever_looked_at(changes: dict[str, object], active: bool) -> None:
-    reference = Reference(torch.zeros(4, 8, 8), **changes)  # type: ignore[arg-type]
+    reference = ReferencePhoto(torch.zeros(4, 8, 8), **changes)  # type: ignore[arg-type]
     assert reference.ever_active == active and bool(reference.at(0.5)) == active
-    assert Reference(torch.zeros(4, 8, 8), start=0.6).at(0.5) == 0
+    assert ReferencePhoto(torch.zeros(4, 8, 8), start=0.6).at(0.5) == 0
 
 
 def test_rows_of_photos_come_last_and_go() -> None:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from dp_adapter.demo import __main__ as demo
 from dp_adapter.demo import drawing, page
-from dp_adapter.demo.people import Person
-from dp_adapter.demo.sections import Comparison, Frame, Story
+from dp_adapter.demo.people import DemoPerson
+from dp_adapter.demo.sections import CaptionedPicture, Comparison, Story
 from dp_adapter.demo.shots import EDITS, PEOPLE, Edited, Programme
 from dp_adapter.errors import HostError, PictureError
 from dp_adapter.identity.faces.face import Face
@@ -119,10 +119,10 @@ def test_the_means_count_a_missing_face_as_nothing_alike() -> None:
     region = np.zeros((128, 128), np.float32)
     region[32:96, 32:96] = 1
     face = Face(np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0)
-    person = Person("a", Path("a.png"), none, face, none, none, ())
+    person = DemoPerson("a", Path("a.png"), none, face, none, none, ())
 
     def one(alike: float | None, outside: float | None) -> Comparison:
-        frame = Frame(none, alike, "", "", (), region, "")
+        frame = CaptionedPicture(none, alike, "", "", (), region, "")
         return Comparison("p", person, {"DP-Adapter": frame}, {}, {"DP-Adapter": Drift(outside, 0.1)})
 
     story = Story(SHORT, (person,), (one(0.5, 0.25), one(None, None)), (), None)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dp_adapter.demo import shots
-from dp_adapter.demo.make_pictures import Studio
+from dp_adapter.demo.make_pictures import DemoPictures
 from dp_adapter.demo.people import PORTRAITS, aged
 from dp_adapter.demo.shots import Shot
 from dp_adapter.errors import WeightsError
@@ -72,7 +72,7 @@ def test_a_shot_that_cannot_be_made_ends_it(tiny_folder: Path, portrait: Path) -
     absent = shots.asking(Path("/absent.safetensors"), portrait)
     wanted = [Shot("a person", absent.replace(weight=weight), 7) for weight in (0.5, 0.6, 0.7)]
     with pytest.raises(WeightsError):
-        Studio(tiny_folder, workers=1).make(wanted, 1, note)
+        DemoPictures(tiny_folder, workers=1).make(wanted, 1, note)
     assert not made
 
 

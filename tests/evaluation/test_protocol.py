@@ -11,7 +11,7 @@ import pytest
 from dp_adapter.errors import MissingDependencyError, PictureError, SettingsError
 from dp_adapter.evaluation import fastcomposer, tuning
 from dp_adapter.evaluation.judges import judge
-from dp_adapter.evaluation.protocol import ARMS, Plan, arms, filled, people_in
+from dp_adapter.evaluation.protocol import ARMS, EvaluationPlan, arms, filled, people_in
 from dp_adapter.settings import Region, Settings
 
 
@@ -48,7 +48,7 @@ def test_no_seed_is_used_twice(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "b.jpg").touch()
     prompts = tuple(filled(text, "man img") for text in fastcomposer.templates()[:3])
-    plan = Plan(people_in(tmp_path), (prompts, prompts), 4, 100, ARMS)
+    plan = EvaluationPlan(people_in(tmp_path), (prompts, prompts), 4, 100, ARMS)
     used = [plan.seed(person, prompt) + k for person in range(2) for prompt in range(3) for k in range(4)]
     assert used == list(range(100, 124)) and plan.pictures == 24 * len(ARMS)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from dp_adapter.evaluation.summary import Point, Row, claims, differences, front, paired, statement_shares, table
+from dp_adapter.evaluation.summary import Point, TableRow, claims, differences, front, paired, statement_shares, table
 
 
-def rows(dp: float, add: float, metric: str = "prompt") -> list[Row]:
+def rows(dp: float, add: float, metric: str = "prompt") -> list[TableRow]:
     """Five persons, two seeds; persons differ far more than arms do."""
-    made: list[Row] = []
+    made: list[TableRow] = []
     for person in range(5):
         for seed in range(2):
             for arm, value in (("base", 0.0), ("add", add), ("dp", dp)):
                 values = {metric: 0.1 * person + value + 0.001 * seed, "detected": 1.0}
-                made.append(Row(f"p{person}", 0, "", seed, arm, "", values, {"hair black": arm == "dp"}))
+                made.append(TableRow(f"p{person}", 0, "", seed, arm, "", values, {"hair black": arm == "dp"}))
     return made
 
 
@@ -28,7 +28,7 @@ def test_a_paired_difference_is_blind_to_persons() -> None:
 
 
 def test_the_claim_is_judged_by_the_whole_interval() -> None:
-    def of(found: list[Row]) -> dict[str, bool | None]:
+    def of(found: list[TableRow]) -> dict[str, bool | None]:
         return {claim.words.split(" ")[0]: claim.holds for claim in claims(found)}
 
     assert of(rows(0.30, 0.28))["prompt"] is True
@@ -38,7 +38,7 @@ def test_the_claim_is_judged_by_the_whole_interval() -> None:
     assert claims(rows(0.27, 0.28, "identity"))[0].holds is True
     assert claims(rows(0.25, 0.28, "identity"))[0].holds is False
     unseen = [
-        Row(*(r.person, r.prompt, r.text, r.seed, r.arm, r.file), {**r.values, "detected": 0.0}, {})
+        TableRow(*(r.person, r.prompt, r.text, r.seed, r.arm, r.file), {**r.values, "detected": 0.0}, {})
         for r in rows(0.28, 0.28, "identity")
     ]
     assert claims(unseen)[0].holds is None

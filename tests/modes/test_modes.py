@@ -13,10 +13,10 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.modes import (
     EXPRESSIONS,
     TABLE,
-    Facts,
     Mode,
+    ModeFacts,
     Modes,
-    Words,
+    ModeWords,
     before,
     described,
     described_by,
@@ -31,9 +31,9 @@ from dp_adapter.settings.fields import fields_of
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def edited(facts: Facts | None = None, **fields: Any) -> Any:
+def edited(facts: ModeFacts | None = None, **fields: Any) -> Any:
     settings = Settings.from_dict(fields)
-    return resolve(settings, Modes([]).of(settings.mode), facts or Facts())
+    return resolve(settings, Modes([]).of(settings.mode), facts or ModeFacts())
 
 
 def text(edit: Any, negative: bool = False) -> str:
@@ -51,10 +51,10 @@ def test_every_mode_of_the_settings_is_in_the_table() -> None:
 
 def test_the_portrait_changes_nothing() -> None:
     settings = Settings()
-    edit = resolve(settings, TABLE["portrait"], Facts())
+    edit = resolve(settings, TABLE["portrait"], ModeFacts())
     assert edit.settings == settings.replace(retouch="off", restorer="off") and not edit.words and not edit.lines
     chosen = Settings(retouch="on", restorer="GFPGAN", free_parts=True)
-    assert resolve(chosen, TABLE["portrait"], Facts()).settings == chosen
+    assert resolve(chosen, TABLE["portrait"], ModeFacts()).settings == chosen
 
 
 def test_headshot_to_full_body() -> None:
@@ -74,10 +74,10 @@ def test_an_old_photo() -> None:
 
 
 def test_inpainting_takes_the_mask_as_it_is() -> None:
-    edit = edited(Facts(inpaint=True), mode="inpaint")
+    edit = edited(ModeFacts(inpaint=True), mode="inpaint")
     assert edit.settings.gate == Gate(1, 1, 1) and edit.settings.span.start == 0
     assert edited(mode="inpaint", gate={"up": 2}).settings.gate == Gate(up=2)
-    assert not edited(Facts(inpaint=True), mode="inpaint").notes
+    assert not edited(ModeFacts(inpaint=True), mode="inpaint").notes
 
 
 def test_without_an_inpaint_mask_it_is_the_portrait_and_says_so() -> None:
@@ -93,9 +93,9 @@ def test_the_further_the_ages_the_more_is_the_texts(target: int, share: float) -
 
 
 def test_the_age_in_the_photo_is_the_users_else_estimated_else_left_open() -> None:
-    assert edited(Facts(reference_age=70), mode="age", target_age=30, reference_age=30).settings.parts.skin == 0.65
-    assert edited(Facts(reference_age=70), mode="age", target_age=30).settings.parts.skin == 0.5
-    assert not edited(Facts(reference_age=70), mode="age", target_age=30).notes
+    assert edited(ModeFacts(reference_age=70), mode="age", target_age=30, reference_age=30).settings.parts.skin == 0.65
+    assert edited(ModeFacts(reference_age=70), mode="age", target_age=30).settings.parts.skin == 0.5
+    assert not edited(ModeFacts(reference_age=70), mode="age", target_age=30).notes
     unknown = edited(mode="age", target_age=30)
     assert unknown.settings.parts.skin == 0.575 and unknown.settings.reference_age is None
     assert "30 years old" in text(unknown) and "age in the photo is not known" in unknown.notes[0]
@@ -140,8 +140,8 @@ def test_words_can_be_left_out() -> None:
 
 # Words into prompts.
 
-PLAIN = (Words("full body"), Words("blurry", negative=True))
-STAGED = (Words("wide shot", end=0.6), Words("sharp, crisp", start=0.3), Words("x", start=0.2, end=0.5))
+PLAIN = (ModeWords("full body"), ModeWords("blurry", negative=True))
+STAGED = (ModeWords("wide shot", end=0.6), ModeWords("sharp, crisp", start=0.3), ModeWords("x", start=0.2, end=0.5))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_words_of_some_stages_in_the_webuis_syntax() -> None:
 
 def test_a_phrase_that_is_there_is_not_added_and_its_neighbours_are() -> None:
     assert with_words("a sharp photo", "", STAGED[1:2])[0] == "a sharp photo, [crisp:0.3]"
-    assert with_words("a", "", (Words("b, b"), Words("b")))[0] == "a, b"
+    assert with_words("a", "", (ModeWords("b, b"), ModeWords("b")))[0] == "a, b"
 
 
 def test_negative_prompts_know_no_and() -> None:
@@ -223,7 +223,7 @@ def test_a_mode_of_ones_own(modes: Modes, tmp_path: Path) -> None:
     put(tmp_path, "Äpfel", {})
     assert modes.own() == ("custom:film noir", "custom:Äpfel") and modes.names()[: len(TABLE)] == tuple(TABLE)
     settings = Settings(mode="custom:film noir", target_age=40)
-    edit = resolve(settings, modes.of(settings.mode), Facts())
+    edit = resolve(settings, modes.of(settings.mode), ModeFacts())
     assert edit.settings.span.start == 0.4 and edit.settings.parts == Parts(hair=1.0) and edit.settings.free_parts
     assert text(edit) == "film noir, 40 years old" and edit.lines[0] == "Noir."
     assert modes.of("custom:Äpfel") == Mode()
@@ -277,7 +277,7 @@ def test_what_a_mode_of_ones_own_asks_for_and_nobody_gives_is_its_own(modes: Mod
     put(tmp_path, "older", {"needs": ["target_age", "reference_age", "expression"], "words": words})
     put(tmp_path, "oldest", {"needs": ["target_age"], "target_age": 99, "words": words})
     older, oldest = (
-        resolve(Settings(mode=name), modes.of(name), Facts()) for name in ("custom:older", "custom:oldest")
+        resolve(Settings(mode=name), modes.of(name), ModeFacts()) for name in ("custom:older", "custom:oldest")
     )
     assert text(older) == f"60 years old, {EXPRESSIONS['smiling'].words}" and len(older.notes) == 3
     assert text(oldest) == "99 years old" and oldest.notes[0] == "Target age 99 is taken, as none was given."
@@ -287,7 +287,7 @@ def test_what_a_mode_of_ones_own_asks_for_and_nobody_gives_is_its_own(modes: Mod
 def test_no_mode_refuses_with_its_defaults(modes: Modes, tmp_path: Path, name: str) -> None:
     put(tmp_path, "noir", (DOCS / "modes" / "noir.json").read_text())
     settings = Settings.from_dict({"mode": name, "references": [{"image": "a.png"}]})
-    edit = resolve(settings, modes.of(name), Facts())
+    edit = resolve(settings, modes.of(name), ModeFacts())
     assert "{" not in text(edit) + text(edit, negative=True)
     assert bool(edit.words) == bool(modes.of(name).words)
 
@@ -314,6 +314,6 @@ def test_the_page_tells_of_every_mode_and_its_examples_are_valid() -> None:
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.S)]
     found = {Settings.from_dict(example).mode for example in examples}
     assert found == set(TABLE) - {"portrait"}
-    assert all(f"`{info.name}`" in page for record in (Mode, Words) for info in fields_of(record))
+    assert all(f"`{info.name}`" in page for record in (Mode, ModeWords) for info in fields_of(record))
     assert all(name in page for name in EXPRESSIONS)
     assert read(DOCS / "modes" / "noir.json").title == "Film noir"

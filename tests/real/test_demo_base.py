@@ -16,7 +16,7 @@ import pytest
 
 from dp_adapter.generation import generate
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job, Pipeline
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.small_base.webui_files import NAME, SHIPPED
@@ -24,7 +24,7 @@ from tests.real.conftest import Picture, WebUI, largest
 
 pytestmark = pytest.mark.real
 FILES = Path(os.environ.get("DP_DEMO_FILES", SHIPPED))
-JOB = Job("color photo of a person, blue background", width=128, height=128, steps=20, guidance=5.0, seed=7)
+JOB = DiffusersJob("color photo of a person, blue background", width=128, height=128, steps=20, guidance=5.0, seed=7)
 SAME = 30  # dB; the WebUIs' DDIM leaves its last step out
 SAMPLERS = {"ddim": "DDIM", "euler": "Euler", "dpmpp_2m_karras": "DPM++ 2M Karras"}
 
@@ -37,7 +37,7 @@ def small(webui: WebUI) -> Pipeline:
     return load_pipeline.load(FILES / f"{NAME}.safetensors", "cpu")
 
 
-def request(job: Job) -> dict[str, Any]:
+def request(job: DiffusersJob) -> dict[str, Any]:
     return {
         "prompt": job.prompt, "negative_prompt": job.negative_prompt, "width": job.width, "height": job.height,
         "steps": job.steps, "cfg_scale": job.guidance, "seed": job.seed, "sampler_name": SAMPLERS[job.sampler],

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 from dp_adapter.errors import FaceError, WeightsError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.face_embedding import Encoder
-from dp_adapter.identity.pictures.dropped_photos import Shelf
+from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.identity.saved.identity_library import Identities
+from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.session import Session
 from dp_adapter.session.photos.latents import Latents
-from dp_adapter.session.photos.reference_photos import Photos
+from dp_adapter.session.photos.reference_photos import ReferencePhotos
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint
 from tests import tiny
@@ -105,8 +105,8 @@ def test_a_changed_adapter_is_seen(session: Session, models: Path, request_of: R
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
-    detector = CountingDetector(Encoders([]).yunet)
-    photos = Photos(Encoders([]), True, Shelf(0), Identities([]), Latents([], True), limit=2)
+    detector = CountingDetector(EncoderPool([]).yunet)
+    photos = ReferencePhotos(EncoderPool([]), True, DroppedPhotos(0), IdentityLibrary([]), Latents([], True), limit=2)
     pictures = [np.full((33, 33 + number, 3), number, np.uint8) for number in range(3)]
     for picture in (*pictures, pictures[2], pictures[1]):
         photos.faces(picture, detector)

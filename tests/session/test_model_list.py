@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.session.model_list import Models
+from dp_adapter.session.model_list import ModelListing
 from dp_adapter.weights.library import Library
 from tests import tiny
 
@@ -25,11 +25,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def models(folder: Path) -> Models:
-    return Models(Library([folder.parent], paths_allowed=False))
+def models(folder: Path) -> ModelListing:
+    return ModelListing(Library([folder.parent], paths_allowed=False))
 
 
-def test_what_fits_comes_first_and_the_rest_says_why(models: Models) -> None:
+def test_what_fits_comes_first_and_the_rest_says_why(models: ModelListing) -> None:
     assert [(facts.name, facts.misfit("sd15")) for facts in models.listed("sd15")] == [
         ("A-plus.bin", ""),
         ("b-faceid.safetensors", ""),
@@ -41,14 +41,14 @@ def test_what_fits_comes_first_and_the_rest_says_why(models: Models) -> None:
     assert "LoRA" in models.facts("0-lora.safetensors").problem
 
 
-def test_a_file_is_looked_into_once_while_it_stays_the_same(models: Models, folder: Path) -> None:
+def test_a_file_is_looked_into_once_while_it_stays_the_same(models: ModelListing, folder: Path) -> None:
     (first, *_) = models.listed("sdxl")
     assert models.listed("sdxl")[0] is first
     tiny.write(folder / "0-sdxl.pt", tiny.family_tensors("faceid"), "zip")
     assert models.facts("0-sdxl.pt").misfit("sdxl") == "for SD1.5"
 
 
-def test_the_question_about_a_variant_is_asked_until_it_is_answered(models: Models, folder: Path) -> None:
+def test_the_question_about_a_variant_is_asked_until_it_is_answered(models: ModelListing, folder: Path) -> None:
     library = Library([folder.parent], paths_allowed=False)
     assert models.facts("b-faceid").question == ()
     assert set(models.facts("A-plus.bin").question) == {"faceid-plus", "faceid-plusv2"}
@@ -59,7 +59,7 @@ def test_the_question_about_a_variant_is_asked_until_it_is_answered(models: Mode
         models.facts("nobody")
 
 
-def test_other_files_in_shared_folders_are_passed_over(models: Models, folder: Path) -> None:
+def test_other_files_in_shared_folders_are_passed_over(models: ModelListing, folder: Path) -> None:
     shared = folder.parent / "ControlNet"
     shared.mkdir()
     tiny.write(shared / "canny.safetensors", {"control_model.x": torch.zeros(1)}, "safetensors")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.small_base.caption_grammar import COLOURS, Facts, drawn, statements
+from dp_adapter.small_base.caption_grammar import COLOURS, CaptionFacts, drawn, statements
 from tools.small_base import scenes
 from tools.small_base.portraits import Portrait
 
@@ -51,7 +51,7 @@ def test_the_training_scenes_captions_are_of_the_grammar() -> None:
 
 
 def test_drawn_captions_are_the_same_for_a_seed_and_keep_to_the_person() -> None:
-    facts = Facts(hair="no", glasses=True, smiling=None)
+    facts = CaptionFacts(hair="no", glasses=True, smiling=None)
     captions = drawn(3, facts, 20)
     assert captions == drawn(3, facts, 20) != drawn(4, facts, 20)
     for caption in captions:

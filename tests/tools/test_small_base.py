@@ -13,7 +13,7 @@ import torch
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.identity.faces.face import norm_crop
-from dp_adapter.training.differentiable_faces import SFace, crop_warp, cropped
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp, cropped
 from tools.small_base import base, decoder, folder, mixing, pool, portraits, scenes, vae
 
 
@@ -71,7 +71,7 @@ def test_whitened_latents_have_the_deviation_that_hosts_expect() -> None:
 
 def test_a_faces_features_count_where_the_face_is_large() -> None:
     torch.manual_seed(0)
-    net, sface = vae.new(), SFace()
+    net, sface = vae.new(), DifferentiableSFace()
     pictures = torch.nn.functional.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=64, mode="bilinear")
     small = np.array([[28, 28], [34, 28], [31, 31], [29, 34], [33, 34]], np.float32)
     points = np.stack([small, (small - 31) * 4 + 31])
@@ -246,7 +246,7 @@ def test_a_decoders_losses_are_about_the_face(filled: Path) -> None:
     held.look()
     rows = held.drawn(4)
     photos = vae.shown(rows["pictures"])
-    teacher = decoder.Teacher(SFace(), rows["pictures"], rows["warps"])
+    teacher = decoder.Teacher(DifferentiableSFace(), rows["pictures"], rows["warps"])
     torch.manual_seed(0)
     same = teacher(photos, photos, rows, 0.0)
     assert same["kept"] == 0 and same["adversarial"] == 0 and same["layers"] < 1e-5

@@ -16,13 +16,13 @@ from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.types import Tokens
 from dp_adapter.hosts.attach.diffusers import attach, base_of, pipeline_rows
 from dp_adapter.hosts.attach.sites import site_names
-from dp_adapter.hosts.pipelines.load_pipeline import Job, load, run
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, load, run
 from dp_adapter.weights.families import own
 from dp_adapter.weights.files import open_weights
 from tools.tiny_base import random_weights, tiny_pipeline, tiny_vae
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
-JOB = Job("a photo of a cat", width=128, height=128, steps=8, guidance=5.0, sampler="ddim")
+JOB = DiffusersJob("a photo of a cat", width=128, height=128, steps=8, guidance=5.0, sampler="ddim")
 NUMBERS = [0.5463532, 1.5183194, 1.0558684, 0.7610788, 1.4562622]
 
 

@@ -15,7 +15,13 @@ from dp_adapter.errors import CatalogError
 from dp_adapter.identity.encoders.shipped_networks import SFACE, open_network, shipped
 from dp_adapter.identity.faces import face_embedding
 from dp_adapter.identity.faces.face import TEMPLATE, Face, norm_crop
-from dp_adapter.training.differentiable_faces import ArcFace, SFace, crop_warp, cropped, embed_faces
+from dp_adapter.training.differentiable_faces import (
+    DifferentiableArcFace,
+    DifferentiableSFace,
+    crop_warp,
+    cropped,
+    embed_faces,
+)
 from dp_adapter.training.onnx_to_torch import OnnxNet
 
 POINTS = np.array([[196, 108], [246, 112], [222, 146], [196, 166], [238, 170]], np.float32)  # of the astronaut's face
@@ -29,8 +35,8 @@ def astronaut() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def sface() -> SFace:
-    return SFace()
+def sface() -> DifferentiableSFace:
+    return DifferentiableSFace()
 
 
 def as_decoded(picture: np.ndarray) -> Tensor:
@@ -38,7 +44,7 @@ def as_decoded(picture: np.ndarray) -> Tensor:
     return torch.tensor(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def test_sface_is_onnxruntimes(sface: SFace) -> None:
+def test_sface_is_onnxruntimes(sface: DifferentiableSFace) -> None:
     crops = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 255
     session = open_network(shipped(SFACE))
     expected = np.concatenate([np.asarray(session.run(["fc1"], {"data": crop[None].numpy()})[0]) for crop in crops])
@@ -67,7 +73,7 @@ def test_a_face_at_the_template_is_taken_as_it_is() -> None:
     torch.testing.assert_close(aligned(picture, TEMPLATE, 112), picture, atol=1e-4, rtol=0)
 
 
-def test_embeddings_are_the_encoders_and_pass_gradients(sface: SFace, astronaut: np.ndarray) -> None:
+def test_embeddings_are_the_encoders_and_pass_gradients(sface: DifferentiableSFace, astronaut: np.ndarray) -> None:
     box = np.array([180, 60, 260, 190], np.float32)
     expected = face_embedding.SFace().embed(astronaut, Face(box, POINTS, 1.0))
     pictures = as_decoded(astronaut).requires_grad_()
@@ -111,7 +117,7 @@ def test_arcface_is_onnxruntimes(tmp_path: Path) -> None:
     crops = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 255
     expected = np.asarray(open_network(path).run(["y"], {"x": ((crops - 127.5) / 127.5).numpy()})[0])
     with torch.autocast("cpu", torch.bfloat16):
-        mine = ArcFace(path)(crops)
+        mine = DifferentiableArcFace(path)(crops)
     assert np.abs(mine.numpy() - expected).max() < 1e-4
 
 

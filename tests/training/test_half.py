@@ -12,7 +12,7 @@ from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.training.base_model import Frozen
-from dp_adapter.training.config import Stage, from_tables
+from dp_adapter.training.config import TrainingStage, from_tables
 from dp_adapter.training.dry_run import estimate
 from dp_adapter.training.parallel.learner import Learner
 from dp_adapter.training.personal.personal_objective import bank_of
@@ -61,7 +61,7 @@ def test_the_scaler_goes_on_in_the_next_stage() -> None:
         accelerator: Any = Accelerator(cpu=True)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)  # accelerate's own wants a GPU
         model: Any = torch.nn.Linear(2, 1)
-        return Learner(accelerator, model, [{"params": list(model.parameters()), "lr": 0.1}], Stage("iea", 1))
+        return Learner(accelerator, model, [{"params": list(model.parameters()), "lr": 0.1}], TrainingStage("iea", 1))
 
     first, second, third = learner(), learner(), learner()
     scaler = first.accelerator.scaler

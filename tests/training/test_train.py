@@ -13,7 +13,7 @@ import torch
 
 from dp_adapter.core.adapter import SiteAdapter
 from dp_adapter.errors import TrainingError
-from dp_adapter.training.config import Config, Stage, from_tables
+from dp_adapter.training.config import Config, TrainingStage, from_tables
 from dp_adapter.training.parallel.stopping import Stopped
 from dp_adapter.training.run_checkpoint import latest
 from dp_adapter.training.train import rate, train
@@ -110,7 +110,7 @@ def test_another_run_is_not_overwritten_and_not_continued(tables: dict[str, Any]
 
 
 def test_rates() -> None:
-    stage = Stage("iea", steps=10, warmup=2, schedule="cosine")
+    stage = TrainingStage("iea", steps=10, warmup=2, schedule="cosine")
     rates = [rate(stage, step) for step in range(10)]
     assert rates[:3] == [1 / 3, 2 / 3, 1.0]
     assert rates[6] == pytest.approx(0.5)

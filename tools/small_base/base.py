@@ -26,7 +26,7 @@ from dp_adapter.core.attention import attend
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.differentiable_faces import SFace, embed_crops
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, embed_crops
 from dp_adapter.training.losses import clean_latents
 from tools.small_base import vae as autoencoder
 from tools.small_base.pool import Chunk, Held, Pool, tokens
@@ -262,7 +262,7 @@ class Objective:
         self._vae, self._weight, self._below = vae, args.likeness, args.likeness_below
         self._faces, self._middle = args.faces, args.middle
         self._device = device = torch.device(args.device)
-        self._sface = SFace().to(device)
+        self._sface = DifferentiableSFace().to(device)
         self._bars = alphas_cumprod().to(device)
 
     def __call__(self, model: nn.Module, batch: Batch, liking: bool) -> dict[str, Tensor]:

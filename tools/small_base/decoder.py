@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.differentiable_faces import SFace, decoded_crops
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, decoded_crops
 from dp_adapter.training.losses import clean_latents
 from tools.small_base import vae as autoencoder
 from tools.small_base.base import Joint, alphas_cumprod, average, grown, spread_noise
@@ -92,7 +92,7 @@ def bank_of(model: Joint, vae: Any, held: Held, count: int) -> dict[str, Tensor]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def layers(sface: SFace, crops: Tensor) -> tuple[list[Tensor], Tensor]:
+def layers(sface: DifferentiableSFace, crops: Tensor) -> tuple[list[Tensor], Tensor]:
     """SFace's feature maps of the sides ``LAYERS``, and the vectors, of crops [B, 3, 112, 112] in 0..255."""
     found: dict[int, Tensor] = {}
 
@@ -132,10 +132,10 @@ def _chain(widths: tuple[int, ...], kernels: tuple[tuple[int, int], ...]) -> nn.
 class Teacher:
     """The losses of one batch of the bank, and the discriminators' own learning."""
 
-    def __init__(self, sface: SFace, pictures: Tensor, warps: Tensor) -> None:
+    def __init__(self, sface: DifferentiableSFace, pictures: Tensor, warps: Tensor) -> None:
         self._sface = sface
         with torch.no_grad():
-            seen, _ = layers(sface, decoded_crops(autoencoder.shown(pictures), warps, SFace.size))
+            seen, _ = layers(sface, decoded_crops(autoencoder.shown(pictures), warps, DifferentiableSFace.size))
         self._judges = Discriminators(seen).to(pictures.device)
         self._optimiser = torch.optim.AdamW(self._judges.parameters(), 3e-4, (0.5, 0.99))
 
@@ -150,7 +150,7 @@ class Teacher:
         losses = {"kept": ((1 - face) * (decoded - before).abs() + face * coarse.abs()).mean()}
         warps = rows["warps"].clone()
         warps[:, :, 2] += 0.02 * torch.randn_like(warps[:, :, 2])
-        made, true = (decoded_crops(one, warps, SFace.size) for one in (decoded, photos))
+        made, true = (decoded_crops(one, warps, DifferentiableSFace.size) for one in (decoded, photos))
         if torch.rand(()) < 0.5:
             made, true = made.flip(-1), true.flip(-1)
         maps, vectors = layers(self._sface, made)
@@ -182,7 +182,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
-    vae, sface = autoencoder.loaded(args.vae).requires_grad_(False).to(device), SFace().to(device)
+    vae, sface = autoencoder.loaded(args.vae).requires_grad_(False).to(device), DifferentiableSFace().to(device)
     held = Held(Pool(args.pool, 0, REAL), of_large_faces, device)  # files of the portraits' own faces
     held.look()
     model = Joint().to(device)

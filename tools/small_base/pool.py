@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.differentiable_faces import SFace, crop_warp
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp
 from tools.small_base import mixing, portraits, scenes
 from tools.small_base.portraits import Bytes, Floats, Portrait
 
@@ -78,7 +78,10 @@ def make(random: np.random.Generator, people: Sequence[Portrait], tokenizer: Any
         ids,
         torch.from_numpy(np.stack([face_masks(scene.labels, scene.owner) for scene in made])).half(),
         _padded([scene.points for scene in made], (5, 2)),
-        _padded([[crop_warp(five, scenes.SIDE, scenes.SIDE, SFace.size) for five in s.points] for s in made], (2, 3)),
+        _padded(
+            [[crop_warp(five, scenes.SIDE, scenes.SIDE, DifferentiableSFace.size) for five in s.points] for s in made],
+            (2, 3),
+        ),
         *(_padded([[people[i].vector for i in row] for row in rows], (128,)) for rows in (own, other)),
     )
 

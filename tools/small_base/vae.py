@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.training.differentiable_faces import SFace, embed_crops
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, embed_crops
 from tools.small_base import vae_start
 from tools.small_base.pool import Chunk, Held, Pool
 from tools.small_base.progress import Progress
@@ -38,7 +38,7 @@ LEAST_APART = 10.0
 
 
 def loss_of(
-    vae: Any, sface: SFace, pictures: Tensor, points: Tensor, warps: Tensor, facing: float
+    vae: Any, sface: DifferentiableSFace, pictures: Tensor, points: Tensor, warps: Tensor, facing: float
 ) -> dict[str, Tensor]:
     """The parts of the loss.
 
@@ -148,7 +148,7 @@ def one_face(chunk: Chunk) -> dict[str, Tensor]:
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
-    vae, sface = (loaded(args.start) if args.start else new()).to(device).train(), SFace().to(device)
+    vae, sface = (loaded(args.start) if args.start else new()).to(device).train(), DifferentiableSFace().to(device)
     optimiser = torch.optim.AdamW(vae.parameters(), args.rate, (0.9, 0.99), weight_decay=1e-4)
     held = Held(Pool(args.pool), one_face, device)
     while not held.look():

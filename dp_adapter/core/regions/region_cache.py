@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.regions import region_masks
-from dp_adapter.core.regions.region_masks import FlatPlacement, Placement
-from dp_adapter.core.types import Level, Row, RowKind, Site, Step, Window
+from dp_adapter.core.regions.region_masks import FlatRegion, RowRegion
+from dp_adapter.core.types import Level, Row, RowKind, Site, Step, TileBox
 from dp_adapter.errors import HostError
 
 _NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
@@ -33,7 +33,7 @@ class _Seen:
         anywhere: whether a mask has a place in them at all; frees: whether anything is left free there.
     """
 
-    views: tuple[tuple[int, Window], ...] | None
+    views: tuple[tuple[int, TileBox], ...] | None
     rows: tuple[Row, ...]
     masks: list[Tensor | None]
     freed: list[Tensor | None]
@@ -52,8 +52,8 @@ class RegionCache:
         self._versions: tuple[int, ...] = ()
         self._views: dict[object, _Seen] = {}
         self._gains: dict[object, list[Tensor | None]] = {}
-        self._placements: dict[object, list[list[Placement]]] = {}
-        self._flat: dict[object, FlatPlacement | None] = {}
+        self._placements: dict[object, list[list[RowRegion]]] = {}
+        self._flat: dict[object, FlatRegion | None] = {}
         self._freed: dict[object, Tensor | None] = {}
         self._frees = False
 
@@ -133,7 +133,7 @@ class RegionCache:
         joined = functools.reduce(torch.maximum, present) if self._injection.by_words else region_masks.summed(present)
         return _by_row(joined, self._seen(step).rows)
 
-    def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[Placement]]:
+    def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[RowRegion]]:
         """Per identity, where it acts in each row."""
         key = (*_layout(step), site.halvings, site.level, trained, like.dtype, like.device)
         if key not in self._placements:
@@ -141,7 +141,7 @@ class RegionCache:
             self._placements[key] = [region_masks.place(self._seen(step).rows, gain, like) for gain in gains]
         return self._placements[key]
 
-    def flat(self, site: Site, step: Step, number: int, kind: RowKind, like: Tensor) -> FlatPlacement | None:
+    def flat(self, site: Site, step: Step, number: int, kind: RowKind, like: Tensor) -> FlatRegion | None:
         """Where identity ``number`` acts in all rows of one kind, or None; ``like`` is [R, N, C]."""
         key = (number, kind, *_layout(step), site.halvings, site.level, like.dtype, like.device)
         if key not in self._flat:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dp_adapter.core.types import Grid, Level, Row, RowKind, Window
+from dp_adapter.core.types import Grid, Level, Row, RowKind, TileBox
 
 ROUNDING = 1 + 2**-20  # more than rounding can add to the sum of eight gates
 GATE_POWERS: Mapping[Level, float] = MappingProxyType({"down": 1.0, "middle": 2.0, "up": 0.75})
@@ -74,7 +74,7 @@ def on_grid(mask: Tensor, latent: Grid, halvings: int) -> Tensor:
     return level[0]
 
 
-def seen_through(mask: Tensor, views: Sequence[tuple[int, Window]]) -> Tensor:
+def seen_through(mask: Tensor, views: Sequence[tuple[int, TileBox]]) -> Tensor:
     """What tiles show of a mask: the resize to the whole picture's latents comes first, so any offset is exact.
 
     Args:
@@ -127,7 +127,7 @@ def summed(gains: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Placement:
+class RowRegion:
     """Where one identity acts in one row.
 
     Attributes:
@@ -142,7 +142,7 @@ class Placement:
     gain: Tensor | None
 
 
-def place(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[Placement]:
+def place(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[RowRegion]:
     """Turns an identity's gate into positions, row by row; rows without identity and empty masks give none.
 
     Args:
@@ -153,8 +153,8 @@ def place(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[Placem
         IndexError: a row belongs to a sample that the gate does not have.
     """
     if gain is None:
-        return [Placement(i, row.kind, None, None) for i, row in enumerate(rows) if row.kind != "text"]
-    placements: list[Placement] = []
+        return [RowRegion(i, row.kind, None, None) for i, row in enumerate(rows) if row.kind != "text"]
+    placements: list[RowRegion] = []
     per_sample: dict[int, tuple[Tensor, Tensor]] = {}
     for i, row in enumerate(rows):
         sample = row.sample if len(gain) > 1 else 0
@@ -166,26 +166,26 @@ def place(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[Placem
             per_sample[sample] = positions.to(like.device), values.to(like)
         positions, values = per_sample[sample]
         if len(positions):
-            placements.append(Placement(i, row.kind, positions, values))
+            placements.append(RowRegion(i, row.kind, positions, values))
     return placements
 
 
 @dataclass(frozen=True)
-class FlatPlacement:
+class FlatRegion:
     """Several rows' placements over the flattened batch [R * N]: a slice when whole neighbouring rows are meant."""
 
     positions: Tensor | slice
     gain: Tensor | None
 
 
-def flatten(placements: Sequence[Placement], n: int, device: torch.device) -> FlatPlacement:
+def flatten(placements: Sequence[RowRegion], n: int, device: torch.device) -> FlatRegion:
     """Joins placements of one identity, all with positions or all without, for rows of ``n`` positions."""
     rows = [placement.row for placement in placements]
     if all(placement.positions is None for placement in placements):
         if rows == list(range(rows[0], rows[-1] + 1)):
-            return FlatPlacement(slice(rows[0] * n, (rows[-1] + 1) * n), None)
+            return FlatRegion(slice(rows[0] * n, (rows[-1] + 1) * n), None)
         whole = [torch.arange(row * n, (row + 1) * n, device=device) for row in rows]
-        return FlatPlacement(torch.cat(whole), None)
+        return FlatRegion(torch.cat(whole), None)
     positions = [p.positions + p.row * n for p in placements if p.positions is not None]
     gains = [p.gain for p in placements if p.gain is not None]
-    return FlatPlacement(torch.cat(positions), torch.cat(gains))
+    return FlatRegion(torch.cat(positions), torch.cat(gains))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dp_adapter.core.attention import Linear, attend
 from dp_adapter.core.layer_versions import LayerState
-from dp_adapter.core.text.text_side import Change, TextSide, Window
+from dp_adapter.core.text.text_side import Change, TextContexts, TextPart
 from dp_adapter.core.types import Row
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _Projected:
 class SiteText:
     """The text side at one site: keeps what W_k and W_v make of the changes, while they stay the same."""
 
-    def __init__(self, side: TextSide, heads: int, to_k: Linear, to_v: Linear) -> None:
+    def __init__(self, side: TextContexts, heads: int, to_k: Linear, to_v: Linear) -> None:
         self._side = side
         self._heads = heads
         self._to_k, self._to_v = to_k, to_v
@@ -66,7 +66,7 @@ class SiteText:
         keys = k if self._side.of(number).lock == "key" else k.index_add(0, made.tokens, made.k)
         return attend(q, keys, v.index_add(0, made.tokens, made.v), self._heads) - z
 
-    def _projected(self, change: Change, window: Window, like: Tensor) -> _Projected | None:
+    def _projected(self, change: Change, window: TextPart, like: Tensor) -> _Projected | None:
         if self._made_from.changed():
             self._made.clear()
         kept = self._made.setdefault(change, {})

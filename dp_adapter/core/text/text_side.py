@@ -143,7 +143,7 @@ class _Text:
 
 
 @dataclass(frozen=True)
-class Window:
+class TextPart:
     """``length`` tokens of a text from ``start`` on, which are a row's inside an attention."""
 
     text: _Text
@@ -202,7 +202,7 @@ def in_context(positions: Sequence[int], context: Tensor) -> list[int]:
     return [one + shift for shift in range(0, length, period) for one in positions if one < period]
 
 
-class TextSide:
+class TextContexts:
     """The persons' changes of a generation's texts, shared by the sites.
 
     Contexts stay the same over the steps unless the prompt has stages, so what is made of them is kept by their
@@ -236,7 +236,7 @@ class TextSide:
         self._windows.clear()
         self._rows = {row: self._text(row, one) for row, one in zip(rows, context, strict=True) if row.kind == "cond"}
 
-    def window(self, row: Row, context: Tensor, number: int) -> Window:
+    def window(self, row: Row, context: Tensor, number: int) -> TextPart:
         """The part of a conditional row's text that an inner row has.
 
         Args:
@@ -249,7 +249,7 @@ class TextSide:
         assert self._outer is not None
         text, own = self._rows[row], context[number]
         if context.shape == self._outer.shape:
-            return Window(text, 0, len(own))
+            return TextPart(text, 0, len(own))
         shared = context.untyped_storage().data_ptr() == self._outer.untyped_storage().data_ptr()
         key = (row, _view(own))
         start = self._windows[key] if shared and key in self._windows else _place(own, text.context)
@@ -261,7 +261,7 @@ class TextSide:
             )
         if shared:
             self._windows[key] = start
-        return Window(text, start, len(own))
+        return TextPart(text, start, len(own))
 
     def of(self, number: int) -> TextIdentity:
         """What identity ``number`` of the injection is on the text side."""

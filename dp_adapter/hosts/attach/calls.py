@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import SitePathways
-from dp_adapter.core.text.text_side import PersonWords, TextSide
+from dp_adapter.core.text.text_side import PersonWords, TextContexts
 from dp_adapter.core.types import Row, Site
 from dp_adapter.errors import HostError
 
@@ -82,10 +82,10 @@ def follow_loads(stack: ExitStack, attn2: nn.Module, pathways: SitePathways) -> 
         stack.callback(layer.register_load_state_dict_post_hook(loaded).remove)
 
 
-def text_side_of(injection: Injection, words: PersonWords | None) -> TextSide | None:
+def text_side_of(injection: Injection, words: PersonWords | None) -> TextContexts | None:
     """What the identities of an injection change in the texts; None for nothing."""
     people = [None if one.on_text is None else (one.person, one.on_text) for one in injection.identities]
-    return TextSide(people, words) if any(people) else None
+    return TextContexts(people, words) if any(people) else None
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.calls import progress_of, require_rows
 from dp_adapter.hosts.attach.sites import Base, base_of_paths, site_names
 from dp_adapter.hosts.attach.torch_compile import original_of
-from dp_adapter.hosts.attach.torch_hooks import Attachment, Parts
+from dp_adapter.hosts.attach.torch_hooks import Attachment, UNetParts
 from dp_adapter.hosts.attach.word_maps import WordMaps
 
 Rows = Sequence[Row] | Callable[[int], Sequence[Row]]
@@ -103,11 +103,11 @@ def attach(
             attachment.acting.require()
 
 
-def _parts_of(unet: nn.Module) -> Parts:
+def _parts_of(unet: nn.Module) -> UNetParts:
     sites = sites_of(unet)
     blocks = [unet.get_submodule(site.name) for site in sites]
     attentions = [block.get_submodule("attn2") for block in blocks]
     widths = [(cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim)) for attn2 in attentions]
-    return Parts(
+    return UNetParts(
         unet, sites, blocks, widths, "hidden_states", "encoder_hidden_states", ("sample", "timestep"), merge_lora=True
     )

@@ -50,7 +50,7 @@ from dp_adapter.hosts.attach.torch_compile import original_of, uncompiled
 from dp_adapter.hosts.attach.word_maps import WordMaps
 from dp_adapter.hosts.rows import tiles
 from dp_adapter.hosts.rows.reference_rows import PhotoRows
-from dp_adapter.hosts.rows.regional_prompt_rows import Inputs, require_whole, step_inside
+from dp_adapter.hosts.rows.regional_prompt_rows import AttentionInputs, require_whole, step_inside
 
 
 @dataclass
@@ -137,7 +137,7 @@ class _Attachment:
         self._step: Step | None = None
         self._twinned = False
         self._grid = Grid(0, 0)  # of the transformer that runs
-        self._input: Inputs | None = None  # of the attn2 that runs
+        self._input: AttentionInputs | None = None  # of the attn2 that runs
         self._queries = Queries()
         self._pathways: dict[Place, SitePathways] = {}
 
@@ -309,7 +309,7 @@ class _Attachment:
     def _before_attention(
         self, n: Tensor, context: Tensor, value: Tensor, _extra: Options
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._input = Inputs(n, context)
+        self._input = AttentionInputs(n, context)
         self._queries.enter(n)
         return n, context, value
 
@@ -359,7 +359,7 @@ class _Attachment:
                 seen.clear()
                 return None
             captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["to_k"])
-            inner = Inputs(seen["to_q"], captured.context)
+            inner = AttentionInputs(seen["to_q"], captured.context)
             seen.clear()
             inside = step_inside(self._step, self._input, inner, self._twinned)
             if self._side is not None:

@@ -17,10 +17,10 @@ from dp_adapter.hosts.attach.calls import linear_shape, progress_of, require_row
 from dp_adapter.hosts.attach.res_adapter import ldm_place
 from dp_adapter.hosts.attach.sites import SUPPORTED, Base, base_of_paths, site_names
 from dp_adapter.hosts.attach.torch_compile import original_of
-from dp_adapter.hosts.attach.torch_hooks import Attachment, Parts
+from dp_adapter.hosts.attach.torch_hooks import Attachment, UNetParts
 from dp_adapter.hosts.attach.word_maps import WordMaps
 from dp_adapter.hosts.rows import tiles
-from dp_adapter.hosts.rows.a1111_rows import CfgRows, Known
+from dp_adapter.hosts.rows.a1111_rows import CfgRows, KnownRows
 
 
 def base_of(unet: nn.Module) -> Base:
@@ -98,20 +98,20 @@ def attach(
             attachment.acting.require()
 
 
-def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> Known | None:
+def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> KnownRows | None:
     if not isinstance(rows, CfgRows):
-        return Known(require_rows(rows, len(latents)), True)
+        return KnownRows(require_rows(rows, len(latents)), True)
     known = rows.of(latents, context, locate=placed)
     if placed and known and not known.whole and known.windows is None:
         raise tiles.not_found()
     return known
 
 
-def _parts_of(unet: nn.Module) -> Parts:
+def _parts_of(unet: nn.Module) -> UNetParts:
     sites = sites_of(unet)
     blocks = [unet.get_submodule(name.ldm) for name in site_names(base_of(unet))]
     widths = [linear_shape(block.get_submodule("attn2.to_k")) for block in blocks]
     # The WebUI's own LoRA writes to the weights of linear layers in the middle of a call, and keeps copies of them.
-    return Parts(
+    return UNetParts(
         unet, sites, blocks, widths, "x", "context", ("x", "timesteps"), merge_lora=False, place=ldm_place(unet)
     )

@@ -32,7 +32,7 @@ from dp_adapter.hosts.attach.res_adapter import apply_companion
 from dp_adapter.hosts.attach.torch_compile import uncompiled
 from dp_adapter.hosts.attach.word_maps import WordMaps
 from dp_adapter.hosts.rows.reference_rows import PhotoRows
-from dp_adapter.hosts.rows.regional_prompt_rows import Inputs, require_whole, step_inside
+from dp_adapter.hosts.rows.regional_prompt_rows import AttentionInputs, require_whole, step_inside
 
 StepOf = Callable[[tuple[Any, ...], dict[str, Any]], "Step | None"]
 # (step, block's input, stream after self-attention) -> what to add to the stream; all [R, N, C]
@@ -40,7 +40,7 @@ Change = Callable[[Step, Tensor, Tensor], "Tensor | None"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class UNetParts:
     """A UNet as its host names it. The sequences go by site, in checkpoint order.
 
     Attributes:
@@ -76,7 +76,7 @@ class Attachment:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: UNetParts,
         injection: Injection,
         step_of: StepOf,
         maps: WordMaps | None = None,
@@ -99,7 +99,7 @@ class Attachment:
         self.acting = Acting()
         self.call: Step | None = None
         self._step: Step | None = None
-        self._attention: Inputs | None = None  # of the attn2 that runs
+        self._attention: AttentionInputs | None = None  # of the attn2 that runs
         self._queries = Queries()
         self._twinned = False
         self._cache = RegionCache(self._injection)
@@ -221,7 +221,7 @@ class Attachment:
             context: Any = args[1] if len(args) > 1 else kwargs[self._parts.context]
             if isinstance(context, tuple):  # diffusers' own IP-Adapters have theirs beside the text
                 context = cast("tuple[Any, ...]", context)[0]
-            self._attention = Inputs(self._hidden_states(args, kwargs), context)
+            self._attention = AttentionInputs(self._hidden_states(args, kwargs), context)
 
     def _require_twins(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self._step is not None and (self._twinned or self._step.references):
@@ -268,7 +268,7 @@ class Attachment:
             if self._step is None or self._attention is None or not {"q", "k", "v"} <= seen.keys():
                 return None  # without q, k and v another attachment inside this one folds the layer
             captured = Captured(seen["q"], args[0], seen["k"], seen["v"], seen["to_k"])
-            inner = Inputs(seen["to_q"], captured.context)
+            inner = AttentionInputs(seen["to_q"], captured.context)
             step = step_inside(self._step, self._attention, inner, self._twinned)
             seen.clear()
             self._require_grid(site, step, captured.z)

@@ -36,7 +36,7 @@ class Prompts:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class DiffusersJob:
     """What to sample.
 
     Attributes:

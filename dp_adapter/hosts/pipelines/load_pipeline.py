@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dp_adapter.errors import HostError, MissingDependencyError
 from dp_adapter.hosts.attach.calls import lacks_memory, progress_of
-from dp_adapter.hosts.pipelines.diffusers_job import Job, Pixels, Prompts, Task
+from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Pixels, Prompts, Task
 from dp_adapter.hosts.pipelines.samplers import scheduler
 from dp_adapter.hosts.pipelines.single_file import load_single_file
 from dp_adapter.hosts.prompts import encode_prompts
 
-__all__ = ["Around", "Job", "Pipeline", "Progress", "Prompts", "load", "progress", "run"]
+__all__ = ["Around", "DiffusersJob", "Pipeline", "Progress", "Prompts", "load", "progress", "run"]
 
 Pipeline = Any
 """A ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline`` (diffusers gives no common typed base)."""
@@ -73,7 +73,9 @@ def load(base: Path, device: str = "auto", dtype: str = "auto", *, config: Path 
         return pipeline.to(target)
 
 
-def run(pipeline: Pipeline, job: Job, progress: Progress | None = None, around: Around | None = None) -> list[Pixels]:
+def run(
+    pipeline: Pipeline, job: DiffusersJob, progress: Progress | None = None, around: Around | None = None
+) -> list[Pixels]:
     """Samples a job: txt2img, img2img or inpainting, by what it holds.
 
     Every picture has a CPU generator of its own, so it does not depend on its batch nor on the device's generator.
@@ -109,7 +111,7 @@ def run(pipeline: Pipeline, job: Job, progress: Progress | None = None, around: 
     return [_finished(image, job) for image in images]
 
 
-def progress(pipeline: Pipeline, job: Job) -> tuple[float, ...]:
+def progress(pipeline: Pipeline, job: DiffusersJob) -> tuple[float, ...]:
     """How far the sampling is at each call of the UNet, from 0 to 1.
 
     Raises:
@@ -150,7 +152,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> Pipeline:
     )
 
 
-def _for_task(pipeline: Pipeline, job: Job) -> Pipeline:
+def _for_task(pipeline: Pipeline, job: DiffusersJob) -> Pipeline:
     """A pipeline of the job's task and sampler around the same models."""
     import diffusers
 
@@ -168,7 +170,7 @@ def _for_task(pipeline: Pipeline, job: Job) -> Pipeline:
     return running
 
 
-def _inputs(job: Job) -> dict[str, Any]:
+def _inputs(job: DiffusersJob) -> dict[str, Any]:
     from PIL import Image
 
     size = {"width": job.width, "height": job.height}
@@ -182,7 +184,7 @@ def _inputs(job: Job) -> dict[str, Any]:
     return inputs | size | {"mask_image": Image.fromarray(job.mask)}
 
 
-def _finished(image: Any, job: Job) -> Pixels:
+def _finished(image: Any, job: DiffusersJob) -> Pixels:
     made = np.asarray(image, np.float32) * 255
     if job.init is not None and job.mask is not None:
         share = job.mask[..., None].astype(np.float32) / 255

@@ -53,7 +53,7 @@ _OTHERS = (
 
 
 @dataclass(frozen=True)
-class Found:
+class SingleFile:
     """What a checkpoint is.
 
     Attributes:
@@ -69,7 +69,7 @@ class Found:
     zero_snr: bool = False
 
 
-def detect(shapes: Shapes, name: str) -> Found:
+def detect(shapes: Shapes, name: str) -> SingleFile:
     """What the keys and shapes of a checkpoint say that it is.
 
     Raises:
@@ -95,7 +95,7 @@ def detect(shapes: Shapes, name: str) -> Found:
     channels = shapes[_CONV_IN][1]
     if channels not in (4, 9):
         raise HostError(f"{name} takes {channels} input channels (an editing or upscaling model)", _SUPPORTED)
-    return Found(base, channels, text, "v_pred" in shapes, "ztsnr" in shapes)
+    return SingleFile(base, channels, text, "v_pred" in shapes, "ztsnr" in shapes)
 
 
 def _text_of(shapes: Shapes, base: Base) -> str | None:
@@ -104,7 +104,7 @@ def _text_of(shapes: Shapes, base: Base) -> str | None:
     return next((prefix for prefix in prefixes if any(prefix + sign in shapes for sign in _TEXT_SIGNS)), None)
 
 
-def inspect_file(path: Path) -> Found:
+def inspect_file(path: Path) -> SingleFile:
     """What the checkpoint in a file is; of a ``.safetensors`` only the header is read.
 
     Raises:

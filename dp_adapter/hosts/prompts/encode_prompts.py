@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dp_adapter.core.text.text_side import Spoken
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.pipelines.diffusers_job import Job, Prompts
-from dp_adapter.hosts.prompts.person_words import Found, in_text
+from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Prompts
+from dp_adapter.hosts.prompts.person_words import FoundWords, in_text
 from dp_adapter.hosts.prompts.word_positions import SpokenTexts, in_tokens, require, same_always
 
 _CHUNK = 75  # CLIP reads 77 tokens, of which two mark start and end
@@ -77,7 +77,7 @@ class Staged:
         pipeline: the one that runs.
     """
 
-    def __init__(self, pipeline: Any, job: Job) -> None:
+    def __init__(self, pipeline: Any, job: DiffusersJob) -> None:
         first = Prompts(0.0, job.prompt, job.negative_prompt)
         self._guided, self._batch = job.guidance > 1, job.batch
         self._starts = [0.0, *(one.start for one in job.later)]
@@ -111,7 +111,7 @@ class Staged:
         return torch.cat([self._stages[self._now][one].repeat_interleave(self._batch, 0) for one in names]).to(like)
 
 
-def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Found:
+def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> FoundWords:
     """Where person words stand in what ``encode`` makes of a prompt, for as many pictures of it.
 
     Args:
@@ -120,10 +120,10 @@ def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Fou
     tokenizer = pipeline.tokenizer
     rows = rows_of(tokenizer, prompt, chunks_of(tokenizer, prompt))
     found = in_text(rows, lambda texts: [_tokens(tokenizer, text) for text in texts], words)
-    return Found(((found,),) * batch)
+    return FoundWords(((found,),) * batch)
 
 
-def spoken(pipeline: Any, job: Job, people: Sequence[Spoken]) -> SpokenTexts:
+def spoken(pipeline: Any, job: DiffusersJob, people: Sequence[Spoken]) -> SpokenTexts:
     """Where the persons' words stand in what ``encode`` makes of a job's prompts.
 
     Raises:

@@ -38,7 +38,7 @@ class InText:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundWords:
     """Person words of a batch's prompts.
 
     Attributes:

@@ -46,7 +46,7 @@ def phrases_of(words: str) -> list[Phrase]:
 
 
 @dataclass(frozen=True)
-class Place:
+class WordPosition:
     """A word somewhere, and how often it stands there in a row.
 
     Attributes:
@@ -66,8 +66,8 @@ class Place:
 
 
 def shared_out(
-    parts: Sequence[Sequence[Place]], own: Sequence[Mapping[int, Place]], people: Sequence[Spoken]
-) -> list[dict[int, Place]]:
+    parts: Sequence[Sequence[WordPosition]], own: Sequence[Mapping[int, WordPosition]], people: Sequence[Spoken]
+) -> list[dict[int, WordPosition]]:
     """Whose each place is, per part of AND.
 
     Args:
@@ -90,13 +90,13 @@ def shared_out(
     return found
 
 
-def own_places(found: Mapping[int, Sequence[Place]]) -> dict[int, Place]:
+def own_places(found: Mapping[int, Sequence[WordPosition]]) -> dict[int, WordPosition]:
     """Which of the places of each person's own words is theirs: one that is marked, else the first; nobody else's.
 
     Args:
         found: by person, in the order of the words that were tried.
     """
-    whose: dict[int, Place] = {}
+    whose: dict[int, WordPosition] = {}
     for person, places in found.items():
         free = [place for place in places if not any(_overlap(place, other) for other in whose.values())]
         if ordered := sorted(free or places, key=lambda place: not place.marked):
@@ -104,7 +104,7 @@ def own_places(found: Mapping[int, Sequence[Place]]) -> dict[int, Place]:
     return whose
 
 
-def _overlap(one: Place, other: Place) -> bool:
+def _overlap(one: WordPosition, other: WordPosition) -> bool:
     return one.start < other.end and other.start < one.end
 
 
@@ -158,7 +158,9 @@ def hinted(prompts: Sequence[str], people: Sequence[Spoken], *, webui: bool = Tr
     )
 
 
-def _unmarked(texts: Sequence[str], people: Sequence[Spoken], webui: bool) -> tuple[list[str], list[list[Place]]]:
+def _unmarked(
+    texts: Sequence[str], people: Sequence[Spoken], webui: bool
+) -> tuple[list[str], list[list[WordPosition]]]:
     """Texts without triggers, and the places of the words that had one behind them."""
     trigger = next((one.trigger for one in people if one.trigger), "")  # of the one checkpoint that speaks
     if not trigger:
@@ -168,14 +170,14 @@ def _unmarked(texts: Sequence[str], people: Sequence[Spoken], webui: bool) -> tu
     return [text for text, _ in found], marks
 
 
-def _run_at(text: str, start: int, end: int) -> Place:
+def _run_at(text: str, start: int, end: int) -> WordPosition:
     """The place of a marked word, with what stands of it in a row."""
     runs = _written(text, Phrase("", text[start:end], ""))
-    around = next((run for run in runs if run.start <= start and end <= run.end), Place(start, end, (end,)))
+    around = next((run for run in runs if run.start <= start and end <= run.end), WordPosition(start, end, (end,)))
     return replace(around, triggered=True)
 
 
-def _told(text: str, place: Place, webui: bool) -> str:
+def _told(text: str, place: WordPosition, webui: bool) -> str:
     """The word at a place as a person's own words, with as many of those before it as tell it from an earlier one."""
     plain = _plain(text) if webui else text
     word = plain[place.start : place.steps[0]].lower()
@@ -190,10 +192,10 @@ def _told(text: str, place: Place, webui: bool) -> str:
 
 
 def _in_texts(
-    texts: Sequence[str], marks: Sequence[Sequence[Place]], people: Sequence[Spoken], webui: bool
-) -> list[dict[int, Place]]:
-    parts: list[list[Place]] = []
-    own: list[dict[int, Place]] = []
+    texts: Sequence[str], marks: Sequence[Sequence[WordPosition]], people: Sequence[Spoken], webui: bool
+) -> list[dict[int, WordPosition]]:
+    parts: list[list[WordPosition]] = []
+    own: list[dict[int, WordPosition]] = []
     for text, marked in zip(texts, marks, strict=True):
         plain = _plain(text) if webui else text
         written = [place for word in PERSON for place in _written(plain, Phrase("", word, ""))]
@@ -213,7 +215,7 @@ def _plain(text: str) -> str:
     return re.sub(r"#[^\n]*", lambda found: "\0" * len(found[0]), hidden)
 
 
-def _written(text: str, phrase: Phrase) -> list[Place]:
+def _written(text: str, phrase: Phrase) -> list[WordPosition]:
     """Where a phrase is written, its word any number of times."""
     before, after = (r"[\s_]+".join(map(re.escape, side.split())) for side in (phrase.before, phrase.after))
     word = re.escape(phrase.word)
@@ -221,25 +223,25 @@ def _written(text: str, phrase: Phrase) -> list[Place]:
     run = f"({word}(?:[ ]+{word})*)"
     pattern = rf"(?<![^\W\d_]){before and before + '[ _]+'}{run}{after and '[ _]+' + after}(?![^\W\d_])"
     return [
-        Place(
+        WordPosition(
             found.start(1), found.end(1), tuple(one.end() + found.start(1) for one in re.finditer(word, found[1], re.I))
         )
         for found in re.finditer(pattern, text, re.IGNORECASE)
     ]
 
 
-def _filled(text: str, whose: Mapping[int, Place], times: Mapping[int, int]) -> str:
+def _filled(text: str, whose: Mapping[int, WordPosition], times: Mapping[int, int]) -> str:
     """The text with each word as often as it has to stand."""
     for person, place in sorted(whose.items(), key=lambda item: -item[1].start):
         text = text[: place.end] + _further(text, place, times[person]) + text[place.end :]
     return text
 
 
-def _further(text: str, place: Place, times: int) -> str:
+def _further(text: str, place: WordPosition, times: int) -> str:
     return f" {text[place.start : place.steps[0]]}" * max(0, times - len(place.steps))
 
 
-def _starts(text: str, whose: Mapping[int, Place], times: Mapping[int, int]) -> dict[int, int]:
+def _starts(text: str, whose: Mapping[int, WordPosition], times: Mapping[int, int]) -> dict[int, int]:
     """Where the words stand in what ``_filled`` makes."""
     added = {person: len(_further(text, place, times[person])) for person, place in whose.items()}
     return {

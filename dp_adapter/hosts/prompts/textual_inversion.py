@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.pipelines.diffusers_job import Job
+from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob
 from dp_adapter.hosts.prompts.encode_prompts import chunks_of, encoded, readers_of, rows_of
 from dp_adapter.hosts.prompts.person_words import CHUNK
 from dp_adapter.hosts.prompts.word_positions import SpokenTexts, require_one_token
@@ -107,7 +107,7 @@ def _at_input(encoder: Any, places: Tensor, vectors: Tensor) -> Generator[None]:
         handle.remove()
 
 
-def spelled(pipeline: Any, job: Job, people: Sequence[Spoken], found: SpokenTexts) -> SpokenTexts:
+def spelled(pipeline: Any, job: DiffusersJob, people: Sequence[Spoken], found: SpokenTexts) -> SpokenTexts:
     """The same places, with what a pipeline encodes for each chunk in which a person's learned words stand.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dp_adapter import naming
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.prompts.person_words import PERSON, Tokenize
-from dp_adapter.hosts.prompts.prompt_persons import Phrase, Place, own_places, phrases_of, shared_out
+from dp_adapter.hosts.prompts.prompt_persons import Phrase, WordPosition, own_places, phrases_of, shared_out
 
 if TYPE_CHECKING:
     from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
@@ -45,9 +45,11 @@ def _ids(phrase: Phrase, tokenize: Tokenize) -> Sequence[Sequence[int]]:
     return tokenize([phrase.before, phrase.word, phrase.after])
 
 
-def _stands(tokens: Sequence[int], before: Sequence[int], word: Sequence[int], after: Sequence[int]) -> list[Place]:
+def _stands(
+    tokens: Sequence[int], before: Sequence[int], word: Sequence[int], after: Sequence[int]
+) -> list[WordPosition]:
     """Where a word stands between others, any number of times."""
-    found: list[Place] = []
+    found: list[WordPosition] = []
     at = 0
     while word and at <= len(tokens) - len(word):
         end = at
@@ -55,7 +57,7 @@ def _stands(tokens: Sequence[int], before: Sequence[int], word: Sequence[int], a
             end += len(word)
         around = list(tokens[max(0, at - len(before)) : at]) == list(before)
         if end > at and around and list(tokens[end : end + len(after)]) == list(after):
-            found.append(Place(at, end, tuple(range(at + len(word), end + 1, len(word)))))
+            found.append(WordPosition(at, end, tuple(range(at + len(word), end + 1, len(word)))))
         at = max(end, at + 1)
     return found
 

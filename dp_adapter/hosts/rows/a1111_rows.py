@@ -15,17 +15,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dp_adapter.core.types import Grid, Row, Window
+from dp_adapter.core.types import Grid, Row, TileBox
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.rows import tiles
-from dp_adapter.hosts.rows.tiles import Place
+from dp_adapter.hosts.rows.tiles import TilePosition
 
 Text = Tensor | Mapping[str, Tensor]  # SDXL's has its tokens under "crossattn"
 CondsList = Sequence[Sequence[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRows:
     """The rows of one call.
 
     Attributes:
@@ -35,7 +35,7 @@ class Known:
 
     rows: tuple[Row, ...]
     whole: bool
-    windows: tuple[Window, ...] | None = None
+    windows: tuple[TileBox, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CfgRows:
         self._announced: tuple[CondsList, Tensor, Text, Text] | None = None
         self._step: _Step | None = None
         self._next = 0
-        self._taken: dict[Place, int] = {}  # rows that each tile had already
+        self._taken: dict[TilePosition, int] = {}  # rows that each tile had already
 
     def announce(self, conds_list: CondsList, latents: Tensor, text_cond: Text, text_uncond: Text) -> None:
         """To be called from ``on_cfg_denoiser``, once per call of it. Raises nothing, since that hook hides exceptions.
@@ -74,7 +74,7 @@ class CfgRows:
         self._step, self._next = None, 0
         self._taken.clear()
 
-    def of(self, latents: Tensor, context: Tensor, locate: bool = False) -> Known | None:
+    def of(self, latents: Tensor, context: Tensor, locate: bool = False) -> KnownRows | None:
         """The rows of the UNet's next call; None outside of a denoising step.
 
         The order decides, unless the text says that it cannot be right.
@@ -96,20 +96,20 @@ class CfgRows:
         in_order = range(self._next, self._next + count)
         if in_order.stop <= len(step.rows) and _in_order(step, in_order, context):
             self._next = in_order.stop
-            return Known(step.rows[in_order.start : in_order.stop], True)
-        return Known(tuple(step.rows[i] for i in _by_text(step, context)), True)
+            return KnownRows(step.rows[in_order.start : in_order.stop], True)
+        return KnownRows(tuple(step.rows[i] for i in _by_text(step, context)), True)
 
-    def _of_tiles(self, step: _Step, latents: Tensor, context: Tensor, locate: bool) -> Known:
+    def _of_tiles(self, step: _Step, latents: Tensor, context: Tensor, locate: bool) -> KnownRows:
         """A text of a region's own says nothing; the order does, once it is known which tile it is in."""
         foreign = any(not _rows_with(step, text) for text in context)
         places = tiles.find(latents, step.pictures) if locate or foreign else None
         if places is None:
-            return Known(tuple(step.rows[i] for i in _by_text(step, context)), False)
+            return KnownRows(tuple(step.rows[i] for i in _by_text(step, context)), False)
         rows = tuple(self._of_tile(step, place, text) for place, text in zip(places, context, strict=True))
         size = Grid(*latents.shape[-2:])
-        return Known(rows, False, tuple(place.window(size, step.latent) for place in places))
+        return KnownRows(rows, False, tuple(place.window(size, step.latent) for place in places))
 
-    def _of_tile(self, step: _Step, place: Place, text: Tensor) -> Row:
+    def _of_tile(self, step: _Step, place: TilePosition, text: Tensor) -> Row:
         own = [i for i, row in enumerate(step.rows) if row.sample == place.picture]
         turn = self._taken.get(place, 0) % len(own)  # a region may cover exactly what a tile did
         known = _rows_with(step, text)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.reference_attention import ReferenceAttention
+from dp_adapter.core.reference_attention import ReferenceSelfAttention
 from dp_adapter.core.reference_photo import NoiseLevel
 from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.types import Row, Site, Step
@@ -49,7 +49,7 @@ class PhotoRows:
                 "Set the photo attention to 0.",
             )
         self.refers = injection.refers
-        self._attention = ReferenceAttention(injection, cache)
+        self._attention = ReferenceSelfAttention(injection, cache)
         self._level = level
         self._names = names
 

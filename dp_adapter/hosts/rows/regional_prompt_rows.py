@@ -20,14 +20,14 @@ _SAMPLES = 16  # along positions and channels: numbers of a row that are compare
 
 
 @dataclass(frozen=True)
-class Inputs:
+class AttentionInputs:
     """What an attention gets: hidden_states [R, N, C], context [R, L, D]."""
 
     hidden_states: Tensor
     context: Tensor
 
-    def part(self, first: int, end: int) -> Inputs:
-        return Inputs(self.hidden_states[first:end], self.context[first:end])
+    def part(self, first: int, end: int) -> AttentionInputs:
+        return AttentionInputs(self.hidden_states[first:end], self.context[first:end])
 
 
 def require_whole(step: Step, hidden_states: Tensor) -> None:
@@ -42,7 +42,7 @@ def require_whole(step: Step, hidden_states: Tensor) -> None:
         )
 
 
-def step_inside(step: Step, outer: Inputs, inner: Inputs, twinned: bool = False) -> Step:
+def step_inside(step: Step, outer: AttentionInputs, inner: AttentionInputs, twinned: bool = False) -> Step:
     """The step for the rows that the layers inside an attention are called with.
 
     Args:
@@ -78,7 +78,7 @@ def _by_storage(outer: Tensor, inner: Tensor) -> list[int | None] | None:
     return None if rest or first < 0 else list(range(first, first + len(inner)))
 
 
-def _by_content(rows: Sequence[Row], outer: Inputs, inner: Inputs) -> list[int | None]:
+def _by_content(rows: Sequence[Row], outer: AttentionInputs, inner: AttentionInputs) -> list[int | None]:
     """Per inner row the outer row that it repeats, or None for an empty one, which only fills up.
 
     Rows of one picture are alike until the first text attention. There the text decides, and one that is none of
@@ -107,7 +107,7 @@ def _by_content(rows: Sequence[Row], outer: Inputs, inner: Inputs) -> list[int |
     return found
 
 
-def _compared(outer: Inputs, inner: Inputs) -> tuple[list[list[bool]], list[list[bool]], list[bool]]:
+def _compared(outer: AttentionInputs, inner: AttentionInputs) -> tuple[list[list[bool]], list[list[bool]], list[bool]]:
     """Per inner row: which outer rows it equals, which texts begin like its own, whether it is empty."""
     whole, part = _sampled(outer.hidden_states), _sampled(inner.hidden_states)
     length = min(outer.context.shape[1], inner.context.shape[1])

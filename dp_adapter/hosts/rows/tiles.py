@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dp_adapter.core.types import Grid, Window
+from dp_adapter.core.types import Grid, TileBox
 from dp_adapter.errors import HostError
 
 _PROBES = 6  # cells of a tile that are looked for, c numbers each
@@ -20,18 +20,18 @@ _GOLDEN = 0.618034  # spreads their columns, so that no two probes share a row o
 
 
 @dataclass(frozen=True)
-class Place:
+class TilePosition:
     """A tile's picture in the batch, and its first cell there."""
 
     picture: int
     top: int
     left: int
 
-    def window(self, size: Grid, whole: Grid) -> Window:
-        return Window(self.top, self.left, size, whole)
+    def window(self, size: Grid, whole: Grid) -> TileBox:
+        return TileBox(self.top, self.left, size, whole)
 
 
-def find(tiles: Tensor, pictures: Tensor) -> list[Place] | None:
+def find(tiles: Tensor, pictures: Tensor) -> list[TilePosition] | None:
     """The places of tiles, or None if one of them is not a cut of a picture (noise was added, or it was resized).
 
     Args:
@@ -49,10 +49,10 @@ def find(tiles: Tensor, pictures: Tensor) -> list[Place] | None:
     there = torch.cat([pictures[:, :, y : y + offsets[0], x : x + offsets[1]] for y, x in cells], 1).flatten(2)
     alike = torch.einsum("nd,bdk->nbk", probes, there) * there.square().sum(1).clamp(min=1e-12).rsqrt()  # [n, B, k]
     best = cast("list[int]", alike.flatten(1).argmax(1).tolist())  # pyright: ignore[reportUnknownMemberType]
-    places: list[Place] = []
+    places: list[TilePosition] = []
     for index in best:
         picture, offset = divmod(index, offsets[0] * offsets[1])
-        places.append(Place(picture, *divmod(offset, offsets[1])))
+        places.append(TilePosition(picture, *divmod(offset, offsets[1])))
     cuts = torch.stack([pictures[p.picture, :, p.top : p.top + h, p.left : p.left + w] for p in places])
     return places if _same(tiles.flatten(1), cuts.flatten(1), max(1e-3, 2 * rounding)) else None
 

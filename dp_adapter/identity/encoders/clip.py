@@ -10,7 +10,7 @@ import numpy as np
 
 from dp_adapter.errors import MissingDependencyError, WeightsError
 from dp_adapter.identity.encoders.clip_file import read_shape, read_weights, weight_files
-from dp_adapter.identity.encoders.encoder_device import Placement, Resident
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice, Resident
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -46,14 +46,14 @@ class ClipVision:
         WeightsError: no such file, another naming, or not a vision tower.
     """
 
-    def __init__(self, path: Path, placement: Placement | None = None) -> None:
+    def __init__(self, path: Path, placement: EncoderDevice | None = None) -> None:
         self._path = path
         self._files = weight_files(path)
         self.shape = read_shape(path, self._files)
         self.dim = self.shape.projection_dim
         self.kind = f"clip/{self.shape.hidden_size}x{self.shape.num_hidden_layers}x{self.dim}"
         self.name = f"{self.kind}/{path.stem}"
-        place = placement or Placement()
+        place = placement or EncoderDevice()
         self._resident = Resident(self.name, self._built, place, half=place.half)
 
     @property

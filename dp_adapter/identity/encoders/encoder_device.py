@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Placement:
+class EncoderDevice:
     """The device that the host wants encoders on.
 
     Attributes:
@@ -52,7 +52,7 @@ class Resident:
             run in full precision from then on.
     """
 
-    def __init__(self, name: str, build: Callable[[], nn.Module], placement: Placement, half: bool = False) -> None:
+    def __init__(self, name: str, build: Callable[[], nn.Module], placement: EncoderDevice, half: bool = False) -> None:
         self._name = name
         self._build = build
         self._placement = placement

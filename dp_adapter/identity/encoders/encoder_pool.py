@@ -11,7 +11,7 @@ from dp_adapter.hints import command
 from dp_adapter.identity.encoders import transface
 from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.encoders.clip_file import ClipShape
-from dp_adapter.identity.encoders.encoder_device import Placement
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice
 from dp_adapter.identity.encoders.encoder_folders import Folders
 from dp_adapter.identity.encoders.eva import EvaVision, candidates
 from dp_adapter.identity.encoders.shipped_networks import providers_for
@@ -33,7 +33,7 @@ TOWERS: Mapping[str, tuple[int, int]] = {
 _PIXELS = 224
 
 
-class Encoders:
+class EncoderPool:
     """Networks that look at photographs, shared by all generations of a session.
 
     Args:
@@ -44,7 +44,7 @@ class Encoders:
 
     def __init__(self, roots: Sequence[Path], folders: Sequence[Path] = (), device: str = "cpu") -> None:
         self.folders = Folders(roots, folders)
-        self.placement = Placement(device)
+        self.placement = EncoderDevice(device)
         self.release()
 
     def release(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.encoders.clip import MEAN, STD
-from dp_adapter.identity.encoders.encoder_device import Placement, Resident
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice, Resident
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.faces.face import Floats
 
@@ -94,12 +94,12 @@ class EvaVision:
         WeightsError: no such file, damaged, or not such a tower.
     """
 
-    def __init__(self, path: Path, placement: Placement | None = None) -> None:
+    def __init__(self, path: Path, placement: EncoderDevice | None = None) -> None:
         self._path = path
         self.shape = read_shape(path)
         self.kind = f"eva/{self.shape.width}x{self.shape.depth}x{self.shape.output}"
         self.name = f"{self.kind}/{path.stem}"
-        place = placement or Placement()
+        place = placement or EncoderDevice()
         self._resident = Resident(self.name, self._built, place, half=place.half)
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.hints import command
-from dp_adapter.identity.encoders.encoder_device import Placement, Resident
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice, Resident
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.faces.face import Face, Floats, norm_crop
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -37,12 +37,12 @@ class TransFace:
         WeightsError: damaged, or no TransFace.
     """
 
-    def __init__(self, path: Path, placement: Placement | None = None) -> None:
+    def __init__(self, path: Path, placement: EncoderDevice | None = None) -> None:
         self._path = path
         self.shape = shape = _opened(path)[0]
         self.kind = f"transface/{shape.width}x{shape.depth}x{shape.patches}"
         self.name = f"{self.kind}/{path.stem}"
-        self._resident = Resident(self.kind, self._loaded, placement or Placement())
+        self._resident = Resident(self.kind, self._loaded, placement or EncoderDevice())
 
     @property
     def version(self) -> str:

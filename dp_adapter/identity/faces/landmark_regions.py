@@ -38,7 +38,7 @@ FRAME = 60  # square units, the least area of frames
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class FaceFrame:
     """Coordinates of every pixel in template units.
 
     Args:
@@ -50,30 +50,30 @@ class Frame:
     points: Floats
 
 
-def frame(face: Face, shape: tuple[int, int]) -> Frame:
+def frame(face: Face, shape: tuple[int, int]) -> FaceFrame:
     """The template coordinates of a picture of `shape` (height, width)."""
     warp = similarity(face.points, TEMPLATE)
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     turn = np.transpose(warp[:, :2]).astype(np.float32)
     move = warp[:, 2].astype(np.float32)
-    return Frame(np.stack([x, y], -1) @ turn + move, face.points @ turn + move)
+    return FaceFrame(np.stack([x, y], -1) @ turn + move, face.points @ turn + move)
 
 
-def oval_mask(at: Frame, oval: Oval, origin: tuple[float, float] = (0.0, 0.0)) -> Floats:
+def oval_mask(at: FaceFrame, oval: Oval, origin: tuple[float, float] = (0.0, 0.0)) -> Floats:
     """[H, W]: 1 inside, falling to 0 over a quarter radius around the edge."""
     x = (at.units[..., 0] - oval.x - origin[0]) / oval.across
     y = (at.units[..., 1] - oval.y - origin[1]) / oval.down
     return ((1 + SOFT / 2 - np.sqrt(x * x + y * y)) / SOFT).clip(0, 1)
 
 
-def ear_mask(at: Frame) -> Floats:
+def ear_mask(at: FaceFrame) -> Floats:
     """[H, W]: where ears would be, their skin and whatever hides it."""
     shift = TURN * (float(at.points[2, 0]) - FACE.x) / EYE_DISTANCE
     sides = [oval_mask(at, EAR, (FACE.x - 2 * EAR.x - shift, 0)), oval_mask(at, EAR, (FACE.x - shift, 0))]
     return np.maximum(*sides) * (1 - oval_mask(at, CHEEK, (-shift / 2, 0)))
 
 
-def glasses_mask(at: Frame, others: Floats) -> Floats:
+def glasses_mask(at: FaceFrame, others: Floats) -> Floats:
     """[H, W]: what the frames of glasses enclose, from the share [H, W] of things that are neither skin nor hair.
 
     Each half of the face gets the convex hull of its frame; nothing where too little of one is seen.
@@ -90,7 +90,7 @@ def glasses_mask(at: Frame, others: Floats) -> Floats:
     return mask
 
 
-def feature_masks(at: Frame) -> dict[str, Floats]:
+def feature_masks(at: FaceFrame) -> dict[str, Floats]:
     """eyes, brows, nose, mouth, each [H, W], placed at the found points, so that a turned face fits."""
     left_eye, right_eye, nose, left_mouth, right_mouth = ((float(x), float(y)) for x, y in at.points)
     mouth = (left_mouth[0] + right_mouth[0]) / 2, (left_mouth[1] + right_mouth[1]) / 2

@@ -14,7 +14,7 @@ DIGITS = 16
 T = TypeVar("T")
 
 
-class Shelf:
+class DroppedPhotos:
     """Encoded pictures by hash, bounded in bytes; what was not used for longest goes first. Safe among threads.
 
     Args:

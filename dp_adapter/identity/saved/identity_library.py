@@ -22,7 +22,7 @@ _NAME_BYTES = 200  # file systems take 255 for the whole file name
 _DEVICES = re.compile(r"CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³]", re.IGNORECASE)
 
 
-class Identities:
+class IdentityLibrary:
     """Files under ``<root>/dp_adapter/identities``.
 
     Names that differ only in case, or in how accents are composed, are one name, as on Windows and macOS.

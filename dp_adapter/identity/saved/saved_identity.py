@@ -12,7 +12,7 @@ from dp_adapter.identity.faces.face_quality import Quality
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class EncoderView:
     """The face of one photo as one detector framed it, and what encoders saw in it.
 
     Args:
@@ -76,9 +76,9 @@ class SavedPhoto:
 
     digest: str
     weight: float
-    views: Mapping[str, View]
+    views: Mapping[str, EncoderView]
 
-    def view(self, detector: str) -> View | None:
+    def view(self, detector: str) -> EncoderView | None:
         """A detector's view, with what was seen of the whole photo: that needs no face, and lies in one view alone."""
         view = self.views.get(detector)
         if view is None:

@@ -22,7 +22,7 @@ from dp_adapter import __version__, naming
 from dp_adapter.errors import IdentityError
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import Quality
-from dp_adapter.identity.saved.saved_identity import Card, SavedIdentity, SavedPhoto, View
+from dp_adapter.identity.saved.saved_identity import Card, EncoderView, SavedIdentity, SavedPhoto
 
 FORMAT = "dp-adapter identity"
 VERSION = 1
@@ -212,12 +212,14 @@ def _photos(listed: list[dict[str, Any]], tensors: Mapping[str, NDArray[Any]]) -
     return tuple(photos)
 
 
-def _view(facts: dict[str, Any], vectors: Mapping[str, Floats]) -> View:
+def _view(facts: dict[str, Any], vectors: Mapping[str, Floats]) -> EncoderView:
     x1, y1, x2, y2 = (float(x) for x in facts["box"])
     quality = Quality(**{name: float(value) for name, value in facts["quality"].items()})
     if not np.isfinite([x1, y1, x2, y2, *vars(quality).values()]).all():
         raise ValueError("it holds NaN or infinite values")
-    return View(int(facts["faces"]), int(facts["chosen"]), (x1, y1, x2, y2), quality, MappingProxyType(dict(vectors)))
+    return EncoderView(
+        int(facts["faces"]), int(facts["chosen"]), (x1, y1, x2, y2), quality, MappingProxyType(dict(vectors))
+    )
 
 
 def _layout(photo: SavedPhoto) -> frozenset[tuple[str, str, tuple[int, ...]]]:

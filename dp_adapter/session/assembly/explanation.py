@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dp_adapter import naming
-from dp_adapter.modes import Words
+from dp_adapter.modes import ModeWords
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     mode: str = "portrait"
     mode_lines: tuple[str, ...] = ()
-    words: tuple[Words, ...] = ()
+    words: tuple[ModeWords, ...] = ()
     idle: str = ""
     left_out: tuple[str, ...] = ()
     used: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -18,7 +18,7 @@ from dp_adapter.hints import command
 from dp_adapter.identity.crops.keypoint_picture import draw_keypoints
 from dp_adapter.identity.faces.face import TEMPLATE, Floats
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.session.photos.reference_photos import Known, Seen
+from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import IdentityNet
 from dp_adapter.weights.library import Library
@@ -141,7 +141,7 @@ def placed(pose: Floats, bounds: tuple[float, float, float, float]) -> Floats:
 
 def _pose(seen: Sequence[Known]) -> Floats:
     """The five points in the face's own box; a saved identity has none, and looks straight ahead."""
-    one = next((photo for photo in seen if isinstance(photo, Seen)), None)
+    one = next((photo for photo in seen if isinstance(photo, SeenPhoto)), None)
     if one is None:
         return (TEMPLATE / np.float32(_CROP)).astype(np.float32)
     x1, y1, x2, y2 = one.face.box.tolist()
@@ -151,7 +151,7 @@ def _pose(seen: Sequence[Known]) -> Floats:
 
 def _as_in_photo(seen: Sequence[Known], scene: Scene) -> Floats:
     """The face where the photo has it, the photo fitted into the picture, as the published pipeline does."""
-    one = next((photo for photo in seen if isinstance(photo, Seen)), None)
+    one = next((photo for photo in seen if isinstance(photo, SeenPhoto)), None)
     if one is None:
         side = 0.4 * min(scene.width, scene.height)
         x, y = scene.width / 2, 0.4 * scene.height

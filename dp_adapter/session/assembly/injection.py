@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.text.text_side import Spoken, TextIdentity
-from dp_adapter.modes import Edit
+from dp_adapter.modes import ResolvedMode
 from dp_adapter.session.assembly import identity_net, sharing_by_words
 from dp_adapter.session.assembly.attention_form import megabytes, with_form
 from dp_adapter.session.assembly.checkpoint_choices import Way, way_of
@@ -16,7 +16,7 @@ from dp_adapter.session.assembly.explanation import Explanation, PersonExplanati
 from dp_adapter.session.assembly.prompt_persons import in_words, spoken_of, text_side
 from dp_adapter.session.photos.features import Person
 from dp_adapter.session.regions.forecast import unplaced
-from dp_adapter.session.regions.requested_regions import Area
+from dp_adapter.session.regions.requested_regions import PersonRegion
 from dp_adapter.session.regions.tracker import Tracker
 from dp_adapter.session.regions.tracker_setup import following_words
 from dp_adapter.session.scene import Encode, Scene
@@ -41,7 +41,7 @@ class Prepared:
     injection: Injection
     explanation: Explanation
     tracker: Tracker | None = None
-    edit: Edit | None = None
+    edit: ResolvedMode | None = None
     net: identity_net.Net | None = None
     spoken: tuple[Spoken, ...] = ()
 
@@ -52,12 +52,12 @@ def off(notes: Sequence[str], idle: str = "", left_out: Sequence[str] = ()) -> P
 
 
 def prepared_of(
-    edit: Edit,
+    edit: ResolvedMode,
     checkpoint: Checkpoint,
     variant: str,
     people: dict[int, Person],
     texts: Mapping[int, TextIdentity | None],
-    areas: dict[int, Area],
+    areas: dict[int, PersonRegion],
     tracker: Tracker | None,
     notes: Sequence[str],
     scene: Scene,
@@ -124,7 +124,7 @@ def _persons(
     options: TokenOptions,
     people: Mapping[int, Person],
     texts: Mapping[int, TextIdentity | None],
-    areas: Mapping[int, Area],
+    areas: Mapping[int, PersonRegion],
     tracker: Tracker | None,
     by_words: Mapping[int, sharing_by_words.Shared],
 ) -> tuple[list[Identity], list[PersonExplanation]]:
@@ -163,7 +163,7 @@ def _persons(
     return identities, told
 
 
-def used_in(asked: Settings, edit: Edit, checkpoint: Checkpoint, variant: str) -> dict[str, object]:
+def used_in(asked: Settings, edit: ResolvedMode, checkpoint: Checkpoint, variant: str) -> dict[str, object]:
     """What this request's automatic values stood for, as far as it depends on what is installed here."""
     used: dict[str, object] = {"model": checkpoint.path.name}
     if len(checkpoint.variants) > 1:
@@ -219,7 +219,7 @@ def _why_idle(injection: Injection) -> str:
     return "its region covers nothing of the picture"
 
 
-def _nothing_free(settings: Settings, areas: Mapping[int, Area], tracker: Tracker | None) -> tuple[str, ...]:
+def _nothing_free(settings: Settings, areas: Mapping[int, PersonRegion], tracker: Tracker | None) -> tuple[str, ...]:
     """Why the parts that are to be free are not."""
     if not settings.free_parts or tracker is not None or any(area.free is not None for area in areas.values()):
         return ()

@@ -12,7 +12,7 @@ from dp_adapter import naming
 from dp_adapter.core.text.sharing_by_words import Entity, Sharing
 from dp_adapter.errors import SettingsError
 from dp_adapter.session.assembly import prompt_persons
-from dp_adapter.session.regions.requested_regions import Area
+from dp_adapter.session.regions.requested_regions import PersonRegion
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.settings import Region, Settings
 from dp_adapter.weights.checkpoint import Checkpoint
@@ -135,7 +135,9 @@ def doubts(shared: Mapping[int, Shared]) -> tuple[str, ...]:
     )
 
 
-def delayed(areas: Mapping[int, Area], shared: Mapping[int, Shared], checkpoint: Checkpoint) -> dict[int, Area]:
+def delayed(
+    areas: Mapping[int, PersonRegion], shared: Mapping[int, Shared], checkpoint: Checkpoint
+) -> dict[int, PersonRegion]:
     """The areas, of which those by words alone are not known from the start, unless the checkpoint was trained so.
 
     At first a word looks everywhere, so that each place would get something of everybody.

@@ -11,14 +11,14 @@ import torch
 from dp_adapter.errors import CatalogError, MissingDependencyError, WeightsError
 from dp_adapter.identity.encoders import transface
 from dp_adapter.identity.encoders.clip import ClipFeatures
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_embedding import Encoder
 from dp_adapter.identity.faces.face_quality import quality
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.identity.saved.saved_identity import SavedPhoto, View
-from dp_adapter.session.photos.reference_photos import Seen
+from dp_adapter.identity.saved.saved_identity import EncoderView, SavedPhoto
+from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.readers.cut_outs import PARSED_CROP, PERSON_CROP, cut_parsed, cut_person
 from dp_adapter.session.readers.eva import encoded, outlines
 from dp_adapter.session.readers.face_parts import PARTS, hidden_parts
@@ -40,7 +40,7 @@ class Draft:
 
     digest: str
     weight: float
-    looks: dict[str, Seen] = field(default_factory=dict[str, "Seen"])
+    looks: dict[str, SeenPhoto] = field(default_factory=dict[str, "SeenPhoto"])
     vectors: dict[str, dict[str, Floats]] = field(default_factory=dict[str, "dict[str, Floats]"])
 
     def photo(self) -> SavedPhoto:
@@ -62,7 +62,9 @@ def faces(drafts: Sequence[Draft], detectors: Sequence[tuple[Detector, Encoder]]
     return {kind_of(encoder.name): encoder.version for _, encoder in detectors}
 
 
-def towers(drafts: Sequence[Draft], encoders: Encoders, zeros: dict[str, Floats], notes: list[str]) -> dict[str, str]:
+def towers(
+    drafts: Sequence[Draft], encoders: EncoderPool, zeros: dict[str, Floats], notes: list[str]
+) -> dict[str, str]:
     """Runs the CLIP towers one after the other, which fits where all together would not; returns their versions."""
     versions: dict[str, str] = {}
     cuts = [_cuts(draft, encoders) for draft in drafts]
@@ -91,7 +93,7 @@ def towers(drafts: Sequence[Draft], encoders: Encoders, zeros: dict[str, Floats]
     return versions
 
 
-def patches(drafts: Sequence[Draft], encoders: Encoders, notes: list[str]) -> dict[str, str]:
+def patches(drafts: Sequence[Draft], encoders: EncoderPool, notes: list[str]) -> dict[str, str]:
     """Runs TransFace where its file is here, on the faces that its checkpoints take; returns its version."""
     if encoders.folders.find(transface.CATALOGUE) is None:
         return {}
@@ -108,7 +110,7 @@ def patches(drafts: Sequence[Draft], encoders: Encoders, notes: list[str]) -> di
         return {}
 
 
-def eva_towers(drafts: Sequence[Draft], encoders: Encoders, notes: list[str]) -> dict[str, str]:
+def eva_towers(drafts: Sequence[Draft], encoders: EncoderPool, notes: list[str]) -> dict[str, str]:
     """Runs the EVA02-CLIP towers on the faces that antelopev2 framed, which PuLID takes; returns their versions."""
     if any(_PULID not in draft.looks for draft in drafts):
         return {}
@@ -131,7 +133,7 @@ def eva_towers(drafts: Sequence[Draft], encoders: Encoders, notes: list[str]) ->
 
 
 def own_towers(
-    drafts: Sequence[Draft], encoders: Encoders, towers: Iterable[tuple[str, OwnTower]], notes: list[str]
+    drafts: Sequence[Draft], encoders: EncoderPool, towers: Iterable[tuple[str, OwnTower]], notes: list[str]
 ) -> dict[str, str]:
     """Runs the towers inside checkpoints, given by the names of their files; returns their versions.
 
@@ -151,7 +153,7 @@ def own_towers(
     return versions
 
 
-def _cuts(draft: Draft, encoders: Encoders) -> dict[tuple[str, str], Picture]:
+def _cuts(draft: Draft, encoders: EncoderPool) -> dict[tuple[str, str], Picture]:
     """What single families cut out, by detector and crop; each for the detector that its checkpoints take."""
     cuts: dict[tuple[str, str], Picture] = {}
     for name, look in draft.looks.items():
@@ -169,7 +171,7 @@ def _named(prefix: str, features: ClipFeatures) -> dict[str, Floats]:
     }
 
 
-def _view(look: Seen, vectors: dict[str, Floats]) -> View:
+def _view(look: SeenPhoto, vectors: dict[str, Floats]) -> EncoderView:
     told = look.described(None)
     assert told.box is not None and told.chosen is not None
-    return View(told.faces, told.chosen, told.box, quality(look.picture, look.face), MappingProxyType(vectors))
+    return EncoderView(told.faces, told.chosen, told.box, quality(look.picture, look.face), MappingProxyType(vectors))

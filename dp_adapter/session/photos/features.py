@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dp_adapter import naming
 from dp_adapter.cache import Cache
-from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.reference_photo import ReferencePhoto
 from dp_adapter.core.types import Features
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.combine_photos import Combination, agreement, combine
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.session.assembly.explanation import Photo
@@ -46,14 +46,14 @@ class Person:
     combine: str
     notes: tuple[str, ...]
     seen: tuple[Known, ...]
-    reference: Reference | None = None
+    reference: ReferencePhoto | None = None
     looks_at: str = ""
 
 
 class FeatureReader:
     """Runs the encoders that a checkpoint asks for; vectors are kept by content."""
 
-    def __init__(self, encoders: Encoders, directions: Directions, limit: int = 256) -> None:
+    def __init__(self, encoders: EncoderPool, directions: Directions, limit: int = 256) -> None:
         self._encoders = encoders
         self._directions = directions
         self._reading = Reading(encoders, Cache(limit))

@@ -10,12 +10,12 @@ import numpy as np
 from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.identity.pictures.restore_old_photo import retouched, wear
-from dp_adapter.modes import Edit, Facts, Modes, needs_reference_age, resolve
+from dp_adapter.modes import ModeFacts, Modes, ResolvedMode, needs_reference_age, resolve
 from dp_adapter.session.photos.latents import LATENT
-from dp_adapter.session.photos.reference_photos import Known, Photos, Seen, used
+from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos, SeenPhoto, used
 from dp_adapter.session.photos.saved_photos import IDENTITY
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings
@@ -31,7 +31,7 @@ def no_restorers() -> Mapping[str, tuple[Restorer, bool]]:
     return {}
 
 
-class Editing:
+class PhotoEdits:
     """Modes at work for one session.
 
     Args:
@@ -40,18 +40,23 @@ class Editing:
     """
 
     def __init__(
-        self, modes: Modes, photos: Photos, encoders: Encoders, restorers: Restorers = no_restorers, limit: int = 8
+        self,
+        modes: Modes,
+        photos: ReferencePhotos,
+        encoders: EncoderPool,
+        restorers: Restorers = no_restorers,
+        limit: int = 8,
     ) -> None:
         self._modes = modes
         self._photos = photos
         self._encoders = encoders
         self._restorers = restorers
-        self._treated: Cache[Seen] = Cache(limit)
+        self._treated: Cache[SeenPhoto] = Cache(limit)
 
     def forget(self) -> None:
         self._treated.clear()
 
-    def edit(self, settings: Settings, scene: Scene) -> Edit:
+    def edit(self, settings: Settings, scene: Scene) -> ResolvedMode:
         """The request's mode, resolved.
 
         Raises:
@@ -60,7 +65,7 @@ class Editing:
         """
         mode = self._modes.of(settings.mode)
         age = self._age(settings) if needs_reference_age(settings, mode) else None
-        return resolve(settings, mode, Facts(age, scene.inpaint is not None))
+        return resolve(settings, mode, ModeFacts(age, scene.inpaint is not None))
 
     def treated(self, seen: Sequence[Known], settings: Settings) -> tuple[list[Known], list[str]]:
         """The photos as a resolved request wants them, retouched and restored, and notes on what was done.
@@ -74,7 +79,7 @@ class Editing:
         made: list[Known] = []
         notes: list[str] = []
         for one in seen:
-            if isinstance(one, Seen):
+            if isinstance(one, SeenPhoto):
                 key = (one.digest, one.face.box.tobytes(), settings.retouch, settings.restorer, name)
                 new = self._treated.get(key, lambda one=one: _treat(one, settings, name, restorer))
                 made.append(replace(new, weight=one.weight, number=one.number))
@@ -109,7 +114,7 @@ class Editing:
         return None
 
 
-def _treat(one: Seen, settings: Settings, name: str, restorer: Restorer | None) -> Seen:
+def _treat(one: SeenPhoto, settings: Settings, name: str, restorer: Restorer | None) -> SeenPhoto:
     """Retouched, then restored; left to the program, only an old photo is restored."""
     picture = one.picture
     done: list[str] = []

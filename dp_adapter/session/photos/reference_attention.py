@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from dp_adapter import naming
-from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.reference_photo import ReferencePhoto
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.crops.person_cut_out import person_mask
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.session.photos.features import Person
-from dp_adapter.session.photos.reference_photos import Seen
+from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.scene import EncodePicture, Picture, Scene
 from dp_adapter.settings import Settings
 
@@ -24,7 +24,7 @@ _AROUND = 4.0  # short side of what is shown, in sizes of the face: head and sho
 
 
 def with_photos(
-    people: Mapping[int, Person], settings: Settings, scene: Scene, encoders: Encoders
+    people: Mapping[int, Person], settings: Settings, scene: Scene, encoders: EncoderPool
 ) -> dict[int, Person]:
     """The persons with the photo to look at, of several the best one; as they are where that is switched off.
 
@@ -41,9 +41,9 @@ def with_photos(
 
 
 def _looked_at(
-    number: int, person: Person, settings: Settings, scene: Scene, encoders: Encoders, encode: EncodePicture
+    number: int, person: Person, settings: Settings, scene: Scene, encoders: EncoderPool, encode: EncodePicture
 ) -> Person:
-    photos = [one for one in person.seen if isinstance(one, Seen)]
+    photos = [one for one in person.seen if isinstance(one, SeenPhoto)]
     if not photos:
         raise SettingsError(
             _FIELD,
@@ -58,7 +58,9 @@ def _looked_at(
     picture = resized(cut(best.picture, window), scene)
     covered = resized(cut(mask.astype(np.uint8) * 255, window), scene).astype(np.float32) / 255
     asked = settings.reference_attention
-    reference = Reference(encode(picture).float(), torch.as_tensor(covered)[None], asked.weight, asked.start, asked.end)
+    reference = ReferencePhoto(
+        encode(picture).float(), torch.as_tensor(covered)[None], asked.weight, asked.start, asked.end
+    )
     told = f"photo attention {asked.weight:g} from {asked.start:g} to {asked.end:g} to {naming.photo(best.number)}"
     return replace(person, reference=reference, looks_at=told)
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import FaceError, IdentityError, PictureError, SettingsError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Choice, Face, choose
 from dp_adapter.identity.faces.face_quality import Quality, quality
-from dp_adapter.identity.pictures.dropped_photos import Shelf
+from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.pictures.picture_files import Coverage, Picture, digest, load, load_mask, load_picture
 from dp_adapter.identity.pictures.picture_sources import embedded, read_as
-from dp_adapter.identity.saved.identity_library import Identities
+from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.session.assembly.explanation import Photo
 from dp_adapter.session.photos.latents import LATENT, Latent, Latents
@@ -33,7 +33,7 @@ PHOTO = "photo:"
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class SeenPhoto:
     """A reference photo with the face that was chosen in it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Seen:
         )
 
 
-Known: TypeAlias = "Seen | Remembered"
+Known: TypeAlias = "SeenPhoto | Remembered"
 
 
 def used(settings: Settings, identity: int) -> list[int]:
@@ -75,7 +75,7 @@ def used(settings: Settings, identity: int) -> list[int]:
     return [n for n, one in enumerate(settings.references) if one.identity == identity and one.weight > 0]
 
 
-class Photos:
+class ReferencePhotos:
     """Reads photos and saved identities and finds faces for one session.
 
     Args:
@@ -88,10 +88,10 @@ class Photos:
 
     def __init__(
         self,
-        encoders: Encoders,
+        encoders: EncoderPool,
         paths_allowed: bool,
-        shelf: Shelf,
-        identities: Identities,
+        shelf: DroppedPhotos,
+        identities: IdentityLibrary,
         latents: Latents,
         limit: int = 64,
     ) -> None:
@@ -210,7 +210,7 @@ class Photos:
             for one, field in ((settings.references[number], f"references[{number}].image"),)
         ]
 
-    def look_at(self, settings: Settings, number: int, detector: Detector, notes: list[str]) -> Seen | None:
+    def look_at(self, settings: Settings, number: int, detector: Detector, notes: list[str]) -> SeenPhoto | None:
         """One photo; None, and a note, where it lacks the asked-for face and the settings say to go on.
 
         Raises as `look`.
@@ -225,7 +225,7 @@ class Photos:
             notes.append(f"{naming.begun(naming.photo(number))} was left out: {error.problem}.")
             return None
 
-    def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> Seen:
+    def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> SeenPhoto:
         loaded = self._read(reference.image, f"{name}.image", load)
         picture = loaded.picture
         faces = self.faces(picture, detector)
@@ -244,7 +244,7 @@ class Photos:
                 f"{naming.begun(naming.face(choice.index))} is smaller than {choice.min_size} px",
                 "Lower the least size of a face.",
             )
-        return Seen(picture, loaded.digest, faces, face, quality(picture, face), reference.weight)
+        return SeenPhoto(picture, loaded.digest, faces, face, quality(picture, face), reference.weight)
 
     def _like(self, field: str, source: str, detector: Detector) -> Floats:
         """The vector of the face to look for; its absence is no photo's fault, so it stops the job."""

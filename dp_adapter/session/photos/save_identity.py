@@ -10,13 +10,13 @@ import numpy as np
 
 from dp_adapter import naming
 from dp_adapter.errors import SettingsError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import similarity, template
 from dp_adapter.identity.faces.face_embedding import Encoder
-from dp_adapter.identity.saved.saved_identity import SavedIdentity, SavedPhoto, View
+from dp_adapter.identity.saved.saved_identity import EncoderView, SavedIdentity, SavedPhoto
 from dp_adapter.session.photos.drafts import ABSENT, Draft, eva_towers, faces, kind_of, own_towers, patches, towers
-from dp_adapter.session.photos.reference_photos import Photos, Seen, used
+from dp_adapter.session.photos.reference_photos import ReferencePhotos, SeenPhoto, used
 from dp_adapter.session.photos.saved_photos import IDENTITY
 from dp_adapter.session.readers.own_tower import towers_inside
 from dp_adapter.settings import Settings
@@ -28,7 +28,9 @@ _THUMBNAIL = 192
 _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 px; that is tight
 
 
-def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders, library: Library) -> SavedIdentity:
+def embedded(
+    name: str, settings: Settings, photos: ReferencePhotos, encoders: EncoderPool, library: Library
+) -> SavedIdentity:
     """The first person of a request, not written yet.
 
     Photos of saved identities come along with the vectors they have; only what all photos have is kept.
@@ -78,7 +80,7 @@ def embedded(name: str, settings: Settings, photos: Photos, encoders: Encoders, 
     )
 
 
-def _saved_sources(settings: Settings, photos: Photos) -> list[tuple[SavedIdentity, float]]:
+def _saved_sources(settings: Settings, photos: ReferencePhotos) -> list[tuple[SavedIdentity, float]]:
     """Saved identities among the references, each with its weight there."""
     return [
         (photos.saved(settings.references[n].image, f"references[{n}].image"), settings.references[n].weight)
@@ -87,7 +89,7 @@ def _saved_sources(settings: Settings, photos: Photos) -> list[tuple[SavedIdenti
     ]
 
 
-def _detectors(encoders: Encoders, notes: list[str]) -> Iterator[tuple[Detector, Encoder]]:
+def _detectors(encoders: EncoderPool, notes: list[str]) -> Iterator[tuple[Detector, Encoder]]:
     """Each detector with the face encoder that is run on its points."""
     yield encoders.yunet, encoders.sface
     for name in _PACKS:
@@ -100,14 +102,14 @@ def _detectors(encoders: Encoders, notes: list[str]) -> Iterator[tuple[Detector,
             yield encoders.pack(name), encoder
 
 
-def _look(settings: Settings, photos: Photos, detectors: Sequence[Detector], notes: list[str]) -> list[Draft]:
+def _look(settings: Settings, photos: ReferencePhotos, detectors: Sequence[Detector], notes: list[str]) -> list[Draft]:
     """The photos that are here in which every detector finds the asked-for face, each once."""
     drafts: dict[str, Draft] = {}
     for number in used(settings, PERSON):
         reference = settings.references[number]
         if reference.image.startswith(IDENTITY):
             continue
-        looks: dict[str, Seen] = {}
+        looks: dict[str, SeenPhoto] = {}
         for detector in detectors:
             look = photos.look_at(settings, number, detector, notes)
             if look is None:
@@ -128,7 +130,7 @@ def _common(photos: Sequence[SavedPhoto]) -> tuple[SavedPhoto, ...]:
             photo.digest,
             photo.weight,
             {
-                name: View(
+                name: EncoderView(
                     view.faces,
                     view.chosen,
                     view.box,

@@ -11,7 +11,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.hints import command
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import Quality
-from dp_adapter.identity.saved.saved_identity import SavedIdentity, View
+from dp_adapter.identity.saved.saved_identity import EncoderView, SavedIdentity
 from dp_adapter.session.assembly.explanation import Photo
 
 IDENTITY = "identity:"
@@ -41,7 +41,7 @@ class Remembered:
     identity: str
     digest: str
     weight: float
-    view: View
+    view: EncoderView
     zeros: Mapping[str, Floats]
     versions: Mapping[str, str]
     number: int = 0

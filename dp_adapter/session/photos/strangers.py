@@ -12,7 +12,7 @@ from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Floats
-from dp_adapter.session.photos.reference_photos import Photos
+from dp_adapter.session.photos.reference_photos import ReferencePhotos
 from dp_adapter.session.regions.face_matching import SAME
 from dp_adapter.settings import Settings
 from dp_adapter.settings.sections import MAX_IDENTITIES
@@ -43,7 +43,7 @@ class Stranger:
 
 
 def strangers(
-    photos: Photos,
+    photos: ReferencePhotos,
     detector: Detector,
     references: Sequence[Mapping[str, Any]],
     face: Mapping[str, Any],
@@ -84,7 +84,9 @@ def _person(reference: Mapping[str, Any]) -> int:
     return person if isinstance(person, int) else 0  # what was pasted may be anything
 
 
-def _vector(photos: Photos, detector: Detector, one: Mapping[str, Any], face: Mapping[str, Any]) -> Floats | None:
+def _vector(
+    photos: ReferencePhotos, detector: Detector, one: Mapping[str, Any], face: Mapping[str, Any]
+) -> Floats | None:
     """Of the face that is taken in a photo, or of a saved identity; None where there is none."""
     try:
         asked = Settings.from_dict({"references": [{"image": one.get("image"), "face": one.get("face")}], "face": face})

@@ -11,21 +11,21 @@ from dp_adapter.identity.crops.parsed_face import parsed_crop
 from dp_adapter.identity.crops.person_cut_out import person_crop
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.session.photos.reference_photos import Seen
+from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, read_clip
 from dp_adapter.weights.checkpoint import Encoder
 
 PERSON_CROP, PARSED_CROP = "person", "parsed"
 
-Cut = Callable[[Seen, FaceParser], Picture]
+Cut = Callable[[SeenPhoto, FaceParser], Picture]
 
 
-def cut_person(one: Seen, parser: FaceParser) -> Picture:
+def cut_person(one: SeenPhoto, parser: FaceParser) -> Picture:
     """The person of the chosen face, as StoryMaker takes them."""
     return person_crop(one.picture, one.face, one.faces, parser)
 
 
-def cut_parsed(one: Seen, parser: FaceParser) -> Picture:
+def cut_parsed(one: SeenPhoto, parser: FaceParser) -> Picture:
     """The chosen face, as MasterWeaver takes it."""
     return parsed_crop(one.picture, one.face, parser)
 
@@ -57,10 +57,10 @@ READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
 }
 
 
-def _kept(reading: Reading, crop: str, cut: Cut) -> Callable[[Seen], Picture]:
+def _kept(reading: Reading, crop: str, cut: Cut) -> Callable[[SeenPhoto], Picture]:
     """A crop that is cut out once: parsing takes longer than looking it up."""
 
-    def make(one: Seen) -> Picture:
+    def make(one: SeenPhoto) -> Picture:
         parser = reading.encoders.parser
         key = (one.digest, one.treated, one.face.box.tobytes(), parser.name, crop)
         return np.asarray(reading.kept.get(key, lambda: torch.as_tensor(cut(one, parser))), np.uint8)

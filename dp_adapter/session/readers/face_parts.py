@@ -9,7 +9,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.crops.face_parts import part_pictures
 from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.faces.face_parsing import FaceParser
-from dp_adapter.session.photos.reference_photos import Seen
+from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, versions, zeros_of
 
@@ -18,7 +18,7 @@ PARTS = "parts"
 
 def read_clip_parts(reading: Reading, ask: Ask) -> Values:
     """``clip_parts`` [1, P, L, c] of the photo with all but one part of the face black, part by part."""
-    tower = reading.encoders.clip(hidden=ask.width) if any(isinstance(one, Seen) for one in ask.seen) else None
+    tower = reading.encoders.clip(hidden=ask.width) if any(isinstance(one, SeenPhoto) for one in ask.seen) else None
     name, kind, unseen = ("", "", None) if tower is None else (tower.name, tower.kind, zeros_of(reading, tower))
     vectors: list[Tensor] = []
     for one in ask.seen:
@@ -39,7 +39,7 @@ def read_clip_parts(reading: Reading, ask: Ask) -> Values:
     return Values(name, {"clip_parts": vectors}, of)
 
 
-def hidden_parts(one: Seen, parser: FaceParser, tower: ClipVision) -> Tensor:
+def hidden_parts(one: SeenPhoto, parser: FaceParser, tower: ClipVision) -> Tensor:
     """CLIP's hidden states of every part [P, L, c], float32; zeros for a part that the photo does not show."""
     masks = parser.parse(one.picture, one.face)
     pictures = part_pictures(one.picture, one.face, masks)
@@ -47,7 +47,7 @@ def hidden_parts(one: Seen, parser: FaceParser, tower: ClipVision) -> Tensor:
     return torch.stack([nothing if part is None else tower.encode(part).hidden[0].cpu().float() for part in pictures])
 
 
-def _kept(reading: Reading, tower: ClipVision, one: Seen) -> Tensor:
+def _kept(reading: Reading, tower: ClipVision, one: SeenPhoto) -> Tensor:
     parser = reading.encoders.parser
     key = (one.digest, one.treated, one.face.box.tobytes(), tower.name, parser.name)
     return reading.large.get(key, lambda: hidden_parts(one, parser, tower))

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from dp_adapter.cache import Cache
 from dp_adapter.identity.encoders.clip import ClipFeatures, ClipVision
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.encoders.transface import TransFace
 from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.identity.faces.face_embedding import Encoder as FaceEncoder
 from dp_adapter.identity.pictures.picture_files import Picture, digest
 from dp_adapter.session.photos.latents import Latent
-from dp_adapter.session.photos.reference_photos import Known, Seen
+from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.readers import eva
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder
@@ -90,7 +90,7 @@ class Values:
 class Reading:
     """The encoders, and what they saw already: tensors by content and encoder; ``large`` are some 12 MB each."""
 
-    encoders: Encoders
+    encoders: EncoderPool
     kept: Cache[Tensor]
     large: Cache[Tensor] = field(default_factory=lambda: Cache[Tensor](32))
 
@@ -129,7 +129,7 @@ def read_clip_hidden(reading: Reading, ask: Ask) -> Values:
 
 def read_transface(reading: Reading, ask: Ask) -> Values:
     """``face_patches`` [1, L, c] of TransFace; it and the parser are only asked where a photo is here."""
-    here = any(isinstance(one, Seen) for one in ask.seen)
+    here = any(isinstance(one, SeenPhoto) for one in ask.seen)
     network = reading.encoders.transface() if here else None
     name = kind = "" if network is None else network.kind
     vectors: list[Tensor] = []
@@ -146,7 +146,7 @@ def read_transface(reading: Reading, ask: Ask) -> Values:
 
 def read_eva(reading: Reading, ask: Ask) -> Values:
     """``eva_pooled`` [1, c] and ``eva_hidden`` [1, 5, L, w] of the tower whose hidden states have this width."""
-    tower = reading.encoders.eva(ask.width) if any(isinstance(one, Seen) for one in ask.seen) else None
+    tower = reading.encoders.eva(ask.width) if any(isinstance(one, SeenPhoto) for one in ask.seen) else None
     name, kind = ("", "") if tower is None else (tower.name, tower.kind)
     pooled: list[Tensor] = []
     hidden: list[Tensor] = []
@@ -181,20 +181,20 @@ def pack_of(checkpoint: Checkpoint, variant: str) -> str:
     return "antelopev2" if variant == "instantid" else checkpoint.pack
 
 
-def aligned(one: Seen) -> Picture:
+def aligned(one: SeenPhoto) -> Picture:
     """The chosen face as CLIP's face variants take it."""
     return norm_crop(one.picture, one.face.points, _CROP)
 
 
-def _whole(one: Seen) -> Picture:
+def _whole(one: SeenPhoto) -> Picture:
     return one.picture
 
 
-_CROPS: Mapping[str, Callable[[Seen], Picture]] = {"face": aligned, "photo": _whole}
+_CROPS: Mapping[str, Callable[[SeenPhoto], Picture]] = {"face": aligned, "photo": _whole}
 
 
 def read_clip(
-    reading: Reading, ask: Ask, crop: str, part: Part, make: Callable[[Seen], Picture] | None = None
+    reading: Reading, ask: Ask, crop: str, part: Part, make: Callable[[SeenPhoto], Picture] | None = None
 ) -> tuple[str, list[Tensor], tuple[str, ...], Tensor | None]:
     """``part`` of CLIP's features of a crop of every photo; the tower is only asked where a photo is here.
 
@@ -206,7 +206,7 @@ def read_clip(
     """
     cut = make or _CROPS[crop]
     tower = None
-    if any(isinstance(one, Seen) for one in ask.seen):
+    if any(isinstance(one, SeenPhoto) for one in ask.seen):
         tower = reading.encoders.clip(**{"projection" if part == "embeds" else "hidden": ask.width})
     name, kind = ("", "") if tower is None else (tower.name, tower.kind)
     zeros = None if tower is None or part == "embeds" else zeros_of(reading, tower)
@@ -226,7 +226,7 @@ def read_clip(
 def versions(seen: Sequence[Known], kind: str, live: Callable[[], str]) -> tuple[str, ...]:
     """Versions of the encoder that the vectors come from; looked up only where there can be more than one."""
     saved = {one.versions.get(kind, "") for one in seen if isinstance(one, Remembered)}
-    mixed = saved and any(isinstance(one, Seen) for one in seen)
+    mixed = saved and any(isinstance(one, SeenPhoto) for one in seen)
     return tuple(sorted(saved | ({live()} if mixed else set())))
 
 
@@ -235,13 +235,13 @@ def _crop_of(ask: Ask) -> Crop:
     return "photo" if ask.variant in _WHOLE_PICTURE or ask.checkpoint.family in _WHOLE_PICTURE else "face"
 
 
-def face_vector(reading: Reading, encoder: FaceEncoder, one: Seen) -> Tensor:
+def face_vector(reading: Reading, encoder: FaceEncoder, one: SeenPhoto) -> Tensor:
     """[1, e] of the chosen face."""
     key = (one.digest, one.treated, one.face.box.tobytes(), encoder.name)
     return reading.kept.get(key, lambda: torch.as_tensor(encoder.embed(one.picture, one.face)).float()[None])
 
 
-def _patches(reading: Reading, network: TransFace, one: Seen) -> Tensor:
+def _patches(reading: Reading, network: TransFace, one: SeenPhoto) -> Tensor:
     parser = reading.encoders.parser
     key = (one.digest, one.treated, one.face.box.tobytes(), network.name, parser.name)
     return reading.kept.get(key, lambda: network.encode(one.picture, one.face, parser.parse(one.picture, one.face)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.encoders.clip import preprocess
-from dp_adapter.session.photos.reference_photos import Seen
+from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, face_vector
 from dp_adapter.weights.checkpoint import OwnTower
@@ -32,7 +32,7 @@ def read_pixels(reading: Reading, ask: Ask) -> Values:
     return Values("the model's own CLIP", {"id_embeds": vectors})
 
 
-def id_embeds(tower: OwnTower, one: Seen, face: Tensor | None) -> Tensor:
+def id_embeds(tower: OwnTower, one: SeenPhoto, face: Tensor | None) -> Tensor:
     """[1, T, D] of a photo, with the raw face embedding [1, e] where the tower takes it."""
     return tower.embed(torch.as_tensor(preprocess(one.picture, tower.image_size)), face)
 
@@ -57,7 +57,7 @@ def towers_inside(library: Library, notes: list[str]) -> Iterator[tuple[str, Own
             yield name, tower
 
 
-def _kept(reading: Reading, tower: OwnTower, one: Seen) -> Tensor:
+def _kept(reading: Reading, tower: OwnTower, one: SeenPhoto) -> Tensor:
     def seen() -> Tensor:
         encoder = None if tower.pack is None else reading.encoders.arcface(tower.pack, normed=False)
         return id_embeds(tower, one, None if encoder is None else face_vector(reading, encoder, one))

@@ -16,7 +16,7 @@ _SURE = 0.1  # by which likeness must speak against the order from left to right
 
 
 @dataclass(frozen=True)
-class Place:
+class FacePosition:
     """Where a face is, in fractions of the picture's longer side, so that it means the same at every size.
 
     Attributes:
@@ -28,13 +28,13 @@ class Place:
     size: float
 
     @classmethod
-    def of(cls, face: Face, shape: tuple[int, ...]) -> Place:
+    def of(cls, face: Face, shape: tuple[int, ...]) -> FacePosition:
         """Of a face in a picture [H, W, 3]."""
         side = max(shape[:2])
         x, y = (face.centre / side).tolist()
         return cls(float(x), float(y), float(face.size / side))
 
-    def far_from(self, other: Place) -> float:
+    def far_from(self, other: FacePosition) -> float:
         """0 for the same place; 1 for a move by one face or a fourfold size."""
         mean = max((self.size + other.size) / 2, 1e-6)
         moved = float(np.hypot(self.x - other.x, self.y - other.y)) / mean
@@ -42,9 +42,9 @@ class Place:
 
 
 def match(
-    places: Sequence[Place],
+    places: Sequence[FacePosition],
     persons: Sequence[int],
-    last: Mapping[int, Place],
+    last: Mapping[int, FacePosition],
     likeness: Floats | None = None,
 ) -> dict[int, int]:
     """Index of the face of each person, for those who have one.
@@ -75,7 +75,7 @@ def match(
 
 
 def recognised(
-    places: Sequence[Place], persons: Sequence[int], likeness: Floats | None
+    places: Sequence[FacePosition], persons: Sequence[int], likeness: Floats | None
 ) -> tuple[dict[int, int], frozenset[int]]:
     """Index of each person's face in a picture that is there already, for those who have one, and who was recognised.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dp_adapter import naming
 from dp_adapter.core.types import Grid
 from dp_adapter.session.assembly import sharing_by_words
-from dp_adapter.session.regions.requested_regions import Areas, fitted
+from dp_adapter.session.regions.requested_regions import RequestedRegions, fitted
 from dp_adapter.session.regions.tracker_setup import followed, following_words, plan_of
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings
@@ -46,7 +46,7 @@ class Forecast:
         return f"{self.source}; {self.coverage:.0%} of the picture{' at the first step' if self.follows else ''}"
 
 
-def forecast(settings: Settings, scene: Scene, areas: Areas, persons: Sequence[int]) -> list[Forecast]:
+def forecast(settings: Settings, scene: Scene, areas: RequestedRegions, persons: Sequence[int]) -> list[Forecast]:
     """What a generation of this request will begin with.
 
     Args:

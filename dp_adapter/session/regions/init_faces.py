@@ -11,11 +11,11 @@ from torch import Tensor
 from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
-from dp_adapter.session.photos.reference_photos import Photos
-from dp_adapter.session.regions.face_matching import Place, recognised
+from dp_adapter.session.photos.reference_photos import ReferencePhotos
+from dp_adapter.session.regions.face_matching import FacePosition, recognised
 from dp_adapter.session.scene import Picture
 from dp_adapter.settings import Settings
 
@@ -23,7 +23,7 @@ Drawn = Callable[[int], "Tensor | None"]
 
 
 @dataclass(frozen=True, eq=False)
-class Faces:
+class FacesOfPicture:
     """The faces of one init picture.
 
     Attributes:
@@ -41,8 +41,8 @@ class Faces:
         why = ", the most like the photos" if person in self.alike else ""
         return f"{naming.face(self.whose[person])} of the init picture, counted from the left{why}"
 
-    def places(self, picture: Picture) -> dict[int, Place]:
-        return {person: Place.of(self.faces[face], picture.shape) for person, face in self.whose.items()}
+    def places(self, picture: Picture) -> dict[int, FacePosition]:
+        return {person: FacePosition.of(self.faces[face], picture.shape) for person, face in self.whose.items()}
 
 
 class InitFaces:
@@ -52,41 +52,43 @@ class InitFaces:
         finder: finds faces in place of the usual detector, as in a forming picture.
     """
 
-    def __init__(self, photos: Photos, encoders: Encoders, finder: PreviewFinder | None, limit: int = 16) -> None:
+    def __init__(
+        self, photos: ReferencePhotos, encoders: EncoderPool, finder: PreviewFinder | None, limit: int = 16
+    ) -> None:
         self._photos = photos
         self._encoders = encoders
         self._finder = finder
         # By the objects, which are kept beside the answer: a request asks once for every person.
-        self._kept: Cache[tuple[Settings, Picture, Faces]] = Cache(limit)
+        self._kept: Cache[tuple[Settings, Picture, FacesOfPicture]] = Cache(limit)
 
     def forget(self) -> None:
         self._kept.clear()
 
-    def of(self, settings: Settings, picture: Picture, drawn: Drawn) -> Faces:
+    def of(self, settings: Settings, picture: Picture, drawn: Drawn) -> FacesOfPicture:
         """Whose the faces of a picture are.
 
         Args:
             drawn: the region [h, w] of a person who looks for no face, or None: a face in there is that person's.
         """
 
-        def look() -> tuple[Settings, Picture, Faces]:
+        def look() -> tuple[Settings, Picture, FacesOfPicture]:
             return settings, picture, self._look(settings, picture, drawn)
 
         return self._kept.get((id(settings), id(picture)), look)[2]
 
-    def _look(self, settings: Settings, picture: Picture, drawn: Drawn) -> Faces:
+    def _look(self, settings: Settings, picture: Picture, drawn: Drawn) -> FacesOfPicture:
         faces = self._photos.faces(picture, self._finder or self._encoders.yunet)
         if not settings.references:  # nobody to be like: the regions alone are looked at
-            return Faces(faces, {number: number for number in range(len(faces))}, frozenset())
+            return FacesOfPicture(faces, {number: number for number in range(len(faces))}, frozenset())
         persons = looking(settings)
         taken = [mask for n in range(settings.identities) if n not in persons and (mask := drawn(n)) is not None]
         free = [n for n, face in enumerate(faces) if not any(inside(face, picture, mask) for mask in taken)]
         found, alike = recognised(
-            [Place.of(faces[n], picture.shape) for n in free],
+            [FacePosition.of(faces[n], picture.shape) for n in free],
             persons,
             self._likeness(settings, persons, picture, [faces[n] for n in free]),
         )
-        return Faces(faces, {person: free[place] for person, place in found.items()}, alike)
+        return FacesOfPicture(faces, {person: free[place] for person, place in found.items()}, alike)
 
     def _likeness(
         self, settings: Settings, persons: Sequence[int], picture: Picture, faces: Sequence[Face]

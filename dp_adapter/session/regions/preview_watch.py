@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.session.regions.tracker import Look, Tracker
+from dp_adapter.session.regions.tracker import PreviewLook, Tracker
 
 Decode = Callable[[Tensor], Sequence[Picture]]
 
@@ -38,7 +38,7 @@ _FEW = 10  # calls below which a look may not lag behind: with few steps each on
 _log = logging.getLogger("dp_adapter")
 
 
-class Watch:
+class PreviewWatch:
     """One pass of sampling.
 
     Args:
@@ -70,7 +70,7 @@ class Watch:
         self._head = head
         self._calls = 0
         self._progress = 0.0
-        self._pending: tuple[int, Future[Look]] | None = None
+        self._pending: tuple[int, Future[PreviewLook]] | None = None
         self._worker = ThreadPoolExecutor(1, "dp-adapter-look")
         self.looks = 0
         tracker.restart()
@@ -107,7 +107,7 @@ class Watch:
         elif (maps := attention.latest()) is not None:
             self._tracker.attend(maps, self._head)
 
-    def _finish(self, look: Future[Look]) -> None:
+    def _finish(self, look: Future[PreviewLook]) -> None:
         self._pending = None
         try:
             self._tracker.apply(look.result())
@@ -130,7 +130,7 @@ class Watch:
         future = self._worker.submit(self._tracker.look, pictures, progress)
         self._pending = self._calls + (1 if self._all >= _FEW else 0), future
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> PreviewWatch:
         return self
 
     def __exit__(

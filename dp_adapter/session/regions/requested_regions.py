@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dp_adapter.core.regions.region_masks import box_mask, grow_and_feather
 from dp_adapter.core.types import Grid
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
-from dp_adapter.session.photos.reference_photos import Photos
-from dp_adapter.session.regions.face_matching import Place
-from dp_adapter.session.regions.init_faces import Faces, InitFaces, looking
+from dp_adapter.session.photos.reference_photos import ReferencePhotos
+from dp_adapter.session.regions.face_matching import FacePosition
+from dp_adapter.session.regions.init_faces import FacesOfPicture, InitFaces, looking
 from dp_adapter.session.scene import Crop, Mask, Scene
 from dp_adapter.settings import Region, Settings
 
@@ -25,7 +25,7 @@ _AROUND = ("hair", "neck", "clothes", "background")
 
 
 @dataclass(frozen=True)
-class Area:
+class PersonRegion:
     """Where one person acts.
 
     Attributes:
@@ -80,7 +80,7 @@ def combined(
     """The union of a person's added regions, each at its weight, times 1 - mask * weight of each subtracted one.
 
     Args:
-        pieces: from ``Areas.pieces``.
+        pieces: from ``RequestedRegions.pieces``.
         automatic: an automatic piece's mask [S, h, w] with its own grow and feather; None while no face is known.
         unknown: what an added automatic region is everywhere while no face is known; a subtracted one takes nothing.
 
@@ -120,14 +120,14 @@ class _Automatic:
     free: Tensor | None = None
 
 
-class Areas:
+class RequestedRegions:
     """Makes masks for one session.
 
     Args:
         finder: finds and parses the faces of init pictures in place of the usual two, as in a forming picture.
     """
 
-    def __init__(self, photos: Photos, encoders: Encoders, finder: PreviewFinder | None = None) -> None:
+    def __init__(self, photos: ReferencePhotos, encoders: EncoderPool, finder: PreviewFinder | None = None) -> None:
         self._photos = photos
         self._encoders = encoders
         self._finder = finder
@@ -137,7 +137,7 @@ class Areas:
         """Lets go what was seen in init pictures."""
         self._init_faces.forget()
 
-    def of(self, settings: Settings, scene: Scene, identity: int) -> Area:
+    def of(self, settings: Settings, scene: Scene, identity: int) -> PersonRegion:
         """The area of one person; for each init picture where it depends on them."""
         pieces = self.pieces(settings, scene, identity)
         looked_at = scene.inits if any(piece.automatic for piece in pieces) else ()
@@ -175,14 +175,14 @@ class Areas:
             source = "a drawn mask"
         return replace(piece, mask=softened(mask, region.grow or 0, region.feather or 0), source=source)
 
-    def _single(self, pieces: Sequence[Piece], settings: Settings, scene: Scene, identity: int) -> Area:
+    def _single(self, pieces: Sequence[Piece], settings: Settings, scene: Scene, identity: int) -> PersonRegion:
         """The area in a picture of which at most one init picture is known."""
         found = {id(piece): self._automatic(piece, settings, scene, identity) for piece in pieces if piece.automatic}
         told = [(piece, found[id(piece)].source if piece.automatic else piece.source) for piece in pieces]
         added = [found[id(piece)] for piece in pieces if piece.automatic and not piece.subtracted]
         mask = combined(pieces, lambda piece: found[id(piece)].mask, Grid(scene.height, scene.width))
         free = added[-1].free if added else None
-        return Area(mask, strongest(pieces), _told(told), all(one.known for one in added), free)
+        return PersonRegion(mask, strongest(pieces), _told(told), all(one.known for one in added), free)
 
     def _automatic(self, piece: Piece, settings: Settings, scene: Scene, identity: int) -> _Automatic:
         size = Grid(scene.height, scene.width)
@@ -226,7 +226,7 @@ class Areas:
         size = np.array([scene.width / init.shape[1], scene.height / init.shape[0]], np.float32)
         return (found.faces[found.whose[identity]].points * size).astype(np.float32)
 
-    def places(self, settings: Settings, scene: Scene) -> tuple[Mapping[int, Place], ...]:
+    def places(self, settings: Settings, scene: Scene) -> tuple[Mapping[int, FacePosition], ...]:
         """Where the persons' faces are in each init picture."""
         one_each = [(init, self._faces(settings, replace(scene, inits=(init,)))) for init in scene.inits]
         return tuple({} if faces is None else faces.places(init) for init, faces in one_each)
@@ -239,7 +239,7 @@ class Areas:
         face = found.faces[found.whose[identity]]
         return found.told(identity), (self._finder or self._encoders.parser).parse(scene.inits[0], face)
 
-    def _faces(self, settings: Settings, scene: Scene) -> Faces | None:
+    def _faces(self, settings: Settings, scene: Scene) -> FacesOfPicture | None:
         """Whose the faces of the first init picture are; None where nobody is looked for in one."""
         if not scene.inits or "init" not in settings.tracking.sources:
             return None
@@ -289,7 +289,7 @@ def handed_over(parts: Mapping[str, Mask], weights: Mapping[str, float], size: G
     return free if bool((free > 0).any()) else None
 
 
-def _batched(areas: Sequence[Area], size: Grid) -> Area:
+def _batched(areas: Sequence[PersonRegion], size: Grid) -> PersonRegion:
     """One area for a batch whose pictures each have their own."""
     first = areas[0]
     if len(areas) == 1 or all(area.mask is None for area in areas):
@@ -298,7 +298,7 @@ def _batched(areas: Sequence[Area], size: Grid) -> Area:
     sources = "; ".join(dict.fromkeys(area.source for area in areas))
     freed = [torch.zeros(1, size.height, size.width) if area.free is None else area.free for area in areas]
     free = torch.cat(freed) if any(area.free is not None for area in areas) else None
-    return Area(masks, first.weight, sources, all(area.known for area in areas), free)
+    return PersonRegion(masks, first.weight, sources, all(area.known for area in areas), free)
 
 
 def _told(sources: Sequence[tuple[Piece, str]]) -> str:

@@ -17,13 +17,13 @@ from dp_adapter.core.types import Grid
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.session.regions.face_matching import Place, match
+from dp_adapter.session.regions.face_matching import FacePosition, match
 from dp_adapter.session.regions.init_faces import inside
 
 _WORKING = 384  # px of the long side to which smaller previews are enlarged, so that masks get a smooth outline
 _TELLS = 0.5  # progress from which on a face shows whose it is
 
-Places = Mapping[int, Place]
+Places = Mapping[int, FacePosition]
 Likeness = Callable[[Picture, Sequence[Face]], Floats]
 Heads = Callable[[Tensor, int, bool], Sequence[Tensor | None]]
 
@@ -70,7 +70,7 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrackingPlan:
     """When and how it is looked.
 
     Attributes:
@@ -93,7 +93,7 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class PreviewLook:
     """What the previews of a batch show at one moment: per picture, each person's place and region."""
 
     places: tuple[Places, ...]
@@ -127,7 +127,7 @@ class _State:
     looked: int = 0  # moments that are over
     late: bool = False
     pictures: int = 1
-    places: dict[int, dict[int, Place]] = field(default_factory=dict[int, dict[int, Place]])
+    places: dict[int, dict[int, FacePosition]] = field(default_factory=dict[int, dict[int, FacePosition]])
     spots: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
     words: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
     calls: int = 0
@@ -149,7 +149,7 @@ class Tracker:
     def __init__(
         self,
         people: Sequence[Followed],
-        plan: Plan,
+        plan: TrackingPlan,
         finder: PreviewFinder,
         around: Surroundings,
         places: Mapping[int, Places] | None = None,
@@ -176,12 +176,12 @@ class Tracker:
         self._state.looked = max(over, self._state.looked)
         return due
 
-    def look(self, pictures: Sequence[Picture], progress: float) -> Look:
+    def look(self, pictures: Sequence[Picture], progress: float) -> PreviewLook:
         """Searches the previews of a batch."""
         seen = [self._look_at(_enlarged(picture), number, progress) for number, picture in enumerate(pictures)]
-        return Look(tuple(places for places, _ in seen), tuple(spots for _, spots in seen))
+        return PreviewLook(tuple(places for places, _ in seen), tuple(spots for _, spots in seen))
 
-    def apply(self, look: Look) -> None:
+    def apply(self, look: PreviewLook) -> None:
         """Moves the tracks to where the faces were seen; a face that is lost stays where it was."""
         state = self._state
         state.pictures = len(look.spots)
@@ -277,7 +277,7 @@ class Tracker:
 
     def _look_at(self, picture: Picture, number: int, progress: float) -> tuple[Places, Spots]:
         faces = [face for face in self._finder.detect(picture) if not self._is_taken(face, picture)]
-        places = [Place.of(face, picture.shape) for face in faces]
+        places = [FacePosition.of(face, picture.shape) for face in faces]
         likeness = None
         if self._around.likeness is not None and progress >= _TELLS and len(faces) > 1:
             likeness = self._around.likeness(picture, faces)
@@ -293,7 +293,7 @@ class Tracker:
     def _last(self, number: int) -> Places:
         """Where each person was seen last in one picture, in the init picture if nowhere else."""
         init = self._around.init
-        last: dict[int, Place] = {}
+        last: dict[int, FacePosition] = {}
         if init:
             last.update(init[number if len(init) > 1 else 0])
         last.update(self._state.places.get(number, {}))

@@ -13,22 +13,22 @@ from torch import Tensor
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.session.photos.reference_photos import Known, Photos
+from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos
 from dp_adapter.session.regions.requested_regions import (
-    Area,
-    Areas,
+    PersonRegion,
     Piece,
+    RequestedRegions,
     combined,
     face_mask,
     fitted,
     handed_over,
     softened,
 )
-from dp_adapter.session.regions.tracker import Followed, Plan, Spot, Surroundings, Tracker
+from dp_adapter.session.regions.tracker import Followed, Spot, Surroundings, Tracker, TrackingPlan
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings, Tracking
 
@@ -41,11 +41,11 @@ _FORMING = ("preview", "attention")
 def tracker_of(
     settings: Settings,
     scene: Scene,
-    areas: Areas,
-    drawn: Mapping[int, Area],
+    areas: RequestedRegions,
+    drawn: Mapping[int, PersonRegion],
     seen: Mapping[int, Sequence[Known]],
-    photos: Photos,
-    encoders: Encoders,
+    photos: ReferencePhotos,
+    encoders: EncoderPool,
     before: Tracker | None,
 ) -> Tracker | None:
     """The tracker of a generation, or None where all regions are known and stay.
@@ -78,7 +78,11 @@ def tracker_of(
 
 
 def followed(
-    settings: Settings, scene: Scene, areas: Areas, drawn: Mapping[int, Area], earlier: Mapping[int, Track]
+    settings: Settings,
+    scene: Scene,
+    areas: RequestedRegions,
+    drawn: Mapping[int, PersonRegion],
+    earlier: Mapping[int, Track],
 ) -> list[Followed]:
     """Everybody whose region follows their face; nobody where nothing looks for one.
 
@@ -95,7 +99,7 @@ def followed(
     return [_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in automatic]
 
 
-def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> Plan:
+def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
     """When and how it is looked.
 
     Args:
@@ -108,10 +112,10 @@ def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> Plan:
     # What a look shows holds from the next call on, and the attention of the first call, to noise, shows nothing.
     holds = any(moments and one >= moments[0] for one in progress[:-1]) or (attention and len(progress) > _TOO_FEW)
     hurried = bool(progress) and not holds
-    return Plan(moments, attention, forming[0] == "attention", tracking.decoder, tracking.words, late, hurried)
+    return TrackingPlan(moments, attention, forming[0] == "attention", tracking.decoder, tracking.words, late, hurried)
 
 
-def following_words(area: Area, person: Followed, tracking: Tracking, plan: Plan, alone: bool) -> str:
+def following_words(area: PersonRegion, person: Followed, tracking: Tracking, plan: TrackingPlan, alone: bool) -> str:
     """Where a followed person acts, in words.
 
     Args:
@@ -132,7 +136,13 @@ def following_words(area: Area, person: Followed, tracking: Tracking, plan: Plan
 
 
 def _person(
-    settings: Settings, plan: Plan, number: int, pieces: Sequence[Piece], area: Area, earlier: Track | None, size: Grid
+    settings: Settings,
+    plan: TrackingPlan,
+    number: int,
+    pieces: Sequence[Piece],
+    area: PersonRegion,
+    earlier: Track | None,
+    size: Grid,
 ) -> Followed:
     """
     Args:
@@ -184,7 +194,7 @@ def _within(size: Grid, side: int) -> Grid:
 class _Likeness:
     """Cosines of a preview's faces to the followed persons, by the shipped encoder."""
 
-    def __init__(self, photos: Photos, seen: Sequence[Sequence[Known]]) -> None:
+    def __init__(self, photos: ReferencePhotos, seen: Sequence[Sequence[Known]]) -> None:
         self._photos = photos
         self._seen = seen
 

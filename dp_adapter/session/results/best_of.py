@@ -11,7 +11,7 @@ import numpy as np
 
 from dp_adapter import naming
 from dp_adapter.modes import Mode, described_by
-from dp_adapter.session.results.judge import Verdict
+from dp_adapter.session.results.judge import LikenessVerdict
 from dp_adapter.session.scene import Mask, Picture
 from dp_adapter.settings import FaceChoice, FacePass, Hires, Region, Report, Settings
 
@@ -25,7 +25,7 @@ class Candidate(Generic[Made]):
     """One finished picture of several that were made for the same place; ``number`` counts from 0."""
 
     number: int
-    verdict: Verdict
+    verdict: LikenessVerdict
     made: Made
 
 
@@ -84,12 +84,12 @@ def candidate_seed(seed: int, number: int) -> int:
     return (seed + number * STRIDE) % _SEEDS if number and seed < _SEEDS else seed + number * STRIDE
 
 
-def enough(report: Report, verdict: Verdict) -> bool:
+def enough(report: Report, verdict: LikenessVerdict) -> bool:
     """Whether a picture is as alike as was asked for."""
     return report.least is not None and verdict.least is not None and verdict.least >= report.least
 
 
-def too_little(report: Report, verdict: Verdict) -> bool:
+def too_little(report: Report, verdict: LikenessVerdict) -> bool:
     """Whether a picture is less alike than was asked for; False where nobody can be judged."""
     return report.least is not None and verdict.least is not None and verdict.least < report.least
 
@@ -113,7 +113,7 @@ def best(
     return kept, made
 
 
-def _rank(verdict: Verdict) -> tuple[float, float]:
+def _rank(verdict: LikenessVerdict) -> tuple[float, float]:
     """By the person who is met worst, then by all of them."""
     alike = [-1.0 if one is None else one for one in verdict.likeness.values()]
     return min(alike), sum(alike)
@@ -137,7 +137,7 @@ def _mean(values: Mask, weights: Mask) -> float | None:
     return float((values * weights).sum()) / total if total >= 1 else None
 
 
-def facts(judge: str, verdict: Verdict, kept: int, candidates: int, moved: Drift | None) -> dict[str, str]:
+def facts(judge: str, verdict: LikenessVerdict, kept: int, candidates: int, moved: Drift | None) -> dict[str, str]:
     """What was measured, as short texts by name; persons are numbered from 1 where there are several.
 
     Args:
@@ -156,7 +156,7 @@ def facts(judge: str, verdict: Verdict, kept: int, candidates: int, moved: Drift
     return told
 
 
-def sentence(judge: str, verdict: Verdict, kept: int, candidates: int, moved: Drift | None) -> str:
+def sentence(judge: str, verdict: LikenessVerdict, kept: int, candidates: int, moved: Drift | None) -> str:
     """The same in words."""
     found = "1 face" if verdict.faces == 1 else f"{verdict.faces} faces"
     alike = {person: "not found" if one is None else f"{one:.2f}" for person, one in verdict.likeness.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.modes import Edit
+from dp_adapter.modes import ResolvedMode
 from dp_adapter.session.scene import Mask, Picture
 from dp_adapter.settings import Curve, FacePass, Hires, Region, Report, Settings, Span
 
@@ -17,7 +17,7 @@ _FADE = 1.3  # radius at which nothing is pasted, in radii of the oval
 _EDGE = 0.08  # width of the fade at the square's own edges
 
 
-def wanted(settings: Settings, edit: Edit | None) -> bool:
+def wanted(settings: Settings, edit: ResolvedMode | None) -> bool:
     """Whether faces are to be made anew; ``auto`` also asks the host whether something else does it already.
 
     Args:
@@ -26,7 +26,7 @@ def wanted(settings: Settings, edit: Edit | None) -> bool:
     return edit is not None and (settings.face_pass.use == "on" or edit.face_pass)
 
 
-def request(settings: Settings, edit: Edit | None, person: int) -> Settings:
+def request(settings: Settings, edit: ResolvedMode | None, person: int) -> Settings:
     """The request of the pass over one person's face, which fills the picture.
 
     A mode that wants the pass is about the whole picture, and has no say in it, whoever asked for the pass.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.regions.face_matching import assign
@@ -22,7 +22,7 @@ _NOBODY = -1.0  # the likeness of a person who is not in the picture, where pict
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LikenessVerdict:
     """What was found in a picture.
 
     Attributes:
@@ -63,13 +63,13 @@ class Judge:
         """The judge, and whether it is an independent one."""
         return f"{JUDGE}, which also guided the picture" if self.partial else JUDGE
 
-    def see(self, picture: Picture) -> Verdict:
+    def see(self, picture: Picture) -> LikenessVerdict:
         """Judges a finished picture; of several persons, each gets the face that makes all of them most alike."""
         faces = find(self._session.encoders, picture)
         persons = list(self._persons)
         cosines = self._cosines(picture, faces, persons)  # [P, F]
         chosen = assign(cosines)
-        return Verdict(
+        return LikenessVerdict(
             len(faces),
             {
                 person: None if place is None else round(float(cosines[row, place]), 4)
@@ -99,7 +99,7 @@ class Judge:
         return np.stack([self._persons[person] for person in persons]) @ seen.transpose()
 
 
-def find(encoders: Encoders, picture: Picture) -> list[Face]:
+def find(encoders: EncoderPool, picture: Picture) -> list[Face]:
     """All faces of a finished picture, largest first; they are not kept, as those of photos are."""
     return sorted(encoders.yunet.detect(picture), key=lambda face: -face.size)
 

@@ -24,7 +24,7 @@ _FILES = ("json", "npz", "labels.png")  # and the picture
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShardEntry:
     """A sample: its tar, and offset and size of each of its files there."""
 
     key: str
@@ -78,11 +78,11 @@ class Shards:
         except (ValueError, OSError) as error:
             raise self._damaged(entry, error) from error
 
-    def _damaged(self, entry: Entry, error: Exception) -> TrainingError:
+    def _damaged(self, entry: ShardEntry, error: Exception) -> TrainingError:
         problem = f"Sample {entry.key} in {self.paths[entry.shard].name} is damaged ({error})"
         return TrainingError(problem, "Make this shard again.")
 
-    def _bytes(self, entry: Entry, names: Sequence[str]) -> dict[str, bytes]:
+    def _bytes(self, entry: ShardEntry, names: Sequence[str]) -> dict[str, bytes]:
         with self.paths[entry.shard].open("rb") as file:
             found: dict[str, bytes] = {}
             for name in names:
@@ -100,7 +100,7 @@ def _matching(pattern: str) -> list[Path]:
     return found
 
 
-def _entries(path: Path, shard: int) -> list[Entry]:
+def _entries(path: Path, shard: int) -> list[ShardEntry]:
     """Raises TrainingError: the file is no tar, or a sample in it is not whole."""
     files: dict[str, dict[str, tuple[int, int]]] = {}
     people: dict[str, str] = {}
@@ -127,4 +127,4 @@ def _entries(path: Path, shard: int) -> list[Entry]:
             raise TrainingError(
                 f"Sample {key} in {path.name} has no {missing[0]}", "The shard was cut off: make it again."
             )
-    return [Entry(key, people[key], shard, own) for key, own in files.items()]
+    return [ShardEntry(key, people[key], shard, own) for key, own in files.items()]

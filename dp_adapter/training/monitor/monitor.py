@@ -13,7 +13,7 @@ from torch import Tensor
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.errors import MissingDependencyError
 from dp_adapter.training.base_model import Frozen
-from dp_adapter.training.config import Config, Stage
+from dp_adapter.training.config import Config, TrainingStage
 from dp_adapter.training.data.shards import Shards
 from dp_adapter.training.monitor import report
 from dp_adapter.training.monitor.sample_grid import grid
@@ -22,7 +22,7 @@ from dp_adapter.training.parallel.devices import peak
 HISTORY = "history.jsonl"
 
 
-class Watch:
+class RunMonitor:
     """Of one process; all but the main one only add up.
 
     Args:
@@ -54,7 +54,7 @@ class Watch:
             self._sums[name] = value.detach().float() if kept is None else kept + value.detach().float()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def report(self, stage: Stage, number: int, total: int, rate: float, seconds: float) -> str:
+    def report(self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float) -> str:
         """Writes the means since the last time.
 
         Returns:
@@ -74,7 +74,7 @@ class Watch:
         return spoiled
 
     def _write(
-        self, stage: Stage, number: int, total: int, rate: float, seconds: float, values: Mapping[str, float]
+        self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float, values: Mapping[str, float]
     ) -> None:
         steps, spent = total - self._before[0], seconds - self._before[1]
         pace = spent / max(steps, 1)

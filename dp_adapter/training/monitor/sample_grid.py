@@ -14,7 +14,7 @@ from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.types import Tokens
 from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.training.base_model import Frozen
 from dp_adapter.training.config import Config
 from dp_adapter.training.data.batches import Examples, cropped, regions_of
@@ -45,7 +45,7 @@ def grid(base: Frozen, adapter: Adapter, shards: Shards, config: Config) -> Pict
 def _row(base: Frozen, adapter: Adapter, examples: Examples, config: Config, target: int, reference: int) -> Picture:
     side, watch = config.data.resolution, config.watch
     sample = examples.shards.sample(target)
-    job = Job(sample.caption, "", side, side, watch.sample_steps, watch.guidance, config.seed, sampler="ddim")
+    job = DiffusersJob(sample.caption, "", side, side, watch.sample_steps, watch.guidance, config.seed, sampler="ddim")
     tokens = tokens_of(adapter, examples.features(reference))
     gated = isinstance(adapter.site(0), GatedSiteAdapter)
     identity = Identity(adapter, tokens, mask=regions_of(sample, config.data)[:1], mode="gated" if gated else "add")

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.training.config import Stage
-from dp_adapter.training.objective import Inputs, Objective
+from dp_adapter.training.config import TrainingStage
+from dp_adapter.training.objective import Objective, ObjectiveInputs
 
 
 class Learner:
@@ -23,7 +23,9 @@ class Learner:
         groups: of parameters with their ``lr``, as a torch optimiser takes them.
     """
 
-    def __init__(self, accelerator: Any, objective: Objective, groups: list[dict[str, Any]], stage: Stage) -> None:
+    def __init__(
+        self, accelerator: Any, objective: Objective, groups: list[dict[str, Any]], stage: TrainingStage
+    ) -> None:
         self.accelerator, self._stage = accelerator, stage
         accelerator.gradient_accumulation_steps = stage.accumulate
         accelerator.step = 0
@@ -40,7 +42,7 @@ class Learner:
         for group, initial in zip(self.optimizer.param_groups, self._initial, strict=True):
             group["lr"] = initial * factor
 
-    def learn(self, inputs: Inputs) -> dict[str, Tensor]:
+    def learn(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
         """One pass; the last one of a step moves the weights. Returns the losses."""
         accelerator = self.accelerator
         with accelerator.accumulate(self.model):
@@ -52,7 +54,7 @@ class Learner:
             self.optimizer.zero_grad()
         return terms
 
-    def _forward(self, inputs: Inputs) -> dict[str, Tensor]:
+    def _forward(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
         return cast("dict[str, Tensor]", self.model(inputs))
 
     def _meet(self) -> None:
@@ -92,7 +94,7 @@ class ShardedLearner(Learner):
     def _prepared(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         return objective, self.accelerator.prepare_optimizer(optimizer)
 
-    def _forward(self, inputs: Inputs) -> dict[str, Tensor]:
+    def _forward(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
         with self.accelerator.autocast():
             return super()._forward(inputs)
 

@@ -19,13 +19,13 @@ from dp_adapter.hosts.prompts.textual_inversion import Texts
 from dp_adapter.training.personal import personal_losses as losses
 from dp_adapter.training.personal.learned_words import TEMPLATES, Pair, filled, pairs
 from dp_adapter.training.personal.text_attention import token_shares
-from dp_adapter.training.personal.varied_views import View
+from dp_adapter.training.personal.varied_views import VariedView
 
 CORE_EMBEDDING, CORE_ATTENTION = 1.5e-4, 0.05  # lambda_emb and lambda_attn, arXiv 2408.15914 appendix G
 
 
 @dataclass(frozen=True)
-class Options:
+class PersonalOptions:
     """How a person is learned.
 
     Attributes:
@@ -75,7 +75,7 @@ class Bank:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class PersonalBatch:
     """One step's data.
 
     Attributes:
@@ -92,7 +92,7 @@ class Batch:
 
 
 @torch.no_grad()
-def bank_of(pipeline: Any, views: Sequence[View]) -> Bank:
+def bank_of(pipeline: Any, views: Sequence[VariedView]) -> Bank:
     """Encodes the views once, one at a time, so that the VAE is done before training starts."""
     vae, scaling = pipeline.vae, pipeline.vae.config.scaling_factor
     means: list[Tensor] = []
@@ -110,7 +110,7 @@ def bank_of(pipeline: Any, views: Sequence[View]) -> Bank:
     return Bank(mean, torch.cat(deviations), mask)
 
 
-class Objective:
+class PersonalObjective:
     """The forward of training: a base model's encoders and UNet, which are frozen, around one person's modules.
 
     Args:
@@ -118,7 +118,7 @@ class Objective:
         size: side of the pictures in px, which SDXL is told.
     """
 
-    def __init__(self, pipeline: Any, personal: Personal, options: Options, size: int) -> None:
+    def __init__(self, pipeline: Any, personal: Personal, options: PersonalOptions, size: int) -> None:
         for module in (pipeline.unet, *(encoder for _, encoder in encode_prompts.readers_of(pipeline))):
             module.requires_grad_(False).eval()
         self._pipeline, self._personal, self._options = pipeline, personal, options
@@ -134,7 +134,7 @@ class Objective:
         y = textual_inversion.encode(self._pipeline, texts, self._personal.learned).float()
         return self._personal.adapter(y, self._personal.fused())
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: PersonalBatch) -> dict[str, Tensor]:
         """The terms by name, weighted; their sum is minimised."""
         options, personal = self._options, self._personal
         prediction = self._predict(batch.noisy, batch.timesteps, self.context(self.texts[batch.texts]))
@@ -144,7 +144,7 @@ class Objective:
         terms["prior"] = options.prior * distance
         return terms | (self._core(batch) if options.core else {})
 
-    def _core(self, batch: Batch) -> dict[str, Tensor]:
+    def _core(self, batch: PersonalBatch) -> dict[str, Tensor]:
         """CoRe's terms of one pair of prompts, on what the UNet gets, at the batch's first latents."""
         pair = self.pairs[batch.pair]
         own = self.context(pair.learned)
@@ -172,7 +172,9 @@ class Objective:
         ).sample
 
 
-def draw(pipeline: Any, bank: Bank, objective: Objective, options: Options, draws: torch.Generator) -> Batch:
+def draw(
+    pipeline: Any, bank: Bank, objective: PersonalObjective, options: PersonalOptions, draws: torch.Generator
+) -> PersonalBatch:
     """One step's data; all chance is drawn on the CPU, so a seed means the same on every device."""
     device, config = pipeline.unet.device, pipeline.scheduler.config
     rows = torch.randint(len(bank.mean), (options.batch,), generator=draws)
@@ -189,7 +191,7 @@ def draw(pipeline: Any, bank: Bank, objective: Objective, options: Options, draw
     elif config.prediction_type != "epsilon":
         raise HostError(f"The base model predicts '{config.prediction_type}'", "Choose one of noise or v prediction.")
     moved = (one.to(device) for one in (noisy, target, timesteps, bank.mask[rows]))
-    return Batch(*moved, texts=texts, pair=pair)
+    return PersonalBatch(*moved, texts=texts, pair=pair)
 
 
 @contextmanager

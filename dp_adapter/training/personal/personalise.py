@@ -23,7 +23,7 @@ from torch import Tensor
 from dp_adapter.core.personal import Personal
 from dp_adapter.errors import HostError
 from dp_adapter.training.personal.learned_words import anchor_of
-from dp_adapter.training.personal.personal_objective import Bank, Objective, Options, draw
+from dp_adapter.training.personal.personal_objective import Bank, PersonalObjective, PersonalOptions, draw
 
 
 @dataclass(eq=False)
@@ -44,7 +44,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 """Called after every step with the steps done, their total and the losses."""
 
 
-def begin(pipeline: Any, faceid: Tensor, names: Sequence[str], options: Options) -> Personal:
+def begin(pipeline: Any, faceid: Tensor, names: Sequence[str], options: PersonalOptions) -> Personal:
     """One person's modules before training: the words at the anchor, gamma 0, all else as the seed draws it.
 
     Args:
@@ -59,7 +59,7 @@ def begin(pipeline: Any, faceid: Tensor, names: Sequence[str], options: Options)
 
 
 def personalise(
-    pipeline: Any, personal: Personal, bank: Bank, options: Options, progress: Progress | None = None
+    pipeline: Any, personal: Personal, bank: Bank, options: PersonalOptions, progress: Progress | None = None
 ) -> Learning:
     """Trains; Ctrl-C ends it early with what was learned. The pipeline's weights stay as they are.
 
@@ -69,7 +69,7 @@ def personalise(
     Raises:
         HostError: the loss is no longer a number.
     """
-    objective = Objective(pipeline, personal, options, int(bank.mean.shape[-1] * 8))
+    objective = PersonalObjective(pipeline, personal, options, int(bank.mean.shape[-1] * 8))
     if options.checkpointing:
         pipeline.unet.train().enable_gradient_checkpointing()  # diffusers checkpoints in training mode only
     optimiser = torch.optim.AdamW(_groups(personal, options), weight_decay=options.weight_decay)
@@ -115,7 +115,7 @@ def _scaler(unet: Any) -> Any:
     return amp.GradScaler(kind, enabled=wanted) if new else amp.GradScaler(enabled=wanted)
 
 
-def _groups(personal: Personal, options: Options) -> list[dict[str, Any]]:
+def _groups(personal: Personal, options: PersonalOptions) -> list[dict[str, Any]]:
     """Parameters by rate: what begins at a meaningful place or at 0, and networks that begin at random."""
     first = [personal.adapter.gamma, personal.learned]
     networks = [one for one in personal.parameters() if one.requires_grad and all(one is not other for other in first)]

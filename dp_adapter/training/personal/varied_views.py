@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face, Floats, choose
 from dp_adapter.identity.faces.face_embedding import Encoder
 from dp_adapter.identity.faces.face_parsing import CROP, FaceParser
@@ -41,14 +41,14 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class VariedView:
     """A varied cut: picture [S, S, 3] and the head's mask in it [S, S] in 0..1."""
 
     picture: Picture
     mask: Floats
 
 
-def look(photos: Sequence[Path], encoders: Encoders, encoder: FaceEncoder) -> list[Subject]:
+def look(photos: Sequence[Path], encoders: EncoderPool, encoder: FaceEncoder) -> list[Subject]:
     """Finds, embeds and parses the largest face of each photo.
 
     Raises:
@@ -81,9 +81,9 @@ def mean_embedding(subjects: Sequence[Subject]) -> Floats:
     return np.asarray(direction / np.linalg.norm(direction) * lengths.mean(), np.float32)
 
 
-def views(subjects: Sequence[Subject], size: int, count: int, random: np.random.Generator) -> list[View]:
+def views(subjects: Sequence[Subject], size: int, count: int, random: np.random.Generator) -> list[VariedView]:
     """``count`` varied cuts [size, size], the photos in turn; the first of each photo is not varied."""
-    found: list[View] = []
+    found: list[VariedView] = []
     for number in range(count):
         subject = subjects[number % len(subjects)]
         left, top, side = _square(subject, None if number < len(subjects) else random)
@@ -94,7 +94,7 @@ def views(subjects: Sequence[Subject], size: int, count: int, random: np.random.
             picture = _coloured(picture, random)
             if random.random() < 0.5:
                 picture, mask = picture[:, ::-1], mask[:, ::-1]
-        found.append(View(np.ascontiguousarray(picture), np.ascontiguousarray(mask)))
+        found.append(VariedView(np.ascontiguousarray(picture), np.ascontiguousarray(mask)))
     return found
 
 

@@ -24,7 +24,7 @@ _LONGEST = 1 << 20  # bytes of a sidecar; a longer one is no caption
 
 
 @dataclass(frozen=True)
-class Words:
+class FoundCaption:
     """A caption, where it is from, and what else was said of the picture."""
 
     caption: str
@@ -96,7 +96,7 @@ class Captions:
                     return self._rows[key]
         return {}
 
-    def of(self, name: str, fields: Mapping[str, Any]) -> Words:
+    def of(self, name: str, fields: Mapping[str, Any]) -> FoundCaption:
         """Words for a picture.
 
         Args:
@@ -106,10 +106,10 @@ class Captions:
         text = _first(row, self._caption_columns)
         told = {key: value for key, value in row.items() if _plain(value) and key not in self._caption_columns}
         if text:
-            return Words(text, "table", told)
+            return FoundCaption(text, "table", told)
         text, more = self._sidecar(name)
         told = {**told, **more}
-        return Words(text, "sidecar", told) if text else Words(sentence(fields), "measured", told)
+        return FoundCaption(text, "sidecar", told) if text else FoundCaption(sentence(fields), "measured", told)
 
     def _sidecar(self, name: str) -> tuple[str, dict[str, Any]]:
         beside = self._folder / name

@@ -23,8 +23,8 @@ from dp_adapter.identity.faces.face_quality import Quality, quality
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.training.data.sample import Sample
 from dp_adapter.training.prepare.measured_captions import fields_of
-from dp_adapter.training.prepare.options import Options
-from dp_adapter.training.prepare.picture_result import Drop, Outcome, Record, Task
+from dp_adapter.training.prepare.options import PrepareOptions
+from dp_adapter.training.prepare.picture_result import Drop, PictureResult, Record, Task
 
 BYSTANDER = 0.25
 """A face smaller than this share of the largest is no second person; its surroundings are background all the same."""
@@ -47,7 +47,7 @@ class Looker:
         CatalogError, MissingDependencyError, WeightsError: a network or package is missing or damaged.
     """
 
-    def __init__(self, options: Options, models: Sequence[Path]) -> None:
+    def __init__(self, options: PrepareOptions, models: Sequence[Path]) -> None:
         import cv2
 
         cv2.setNumThreads(1)
@@ -63,10 +63,10 @@ class Looker:
     def _add_encoders(self, models: Sequence[Path]) -> None:
         import torch
 
-        from dp_adapter.identity.encoders.encoder_pool import Encoders
+        from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 
         torch.set_num_threads(1)
-        encoders = Encoders(models)
+        encoders = EncoderPool(models)
         if "insightface" in self._options.encoders:
             arcface = encoders.arcface(self._options.pack, normed=True)
             self._embed["insightface"], self.versions["insightface"] = arcface.embed, arcface.version
@@ -87,7 +87,7 @@ class Looker:
         for embed in self._embed.values():
             embed(grey, face)
 
-    def look(self, task: Task) -> Outcome:
+    def look(self, task: Task) -> PictureResult:
         """What a file gives.
 
         Raises:
@@ -96,18 +96,18 @@ class Looker:
         picture = load_picture(task.data)
         found = self._detector.detect(picture)
         if not found:
-            return Outcome(drops=(Drop("no face"),))
+            return PictureResult(drops=(Drop("no face"),))
         faces = [face for face in found if face.score >= self._options.min_score]
         if not faces:
-            return Outcome(drops=(Drop("unsure face", f"{found[0].score:.2f}", _rounded(found[0])),))
+            return PictureResult(drops=(Drop("unsure face", f"{found[0].score:.2f}", _rounded(found[0])),))
         largest = max(faces, key=lambda face: face.size)
         faces = [face for face in faces if face.size >= BYSTANDER * largest.size]
         if len(faces) > 1 and self._options.several == "drop":
-            return Outcome(drops=(Drop("several faces", f"{len(faces)} faces", _rounded(largest)),))
+            return PictureResult(drops=(Drop("several faces", f"{len(faces)} faces", _rounded(largest)),))
         chosen = faces if self._options.several == "each" else [largest]
         chosen.sort(key=lambda face: float(face.centre[0]))
         results = [self._one(task, picture, face, found, number) for number, face in enumerate(chosen)]
-        return Outcome(
+        return PictureResult(
             tuple(result for result in results if not isinstance(result, Drop)),
             tuple(result for result in results if isinstance(result, Drop)),
         )
@@ -146,21 +146,21 @@ class Looker:
 
 
 @lru_cache(maxsize=1)
-def looker(options: Options, models: tuple[str, ...]) -> Looker:
+def looker(options: PrepareOptions, models: tuple[str, ...]) -> Looker:
     """This process's networks. Raises as `Looker` does."""
     return Looker(options, [Path(folder) for folder in models])
 
 
-def look(task: Task, options: Options, models: tuple[str, ...]) -> Outcome:
+def look(task: Task, options: PrepareOptions, models: tuple[str, ...]) -> PictureResult:
     """The work function: a broken picture is a drop, a missing network stops the run. Raises as `Looker` does."""
     try:
         return looker(options, models).look(task)
     except PictureError as error:
-        return Outcome(drops=(Drop("unreadable", error.problem.replace("the given data", "the file")),))
+        return PictureResult(drops=(Drop("unreadable", error.problem.replace("the given data", "the file")),))
     except (CatalogError, MissingDependencyError, WeightsError):
         raise
     except Exception as error:  # hours of work must not be lost for one odd file; the page counts and shows it
-        return Outcome(drops=(Drop("failed", f"{type(error).__name__}: {error}"),))
+        return PictureResult(drops=(Drop("failed", f"{type(error).__name__}: {error}"),))
 
 
 def head_and_shoulders(face: Face, whole: Box) -> Box:
@@ -195,7 +195,7 @@ def perceptual_hash(picture: Picture, face: Face) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _refused(measured: Quality, options: Options) -> tuple[str, str] | None:
+def _refused(measured: Quality, options: PrepareOptions) -> tuple[str, str] | None:
     """Reason and figure for which a face is dropped."""
     if measured.face_px < options.min_face:
         return "small face", f"{measured.face_px:.0f} px"

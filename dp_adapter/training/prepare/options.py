@@ -14,7 +14,7 @@ ENCODERS = ("sface", "insightface", "transface")
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """Everything that decides about the result, but for the pictures and their captions.
 
     Attributes:

@@ -15,7 +15,7 @@ from dp_adapter import __version__
 from dp_adapter.errors import SettingsError
 from dp_adapter.training.data.sample import VERSION
 from dp_adapter.training.prepare.list_pictures import Listing
-from dp_adapter.training.prepare.options import Options
+from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.picture_result import REASONS
 from dp_adapter.training.prepare.selection import Chosen
 from dp_adapter.training.prepare.shard_writer import Shard
@@ -34,7 +34,7 @@ class Output:
         networks: fingerprints of the encoders.
     """
 
-    def __init__(self, folder: Path, options: Options, networks: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, options: PrepareOptions, networks: Mapping[str, str]) -> None:
         self._folder = folder
         self.work, self.page = folder / WORK, folder / PAGE
         self._asked = {

@@ -42,7 +42,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PictureResult:
     """Samples and drops of one picture."""
 
     records: tuple[Record, ...] = ()

@@ -18,7 +18,7 @@ from dp_adapter.training.prepare import statistics_page
 from dp_adapter.training.prepare.captions import Captions
 from dp_adapter.training.prepare.examine_picture import look, looker
 from dp_adapter.training.prepare.list_pictures import Listing, pictures_in
-from dp_adapter.training.prepare.options import Options
+from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.output_folder import Output
 from dp_adapter.training.prepare.picture_result import Drop, Task
 from dp_adapter.training.prepare.runners import Runner, Work, bound, here
@@ -33,7 +33,7 @@ Tell = Callable[[int, int, Mapping[str, int]], None]
 def prepare(
     folder: Path,
     out: Path,
-    options: Options,
+    options: PrepareOptions,
     *,
     captions: Captions | None = None,
     models: Sequence[Path] = (),
@@ -78,7 +78,7 @@ def prepare(
     return manifest, False
 
 
-def _check_folders(listing: Listing, options: Options) -> None:
+def _check_folders(listing: Listing, options: PrepareOptions) -> None:
     loose = [name for name in listing.names if "/" not in name]
     if options.people == "folders" and loose:
         raise PictureError(

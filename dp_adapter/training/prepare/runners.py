@@ -11,10 +11,10 @@ from multiprocessing import get_context
 from typing import TypeAlias
 
 from dp_adapter.errors import DPAdapterError, MissingDependencyError
-from dp_adapter.training.prepare.picture_result import Outcome, Task
+from dp_adapter.training.prepare.picture_result import PictureResult, Task
 
-Work: TypeAlias = "Callable[[Task], Outcome]"
-Done: TypeAlias = "tuple[str, Outcome]"
+Work: TypeAlias = "Callable[[Task], PictureResult]"
+Done: TypeAlias = "tuple[str, PictureResult]"
 Runner: TypeAlias = "Callable[[Work, Iterable[Task]], Iterator[Done]]"
 """Gives the digest and outcome of each task, in any order; an error of the work function ends it."""
 
@@ -32,7 +32,7 @@ def in_processes(jobs: int) -> Runner:
 
     def run(work: Work, tasks: Iterable[Task]) -> Iterator[Done]:
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_leave_interrupts)
-        waiting: dict[Future[Outcome], str] = {}
+        waiting: dict[Future[PictureResult], str] = {}
         try:
             for task in tasks:
                 waiting[pool.submit(work, task)] = task.digest
@@ -56,7 +56,7 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _finished(waiting: dict[Future[Outcome], str]) -> Iterator[Done]:
+def _finished(waiting: dict[Future[PictureResult], str]) -> Iterator[Done]:
     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
         yield waiting.pop(future), future.result()
 
@@ -106,14 +106,16 @@ def on_ray(address: str | None) -> Runner:
     return run
 
 
-def _called(work: Work, task: Task) -> Outcome:
+def _called(work: Work, task: Task) -> PictureResult:
     return work(task)
 
 
-def bound(function: Callable[..., Outcome], *arguments: object) -> Work:
+def bound(function: Callable[..., PictureResult], *arguments: object) -> Work:
     """The work function with all arguments but the task, so that it can be sent to another process."""
     return functools.partial(_with_task_first, function, arguments)
 
 
-def _with_task_first(function: Callable[..., Outcome], arguments: tuple[object, ...], task: Task) -> Outcome:
+def _with_task_first(
+    function: Callable[..., PictureResult], arguments: tuple[object, ...], task: Task
+) -> PictureResult:
     return function(task, *arguments)

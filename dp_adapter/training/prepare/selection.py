@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dp_adapter.training.prepare.captions import Captions, Words
+from dp_adapter.training.prepare.captions import Captions, FoundCaption
 from dp_adapter.training.prepare.duplicates import Closeness, closeness, near_duplicates, people, ranked
-from dp_adapter.training.prepare.options import Options
+from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.picture_result import Drop
-from dp_adapter.training.prepare.work_log import DoneWork, Entry
+from dp_adapter.training.prepare.work_log import DoneWork, WorkLogEntry
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,26 @@ class Dropped:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class KeptSample:
     """A sample that goes into a shard: the file it is from, who it is, and its caption."""
 
-    entry: Entry
+    entry: WorkLogEntry
     name: str
     person: str
-    words: Words
+    words: FoundCaption
 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
     """What is kept, what is not, and how well its people stand apart."""
 
-    samples: tuple[Kept, ...]
+    samples: tuple[KeptSample, ...]
     dropped: tuple[Dropped, ...]
     closeness: Closeness
 
 
 def choose(
-    work: DoneWork, names: Mapping[str, str], dropped: list[Dropped], options: Options, captions: Captions
+    work: DoneWork, names: Mapping[str, str], dropped: list[Dropped], options: PrepareOptions, captions: Captions
 ) -> Chosen:
     """Leaves out near duplicates, names the people, and leaves out people of too few photos.
 
@@ -53,7 +53,7 @@ def choose(
     Raises:
         IdentityError: there are too many faces to tell apart. MissingDependencyError: scipy is missing.
     """
-    entries: list[Entry] = []
+    entries: list[WorkLogEntry] = []
     dropped = list(dropped)
     for digest, name in names.items():
         found, drops = work.load(digest)
@@ -63,13 +63,13 @@ def choose(
     entries, repeats = _without_near_duplicates(entries, names, options)
     named = _named(entries, names, options, captions)
     counts = Counter(named)
-    samples: list[Kept] = []
+    samples: list[KeptSample] = []
     for entry, person in zip(entries, named, strict=True):
         name = names[entry.digest]
         if counts[person] < options.min_photos:
             repeats.append(Dropped(name, Drop("few photos", f"{counts[person]} of {person}")))
         else:
-            samples.append(Kept(entry, name, person, captions.of(name, entry.facts["fields"])))
+            samples.append(KeptSample(entry, name, person, captions.of(name, entry.facts["fields"])))
     vectors = _vectors([sample.entry for sample in samples])
     _, numbers = np.unique([sample.person for sample in samples], return_inverse=True)
     apart = closeness(vectors, numbers.astype(np.intp), options.same)
@@ -81,8 +81,8 @@ def _place(one: Dropped) -> tuple[str, str, str]:
 
 
 def _without_near_duplicates(
-    entries: list[Entry], names: Mapping[str, str], options: Options
-) -> tuple[list[Entry], list[Dropped]]:
+    entries: list[WorkLogEntry], names: Mapping[str, str], options: PrepareOptions
+) -> tuple[list[WorkLogEntry], list[Dropped]]:
     if not entries:
         return [], []
     order = ranked(
@@ -93,7 +93,7 @@ def _without_near_duplicates(
     hashes = np.array([int(entry.facts["hash"], 16) for entry in entries], np.uint64)
     kept_of = near_duplicates(_vectors(entries), hashes, order, options.near_bits, options.near_cosine)
     better_ones: list[int] = kept_of.tolist()
-    kept: list[Entry] = []
+    kept: list[WorkLogEntry] = []
     repeats: list[Dropped] = []
     for entry, better in zip(entries, (entries[index] for index in better_ones), strict=True):
         if better is entry:
@@ -103,7 +103,9 @@ def _without_near_duplicates(
     return kept, repeats
 
 
-def _named(entries: list[Entry], names: Mapping[str, str], options: Options, captions: Captions) -> list[str]:
+def _named(
+    entries: list[WorkLogEntry], names: Mapping[str, str], options: PrepareOptions, captions: Captions
+) -> list[str]:
     """The person of each entry."""
     if options.people == "folders":
         return [names[entry.digest].split("/")[0] for entry in entries]
@@ -118,6 +120,6 @@ def _named(entries: list[Entry], names: Mapping[str, str], options: Options, cap
     return [first[number] for number in numbers.tolist()]
 
 
-def _vectors(entries: list[Entry]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _vectors(entries: list[WorkLogEntry]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """[N, 128], also of no entry."""
     return np.array([entry.vector for entry in entries], np.float32).reshape(len(entries), 128)

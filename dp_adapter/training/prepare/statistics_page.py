@@ -39,7 +39,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Example:
+class ExamplePicture:
     """A small picture as a data URL (empty where it cannot be read) and what is said below it."""
 
     url: str
@@ -93,18 +93,18 @@ def _histograms(chosen: Chosen) -> list[Histogram]:
     ]
 
 
-def _kept(chosen: Chosen, work: DoneWork) -> list[Example]:
+def _kept(chosen: Chosen, work: DoneWork) -> list[ExamplePicture]:
     """Spread over the whole."""
     step = max(1, len(chosen.samples) // KEPT)
-    examples: list[Example] = []
+    examples: list[ExamplePicture] = []
     for sample in chosen.samples[::step][:KEPT]:
         record = work.record(sample.entry)
         picture = load_picture(record["png"] if "png" in record else record["jpg"], _LIMITS)
-        examples.append(Example(_url(picture), sample.person, sample.words.caption))
+        examples.append(ExamplePicture(_url(picture), sample.person, sample.words.caption))
     return examples
 
 
-def _dropped(chosen: Chosen, listing: Listing) -> list[tuple[str, list[Example]]]:
+def _dropped(chosen: Chosen, listing: Listing) -> list[tuple[str, list[ExamplePicture]]]:
     """Examples by reason, in the order of the work."""
     by_reason: dict[str, list[Dropped]] = defaultdict(list)
     for one in chosen.dropped:
@@ -116,12 +116,12 @@ def _dropped(chosen: Chosen, listing: Listing) -> list[tuple[str, list[Example]]
     ]
 
 
-def _example(one: Dropped, listing: Listing) -> Example:
+def _example(one: Dropped, listing: Listing) -> ExamplePicture:
     try:
         url = _url(load_picture(listing.path(one.name), _LIMITS))
     except PictureError:
         url = ""
-    return Example(url, one.name, one.drop.detail)
+    return ExamplePicture(url, one.name, one.drop.detail)
 
 
 def _url(picture: Picture) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.training.prepare.picture_result import Drop, Outcome
+from dp_adapter.training.prepare.picture_result import Drop, PictureResult
 
 _ABOUT = "outcome.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class WorkLogEntry:
     """A sample that waits for its shard: what is needed to compare it with others.
 
     Attributes:
@@ -55,7 +55,7 @@ class DoneWork:
         except (OSError, zipfile.BadZipFile):
             return False
 
-    def save(self, digest: str, outcome: Outcome) -> None:
+    def save(self, digest: str, outcome: PictureResult) -> None:
         path = self._path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -68,22 +68,22 @@ class DoneWork:
                         file.writestr(f"{number}.{name}", value)
         part.replace(path)
 
-    def load(self, digest: str) -> tuple[list[Entry], list[Drop]]:
+    def load(self, digest: str) -> tuple[list[WorkLogEntry], list[Drop]]:
         """What is known of a picture that is done, without its pixels."""
         with zipfile.ZipFile(self._path(digest)) as file:
             outcome = json.loads(file.read(_ABOUT))
-            entries: list[Entry] = []
+            entries: list[WorkLogEntry] = []
             for number, key in enumerate(outcome["keys"]):
                 about = json.loads(file.read(f"{number}.json"))
                 with np.load(io.BytesIO(file.read(f"{number}.npz")), allow_pickle=False) as arrays:
                     vector = np.asarray(arrays["sface"], np.float32)
                 vector = (vector / np.linalg.norm(vector)).astype(np.float32)
-                entries.append(Entry(digest, number, key, about, vector))
+                entries.append(WorkLogEntry(digest, number, key, about, vector))
         boxes = [None if drop["box"] is None else tuple(drop["box"]) for drop in outcome["drops"]]
         drops = [Drop(d["reason"], d["detail"], box) for d, box in zip(outcome["drops"], boxes, strict=True)]
         return entries, drops
 
-    def record(self, entry: Entry) -> dict[str, Any]:
+    def record(self, entry: WorkLogEntry) -> dict[str, Any]:
         """The sample's files, as `Sample.to_record` gave them."""
         start = f"{entry.number}."
         with zipfile.ZipFile(self._path(entry.digest)) as file:

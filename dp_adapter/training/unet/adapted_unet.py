@@ -22,7 +22,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.calls import require_fit
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training.unet.call import KEYWORD, Call, Record, masks_by_halvings
-from dp_adapter.training.unet.trained_sites import Gate, SelfAttention, TextAttention
+from dp_adapter.training.unet.trained_sites import TrainedGate, TrainedSelfAttention, TrainedTextAttention
 
 Mode = Literal["add", "gated"]
 
@@ -224,16 +224,16 @@ class AdaptedUNet(nn.Module):
         edited = next(_stage(site) for site in self._sites if site.level == "up")
         for site in self._sites:
             weights, (attn1, attn2) = self.adapter.site(site.index), self._attentions(site)
-            if isinstance(attn2.processor, TextAttention):
+            if isinstance(attn2.processor, TrainedTextAttention):
                 raise HostError("This UNet is being trained with already", "Release it first.")
             gate = None
             if isinstance(weights, GatedSiteAdapter):
-                gate = Gate(site, weights, self._powers[site.level])
+                gate = TrainedGate(site, weights, self._powers[site.level])
                 norm2 = self.unet.get_submodule(f"{site.name}.norm2")
                 self._handles.append(norm2.register_forward_pre_hook(gate.before_norm2))
-            attn1.set_processor(SelfAttention(attn1.processor, gate))
+            attn1.set_processor(TrainedSelfAttention(attn1.processor, gate))
             attn2.set_processor(
-                TextAttention(
+                TrainedTextAttention(
                     attn2.processor,
                     site,
                     weights if isinstance(weights, SiteAdapter) else None,

@@ -24,10 +24,10 @@ from dp_adapter.training.unet.call import Call
 Processor = Callable[..., Tensor]
 
 
-class SelfAttention:
+class TrainedSelfAttention:
     """attn1's processor: the model's own attention, in the form whose backward is fast here (``core.attention``)."""
 
-    def __init__(self, original: Processor, gate: Gate | None = None) -> None:
+    def __init__(self, original: Processor, gate: TrainedGate | None = None) -> None:
         self.original = original
         self._gate = gate
 
@@ -49,7 +49,7 @@ class SelfAttention:
         return _out(attn, attend(q, k, v, attn.heads))
 
 
-class Gate:
+class TrainedGate:
     """FACT's term between self-attention and text attention: what ``norm2`` reads and ``attn2`` adds to the stream.
 
     It holds a call only while a block runs, from attn1 to attn2.
@@ -79,7 +79,7 @@ class Gate:
         return 0.0 if term is None else term
 
 
-class TextAttention:
+class TrainedTextAttention:
     """attn2's processor: Z_t, and what the identity makes of it.
 
     Args:
@@ -96,7 +96,7 @@ class TextAttention:
         weights: SiteAdapter | None,
         power: float,
         *,
-        gate: Gate | None = None,
+        gate: TrainedGate | None = None,
         localised: bool,
         coarse: bool,
         edited: bool,

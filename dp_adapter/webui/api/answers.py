@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Session
-    from dp_adapter.session.model_list import ModelFacts, Models
-    from dp_adapter.session.photos.reference_photos import Seen
+    from dp_adapter.session.model_list import ModelFacts, ModelListing
+    from dp_adapter.session.photos.reference_photos import SeenPhoto
 
 _THUMBNAIL = 112  # px, of a face
 _HASH = 16  # hex digits of a photo's digest, as in photo:HASH
 
 
-def models(known: Models, base: Base | None) -> dict[str, Any]:
+def models(known: ModelListing, base: Base | None) -> dict[str, Any]:
     return {"models": [_model(facts, base) for facts in known.listed(base)]}
 
 
@@ -114,14 +114,14 @@ def faces(session: Session, image: str, choice: Mapping[str, Any], thumbnails: b
     }
 
 
-def _seen(session: Session, request: Settings) -> Seen:
+def _seen(session: Session, request: Settings) -> SeenPhoto:
     """The one photo of a request whose ``no_face`` is "stop"; raises FaceError."""
     seen = session.photos.look_at(request, 0, session.encoders.yunet, [])
     assert seen is not None
     return seen
 
 
-def _face(index: int, seen: Seen, thumbnail: bool) -> dict[str, Any]:
+def _face(index: int, seen: SeenPhoto, thumbnail: bool) -> dict[str, Any]:
     face, quality = seen.face, seen.quality
     return {
         "index": index,
@@ -134,7 +134,7 @@ def _face(index: int, seen: Seen, thumbnail: bool) -> dict[str, Any]:
     }
 
 
-def _cropped(seen: Seen) -> Image:
+def _cropped(seen: SeenPhoto) -> Image:
     from PIL import Image
 
     left, top, right, bottom = (round(side) for side in seen.face.box.tolist())
@@ -154,13 +154,13 @@ def regions(
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.forecast import forecast, unplaced
-    from dp_adapter.session.regions.requested_regions import Areas
+    from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     asked = Settings.from_dict(settings)
     request = filled(asked, session.modes.of(asked.mode))
     inits = (session.photos.read(init, "init"),) if init else ()
     scene = Scene(base, width, height, inits)
-    areas = Areas(session.photos, session.encoders)
+    areas = RequestedRegions(session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
     for one in forecast(request, scene, areas, persons):

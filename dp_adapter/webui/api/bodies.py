@@ -29,7 +29,7 @@ class Rename(BaseModel, extra="forbid"):
     name: str = Field(..., description="1 to 64 letters, digits, spaces, hyphens or underscores.")
 
 
-class Look(BaseModel, extra="forbid"):
+class FacesRequest(BaseModel, extra="forbid"):
     """A photo to look at."""
 
     image: str = Field(..., description=_IMAGE)
@@ -37,7 +37,7 @@ class Look(BaseModel, extra="forbid"):
     thumbnails: bool = Field(False, description="Whether to send a small picture of each face.")
 
 
-class Place(Request):
+class RegionsRequest(Request):
     """A picture to be made."""
 
     width: int = Field(512, ge=64, le=4096, description="Of the picture to be made, in pixels.")
@@ -80,7 +80,7 @@ class ModelList(BaseModel):
     models: list[Model]
 
 
-class Mode(BaseModel):
+class ModeAnswer(BaseModel):
     """One edit mode."""
 
     name: str = Field(..., description="As the settings' field `mode` takes it.")
@@ -93,10 +93,10 @@ class Mode(BaseModel):
 class ModeList(BaseModel):
     """All edit modes."""
 
-    modes: list[Mode]
+    modes: list[ModeAnswer]
 
 
-class Identity(BaseModel):
+class IdentityAnswer(BaseModel):
     """One saved identity."""
 
     name: str = Field(..., description="`identity:NAME` stands for it wherever a photo can stand.")
@@ -112,7 +112,7 @@ class Identity(BaseModel):
 class IdentityList(BaseModel):
     """All saved identities."""
 
-    identities: list[Identity]
+    identities: list[IdentityAnswer]
 
 
 class Deleted(BaseModel):
@@ -121,7 +121,7 @@ class Deleted(BaseModel):
     deleted: str
 
 
-class Face(BaseModel):
+class FaceAnswer(BaseModel):
     """One face."""
 
     index: int = Field(..., description="From the left, from 0.")
@@ -133,18 +133,18 @@ class Face(BaseModel):
     thumbnail: str | None = Field(None, description="A PNG as base64, on request.")
 
 
-class Faces(BaseModel):
+class FacesAnswer(BaseModel):
     """All faces of a photo."""
 
     photo: str = Field(..., description="photo:HASH; stands for the picture in later requests while it is kept.")
     width: int
     height: int
-    faces: list[Face]
+    faces: list[FaceAnswer]
     chosen: int | None = Field(None, description="Index of the face that would be taken; left out when none would.")
     reason: str | None = Field(None, description="Why none would be taken.")
 
 
-class Region(BaseModel):
+class RegionAnswer(BaseModel):
     """Where one person acts."""
 
     person: int = Field(..., description="As in the settings, from 0.")
@@ -160,12 +160,12 @@ class Region(BaseModel):
     )
 
 
-class Regions(BaseModel):
+class RegionsAnswer(BaseModel):
     """Where everybody acts."""
 
     width: int
     height: int
-    regions: list[Region]
+    regions: list[RegionAnswer]
     notes: list[str] = Field([], description="Persons who have no region while others have one, in words.")
 
 

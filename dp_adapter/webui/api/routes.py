@@ -22,7 +22,7 @@ from dp_adapter.webui.api.refusals import MissingError, WordsRoute
 if TYPE_CHECKING:
     from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Session
-    from dp_adapter.session.model_list import Models
+    from dp_adapter.session.model_list import ModelListing
 
 PREFIX = "/dp_adapter/v1"
 
@@ -96,7 +96,7 @@ class Routes:
 
     def __init__(self, served: Served) -> None:
         self._served = served
-        self._models: Models | None = None
+        self._models: ModelListing | None = None
         self._listing = Lock()
 
     def table(self) -> list[tuple[str, str, Callable[..., Any], Any]]:
@@ -107,12 +107,12 @@ class Routes:
             ("/models", "GET", self.models, forms.ModelList),
             ("/modes", "GET", self.modes, forms.ModeList),
             ("/identities", "GET", self.identities, forms.IdentityList),
-            ("/identities", "POST", self.save_identity, forms.Identity),
-            ("/identities/{name}", "GET", self.identity, forms.Identity),
-            ("/identities/{name}", "PATCH", self.rename_identity, forms.Identity),
+            ("/identities", "POST", self.save_identity, forms.IdentityAnswer),
+            ("/identities/{name}", "GET", self.identity, forms.IdentityAnswer),
+            ("/identities/{name}", "PATCH", self.rename_identity, forms.IdentityAnswer),
             ("/identities/{name}", "DELETE", self.delete_identity, forms.Deleted),
-            ("/faces", "POST", self.faces, forms.Faces),
-            ("/regions", "POST", self.regions, forms.Regions),
+            ("/faces", "POST", self.faces, forms.FacesAnswer),
+            ("/regions", "POST", self.regions, forms.RegionsAnswer),
             ("/embed", "POST", self.embed, forms.Vectors),
         ]
 
@@ -127,10 +127,10 @@ class Routes:
 
     def models(self) -> dict[str, Any]:
         """The adapter files in the model folders, those that fit the loaded checkpoint first."""
-        from dp_adapter.session.model_list import Models
+        from dp_adapter.session.model_list import ModelListing
 
         with self._listing:
-            self._models = self._models or Models(self._served.session().library)
+            self._models = self._models or ModelListing(self._served.session().library)
             return answers.models(self._models, self._served.base())
 
     def modes(self) -> dict[str, Any]:
@@ -161,12 +161,12 @@ class Routes:
         self._served.session().identities.delete(self._known(name))
         return {"deleted": name}
 
-    def faces(self, body: forms.Look) -> dict[str, Any]:
+    def faces(self, body: forms.FacesRequest) -> dict[str, Any]:
         """The faces in a photo from left to right, how good each is as a reference, and which one would be taken."""
         with self._served.lock:
             return answers.faces(self._served.session(), body.image, body.face, body.thumbnails)
 
-    def regions(self, body: forms.Place) -> dict[str, Any]:
+    def regions(self, body: forms.RegionsRequest) -> dict[str, Any]:
         """Where each person of `settings` would act in a picture of this size; masks and parts only on request."""
         with self._served.lock:
             base = self._served.base() or "sd15"  # regions do not depend on it

@@ -88,7 +88,7 @@ OPTIONS: tuple[Option, ...] = (
 
 
 @dataclass(frozen=True)
-class Options:
+class WebUIOptions:
     """The page's values, as their lines say."""
 
     model_dirs: str
@@ -102,13 +102,13 @@ class Options:
     loglevel: str
 
 
-def read() -> Options:
+def read() -> WebUIOptions:
     """What the page says; before the page exists, what flags and defaults say."""
     from modules import shared
 
     values = {option.name: getattr(shared.opts, option.key, default_of(option)) for option in OPTIONS}
     # Sliders give floats, and an edited config.json anything.
-    return Options(**{name: type(_DEFAULTS[name])(value) for name, value in values.items()})
+    return WebUIOptions(**{name: type(_DEFAULTS[name])(value) for name, value in values.items()})
 
 
 _DEFAULTS: dict[str, Any] = {option.name: option.default for option in OPTIONS}

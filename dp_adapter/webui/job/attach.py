@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.prompts.person_words import Found
+from dp_adapter.hosts.prompts.person_words import FoundWords
 from dp_adapter.webui.host import compat
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dp_adapter.hosts.rows.a1111_rows import CfgRows
 
 
-_NO_WORDS = Found(())
+_NO_WORDS = FoundWords(())
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Pass(AbstractContextManager["Pass"]):
         injection: Injection,
         latent: Grid,
         batch: int,
-        words: Found = _NO_WORDS,
+        words: FoundWords = _NO_WORDS,
         spoken: SpokenTexts | None = None,
         calls: Calls | None = None,
     ) -> None:

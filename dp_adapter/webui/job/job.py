@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter import hints
 from dp_adapter.errors import DPAdapterError, SettingsError
-from dp_adapter.hosts.prompts.person_words import Found
+from dp_adapter.hosts.prompts.person_words import FoundWords
 from dp_adapter.settings import Settings
 from dp_adapter.webui.host import compat, options, shared_session
 from dp_adapter.webui.job import duplicate_lora, inner_jobs, scenes
@@ -20,10 +20,10 @@ from dp_adapter.webui.job.stop import stopped
 from dp_adapter.webui.parameters import describe_job, infotext_photos, xyz_grid
 from dp_adapter.webui.previews.live_overlay import Overlay
 from dp_adapter.webui.previews.preview_decoders import decoder
-from dp_adapter.webui.previews.preview_hooks import Watching
+from dp_adapter.webui.previews.preview_hooks import PreviewHooks
 from dp_adapter.webui.prompts import prompt_edits, word_positions
 from dp_adapter.webui.results import face_pass
-from dp_adapter.webui.results.finished_pictures import Outcome
+from dp_adapter.webui.results.finished_pictures import FinishedPictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def settings_for(p: Any, args: Sequence[object]) -> Settings:
     return infotext_photos.kept(settings, shared_session.session().photos.keep)
 
 
-class Run:
+class Job:
     """The adapter's part in one job.
 
     Args:
@@ -73,7 +73,7 @@ class Run:
         self._pass: Pass | None = None
         self._control: AbstractContextManager[object] | None = None
         self._began = False  # whether the host said that it samples
-        self._watching: Watching | None = None
+        self._watching: PreviewHooks | None = None
         self._overlay: Overlay | None = None
         self._told: dict[str, None] = {}
         self._steps: list[float] = []  # progress at the calls of the pass that are over
@@ -91,7 +91,7 @@ class Run:
         self._check_hires(base)
         self._check_refiner()
         self._hires = self._in_hires_pass(base)
-        self.outcome = Outcome(p, self._settings, self._last_acting, self._worded)
+        self.outcome = FinishedPictures(p, self._settings, self._last_acting, self._worded)
         self._describe("")
         self._wording = prompt_edits.Wording.put(p, (self._first, self._hires))
 
@@ -156,7 +156,7 @@ class Run:
             if self._settings.report.overlay:
                 self._overlay = Overlay(self._regions_now, batch)
             if self._current.tracker is not None:
-                self._watching = Watching(
+                self._watching = PreviewHooks(
                     p, self._current.tracker, self._decode, inside, self._current.injection.schedule.at
                 )
 
@@ -234,11 +234,11 @@ class Run:
             for picture in pictures:
                 images.save_image(picture, self._p.outpath_samples, "", suffix="-dp-adapter-region", p=self._p)
 
-    def _words(self) -> Found:
+    def _words(self) -> FoundWords:
         """The person words to listen to; none where no region waits for them."""
         tracker = self._current.tracker
         if tracker is None or not tracker.wants_attention:
-            return Found(())
+            return FoundWords(())
         return word_positions.find(self._p, tracker.plan.words)
 
     def _call(self) -> Step | None:

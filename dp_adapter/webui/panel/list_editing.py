@@ -15,7 +15,7 @@ Amend = Callable[[Item, Any], Item]
 
 
 @dataclass(frozen=True)
-class Editing:
+class ListEditing:
     """One list.
 
     Attributes:

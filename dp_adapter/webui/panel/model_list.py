@@ -20,7 +20,7 @@ from dp_adapter.webui.panel.widget_values import MISFIT
 from dp_adapter.webui.panel.widgets import Widgets
 
 if TYPE_CHECKING:
-    from dp_adapter.session.model_list import ModelFacts, Models
+    from dp_adapter.session.model_list import ModelFacts, ModelListing
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class ModelPart:
 
 
 @cache
-def models() -> Models:
+def models() -> ModelListing:
     """What is known of the files in the session's folders."""
-    from dp_adapter.session.model_list import Models
+    from dp_adapter.session.model_list import ModelListing
 
-    return Models(shared_session.session().library)
+    return ModelListing(shared_session.session().library)
 
 
 def build(widgets: Widgets) -> ModelPart:

@@ -14,7 +14,7 @@ from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel import lists
 from dp_adapter.webui.panel.handlers import Speaking, Updates
 from dp_adapter.webui.panel.messages import status
-from dp_adapter.webui.panel.photos.photo_list import Photos, common_face
+from dp_adapter.webui.panel.photos.photo_list import PhotoList, common_face
 from dp_adapter.webui.panel.widgets import Widgets
 
 
@@ -58,7 +58,7 @@ def build(widgets: Widgets) -> IdentitiesPart:
     return IdentitiesPart(saved, refresh, use, delete, question, yes, no, as_name, save)
 
 
-def wire(part: IdentitiesPart, photos: Photos, enabled: Any, face: list[Any], speaking: Speaking) -> None:
+def wire(part: IdentitiesPart, photos: PhotoList, enabled: Any, face: list[Any], speaking: Speaking) -> None:
     def listed(chosen: str | None = None) -> Updates:
         names = list(shared_session.session().identities.names())
         return {part.saved: gr.update(choices=names, value=chosen if chosen in names else None)}

@@ -14,13 +14,13 @@ from dp_adapter.settings.fields import fields_of
 PHOTO, IDENTITY, LATENT = "photo:", "identity:", "latent:"
 
 
-class Shelf(Protocol):
+class PhotoStore(Protocol):
     """Where dropped photos lie."""
 
     def __contains__(self, digest: str, /) -> bool: ...
 
 
-class Identities(Protocol):
+class IdentityStore(Protocol):
     """Saved identities."""
 
     def with_photo(self, digest: str, /) -> str | None:
@@ -39,7 +39,7 @@ def kept(settings: Settings, keep: Callable[[str, str], str]) -> Settings:
 
 
 def found(
-    settings: Settings, names: Mapping[str, str], shelf: Shelf, identities: Identities
+    settings: Settings, names: Mapping[str, str], shelf: PhotoStore, identities: IdentityStore
 ) -> tuple[Settings, tuple[str, ...]]:
     """The request with photos that are no longer here replaced by saved identities made with them, and what to tell.
 

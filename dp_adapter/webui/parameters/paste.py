@@ -14,14 +14,14 @@ from dp_adapter.webui.parameters import infotext, infotext_photos
 NOTE = "note"  # name of the component that shows what could not be restored, as HTML
 
 
-class Kept(Protocol):
+class PictureStores(Protocol):
     """The session, as far as pictures are found in it."""
 
     @property
-    def shelf(self) -> infotext_photos.Shelf: ...
+    def shelf(self) -> infotext_photos.PhotoStore: ...
 
     @property
-    def identities(self) -> infotext_photos.Identities: ...
+    def identities(self) -> infotext_photos.IdentityStore: ...
 
 
 class Paster:
@@ -33,7 +33,9 @@ class Paster:
         warn: shows what could not be restored.
     """
 
-    def __init__(self, session: Callable[[], Kept], wanted: Callable[[], bool], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, session: Callable[[], PictureStores], wanted: Callable[[], bool], warn: Callable[[str], None]
+    ) -> None:
         self._session = session
         self._wanted = wanted
         self._warn = warn

@@ -28,7 +28,7 @@ from dp_adapter.settings.messages import refusal, separated, show, tidy
 from dp_adapter.webui.panel.widget_values import AUTOMATIC_WORDS
 
 if TYPE_CHECKING:
-    from dp_adapter.session.model_list import Models
+    from dp_adapter.session.model_list import ModelListing
 
 _NUMBER = r"[+-]?\s*(?:\d+\.?\d*|\.\d+)"
 _PLAIN = re.compile(rf"{_NUMBER}(?:[eE][+-]?\d+)?")
@@ -184,11 +184,11 @@ def _written_out(part: str, match: re.Match[str], whole: bool) -> list[str]:
     return [tidy(float(int(value)) if whole and match[4] else value) for value in values]
 
 
-def _files() -> Models:
-    from dp_adapter.session.model_list import Models
+def _files() -> ModelListing:
+    from dp_adapter.session.model_list import ModelListing
     from dp_adapter.webui.host import shared_session
 
-    return Models(shared_session.session().library)
+    return ModelListing(shared_session.session().library)
 
 
 def _models() -> list[str]:

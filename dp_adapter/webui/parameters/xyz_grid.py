@@ -73,7 +73,7 @@ def _each(given: object, items: int, path: str) -> Sequence[object]:
     return listed * items if len(listed) == 1 else listed
 
 
-class Grid:
+class AxisGrid:
     """The axes of one X/Y/Z run that are ours; lies on its ``p`` and so on every cell's."""
 
     def __init__(self) -> None:
@@ -81,11 +81,11 @@ class Grid:
         self._checked = False
 
     @staticmethod
-    def of(p: Any) -> Grid:
+    def of(p: Any) -> AxisGrid:
         """The grid of a job, begun with its first axis."""
-        grid: Grid | None = getattr(p, _GRID, None)
+        grid: AxisGrid | None = getattr(p, _GRID, None)
         if grid is None:
-            grid = Grid()
+            grid = AxisGrid()
             setattr(p, _GRID, grid)
         return grid
 
@@ -153,7 +153,7 @@ def _option(axis: Axis, make: Any) -> Any:
             raise _stop(f"{PREFIX}{axis.label}: {error}") from error
 
     def apply(p: Any, value: object, _values: object) -> None:
-        Grid.of(p).check(p)
+        AxisGrid.of(p).check(p)
         # New objects: cells are shallow copies of one p, and what one writes into its infotext is no other's.
         setattr(p, OVERRIDES, overridden(_overrides(p), axis, value))
         p.extra_generation_params = dict(p.extra_generation_params)
@@ -162,7 +162,7 @@ def _option(axis: Axis, make: Any) -> Any:
         return f"{axis.label}: {axis.show(value)}"
 
     def confirm(p: Any, chosen: Sequence[object]) -> None:
-        Grid.of(p).add(axis, chosen)
+        AxisGrid.of(p).add(axis, chosen)
 
     return make(
         PREFIX + axis.label,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dp_adapter.webui.job.attach import Pass
 
 
-class Watching(AbstractContextManager["Watching"]):
+class PreviewHooks(AbstractContextManager["PreviewHooks"]):
     """One pass: while it lasts, the tracker follows the pictures that the job's sampler makes.
 
     Args:
@@ -31,7 +31,7 @@ class Watching(AbstractContextManager["Watching"]):
         inside: Pass,
         factor: Callable[[float], float],
     ) -> None:
-        from dp_adapter.session.regions.preview_watch import Watch
+        from dp_adapter.session.regions.preview_watch import PreviewWatch
 
         sampler = p.sampler
         denoiser = sampler.model_wrap_cfg
@@ -40,7 +40,7 @@ class Watching(AbstractContextManager["Watching"]):
             # Known when the sampler runs; samplers of second order call twice a step.
             return getattr(denoiser, "total_steps", None) or len(progress_of(p))
 
-        self._watch = Watch(tracker, decode, calls, inside.maps, inside.words.head, factor)
+        self._watch = PreviewWatch(tracker, decode, calls, inside.maps, inside.words.head, factor)
         self._stack = ExitStack()
         self._stack.enter_context(self._watch)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.prompts.person_words import CHUNK, Found, InText, in_text
+from dp_adapter.hosts.prompts.person_words import CHUNK, FoundWords, InText, in_text
 from dp_adapter.hosts.prompts.word_positions import SpokenTexts, in_tokens, require, same_always
 from dp_adapter.webui.prompts.textual_inversion import spellings
 
@@ -24,7 +24,7 @@ _log = logging.getLogger("dp_adapter")
 _READERS = ("text_processing_engine", "text_processing_engine_l", "cond_stage_model")
 
 
-def find(p: Any, words: str) -> Found:
+def find(p: Any, words: str) -> FoundWords:
     """The person words of the pass that is about to be sampled; none where anything about the prompts is unclear.
 
     Args:
@@ -35,7 +35,7 @@ def find(p: Any, words: str) -> Found:
         return _find(p, words)
     except Exception:  # other people's prompt parsers; without a word's place, its attention is not looked at
         _log.debug("The person words of the prompt were not found", exc_info=True)
-        return Found(())
+        return FoundWords(())
 
 
 def spoken(p: Any, people: Sequence[Spoken]) -> SpokenTexts:
@@ -82,12 +82,12 @@ def _tokens(reader: Any, texts: Sequence[str]) -> list[list[list[int]]]:
     return tokens
 
 
-def _find(p: Any, words: str) -> Found:
+def _find(p: Any, words: str) -> FoundWords:
     read = _read(p)
     if read is None:
-        return Found(())
+        return FoundWords(())
     reader, prompts = read
-    return Found(tuple(tuple(_always(reader, texts, words) for texts in parts) for parts in prompts))
+    return FoundWords(tuple(tuple(_always(reader, texts, words) for texts in parts) for parts in prompts))
 
 
 def _read(p: Any) -> tuple[Any, list[list[list[str]]]] | None:

@@ -11,19 +11,19 @@ from dp_adapter.webui.host import compat, shared_session
 from dp_adapter.webui.job import inner_jobs
 
 if TYPE_CHECKING:
-    from dp_adapter.modes import Edit
+    from dp_adapter.modes import ResolvedMode
     from dp_adapter.session.results.judge import Judge
     from dp_adapter.session.scene import Mask
     from dp_adapter.settings import Settings
 
 
-def wanted(p: Any, settings: Settings, edit: Edit | None) -> bool:
+def wanted(p: Any, settings: Settings, edit: ResolvedMode | None) -> bool:
     """Whether this job's faces are to be made anew; ``auto`` leaves them to ADetailer where that runs."""
     return plan.wanted(settings, edit) and (settings.face_pass.use == "on" or not compat.adetailer_runs(p))
 
 
 def over(
-    p: Any, pp: Any, settings: Settings, edit: Edit | None, judge: Judge, regions: Mapping[int, Mask | None]
+    p: Any, pp: Any, settings: Settings, edit: ResolvedMode | None, judge: Judge, regions: Mapping[int, Mask | None]
 ) -> str:
     """Makes the persons' faces of a picture anew, largest first.
 

@@ -16,13 +16,13 @@ from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.job import inner_jobs
 from dp_adapter.webui.job.stop import surviving
 from dp_adapter.webui.results import face_pass
-from dp_adapter.webui.results.measurements import Measured
+from dp_adapter.webui.results.measurements import Measurements
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dp_adapter.session import Prepared
-    from dp_adapter.session.results.judge import Judge, Verdict
+    from dp_adapter.session.results.judge import Judge, LikenessVerdict
     from dp_adapter.session.scene import Mask, Picture
 
 
@@ -39,7 +39,7 @@ class _Made:
     region: Mask | None = None
 
 
-class Outcome:
+class FinishedPictures:
     """One job's finished pictures.
 
     Args:
@@ -56,7 +56,7 @@ class Outcome:
         self._settings = settings
         self._prepared = prepared
         self._worded = worded
-        self._measured = Measured(p)
+        self._measured = Measurements(p)
         self._left_out: dict[int, Image] = {}
         self._samples: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
         self._judged = best_of.judged(settings.report)
@@ -168,7 +168,7 @@ class Outcome:
                 return best_of.drift(_array(made.image), _array(plain), made.region)
         return None
 
-    def _leave_out(self, number: int, pp: Any, verdict: Verdict) -> None:
+    def _leave_out(self, number: int, pp: Any, verdict: LikenessVerdict) -> None:
         """Takes a picture out of the results: a blank one stands for it until the host has written it, to be deleted.
 
         The hosts decide whether to save before they ask scripts, but look up the folder afterwards.

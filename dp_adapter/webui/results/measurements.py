@@ -8,7 +8,7 @@ from typing import Any
 from dp_adapter.settings.result_sections import RESULT
 
 
-class Measured:
+class Measurements:
     """The ``DP-Adapter result …`` parameters of one job, a value per picture.
 
     The hosts write a picture's infotext right after its hooks, and index lists by its place in the batch instead of

@@ -216,7 +216,7 @@ def test_without_a_gate_every_row_but_text_is_whole() -> None:
 
 @pytest.mark.parametrize(("rows", "is_slice"), [([0, 1], True), ([1, 2, 3], True), ([0, 2], False), ([3], True)])
 def test_flatten_whole_rows(rows: list[int], is_slice: bool) -> None:
-    flat = region_masks.flatten([region_masks.Placement(r, "cond", None, None) for r in rows], 5, torch.device("cpu"))
+    flat = region_masks.flatten([region_masks.RowRegion(r, "cond", None, None) for r in rows], 5, torch.device("cpu"))
     assert isinstance(flat.positions, slice) == is_slice
     assert flat.gain is None
     every = torch.arange(20)[flat.positions]
@@ -224,8 +224,8 @@ def test_flatten_whole_rows(rows: list[int], is_slice: bool) -> None:
 
 
 def test_flatten_masked_rows() -> None:
-    one = region_masks.Placement(1, "cond", torch.tensor([0, 4]), torch.tensor([[0.5], [1.0]]))
-    two = region_masks.Placement(3, "cond", torch.tensor([2]), torch.tensor([[0.25]]))
+    one = region_masks.RowRegion(1, "cond", torch.tensor([0, 4]), torch.tensor([[0.5], [1.0]]))
+    two = region_masks.RowRegion(3, "cond", torch.tensor([2]), torch.tensor([[0.25]]))
     flat = region_masks.flatten([one, two], 5, torch.device("cpu"))
     assert isinstance(flat.positions, Tensor)
     assert flat.positions.tolist() == [5, 9, 17]

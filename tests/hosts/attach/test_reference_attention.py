@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Identity, Injection, TextPathway
-from dp_adapter.core.reference_photo import Reference
+from dp_adapter.core.reference_photo import ReferencePhoto
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
@@ -40,22 +40,24 @@ from tests.hosts.reference_processor import Photo, joined_output
 PERSON = tiny.box(0.5, 0.25, 1, 1)  # of the photo; on cell edges of every grid but the coarsest
 
 
-def photo(seed: int = 20, mask: Tensor | None = PERSON, size: tuple[int, int] = (16, 16), **changes: Any) -> Reference:
+def photo(
+    seed: int = 20, mask: Tensor | None = PERSON, size: tuple[int, int] = (16, 16), **changes: Any
+) -> ReferencePhoto:
     latents = torch.randn(4, *size, generator=torch.Generator().manual_seed(seed))
-    return Reference(latents, mask, seed=seed, **changes)
+    return ReferencePhoto(latents, mask, seed=seed, **changes)
 
 
-def only_looking(host: Host, reference: Reference, **changes: Any) -> Identity:
+def only_looking(host: Host, reference: ReferencePhoto, **changes: Any) -> Identity:
     return replace(someone(host.base, weight=0.0, mask=QUARTER, reference=reference), **changes)
 
 
-def noisy(reference: Reference) -> Tensor:
+def noisy(reference: ReferencePhoto) -> Tensor:
     a = tiny.ALPHAS[int(tiny.TIMESTEP)]
     noise = torch.randn(reference.latents.shape, generator=torch.Generator().manual_seed(reference.seed))
     return a.sqrt() * reference.latents + (1 - a).sqrt() * noise
 
 
-def drawn(reference: Reference, region: Tensor | None = None) -> Photo:
+def drawn(reference: ReferencePhoto, region: Tensor | None = None) -> Photo:
     """As the reference processor takes it; masks with a number for each cell of the latents."""
     whole = torch.ones(1, 16, 16)
     masks = [whole if mask is None else mask[:, ::8, ::8] for mask in (region, reference.mask)]

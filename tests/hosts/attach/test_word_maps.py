@@ -274,7 +274,7 @@ def test_after_an_exception_it_is_gone(small: Host) -> None:
 @pytest.mark.parametrize("sampler", ["euler_a", "heun", "pndm", "dpmpp_2m_sde_karras"])
 def test_a_samplers_step_is_one_update(tiny_folder: Path, sampler: str) -> None:
     """Heun looks twice at a level, as the end of one step and the start of the next; PNDM once more at its second."""
-    job = load_pipeline.Job("a man in a garden", width=64, height=64, steps=4, batch=2, sampler=sampler)
+    job = load_pipeline.DiffusersJob("a man in a garden", width=64, height=64, steps=4, batch=2, sampler=sampler)
     pipeline = load_pipeline.load(tiny_folder, "cpu")
     found = encode_prompts.person_words(pipeline, job.prompt, job.batch)
     sites = diffusers_host.sites_of(pipeline.unet)

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from dp_adapter.errors import HostError, SettingsError
 from dp_adapter.hosts.pipelines.diffusers_job import Pixels
-from dp_adapter.hosts.pipelines.load_pipeline import Job, Prompts, load, run
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Prompts, load, run
 from dp_adapter.hosts.pipelines.samplers import SAMPLERS
 from dp_adapter.hosts.prompts import encode_prompts
 from dp_adapter.hosts.prompts.clip_tokenizer import RESOURCES, clip_tokenizer
@@ -26,7 +26,7 @@ from tests.hosts import ldm_names
 from tools.tiny_base import random_weights, tiny_pipeline, tiny_unet, tiny_vae
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
-QUICK = Job("a photo of a cat", width=64, height=64, steps=3, guidance=3.0, sampler="ddim", seed=5)
+QUICK = DiffusersJob("a photo of a cat", width=64, height=64, steps=3, guidance=3.0, sampler="ddim", seed=5)
 
 
 @pytest.fixture(autouse=True)

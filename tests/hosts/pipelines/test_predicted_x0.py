@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.hosts.pipelines import load_pipeline, preview_decoders
 from dp_adapter.hosts.pipelines.latent_preview import LARGEST, linear, pictures, shrunk
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.hosts.pipelines.predicted_x0 import predicted, told
 
 BATCH = 2
@@ -24,7 +24,9 @@ def pipeline(tiny_folder: Path) -> load_pipeline.Pipeline:
     return load_pipeline.load(tiny_folder, "cpu", "float32")
 
 
-def watched(pipeline: load_pipeline.Pipeline, job: Job) -> tuple[list[tuple[Tensor, float]], list[Tensor], list[str]]:
+def watched(
+    pipeline: load_pipeline.Pipeline, job: DiffusersJob
+) -> tuple[list[tuple[Tensor, float]], list[Tensor], list[str]]:
     """x0 and progress of every call; what the scheduler says; the order of things."""
     calls: list[tuple[Tensor, float]] = []
     own: list[Tensor] = []
@@ -53,7 +55,7 @@ def watched(pipeline: load_pipeline.Pipeline, job: Job) -> tuple[list[tuple[Tens
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "euler_a"])
 def test_as_the_scheduler_says(pipeline: load_pipeline.Pipeline, sampler: str) -> None:
     hooks = len(pipeline.unet._forward_hooks), len(pipeline.unet._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
-    job = Job("a face", width=64, height=96, steps=4, guidance=1.0, sampler=sampler, batch=BATCH)
+    job = DiffusersJob("a face", width=64, height=96, steps=4, guidance=1.0, sampler=sampler, batch=BATCH)
     calls, own, order = watched(pipeline, job)
     assert len(calls) == len(own) == 4 and order == ["before", "after"] * 4
     for (x0, _), said in zip(calls, own, strict=True):
@@ -69,7 +71,7 @@ def test_as_the_scheduler_says(pipeline: load_pipeline.Pipeline, sampler: str) -
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m_sde_karras", "unipc", "pndm", "lcm"])
 def test_every_sampler_is_told(pipeline: load_pipeline.Pipeline, sampler: str) -> None:
     calls: list[tuple[Tensor, float]] = []
-    job = Job("a face", width=64, height=64, steps=4, guidance=3.0, sampler=sampler)
+    job = DiffusersJob("a face", width=64, height=64, steps=4, guidance=3.0, sampler=sampler)
     load_pipeline.run(pipeline, job, around=lambda p: told(p, lambda: None, lambda x0, at: calls.append((x0, at))))
     assert len(calls) >= 4 and all(x0.shape == (1, 4, 8, 8) and torch.isfinite(x0).all() for x0, _ in calls)
 

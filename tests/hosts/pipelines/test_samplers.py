@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.pipelines.load_pipeline import Job, load, run
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, load, run
 from dp_adapter.hosts.pipelines.samplers import SAMPLERS, scheduler
 
 diffusers: Any = importlib.import_module("diffusers")  # its lazy names have no types
@@ -152,7 +152,7 @@ def test_pictures_of_a_model_that_knows_pure_noise(tiny_folder: Path, name: str)
     init = np.full((64, 64, 3), 120, np.uint8)
     half = np.repeat(np.array([[255], [0]], np.uint8), 32, 0).repeat(64, 1)
     for steps in (1, 2, 21):
-        job = Job("a cat", width=64, height=64, steps=steps, guidance=3.0, sampler=name)
+        job = DiffusersJob("a cat", width=64, height=64, steps=steps, guidance=3.0, sampler=name)
         assert run(pipeline, job)[0].shape == (64, 64, 3)
     for one in (replace(job, init=init, strength=0.1), replace(job, steps=2, init=init, mask=half, strength=1.0)):
         assert run(pipeline, one)[0].shape == (64, 64, 3)

@@ -11,7 +11,7 @@ import pytest
 from dp_adapter.core.text.text_side import Positions, Spoken
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.pipelines.diffusers_job import Job, Prompts
+from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Prompts
 from dp_adapter.hosts.prompts import encode_prompts
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.prompts.prompt_persons import hinted, repeated, words_in
@@ -159,7 +159,7 @@ def test_positions(pipeline: Any, people: tuple[Spoken, ...], texts: list[str], 
 
 
 def test_of_a_job(pipeline: Any) -> None:
-    texts = encode_prompts.spoken(pipeline, Job("a man in a garden", batch=2), ONE)
+    texts = encode_prompts.spoken(pipeline, DiffusersJob("a man in a garden", batch=2), ONE)
     assert texts.positions(Row("cond", 1), 0) == (2,) and texts.positions(Row("cond", 1), 1) == ()
     assert texts.prompts == 1 and len(texts.texts) == 2
 
@@ -167,20 +167,20 @@ def test_of_a_job(pipeline: Any) -> None:
 @pytest.mark.parametrize(
     ("job", "people", "words"),
     [
-        (Job("a garden"), ONE, "no word for person 1"),
-        (Job("a man"), TWO, "no word for person 2"),
-        (Job("a man"), (Spoken(0, "old knight"),), "no word for person 1 .'old knight'."),
-        (Job("a man"), TWICE, "2 times in a row, and the prompt has it 1 times"),
-        (Job("a man", later=(Prompts(0.5, "an old man", ""),)), ONE, "does not stand at one place"),
+        (DiffusersJob("a garden"), ONE, "no word for person 1"),
+        (DiffusersJob("a man"), TWO, "no word for person 2"),
+        (DiffusersJob("a man"), (Spoken(0, "old knight"),), "no word for person 1 .'old knight'."),
+        (DiffusersJob("a man"), TWICE, "2 times in a row, and the prompt has it 1 times"),
+        (DiffusersJob("a man", later=(Prompts(0.5, "an old man", ""),)), ONE, "does not stand at one place"),
     ],
 )
-def test_refusals(pipeline: Any, job: Job, people: tuple[Spoken, ...], words: str) -> None:
+def test_refusals(pipeline: Any, job: DiffusersJob, people: tuple[Spoken, ...], words: str) -> None:
     with pytest.raises(HostError, match=words):
         encode_prompts.spoken(pipeline, job, people)
 
 
 def test_a_word_that_is_not_needed(pipeline: Any) -> None:
-    job = Job("a garden with a man", later=(Prompts(0.5, "a man", ""),))
+    job = DiffusersJob("a garden with a man", later=(Prompts(0.5, "a man", ""),))
     assert encode_prompts.spoken(pipeline, job, (Spoken(0, needed=False),)).positions(Row("cond"), 0) == ()
 
 

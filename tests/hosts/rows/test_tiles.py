@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Identity, Injection, TextPathway
-from dp_adapter.core.types import Grid, Row, Window
+from dp_adapter.core.types import Grid, Row, TileBox
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach import forge
 from dp_adapter.hosts.attach import ldm as ldm_host
 from dp_adapter.hosts.attach.forge_options import sampler_rows
 from dp_adapter.hosts.rows import tiles
 from dp_adapter.hosts.rows.a1111_rows import CfgRows
-from dp_adapter.hosts.rows.tiles import Place
+from dp_adapter.hosts.rows.tiles import TilePosition
 from tests import tiny
 from tests.hosts.forge_host import Forge
 from tests.hosts.protocol import Host, host_of
@@ -83,7 +83,7 @@ def test_every_offset_is_found_exactly(kind: torch.dtype, scale: float) -> None:
     whole = pictures(2)
     for side in (4, 16, 24):
         places = [
-            Place(picture, top, left)
+            TilePosition(picture, top, left)
             for picture in range(2)
             for top in range(0, WHOLE[0] - side + 1, 5)
             for left in range(0, WHOLE[1] - side + 1, 3)
@@ -100,12 +100,12 @@ def test_an_almost_finished_picture_is_found_too() -> None:
     given = torch.cat([cut(whole, corner) for corner in CORNERS])
     for kind in (torch.float32, torch.float16, torch.bfloat16):
         found = tiles.find((0.99 * given).to(kind), whole)
-        assert found == [Place(0, *corner) for corner in CORNERS]
+        assert found == [TilePosition(0, *corner) for corner in CORNERS]
 
 
 def test_inpainting_channels_behind_the_latents_do_not_matter() -> None:
     given = torch.cat([cut(pictures(), (3, 5)), torch.ones(1, 5, TILE, TILE)], 1)
-    assert tiles.find(given, pictures()) == [Place(0, 3, 5)]
+    assert tiles.find(given, pictures()) == [TilePosition(0, 3, 5)]
 
 
 def test_what_is_not_a_cut_is_not_found() -> None:
@@ -254,7 +254,7 @@ def test_masks_are_cut_where_cells_begin_whatever_their_size() -> None:
 
     mask = torch.rand(2, 37, 61, generator=torch.Generator().manual_seed(3))
     whole = region_masks.on_grid(mask, Grid(*WHOLE), 0)
-    views = [(s, Window(top, left, Grid(TILE, TILE), Grid(*WHOLE))) for s in (0, 1) for top, left in CORNERS]
+    views = [(s, TileBox(top, left, Grid(TILE, TILE), Grid(*WHOLE))) for s in (0, 1) for top, left in CORNERS]
     seen = region_masks.seen_through(mask, views)
     for (sample, window), part in zip(views, seen, strict=True):
         assert torch.equal(part, cut(whole[sample], (window.top, window.left)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.identity.encoders.encoder_device import Placement, Resident
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice, Resident
 from dp_adapter.identity.encoders.shipped_networks import CPU, providers_for
 from tests.precision import needs_half
 
@@ -32,7 +32,7 @@ def test_it_is_loaded_once_and_gives_full_precision() -> None:
         built.append(network(0.5))
         return built[-1].half()
 
-    resident = Resident("tower", build, Placement())
+    resident = Resident("tower", build, EncoderDevice())
     assert not resident.loaded
     for _ in range(2):
         one, two = resident.run(ONES, look)
@@ -43,7 +43,7 @@ def test_it_is_loaded_once_and_gives_full_precision() -> None:
 
 @needs_half
 def test_half_precision_is_kept_while_its_numbers_are_finite() -> None:
-    placement, seen = Placement(), list[torch.dtype]()
+    placement, seen = EncoderDevice(), list[torch.dtype]()
 
     def dtypes(layer: nn.Module, pixels: Tensor) -> tuple[Tensor, ...]:
         seen.append(pixels.dtype)
@@ -60,7 +60,7 @@ def test_half_precision_is_kept_while_its_numbers_are_finite() -> None:
 
 @pytest.mark.parametrize("half", [pytest.param(True, marks=needs_half), False])
 def test_a_damaged_network_is_said(half: bool) -> None:
-    resident = Resident("tower", lambda: network(float("nan")), Placement(), half=half)
+    resident = Resident("tower", lambda: network(float("nan")), EncoderDevice(), half=half)
     with pytest.raises(WeightsError, match=r"What tower gives is not finite\. Its file is damaged"):
         resident.run(ONES, look)
 
@@ -70,12 +70,12 @@ def test_a_full_cpu_is_an_error() -> None:
         raise torch.cuda.OutOfMemoryError("full")
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        Resident("tower", lambda: network(1.0), Placement()).run(ONES, full)
+        Resident("tower", lambda: network(1.0), EncoderDevice()).run(ONES, full)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_it_leaves_the_memory_again() -> None:
-    placement = Placement("cuda")
+    placement = EncoderDevice("cuda")
     resident = Resident("tower", lambda: network(0.5), placement, half=placement.half)
     (first, _), before = resident.run(ONES, look), torch.cuda.memory_allocated()
     assert first.device.type == "cpu" and first.tolist() == [[2.0, 2.0]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import CatalogError, WeightsError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from tests import tiny
 
 torch = pytest.importorskip("torch")
@@ -48,7 +48,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_tower_is_chosen_by_width(root: Path) -> None:
-    encoders = Encoders([root])
+    encoders = EncoderPool([root])
     assert encoders.clip(hidden=32).encode(CROP).hidden.shape == (1, 5, 32)
     assert encoders.clip(hidden=40).encode(CROP).hidden.shape == (1, 5, 40)
     assert encoders.clip(projection=20).encode(CROP).image_embeds.shape == (1, 20)
@@ -59,15 +59,15 @@ def test_a_missing_tower_names_what_was_seen(root: Path) -> None:
     with pytest.raises(
         CatalogError, match=r"hidden width 1280 was found; seen: first \(hidden 32, projection 24\), sec"
     ):
-        Encoders([root]).clip(hidden=1280)
+        EncoderPool([root]).clip(hidden=1280)
     with pytest.raises(CatalogError, match="seen: none"):
-        Encoders([root / "absent"]).clip(projection=1024)
+        EncoderPool([root / "absent"]).clip(projection=1024)
 
 
 def test_several_roots(root: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     save_tower(other / "image_encoder" / "third", 64, 16)
-    encoders = Encoders([root, other])
+    encoders = EncoderPool([root, other])
     assert encoders.clip(hidden=64).shape.projection_dim == 16
 
 
@@ -85,7 +85,7 @@ def test_folders_of_other_extensions(root: Path, tmp_path: Path) -> None:
     (preprocessors / "annotator.pth").write_bytes(b"never opened")
     save_file({"x": torch.ones(1)}, str(preprocessors / "other.safetensors"))
     save_tower(downloads / "clip_vision" / "again", 32, 24, seed=1)
-    encoders = Encoders([root], [tmp_path / "absent", downloads, preprocessors])
+    encoders = EncoderPool([root], [tmp_path / "absent", downloads, preprocessors])
     assert encoders.clip(hidden=64).name == "clip/64x2x16/clip_h"
     assert encoders.clip(hidden=72).name == "clip/72x2x12/CLIP-ViT-bigG"
     assert encoders.clip(hidden=32).name == "clip/32x2x24/first"
@@ -124,10 +124,10 @@ def test_published_towers_are_told_apart_from_those_of_one_equal_width(tmp_path:
         ({"projection": 1280}, "clip-vit-bigg"),
     ):
         with pytest.raises(CatalogError, match=rf"seen: .*models get {id_}.*into .*clip_vision.*licence"):
-            Encoders([tmp_path]).clip(**widths)
+            EncoderPool([tmp_path]).clip(**widths)
     for name, sizes in PUBLISHED.items():
         header_only(folder / name, sizes)
-    encoders = Encoders([tmp_path])
+    encoders = EncoderPool([tmp_path])
     for name, (hidden, *_, projection) in PUBLISHED.items():
         assert encoders.clip(hidden=hidden) is encoders.clip(projection=projection)
         assert encoders.clip(hidden=hidden).name.endswith(name.removesuffix(".safetensors"))
@@ -135,7 +135,7 @@ def test_published_towers_are_told_apart_from_those_of_one_equal_width(tmp_path:
 
 
 def test_a_file_is_looked_into_again_when_it_changes(root: Path) -> None:
-    encoders = Encoders([root])
+    encoders = EncoderPool([root])
     with pytest.raises(CatalogError, match=r"no towers or damaged: broken\.safetensors, empty"):
         encoders.clip(hidden=64)
     mended = save_tower(root / "mended", 64, 16) / "model.safetensors"
@@ -144,7 +144,7 @@ def test_a_file_is_looked_into_again_when_it_changes(root: Path) -> None:
 
 
 def test_release_loads_again(root: Path) -> None:
-    encoders = Encoders([root])
+    encoders = EncoderPool([root])
     before, parser, yunet = encoders.clip(hidden=32), encoders.parser, encoders.yunet
     expected = before.encode(CROP).hidden
     (root / "transface").mkdir()
@@ -162,18 +162,18 @@ def test_a_tower_cut_short_is_said(root: Path) -> None:
     path = root / "clip_vision" / "second.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"second\.safetensors is truncated or damaged"):
-        Encoders([root]).clip(hidden=40).encode(CROP)
+        EncoderPool([root]).clip(hidden=40).encode(CROP)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])
 def test_a_damaged_config_is_said(root: Path, text: str) -> None:
     (root / "clip_vision" / "first" / "config.json").write_text(text)
     with pytest.raises(CatalogError, match=r"seen: second.*; no towers or damaged: .*first"):
-        Encoders([root]).clip(hidden=32)
+        EncoderPool([root]).clip(hidden=32)
 
 
 def test_packs_and_their_encoders_are_shared() -> None:
-    encoders = Encoders([])
+    encoders = EncoderPool([])
     assert encoders.pack("buffalo_l") is encoders.pack("buffalo_l")
     assert encoders.arcface("buffalo_l", normed=True) is encoders.arcface("buffalo_l", normed=True)
     names = {encoders.arcface(pack, normed).name for pack in ("buffalo_l", "antelopev2") for normed in (True, False)}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.encoders import eva
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.encoders.eva import EvaVision
 from dp_adapter.identity.encoders.eva_net import rotation
 from tests import tiny, tiny_pulid
@@ -161,7 +161,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 )
 def test_it_is_found(tmp_path: Path, no_hub: Path, place: str) -> None:
     path = saved(tmp_path / place)
-    encoders = Encoders([tmp_path / "models"])
+    encoders = EncoderPool([tmp_path / "models"])
     tower = encoders.eva(tiny_pulid.EVA)
     assert tower.name.endswith(path.stem) and encoders.eva(tiny_pulid.EVA) is tower
     tower.encode(np.ones((8, 8, 3), np.float32))
@@ -174,7 +174,7 @@ def test_the_tower_is_chosen_by_width(tmp_path: Path, no_hub: Path) -> None:
     saved(tmp_path / "clip_vision" / "eva_wide.pt", tiny_pulid.eva_tensors(width=48))
     saved(tmp_path / "clip_vision" / f"{NAME}.safetensors")
     (tmp_path / "clip_vision" / "eva_broken.pt").write_bytes(b"")
-    encoders = Encoders([tmp_path])
+    encoders = EncoderPool([tmp_path])
     assert [encoders.eva(width).shape.width for width in (32, 48)] == [32, 48]
     assert {tower.shape.width for tower in encoders.eva_towers()} == {32, 48}
     with pytest.raises(
@@ -184,4 +184,4 @@ def test_the_tower_is_chosen_by_width(tmp_path: Path, no_hub: Path) -> None:
         encoders.eva(1024)
     assert "eva_wide.pt (hidden 48)" in str(caught.value)
     with pytest.raises(CatalogError, match="seen: none"):
-        Encoders([tmp_path / "elsewhere"]).eva(1024)
+        EncoderPool([tmp_path / "elsewhere"]).eva(1024)

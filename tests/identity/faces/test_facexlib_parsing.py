@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import CatalogError
-from dp_adapter.identity.encoders.encoder_pool import Encoders
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import PARTS, Parser
@@ -109,7 +109,7 @@ def test_which_parser_is_chosen(facexlib: Path, tmp_path: Path) -> None:
     for folder in ("GFPGAN", "facexlib", "dp_adapter"):
         path = save(tmp_path / "other" / folder / "parsing_bisenet.pth")
         assert find_parser(roots).name == "facexlib-bisenet", "BiSeNet first, wherever it is"
-        assert Encoders(roots).parser.name == "facexlib-bisenet"
+        assert EncoderPool(roots).parser.name == "facexlib-bisenet"
         path.unlink()
 
 

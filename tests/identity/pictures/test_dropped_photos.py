@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures.dropped_photos import Shelf
+from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.pictures.picture_files import Picture, digest, load_mask
 
 RANDOM = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def noise(width: int = 40) -> Picture:
 
 
 def test_the_content_is_the_name() -> None:
-    shelf, picture = Shelf(2**20), noise()
+    shelf, picture = DroppedPhotos(2**20), noise()
     name = shelf.add(encoded(picture))
     assert name == digest(picture)[:16] and name in shelf and np.array_equal(shelf.get(name), picture)
     assert shelf.add(encoded(picture, "BMP")) == name, "the same picture in another format"
@@ -35,7 +35,7 @@ def test_the_content_is_the_name() -> None:
 
 def test_what_was_not_used_for_longest_goes_first() -> None:
     files = [encoded(noise()) for _ in range(3)]
-    shelf = Shelf(sum(map(len, files)) - 1)
+    shelf = DroppedPhotos(sum(map(len, files)) - 1)
     first, second = shelf.add(files[0]), shelf.add(files[1])
     shelf.get(first)
     third = shelf.add(files[2])
@@ -47,7 +47,7 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
 
 
 def test_refusals() -> None:
-    shelf = Shelf(3000)
+    shelf = DroppedPhotos(3000)
     kept = shelf.add(encoded(np.zeros((40, 40, 3), np.uint8)))
     with pytest.raises(PictureError, match=r"more than the 0\.0 MiB"):
         shelf.add(encoded(noise()))
@@ -58,7 +58,7 @@ def test_refusals() -> None:
 
 
 def test_masks_that_differ_in_alpha_only_are_kept_apart() -> None:
-    shelf = Shelf(2**20)
+    shelf = DroppedPhotos(2**20)
     layers = [np.full((40, 40, 4), 255, np.uint8) for _ in range(2)]
     layers[0][:20, :, 3] = layers[1][20:, :, 3] = 0
     names = [shelf.add(encoded(layer)) for layer in layers]
@@ -69,6 +69,6 @@ def test_masks_that_differ_in_alpha_only_are_kept_apart() -> None:
 
 
 def test_a_mask_may_be_small() -> None:
-    shelf = Shelf(2**20)
+    shelf = DroppedPhotos(2**20)
     name = shelf.add(encoded(np.full((8, 8), 255, np.uint8)), mask=True)
     assert shelf.read(name, load_mask).shape == (8, 8)

@@ -22,8 +22,8 @@ from safetensors.numpy import save_file
 from dp_adapter.errors import IdentityError, SettingsError
 from dp_adapter.identity.faces.face_quality import Quality
 from dp_adapter.identity.saved import saved_identity_file
-from dp_adapter.identity.saved.identity_library import FOLDER, Identities
-from dp_adapter.identity.saved.saved_identity import SavedIdentity, SavedPhoto, View
+from dp_adapter.identity.saved.identity_library import FOLDER, IdentityLibrary
+from dp_adapter.identity.saved.saved_identity import EncoderView, SavedIdentity, SavedPhoto
 from dp_adapter.settings import Reference
 
 RANDOM = np.random.default_rng(0)
@@ -44,8 +44,8 @@ def photo(digest: str, weight: float = 1.0) -> SavedPhoto:
     quality = Quality(100.0, 300.0, 5.0, -3.0, 0.5)
     clip = {"clip/40x2x24/face/embeds": numbers(24), "clip/40x2x24/face/hidden": numbers(5, 40)}
     views = {
-        "yunet": View(2, 1, (1.5, 2.0, 30.25, 40.0), quality, {"sface": numbers(128), **clip}),
-        "insightface/buffalo_l": View(1, 0, (1, 2, 30, 40), quality, {"arcface/buffalo_l/raw": numbers(512)}),
+        "yunet": EncoderView(2, 1, (1.5, 2.0, 30.25, 40.0), quality, {"sface": numbers(128), **clip}),
+        "insightface/buffalo_l": EncoderView(1, 0, (1, 2, 30, 40), quality, {"arcface/buffalo_l/raw": numbers(512)}),
     }
     return SavedPhoto(digest * 64, weight, views)
 
@@ -64,15 +64,15 @@ def someone(name: str = "Anna", digests: str = "ab") -> SavedIdentity:
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Identities:
-    return Identities([tmp_path])
+def library(tmp_path: Path) -> IdentityLibrary:
+    return IdentityLibrary([tmp_path])
 
 
 def path_of(tmp_path: Path, name: str) -> Path:
     return tmp_path / FOLDER / f"{name}.safetensors"
 
 
-def test_it_comes_back_as_it_was(library: Identities) -> None:
+def test_it_comes_back_as_it_was(library: IdentityLibrary) -> None:
     made = someone()
     saved = library.save(made)
     for back in (saved, library.load("Anna")):
@@ -108,7 +108,7 @@ def test_vectors_by_what_a_checkpoint_takes() -> None:
     assert yunet.clip("face", "hidden", 24) is None and yunet.clip("photo", "hidden", 40) is None
 
 
-def test_eva_clips_hidden_states_are_kept_in_half_precision(library: Identities) -> None:
+def test_eva_clips_hidden_states_are_kept_in_half_precision(library: IdentityLibrary) -> None:
     name, pooled = "eva/32x21x24/face/", numbers(24)
     for values in (numbers(5, 10, 32), 1e6 * numbers(5, 10, 32)):  # the latter is more than half precision holds
         one = photo("a")
@@ -123,14 +123,14 @@ def test_eva_clips_hidden_states_are_kept_in_half_precision(library: Identities)
         assert copy is not None and np.array_equal(copy[2], back[2]), "nothing more is lost when it is saved again"
 
 
-def test_the_digest_is_the_contents(library: Identities) -> None:
+def test_the_digest_is_the_contents(library: IdentityLibrary) -> None:
     made = someone()
     first = library.save(made)
     assert library.save(replace(made, name="Berta", created="later")).digest == first.digest
     assert library.save(replace(made, name="Clara", photos=made.photos[::-1])).digest != first.digest
 
 
-def test_names(library: Identities, tmp_path: Path) -> None:
+def test_names(library: IdentityLibrary, tmp_path: Path) -> None:
     assert library.names() == ()
     for name in ("Zoe", "anna", "Änne", "美咲 2", "under_score-x"):
         library.save(someone(name))
@@ -142,7 +142,7 @@ def test_names(library: Identities, tmp_path: Path) -> None:
     assert library.load("ANNA").name == "anna", "as on Windows and macOS"
 
 
-def test_a_file_name_with_composed_accents_is_found(library: Identities, tmp_path: Path) -> None:
+def test_a_file_name_with_composed_accents_is_found(library: IdentityLibrary, tmp_path: Path) -> None:
     library.save(someone("Anna"))
     path_of(tmp_path, "Anna").rename(path_of(tmp_path, unicodedata.normalize("NFD", "Éva")))
     assert library.names() == ("Éva",) and library.load("Éva").hashes
@@ -155,7 +155,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
-def test_bad_names_are_refused(library: Identities, tmp_path: Path, name: str) -> None:
+def test_bad_names_are_refused(library: IdentityLibrary, tmp_path: Path, name: str) -> None:
     with pytest.raises(IdentityError) as caught:
         library.save(someone(name))
     assert len(str(caught.value)) < 300
@@ -170,7 +170,7 @@ def test_bad_names_are_refused(library: Identities, tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("name", ["a", "0", "_x", "Ada L-1", "美" * 60, "CONNY", "COM10", "x" * 64])
-def test_a_name_that_can_be_saved_can_be_asked_for(library: Identities, name: str) -> None:
+def test_a_name_that_can_be_saved_can_be_asked_for(library: IdentityLibrary, name: str) -> None:
     library.save(someone(name))
     Reference(image=f"identity:{name}")
     with pytest.raises(SettingsError):
@@ -178,7 +178,7 @@ def test_a_name_that_can_be_saved_can_be_asked_for(library: Identities, name: st
     assert library.names() == (name,)
 
 
-def test_nothing_is_overwritten_unasked(library: Identities, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_unasked(library: IdentityLibrary, tmp_path: Path) -> None:
     first = library.save(someone("Anna", "a"))
     for name in ("Anna", "ANNA"):
         with pytest.raises(IdentityError, match="already a saved identity 'Anna'"):
@@ -191,7 +191,7 @@ def test_nothing_is_overwritten_unasked(library: Identities, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["Anna.safetensors"]
 
 
-def test_renaming(library: Identities) -> None:
+def test_renaming(library: IdentityLibrary) -> None:
     library.save(someone("Anna"))
     library.save(someone("Berta"))
     with pytest.raises(IdentityError, match="already a saved identity 'Berta'"):
@@ -207,20 +207,20 @@ def test_renaming(library: Identities) -> None:
 
 def test_several_roots(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    Identities([two]).save(someone("Anna", "a"))
-    Identities([two]).save(someone("Berta", "b"))
-    both = Identities([one, two])
+    IdentityLibrary([two]).save(someone("Anna", "a"))
+    IdentityLibrary([two]).save(someone("Berta", "b"))
+    both = IdentityLibrary([one, two])
     both.save(someone("Clara", "c"))
     both.save(someone("Berta", "d"), replace=True)
-    assert both.names() == ("Anna", "Berta", "Clara") and Identities([one]).names() == ("Clara",)
-    assert Identities([two]).load("Berta").hashes == ("d" * 64,), "replaced where it was"
-    Identities([one]).save(someone("Anna", "e"))
+    assert both.names() == ("Anna", "Berta", "Clara") and IdentityLibrary([one]).names() == ("Clara",)
+    assert IdentityLibrary([two]).load("Berta").hashes == ("d" * 64,), "replaced where it was"
+    IdentityLibrary([one]).save(someone("Anna", "e"))
     assert both.load("Anna").hashes == ("e" * 64,), "the first root wins"
     with pytest.raises(IdentityError, match="no models folder"):
-        Identities([]).save(someone())
+        IdentityLibrary([]).save(someone())
 
 
-def test_found_by_photo(library: Identities, tmp_path: Path) -> None:
+def test_found_by_photo(library: IdentityLibrary, tmp_path: Path) -> None:
     library.save(someone("Anna", "ab"))
     library.save(someone("Berta", "c"))
     path_of(tmp_path, "Aaa").write_bytes(b"damaged")
@@ -292,7 +292,7 @@ CRAFTED: list[tuple[Callable[[dict[str, str], Tensors], object], str]] = [
 
 
 @pytest.mark.parametrize("case", range(len(CRAFTED)))
-def test_crafted_files_are_refused_in_words(library: Identities, tmp_path: Path, case: int) -> None:
+def test_crafted_files_are_refused_in_words(library: IdentityLibrary, tmp_path: Path, case: int) -> None:
     change, words = CRAFTED[case]
     library.save(someone())
     edited(path_of(tmp_path, "Anna"), change)  # type: ignore[arg-type]
@@ -301,7 +301,7 @@ def test_crafted_files_are_refused_in_words(library: Identities, tmp_path: Path,
     assert len(str(caught.value)) < 400 and "Anna" in str(caught.value)
 
 
-def test_one_changed_number_is_noticed(library: Identities, tmp_path: Path) -> None:
+def test_one_changed_number_is_noticed(library: IdentityLibrary, tmp_path: Path) -> None:
     def change(metadata: dict[str, str], tensors: Tensors) -> None:
         tensors[SFACE][5] += 1e-6
 
@@ -312,7 +312,7 @@ def test_one_changed_number_is_noticed(library: Identities, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 64, b"\x08\0\0\0\0\0\0\0{]      ", b"PK\3\4" + bytes(99)])
-def test_files_of_other_kinds(library: Identities, tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_kinds(library: IdentityLibrary, tmp_path: Path, content: bytes) -> None:
     path_of(tmp_path, "x").parent.mkdir(parents=True)
     path_of(tmp_path, "x").write_bytes(content)
     for call in (library.load, library.card):
@@ -320,7 +320,7 @@ def test_files_of_other_kinds(library: Identities, tmp_path: Path, content: byte
             call("x")
 
 
-def test_truncated_anywhere(library: Identities, tmp_path: Path) -> None:
+def test_truncated_anywhere(library: IdentityLibrary, tmp_path: Path) -> None:
     library.save(someone())
     path = path_of(tmp_path, "Anna")
     content = path.read_bytes()
@@ -330,14 +330,14 @@ def test_truncated_anywhere(library: Identities, tmp_path: Path) -> None:
             library.load("Anna")
 
 
-def test_an_adapter_in_the_folder_is_foreign(library: Identities, tmp_path: Path) -> None:
+def test_an_adapter_in_the_folder_is_foreign(library: IdentityLibrary, tmp_path: Path) -> None:
     path_of(tmp_path, "x").parent.mkdir(parents=True)
     save_file({"image_proj.proj.weight": np.ones(3, np.float32)}, str(path_of(tmp_path, "x")))
     with pytest.raises(IdentityError, match=r"not a saved identity.*adapters belong"):
         library.card("x")
 
 
-def test_a_huge_file_is_not_read(library: Identities, tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read(library: IdentityLibrary, tmp_path: Path) -> None:
     path_of(tmp_path, "x").parent.mkdir(parents=True)
     with path_of(tmp_path, "x").open("wb") as file:
         file.truncate(saved_identity_file.MAX_BYTES + 1)  # sparse
@@ -345,7 +345,7 @@ def test_a_huge_file_is_not_read(library: Identities, tmp_path: Path) -> None:
         library.load("x")
 
 
-def test_too_many_photos_are_refused_before_writing(library: Identities, tmp_path: Path) -> None:
+def test_too_many_photos_are_refused_before_writing(library: IdentityLibrary, tmp_path: Path) -> None:
     many = replace(someone(), photos=someone().photos * 17)
     with pytest.raises(IdentityError, match="would have 34 photos"):
         library.save(many)
@@ -353,7 +353,9 @@ def test_too_many_photos_are_refused_before_writing(library: Identities, tmp_pat
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folder permissions are POSIX's")
-def test_a_failed_save_leaves_the_old_one(library: Identities, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_one(
+    library: IdentityLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = library.save(someone())
 
     def full(source: Path, target: Path) -> None:
@@ -366,14 +368,14 @@ def test_a_failed_save_leaves_the_old_one(library: Identities, tmp_path: Path, m
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["Anna.safetensors"]
 
 
-def test_the_folder_is_a_file(library: Identities, tmp_path: Path) -> None:
+def test_the_folder_is_a_file(library: IdentityLibrary, tmp_path: Path) -> None:
     (tmp_path / FOLDER).parent.mkdir()
     (tmp_path / FOLDER).write_text("in the way")
     with pytest.raises(IdentityError, match="cannot be saved in"):
         library.save(someone())
 
 
-def test_the_state_changes_with_the_file(library: Identities) -> None:
+def test_the_state_changes_with_the_file(library: IdentityLibrary) -> None:
     library.save(someone("Anna", "a"))
     before = library.state("Anna")
     assert library.state("anna") == before
@@ -382,11 +384,11 @@ def test_the_state_changes_with_the_file(library: Identities) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file permissions are POSIX's")
-def test_the_file_is_for_its_owner(library: Identities, tmp_path: Path) -> None:
+def test_the_file_is_for_its_owner(library: IdentityLibrary, tmp_path: Path) -> None:
     library.save(someone())
     assert path_of(tmp_path, "Anna").stat().st_mode & 0o777 == 0o600
 
 
-def test_no_photo_and_no_path_in_the_file(library: Identities, tmp_path: Path) -> None:
+def test_no_photo_and_no_path_in_the_file(library: IdentityLibrary, tmp_path: Path) -> None:
     library.save(someone())
     assert not re.search(re.escape(str(tmp_path)).encode(), path_of(tmp_path, "Anna").read_bytes())

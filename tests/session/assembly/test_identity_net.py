@@ -19,7 +19,7 @@ from dp_adapter.identity.faces.face_quality import quality
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Session
 from dp_adapter.session.assembly.identity_net import chosen, find, person
-from dp_adapter.session.photos.reference_photos import Seen
+from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import IdentityNet
 from dp_adapter.weights.library import Library
@@ -32,10 +32,10 @@ POINTS = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], np.float32
 SCENE = Scene("sdxl", 800, 400)
 
 
-def seen() -> Seen:
+def seen() -> SeenPhoto:
     face = Face(np.array([20, 20, 80, 100], np.float32), POINTS, 0.9)
     picture = np.random.default_rng(0).integers(0, 255, (200, 100, 3), dtype=np.uint8)
-    return Seen(picture, "0" * 64, (face,), face, quality(picture, face), 1.0)
+    return SeenPhoto(picture, "0" * 64, (face,), face, quality(picture, face), 1.0)
 
 
 def centres(hint: Picture) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from dp_adapter.core.text.text_side import Spoken, TextIdentity
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import HostError, SettingsError
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
@@ -84,7 +84,7 @@ def test_folded_is_refused(speaking: Session, request_of: Request) -> None:
         speaking.prepare(request_of(performance={"form": "folded"}), SCENE)
 
 
-JOB = Job("a photo of a man img in a garden", width=64, height=64, steps=2, sampler="ddim")
+JOB = DiffusersJob("a photo of a man img in a garden", width=64, height=64, steps=2, sampler="ddim")
 
 
 def test_pictures(speaking: Session, portrait: Path, tiny_folder: Path) -> None:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.hosts.pipelines.diffusers_job import Job
+from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
-from dp_adapter.modes import TABLE, Words
+from dp_adapter.modes import TABLE, ModeWords
 from dp_adapter.sampling import worded
 from dp_adapter.session import Scene, Session
 from dp_adapter.session.results import face_pass
@@ -44,7 +44,7 @@ def test_a_mode_reaches_the_injection_and_is_told(portrait_session: Session, req
     prepared = portrait_session.prepare(request_of(mode="full_body"), SCENE)
     told = prepared.explanation
     assert prepared.injection.schedule.start == 0.3 and told.mode == "full_body" and told.span == (0.3, 1.0)
-    assert Words("full body") in told.words and told.mode_lines[0].startswith("Headshot to full body: ")
+    assert ModeWords("full body") in told.words and told.mode_lines[0].startswith("Headshot to full body: ")
     assert set(told.mode_lines) < set(told.lines())
     assert json.loads(json.dumps(told.to_dict()))["words"][0]["text"] == "full body"
     assert prepared.edit is not None and prepared.edit.face_pass
@@ -57,7 +57,7 @@ def test_a_mode_of_ones_own(session: Session, models: Path, request_of: Request)
     folder.mkdir()
     (folder / "mine.json").write_text('{"start": 0.25, "words": [{"text": "on the moon"}]}')
     prepared = session.prepare(request_of(mode="custom:mine"), SCENE)
-    assert prepared.injection.schedule.start == 0.25 and prepared.explanation.words == (Words("on the moon"),)
+    assert prepared.injection.schedule.start == 0.25 and prepared.explanation.words == (ModeWords("on the moon"),)
     with pytest.raises(SettingsError, match="Did you mean 'custom:mine'"):
         session.prepare(request_of(mode="custom:mime"), SCENE)
 
@@ -84,7 +84,7 @@ IDLE: dict[str, dict[str, Any]] = {
 def test_where_nobody_acts_a_mode_has_no_words(session: Session, request_of: Request, fields: dict[str, Any]) -> None:
     prepared = session.prepare(request_of(mode="full_body", **fields), SCENE)
     assert not prepared.injection.active and prepared.explanation.words == () and not prepared.spoken
-    job = Job(prompt="a man", negative_prompt="ugly", width=128, height=128)
+    job = DiffusersJob(prompt="a man", negative_prompt="ugly", width=128, height=128)
     assert worded(job, prepared) == job
     assert not face_pass.wanted(request_of(mode="full_body", **fields), prepared.edit)
 

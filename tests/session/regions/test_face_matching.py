@@ -7,9 +7,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from dp_adapter.session.regions.face_matching import Place, assigned, match
+from dp_adapter.session.regions.face_matching import FacePosition, assigned, match
 
-LEFT, MIDDLE, RIGHT = Place(0.2, 0.3, 0.2), Place(0.5, 0.3, 0.1), Place(0.8, 0.3, 0.2)
+LEFT, MIDDLE, RIGHT = FacePosition(0.2, 0.3, 0.2), FacePosition(0.5, 0.3, 0.1), FacePosition(0.8, 0.3, 0.2)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -39,15 +39,15 @@ def test_new_persons_take_the_largest_faces_from_left_to_right() -> None:
 
 def test_a_face_is_followed_by_its_place() -> None:
     assert match([LEFT, RIGHT], [0, 1], {0: RIGHT, 1: LEFT}) == {0: 1, 1: 0}
-    assert match([Place(0.75, 0.3, 0.2), LEFT], [0], {0: RIGHT}) == {0: 0}, "not the larger or the first"
+    assert match([FacePosition(0.75, 0.3, 0.2), LEFT], [0], {0: RIGHT}) == {0: 0}, "not the larger or the first"
     assert match([LEFT, RIGHT], [0, 1], {1: LEFT}) == {1: 0, 0: 1}, "a new person takes what is left"
     assert match([RIGHT], [0, 1], {0: LEFT, 1: RIGHT}) == {1: 0}, "a lost face takes nobody else's"
 
 
 def test_likeness_outweighs_the_place_where_faces_changed_sides() -> None:
     crossed = np.array([[0.1, 0.7], [0.6, 0.0]], np.float32)
-    near = {0: Place(0.45, 0.3, 0.2), 1: Place(0.6, 0.3, 0.2)}
-    faces = [Place(0.45, 0.3, 0.2), Place(0.6, 0.3, 0.2)]
+    near = {0: FacePosition(0.45, 0.3, 0.2), 1: FacePosition(0.6, 0.3, 0.2)}
+    faces = [FacePosition(0.45, 0.3, 0.2), FacePosition(0.6, 0.3, 0.2)]
     assert match(faces, [0, 1], near) == {0: 0, 1: 1}
     assert match(faces, [0, 1], near, crossed) == {0: 1, 1: 0}
     assert match(faces, [0, 1], {}, crossed) == {0: 1, 1: 0}
@@ -55,5 +55,5 @@ def test_likeness_outweighs_the_place_where_faces_changed_sides() -> None:
 
 def test_far_means_the_same_at_every_size() -> None:
     assert LEFT.far_from(LEFT) == 0
-    assert Place(0.2, 0.3, 0.2).far_from(Place(0.4, 0.3, 0.2)) == pytest.approx(1)
-    assert Place(0.2, 0.3, 0.2).far_from(Place(0.2, 0.3, 0.8)) == pytest.approx(1)
+    assert FacePosition(0.2, 0.3, 0.2).far_from(FacePosition(0.4, 0.3, 0.2)) == pytest.approx(1)
+    assert FacePosition(0.2, 0.3, 0.2).far_from(FacePosition(0.2, 0.3, 0.8)) == pytest.approx(1)

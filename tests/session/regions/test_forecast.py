@@ -11,7 +11,7 @@ import torch
 
 from dp_adapter.session import Session
 from dp_adapter.session.regions.forecast import Forecast, forecast
-from dp_adapter.session.regions.requested_regions import Areas
+from dp_adapter.session.regions.requested_regions import RequestedRegions
 from dp_adapter.settings import Settings
 from tests.session.conftest import SCENE, Request
 
@@ -19,7 +19,9 @@ BOX = {"kind": "box", "box": {"x1": 0.5}}
 
 
 def told(session: Session, settings: Settings, scene: Any = SCENE) -> list[Forecast]:
-    return forecast(settings, scene, Areas(session.photos, session.encoders), range(max(1, settings.identities)))
+    return forecast(
+        settings, scene, RequestedRegions(session.photos, session.encoders), range(max(1, settings.identities))
+    )
 
 
 @pytest.mark.parametrize(

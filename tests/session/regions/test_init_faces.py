@@ -14,12 +14,12 @@ from torch import Tensor
 
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.regions.face_matching import Place, recognised
+from dp_adapter.session.regions.face_matching import FacePosition, recognised
 from tests.session.conftest import Request
 
 SIDE = 192  # px of a person's photograph in the init picture
 INIT = {"sources": ["init"]}
-LEFT, MIDDLE, RIGHT = Place(0.2, 0.3, 0.2), Place(0.5, 0.3, 0.2), Place(0.8, 0.3, 0.2)
+LEFT, MIDDLE, RIGHT = FacePosition(0.2, 0.3, 0.2), FacePosition(0.5, 0.3, 0.2), FacePosition(0.8, 0.3, 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -191,5 +191,5 @@ def test_faces_and_people_of_other_numbers() -> None:
     assert recognised([MIDDLE], [0, 1], one) == ({1: 0}, {1})
     assert recognised([MIDDLE], [0, 1], np.zeros((2, 1), np.float32)) == ({0: 0}, frozenset())
     assert recognised([], [0, 1], None) == ({}, frozenset())
-    small = Place(0.1, 0.3, 0.05)
+    small = FacePosition(0.1, 0.3, 0.05)
     assert recognised([small, LEFT, RIGHT], [0, 1], None)[0] == {0: 1, 1: 2}, "the largest"

@@ -12,8 +12,8 @@ import torch
 
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.session.regions.preview_watch import Watch
-from dp_adapter.session.regions.tracker import Look, Plan, Tracker
+from dp_adapter.session.regions.preview_watch import PreviewWatch
+from dp_adapter.session.regions.tracker import PreviewLook, Tracker, TrackingPlan
 
 LATENTS = torch.zeros(1, 4, 8, 8)
 
@@ -22,7 +22,7 @@ class Fake:
     """A tracker that only notes what happens to it, with one moment at 0.3."""
 
     wants_attention = False
-    plan = Plan(())
+    plan = TrackingPlan(())
     failure = ""
 
     def __init__(self, delay: float = 0.0) -> None:
@@ -39,14 +39,14 @@ class Fake:
         due, self.looked = progress >= 0.3 and not self.looked, self.looked or progress >= 0.3
         return due
 
-    def look(self, _pictures: Any, _progress: float) -> Look:
+    def look(self, _pictures: Any, _progress: float) -> PreviewLook:
         self.threads.add(threading.current_thread().name)
         time.sleep(self.delay)
         if self.error:
             raise self.error
-        return Look((), ())
+        return PreviewLook((), ())
 
-    def apply(self, _look: Look) -> None:
+    def apply(self, _look: PreviewLook) -> None:
         self.said.append("apply")
 
     def give_up(self, _progress: float, last: bool = False) -> None:
@@ -60,9 +60,9 @@ def decoded(_latents: torch.Tensor) -> list[Picture]:
     return [np.zeros((64, 64, 3), np.uint8)]
 
 
-def run(fake: Fake, calls: int, decode: Any = decoded) -> tuple[list[str], Watch]:
+def run(fake: Fake, calls: int, decode: Any = decoded) -> tuple[list[str], PreviewWatch]:
     """Calls of a sampler at progress 0, 0.1, 0.2 …; what happened, in order."""
-    with Watch(cast(Tracker, fake), decode, lambda: calls) as watch:
+    with PreviewWatch(cast(Tracker, fake), decode, lambda: calls) as watch:
         for number in range(8):
             watch.before_call()
             fake.said.append(f"call {number}")
@@ -115,7 +115,7 @@ def test_errors_of_the_looking() -> None:
 
 def test_a_pass_that_ends_early_leaves_nothing() -> None:
     fake = Fake(0.02)
-    with pytest.raises(KeyboardInterrupt), Watch(cast(Tracker, fake), decoded, lambda: 20) as watch:
+    with pytest.raises(KeyboardInterrupt), PreviewWatch(cast(Tracker, fake), decoded, lambda: 20) as watch:
         watch.after_call(LATENTS, 0.5)
         raise KeyboardInterrupt
     assert "apply" not in fake.said and not [t for t in threading.enumerate() if t.name.startswith("dp-adapter-look")]

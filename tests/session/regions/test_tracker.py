@@ -15,7 +15,7 @@ from dp_adapter.core.injection import Identity
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.assembly.injection import never_acted
-from dp_adapter.session.regions.tracker import Look, Tracker
+from dp_adapter.session.regions.tracker import PreviewLook, Tracker
 from tests.session.conftest import Request
 
 SIZE = 320
@@ -50,7 +50,7 @@ def masks(prepared: Prepared) -> list[Tensor | None]:
     return [identity.region for identity in prepared.injection.identities]
 
 
-def seen(tracker: Tracker, *pictures: Picture, progress: float = 0.3) -> Look:
+def seen(tracker: Tracker, *pictures: Picture, progress: float = 0.3) -> PreviewLook:
     assert tracker.due(progress)
     look = tracker.look(pictures, progress)
     tracker.apply(look)

@@ -14,15 +14,15 @@ from dp_adapter.identity.faces.face import Face
 from dp_adapter.modes import TABLE
 from dp_adapter.session import Session
 from dp_adapter.session.results import acted_regions, best_of
-from dp_adapter.session.results.judge import Judge, Verdict, assign, find
+from dp_adapter.session.results.judge import Judge, LikenessVerdict, assign, find
 from dp_adapter.settings import FacePass, Report, Settings
 
 
-def verdict(*alike: float | None) -> Verdict:
-    return Verdict(len(alike), dict(enumerate(alike)))
+def verdict(*alike: float | None) -> LikenessVerdict:
+    return LikenessVerdict(len(alike), dict(enumerate(alike)))
 
 
-def chosen(asked: Report, *verdicts: Verdict) -> tuple[int, int]:
+def chosen(asked: Report, *verdicts: LikenessVerdict) -> tuple[int, int]:
     """Number of the kept candidate and how many were made, when they come out so."""
     made = [best_of.Candidate(number, one, None) for number, one in enumerate(verdicts)]
     kept, many = best_of.best(made[0], asked, lambda number: made[number] if number < len(made) else None)
@@ -109,9 +109,9 @@ def test_in_short_and_in_words() -> None:
         "judge": "SFace", "faces": "1", "likeness": "0.512", "candidate": "3 of 4", "drift outside": "0.000100",
         "drift inside": "0.020000",
     }  # fmt: skip
-    two = best_of.facts("SFace", Verdict(1, {0: 0.5, 1: None}), 0, 1, best_of.Drift(None, 0.1))
+    two = best_of.facts("SFace", LikenessVerdict(1, {0: 0.5, 1: None}), 0, 1, best_of.Drift(None, 0.1))
     assert two["likeness 1"] == "0.500" and two["likeness 2"] == "no face" and "candidate" not in two
-    said = best_of.sentence("SFace", Verdict(1, {0: 0.5, 1: None}), 0, 2, moved)
+    said = best_of.sentence("SFace", LikenessVerdict(1, {0: 0.5, 1: None}), 0, 2, moved)
     assert said == (
         "1 face, likeness by SFace: person 1 0.50, person 2 not found; candidate 1 of 2; "
         "outside the identity's region it differs by 0.000100 (mean square, 40.0 dB)"
@@ -162,7 +162,7 @@ def test_the_judge(session: Session, portrait: Path, faceless: Path) -> None:
     for mirrored in (False, True):
         seen = judge.see(beside(portrait, mirrored))
         assert seen.faces == 2 and seen.likeness[0] is not None and seen.likeness[0] > 0.95, "the sharp one is theirs"
-    assert judge.see(np.asarray(Image.open(faceless).convert("RGB"))) == Verdict(0, {0: None})
+    assert judge.see(np.asarray(Image.open(faceless).convert("RGB"))) == LikenessVerdict(0, {0: None})
     both = Judge(session, two).see(beside(portrait))
     assert both.least is not None and 0 < both.least < 0.9, "the second person gets the face that is left"
     nobody = Settings.from_dict({"references": [{"image": str(faceless)}]})

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.modes import TABLE, Edit, Facts, resolve
+from dp_adapter.modes import TABLE, ModeFacts, ResolvedMode, resolve
 from dp_adapter.session.results import face_pass
 from dp_adapter.settings import FacePass, Settings
 
 PHOTOS = [{"image": "a.png"}, {"image": "b.png", "identity": 1, "weight": 0.5}]
 
 
-def edit(settings: Settings) -> Edit:
-    return resolve(settings, TABLE[settings.mode], Facts())
+def edit(settings: Settings) -> ResolvedMode:
+    return resolve(settings, TABLE[settings.mode], ModeFacts())
 
 
 def face(x0: float, y0: float, x1: float, y1: float) -> Face:

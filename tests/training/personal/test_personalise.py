@@ -19,14 +19,14 @@ from dp_adapter.core.types import Features
 from dp_adapter.errors import DPAdapterError, HostError
 from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.hosts.pipelines.load_pipeline import Job
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.identity.faces.face import TEMPLATE, Face
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.training.personal import learned_words, personal_losses
-from dp_adapter.training.personal.personal_objective import Bank, Objective, Options, bank_of, draw
+from dp_adapter.training.personal.personal_objective import Bank, PersonalObjective, PersonalOptions, bank_of, draw
 from dp_adapter.training.personal.personalise import begin, personalise
 from dp_adapter.training.personal.text_attention import token_shares
 from dp_adapter.training.personal.varied_views import Subject, mean_embedding, views
@@ -36,8 +36,8 @@ from tests.hosts.pipelines import test_load_pipeline
 
 sdxl_folder = test_load_pipeline.sdxl_folder
 NAMES = ("Ada Lovelace", "Alan Turing", "Emmy Noether")
-TINY = Options(steps=2, batch=2, templates=("a photo of a {}", "portrait of the {}, smiling"))
-JOB = Job("a photo of a woman in a garden", width=64, height=64, steps=2, sampler="ddim", seed=3)
+TINY = PersonalOptions(steps=2, batch=2, templates=("a photo of a {}", "portrait of the {}, smiling"))
+JOB = DiffusersJob("a photo of a woman in a garden", width=64, height=64, steps=2, sampler="ddim", seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_loss_of_one_batch_falls_and_all_parts_learn(pipeline: Any, bank: Ba
     net = begin(pipeline, faceid(), NAMES, TINY)
     assert net.learned is not None and net.adapter.gamma == 0
     assert torch.equal(net.learned, net.get_buffer("anchor")), "Cross Initialization"
-    objective = Objective(pipeline, net, TINY, 64)
+    objective = PersonalObjective(pipeline, net, TINY, 64)
     batch = draw(pipeline, bank, objective, TINY, torch.Generator().manual_seed(1))
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
     first = [net.learned, net.adapter.gamma]
@@ -96,7 +96,9 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: Bank, tmp_pat
         net.adapter.gamma.fill_(1.5)  # as after a whole training
     personal.save(models / "dp_adapter" / "ada.safetensors", net, "sd15", "Ada", {"steps": 1})
     text = "a photo of a woman in a garden"
-    objective = Objective(pipeline, net, replace(TINY, templates=("a photo of a {} in a garden",), word="woman"), 64)
+    objective = PersonalObjective(
+        pipeline, net, replace(TINY, templates=("a photo of a {} in a garden",), word="woman"), 64
+    )
     with torch.no_grad():
         expected = objective.context(objective.texts)  # y' [1, 77, D]
     settings = Settings.from_dict({"model": "ada.safetensors", "weight": 1.0, "regions": [{"kind": "full"}]})
@@ -220,7 +222,7 @@ def test_sdxl_has_words_for_both_encoders(sdxl_folder: Path) -> None:
     options = replace(TINY, batch=1)
     net = begin(pipeline, faceid(), NAMES, options)
     assert net.learned is not None and net.learned.shape[1] == sum(textual_inversion.widths(pipeline))
-    objective = Objective(pipeline, net, options, 64)
+    objective = PersonalObjective(pipeline, net, options, 64)
     objective.context(objective.texts).square().sum().backward()
     assert net.learned.grad is not None
     assert all(one.any() for one in torch.split(net.learned.grad, textual_inversion.widths(pipeline), dim=1))
@@ -241,7 +243,7 @@ def test_sdxl_has_words_for_both_encoders(sdxl_folder: Path) -> None:
 def test_what_cannot_be_learned_is_said(pipeline: Any, changed: dict[str, Any], words: str) -> None:
     options = replace(TINY, **changed)
     with pytest.raises(HostError, match=words):
-        Objective(pipeline, begin(pipeline, faceid(), NAMES, options), options, 64)
+        PersonalObjective(pipeline, begin(pipeline, faceid(), NAMES, options), options, 64)
 
 
 def test_the_command_line_from_photo_to_file(
@@ -267,6 +269,6 @@ def test_the_command_line_from_photo_to_file(
 
 def test_numbers_that_cannot_be_used() -> None:
     with pytest.raises(DPAdapterError, match="steps is 0"):
-        Options(steps=0)
+        PersonalOptions(steps=0)
     with pytest.raises(DPAdapterError, match="0 or more"):
-        Options(rate=float("nan"))
+        PersonalOptions(rate=float("nan"))

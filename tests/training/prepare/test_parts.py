@@ -19,7 +19,7 @@ from dp_adapter.training.prepare.captions import Captions
 from dp_adapter.training.prepare.duplicates import closeness, near_duplicates
 from dp_adapter.training.prepare.examine_picture import perceptual_hash
 from dp_adapter.training.prepare.measured_captions import sentence
-from dp_adapter.training.prepare.options import Options
+from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.shard_writer import remove_shards, write_shards
 from dp_adapter.training.prepare.statistics_page import histogram
 
@@ -29,13 +29,13 @@ def test_two_photographs_of_16_people(people: list[Path]) -> None:
     detector, encoder = YuNet(tiles=False, threads=1), SFace(threads=1)
     faces = [detector.detect(picture)[0] for picture in pictures]
     vectors = np.stack([encoder.embed(picture, face) for picture, face in zip(pictures, faces, strict=True)])
-    numbers = duplicates.people(vectors, Options().same)
+    numbers = duplicates.people(vectors, PrepareOptions().same)
     assert numbers.tolist() == [i // 2 for i in range(32)]
     hashes = [perceptual_hash(picture, face) for picture, face in zip(pictures, faces, strict=True)]
     differing = [(a ^ b).bit_count() for a, b in zip(hashes[::2], hashes[1::2], strict=True)]
-    assert min(differing) > Options().near_bits
+    assert min(differing) > PrepareOptions().near_bits
     smaller = pictures[0][8:-20:1, 12:-6]  # cut off at the edges
-    assert (perceptual_hash(smaller, detector.detect(smaller)[0]) ^ hashes[0]).bit_count() <= Options().near_bits
+    assert (perceptual_hash(smaller, detector.detect(smaller)[0]) ^ hashes[0]).bit_count() <= PrepareOptions().near_bits
 
 
 def test_people_is_average_linkage_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ from dp_adapter.errors import PictureError, SettingsError
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, HAIR
 from dp_adapter.training.data.sample import Sample
 from dp_adapter.training.prepare.examine_picture import look
-from dp_adapter.training.prepare.options import Options
+from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.picture_result import Task
 from dp_adapter.training.prepare.run import prepare
 from dp_adapter.training.prepare.runners import in_processes, on_ray
 
-OPTIONS = Options(size=256)
+OPTIONS = PrepareOptions(size=256)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder: Path, shards: Path, tmp_
     half.write_bytes(half.read_bytes()[:100])  # as a power cut leaves it
     (out / "shard-000000.tar.part").write_bytes(b"half")
     with pytest.raises(SettingsError, match="size 256, now 128"):
-        prepare(folder, out, Options(size=128))
+        prepare(folder, out, PrepareOptions(size=128))
     seen: list[Mapping[str, int]] = []
     prepare(folder, out, OPTIONS, runner=in_processes(2), tell=lambda done, total, counts: seen.append(dict(counts)))
     assert seen[-1]["files"] == 7
@@ -130,11 +130,11 @@ def test_a_finished_folder_is_left_alone(folder: Path, shards: Path) -> None:
     assert manifest["counts"]["samples"] == 1
     assert contents(shards) == before
     with pytest.raises(SettingsError, match="other options"):
-        prepare(folder, shards, Options(size=128))
+        prepare(folder, shards, PrepareOptions(size=128))
 
 
 def test_two_people_in_a_picture_are_two_samples_of_their_own(folder: Path) -> None:
-    options = Options(size=256, several="each", crop="head", lossless=True)
+    options = PrepareOptions(size=256, several="each", crop="head", lossless=True)
     task = Task("0" * 64, (folder / "two.png").read_bytes())
     outcome = look(task, options, ())
     left, right = (Sample.from_record(record) for record in outcome.records)
@@ -157,11 +157,11 @@ def test_what_can_be_known_before_the_work_is_said_before_it(folder: Path, tmp_p
     with pytest.raises(PictureError, match="no folder"):
         prepare(tmp_path / "nowhere", tmp_path / "out", OPTIONS)
     with pytest.raises(PictureError, match="in no sub-folder"):
-        prepare(folder, tmp_path / "out", Options(people="folders"))
+        prepare(folder, tmp_path / "out", PrepareOptions(people="folders"))
     with pytest.raises(SettingsError, match="names one person"):
-        Options(several="each", people="folders")
+        PrepareOptions(several="each", people="folders")
     with pytest.raises(SettingsError, match="is none of"):
-        Options(encoders=("dlib",))
+        PrepareOptions(encoders=("dlib",))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").write_text("dear", encoding="utf-8")
     with pytest.raises(SettingsError, match="not empty"):

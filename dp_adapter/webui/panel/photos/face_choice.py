@@ -20,7 +20,7 @@ _SIDE, _MARGIN = 112, 0.35
 
 
 @dataclass(frozen=True)
-class Faces:
+class FaceThumbnails:
     """What the panel shows of a photo.
 
     Attributes:
@@ -34,7 +34,7 @@ class Faces:
     warns: bool = False
 
 
-def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> Faces:
+def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> FaceThumbnails:
     """Looks for faces in a photo of the panel's list.
 
     Args:
@@ -48,13 +48,15 @@ def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> Faces:
 
     source = str(item.get("image", ""))
     if source.startswith("identity:"):
-        return Faces((), "A saved identity: its faces were chosen when it was saved.")
+        return FaceThumbnails((), "A saved identity: its faces were chosen when it was saved.")
     session = shared_session.session()
     detector = session.encoders.yunet
     picture = session.photos.read(source, name)
     faces = session.photos.faces(picture, detector)
     if not faces:
-        return Faces((), "No face was found in this photo. Use one where the face is larger or turned less.", True)
+        return FaceThumbnails(
+            (), "No face was found in this photo. Use one where the face is larger or turned less.", True
+        )
     own = item.get("face")
     settings = Settings.from_dict({"references": [{"image": source, "face": own}], "face": common})
     chosen = -1
@@ -68,7 +70,7 @@ def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> Faces:
     except FaceError as error:
         said, warns = words(error), True
     crops = [(_crop(picture, face.box), f"{i + 1} ✓" if i == chosen else str(i + 1)) for i, face in enumerate(faces)]
-    return Faces(tuple(crops), said, warns)
+    return FaceThumbnails(tuple(crops), said, warns)
 
 
 def _said(count: int, chosen: int, own: bool) -> str:

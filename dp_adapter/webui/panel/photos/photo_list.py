@@ -16,7 +16,7 @@ from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel import lists
 from dp_adapter.webui.panel.gradio_compat import uploads
 from dp_adapter.webui.panel.handlers import Speaking, Updates
-from dp_adapter.webui.panel.list_editing import Editing
+from dp_adapter.webui.panel.list_editing import ListEditing
 from dp_adapter.webui.panel.lists import Item
 from dp_adapter.webui.panel.messages import status, words
 from dp_adapter.webui.panel.photos import face_choice, thumbnails
@@ -29,7 +29,7 @@ FACE_PATHS = tuple(f"face.{name}" for name in FACE_FIELDS)
 
 
 @dataclass(frozen=True)
-class Photos:
+class PhotoList:
     """The part's components.
 
     Attributes:
@@ -59,7 +59,7 @@ class Photos:
     face_clicked: Any
 
 
-def build(widgets: Widgets) -> Photos:
+def build(widgets: Widgets) -> PhotoList:
     name = widgets.elem_id
     text = widgets.volatile(gr.Textbox("", visible=False, label="DP-Adapter photos", elem_id=name("photos")))
     selected, added = gr.State(-1), gr.State([])
@@ -92,7 +92,7 @@ def build(widgets: Widgets) -> Photos:
         widgets.volatile(gr.Textbox("", visible=False, label=label, elem_id=f"{of.elem_id}_clicked"))
         for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
     )
-    return Photos(
+    return PhotoList(
         text, selected, added, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces,
         any_face, clicked, face_clicked,
     )  # fmt: skip
@@ -111,10 +111,10 @@ def _gallery(label: str, elem_id: str, css: str) -> Any:
     )
 
 
-def wire(part: Photos, widgets: Widgets, speaking: Speaking) -> None:
+def wire(part: PhotoList, widgets: Widgets, speaking: Speaking) -> None:
     """Binds the part's events. The text and the selection are the state; drawing follows from them."""
     common = [widgets.by_path[path] for path in FACE_PATHS]
-    editing = Editing(speaking, part.text, part.selected)
+    editing = ListEditing(speaking, part.text, part.selected)
     drawn = [
         part.gallery, part.editor, part.weight, part.person, part.words, part.said, part.faces, part.any_face,
         part.selected,
@@ -174,7 +174,7 @@ def _added(items: list[Item], files: object) -> tuple[list[Item], list[str]]:
     return lists.appended(items, new, "photo"), problems
 
 
-def _drawn(part: Photos, text: str, selected: int, face: Any) -> Updates:
+def _drawn(part: PhotoList, text: str, selected: int, face: Any) -> Updates:
     items = lists.read(text)
     index = lists.clamped(items, selected)
     item = items[index] if items else {}
@@ -212,7 +212,7 @@ def _disagreements(items: list[Item]) -> list[str]:
     return []
 
 
-def _marked(part: Photos, index: int) -> str:
+def _marked(part: PhotoList, index: int) -> str:
     """A frame around the chosen photo: gradio forgets it when a gallery is drawn anew."""
     chosen = f"#{part.gallery.elem_id} .thumbnail-item:nth-child({index + 1})"
     return f"<style>{chosen} {{ outline: 3px solid var(--color-accent, orange); outline-offset: -3px; }}</style>"

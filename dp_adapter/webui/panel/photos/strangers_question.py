@@ -13,7 +13,7 @@ from dp_adapter.webui.panel import lists
 from dp_adapter.webui.panel.handlers import Speaking, Updates
 from dp_adapter.webui.panel.lists import Item
 from dp_adapter.webui.panel.messages import status
-from dp_adapter.webui.panel.photos.photo_list import Photos, common_face
+from dp_adapter.webui.panel.photos.photo_list import PhotoList, common_face
 from dp_adapter.webui.panel.widgets import Widgets
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def build(widgets: Widgets) -> Question:
     return Question(asked, row, other, same, undo, gr.State([]), gr.State([]))
 
 
-def wire(part: Question, photos: Photos, face: list[Any], speaking: Speaking) -> None:
+def wire(part: Question, photos: PhotoList, face: list[Any], speaking: Speaking) -> None:
     state = [photos.text, photos.added, part.settled, part.made]
 
     def draw(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:

@@ -65,7 +65,7 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     from dp_adapter.modes import filled
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.forecast import forecast
-    from dp_adapter.session.regions.requested_regions import Areas
+    from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     session = shared_session.session()
     settings = filled(settings, session.modes.of(settings.mode))
@@ -75,7 +75,7 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
         mask = (np.asarray(inpaint.convert("L").resize(under.size)) / 255).astype(np.float32)
     base = shared_session.base() or "sd15"
     scene = Scene(base, under.width, under.height, (picture,) if init else (), mask)
-    areas = Areas(session.photos, session.encoders)
+    areas = RequestedRegions(session.photos, session.encoders)
     shown = settings.references or settings.regions
     persons = sorted({item.identity for item in shown}) or [0]
     told = forecast(settings, scene, areas, persons)

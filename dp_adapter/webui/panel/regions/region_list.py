@@ -15,10 +15,10 @@ from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel import lists
 from dp_adapter.webui.panel.gradio_compat import uploads
 from dp_adapter.webui.panel.handlers import Speaking, Updates
-from dp_adapter.webui.panel.list_editing import Amend, Editing
+from dp_adapter.webui.panel.list_editing import Amend, ListEditing
 from dp_adapter.webui.panel.lists import Item
 from dp_adapter.webui.panel.messages import status, words
-from dp_adapter.webui.panel.photos.photo_list import PERSONS, Photos
+from dp_adapter.webui.panel.photos.photo_list import PERSONS, PhotoList
 from dp_adapter.webui.panel.regions import box_canvas, mask_brush
 from dp_adapter.webui.panel.widget_values import field_value, widget_value
 from dp_adapter.webui.panel.widgets import Widgets
@@ -28,7 +28,7 @@ NO_REGIONS = "No regions: each person acts where their face is found."
 
 
 @dataclass(frozen=True)
-class Regions:
+class RegionList:
     """The part's components.
 
     Attributes:
@@ -59,7 +59,7 @@ class Regions:
     said: Any
 
 
-def build(widgets: Widgets) -> Regions:
+def build(widgets: Widgets) -> RegionList:
     name = widgets.elem_id
     text = widgets.volatile(gr.Textbox("", visible=False, label="DP-Adapter regions", elem_id=name("regions")))
     selected = gr.State(-1)
@@ -101,7 +101,7 @@ def build(widgets: Widgets) -> Regions:
                 fields[field] = widgets.item(f"regions[].{field}", min_width=120)
     for component in (chosen, add, remove, open_layout, drags, open_canvas, strokes):
         widgets.volatile(component)
-    return Regions(
+    return RegionList(
         text,
         selected,
         chosen,
@@ -125,9 +125,9 @@ def build(widgets: Widgets) -> Regions:
     )
 
 
-def wire(part: Regions, photos: Photos, speaking: Speaking) -> None:
+def wire(part: RegionList, photos: PhotoList, speaking: Speaking) -> None:
     """Binds the part's events, all but those of the buttons that need the host's picture."""
-    editing = Editing(speaking, part.text, part.selected, emptied=part.canvas)
+    editing = ListEditing(speaking, part.text, part.selected, emptied=part.canvas)
     drawn = [
         part.selected, part.chosen, part.editor, *part.fields.values(), part.person, part.boxes, part.masks, part.said,
         part.boxes_drawn,
@@ -170,7 +170,7 @@ def wire(part: Regions, photos: Photos, speaking: Speaking) -> None:
     editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
     editing.on_input(part.upload, _uploaded, event=part.upload.upload, also=[part.upload])
     # An empty box is what opening the canvas leaves there, not an empty painting.
-    painting = Editing(speaking, part.text, part.selected)
+    painting = ListEditing(speaking, part.text, part.selected)
     painting.on_input(
         part.strokes,
         lambda _item, strokes: {"mask": mask_brush.painted(strokes)} if strokes else {},
@@ -199,7 +199,7 @@ def _uploaded(_item: Item, file: Any) -> Item:
     return {"mask": f"photo:{shared_session.session().shelf.add(path.read_bytes(), mask=True)}"}
 
 
-def _drawn(part: Regions, items: list[Item], selected: int, photos: list[Item]) -> Updates:
+def _drawn(part: RegionList, items: list[Item], selected: int, photos: list[Item]) -> Updates:
     index = lists.clamped(items, selected)
     item = items[index] if items else lists.region()
     captions = [_caption(number, one) for number, one in enumerate(items, 1)]

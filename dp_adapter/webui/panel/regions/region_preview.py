@@ -15,7 +15,7 @@ from dp_adapter.webui.panel.handlers import Speaking, Updates
 from dp_adapter.webui.panel.host_components import HOST, INIT_IDS, UPLOADED_MASK
 from dp_adapter.webui.panel.messages import status, words
 from dp_adapter.webui.panel.regions import box_canvas, mask_brush, region_drawing
-from dp_adapter.webui.panel.regions.region_list import Regions
+from dp_adapter.webui.panel.regions.region_list import RegionList
 from dp_adapter.webui.panel.widget_values import ARGS, settings_of
 from dp_adapter.webui.panel.widgets import Widgets
 
@@ -67,7 +67,7 @@ def build(widgets: Widgets) -> PreviewPart:
     return PreviewPart(button, again, picture, said, tab)
 
 
-def wire(part: PreviewPart, regions: Regions, args: list[Any], is_img2img: bool, speaking: Speaking) -> None:
+def wire(part: PreviewPart, regions: RegionList, args: list[Any], is_img2img: bool, speaking: Speaking) -> None:
     seen = _Seen(is_img2img)
 
     def show(tab: float, *values: Any) -> Updates:
