@@ -1,4 +1,7 @@
-"""Who may import whom: reads every import in the package, lazy ones too, and fails on one that points upwards."""
+"""The rules of the house that a program can hold: who may import whom, no circles, no class name twice, sizes.
+
+Every import in the package is read, lazy ones too.
+"""
 
 from __future__ import annotations
 
@@ -118,8 +121,20 @@ def _targets(node: ast.Import | ast.ImportFrom | ast.Call, module: str, is_packa
         here = [NAME, *filter(None, module.split("."))]
         parents = here[: len(here) - node.level + is_package]
         base = ".".join([*parents, *filter(None, [base])])
-    # ``from dp_adapter import core`` names a module only through its alias.
-    return [f"{base}.{alias.name}" for alias in node.names] if base == NAME else [base]
+    # ``from dp_adapter.core import twins`` names a module only through its alias.
+    named = [f"{base}.{alias.name}" for alias in node.names]
+    return [one if base == NAME or one in MODULES else base for one in named]
+
+
+def modules() -> list[tuple[str, Path]]:
+    found: list[tuple[str, Path]] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return found
+
+
+MODULES = {f"{NAME}.{module}": path for module, path in modules() if module}
 
 
 def wrong(one: Import) -> str | None:
@@ -139,14 +154,6 @@ def wrong(one: Import) -> str | None:
     return None
 
 
-def modules() -> list[tuple[str, Path]]:
-    found: list[tuple[str, Path]] = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
-    return found
-
-
 @pytest.mark.parametrize(("module", "path"), [pytest.param(m, p, id=m or NAME) for m, p in modules()])
 def test_no_import_points_upwards(module: str, path: Path) -> None:
     unit = module.split(".", maxsplit=1)[0]
@@ -160,6 +167,76 @@ def test_the_table_itself_has_no_circle() -> None:
     while ready := {unit for unit, below in MAY_IMPORT.items() if unit not in done and below <= done}:
         done |= ready
     assert done == set(MAY_IMPORT)
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[set[str]]:
+    """Sets of modules that reach one another by imports."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        pending = [start]
+        while pending:
+            for target in imports.get(pending.pop(), set()) - seen:
+                seen.add(target)
+                pending.append(target)
+        return seen
+
+    below = {module: reached(module) for module in imports}
+    found = [
+        {other for other in below[module] if module in below.get(other, ())}
+        for module in imports
+        if module in below[module]
+    ]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def imported_modules() -> dict[str, set[str]]:
+    """Each module of the package with those that it imports, lazily or for types alone too."""
+    return {
+        module: {one.target for one in imports_of(path.read_text(encoding="utf-8"), module.removeprefix(f"{NAME}."))}
+        & MODULES.keys()
+        for module, path in MODULES.items()
+        if path.name != "__init__.py"  # which names its own modules
+    }
+
+
+def test_no_modules_import_one_another() -> None:
+    assert not circles(imported_modules())
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [{"a", "b", "c"}]
+
+
+def classes() -> dict[str, list[str]]:
+    """Where each public class of the package is defined, by name."""
+    found: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    return found
+
+
+def test_no_public_class_name_stands_twice() -> None:
+    assert len(classes()) > 100
+    assert {name: places for name, places in classes().items() if len(places) > 1} == {}
+
+
+def test_no_module_and_no_function_is_too_long() -> None:
+    long: list[str] = []
+    for module, path in MODULES.items():
+        source = path.read_text(encoding="utf-8")
+        long += [module] if len(source.splitlines()) > 400 else []
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                long += [f"{module}.{node.name}"] if node.end_lineno - node.lineno >= 80 else []
+    assert not long
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    folders = [path.parent.relative_to(PACKAGE).as_posix() for path in MODULES.values()]
+    assert {folder for folder in folders if folders.count(folder) > 18} == set()
 
 
 BAD = {

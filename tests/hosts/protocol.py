@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -118,22 +119,20 @@ def unpatched(host: Host, *case: Any) -> Tensor:
         return host(tiny.inputs(host.base, *case))
 
 
-State = list[tuple[str, str, object]]
+# path, module, its attributes, and the entries of those that are dicts: parameters, buffers, children, all kinds of hooks
+State = list[tuple[str, nn.Module, dict[str, object], dict[str, dict[object, object]]]]
 
 
 def state_of(model: nn.Module) -> State:
-    """Identity of every module, parameter, buffer, hook and plain attribute of a model, ``forward`` included.
+    """Every module, parameter, buffer, hook and plain attribute of a model, ``forward`` included.
 
-    The objects themselves are in the list, so that none can be freed and its address given to another.
+    The objects themselves are in it, so that none can be freed and its address given to another.
     """
     found: State = []
     for path, module in cast("list[tuple[str, nn.Module]]", list(model.named_modules())):
-        found.append((path, "module", module))
-        for name, value in vars(module).items():
-            if isinstance(value, dict):  # parameters, buffers, children and all kinds of hooks
-                items = cast(dict[object, object], value).items()
-                found.extend((path, f"{name}[{key}]", inner) for key, inner in items)
-            found.append((path, name, value))
+        attributes = dict(vars(module))
+        inner = {name: dict(value) for name, value in attributes.items() if isinstance(value, dict)}
+        found.append((path, module, attributes, inner))
     return found
 
 
@@ -144,6 +143,16 @@ def original_state(host: Host) -> State:
 
 
 def same_state(before: State, after: State) -> bool:
+    """Whether all objects are the same ones, not only equal."""
     return len(before) == len(after) and all(
-        old[:2] == new[:2] and old[2] is new[2] for old, new in zip(before, after, strict=True)
+        old[0] == new[0]
+        and old[1] is new[1]
+        and _same_entries(old[2], new[2])
+        and old[3].keys() == new[3].keys()
+        and all(_same_entries(entries, new[3][name]) for name, entries in old[3].items())
+        for old, new in zip(before, after, strict=True)
     )
+
+
+def _same_entries(before: Mapping[Any, object], after: Mapping[Any, object]) -> bool:
+    return list(before) == list(after) and all(map(operator.is_, before.values(), after.values()))
