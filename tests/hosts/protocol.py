@@ -119,7 +119,7 @@ def unpatched(host: Host, *case: Any) -> Tensor:
         return host(tiny.inputs(host.base, *case))
 
 
-# path, module, its attributes, and the entries of those that are dicts: parameters, buffers, children, all kinds of hooks
+# path, module, its attributes, and the entries of those that are dicts: parameters, buffers, children, hooks
 State = list[tuple[str, nn.Module, dict[str, object], dict[str, dict[object, object]]]]
 
 
