@@ -1,42 +1,51 @@
-"""The page docs/settings.md, made from the fields: ``python -m dp_adapter.settings.docs > docs/settings.md``."""
+"""The page docs/settings.md, from the fields: ``python -m dp_adapter.settings.reference_page > docs/settings.md``."""
 
 from __future__ import annotations
 
 import json
 import sys
+import textwrap
 
 from dp_adapter.settings.field_paths import is_leaf, walk
 from dp_adapter.settings.fields import FieldInfo
 from dp_adapter.settings.request import VERSION, Settings
 
+_WIDTH = 120
 _HEAD = f"""# Settings
 
 Everything a generation can be asked for, in one object: the panel, the API, infotext, X/Y/Z and the command line all
-make it. Made by `python -m dp_adapter.settings.docs > docs/settings.md`; do not edit.
+make it. (This page is made by `python -m dp_adapter.settings.reference_page > docs/settings.md`; do not edit it.)
 
-* As JSON it is an object of the fields below, nested at the dots, with `"version": {VERSION}` beside them. Whatever
-  is not given takes its default. `references[]` and `regions[]` are the items of lists.
+* As JSON it is an object of the fields below, nested at the dots, with `"version": {VERSION}` beside them. Whatever is
+  not given takes its default. `references[]` and `regions[]` are the items of lists.
+* On the command line: `--set FIELD=VALUE`.
 * Unknown keys, wrong types and values out of range are refused by name, with the nearest valid value. Numbers in quotes
   are text.
 * Persons and faces are numbers from 0 here, and are counted from 1 wherever people read: `"identity": 1` is person 2 in
-  the panel, in messages, on axes and in infotext, which says "person 2" (earlier versions wrote the plain number).
+  the panel, in messages, on axes and in infotext.
 * `null` means automatic. What a mode sets, it sets only where the field is `null`.
-* A field in the items of a list has the item's number, counted from 1, after its infotext name.
+* In infotext a field is called `DP-Adapter` and its label (in brackets below) in lower case, as in
+  `DP-Adapter text emphasis`; in the items of a list, the item's number follows, counted from 1.
 
-| Field | Label | Value | Default | Infotext | Meaning |
-|---|---|---|---|---|---|
 """
 
 
 def markdown() -> str:
     """The whole page."""
-    return _HEAD + "".join(_row(path, info) for path, info in walk(Settings) if is_leaf(info))
+    return _HEAD + "".join(_item(path, info) for path, info in walk(Settings))
 
 
-def _row(path: str, info: FieldInfo) -> str:
-    default = "required" if info.required else f"`{json.dumps(info.kind.write(info.default))}`"
-    cells = (f"`{path}`", info.label, info.kind.describe(), default, f"`{info.infotext}`", info.help)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+def _item(path: str, info: FieldInfo) -> str:
+    """A list item, indented as deep as its field lies in the object."""
+    words = f"`{path}`: {info.help}"
+    if is_leaf(info):
+        default = "required" if info.required else f"default `{json.dumps(info.kind.write(info.default))}`"
+        words = f"`{path}` ({info.label}): {info.kind.describe()}; {default}. {info.help}"
+    indent = "  " * path.count(".")
+    wrapped = textwrap.fill(
+        words, _WIDTH, initial_indent=f"{indent}* ", subsequent_indent=f"{indent}  ", break_on_hyphens=False
+    )
+    return wrapped + "\n"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from dp_adapter.settings.sections import (
 )
 
 VERSION = 1
-VARIANTS = (  # checkpoints.md, "What the keys cannot tell"
+VARIANTS = (  # docs/formats.md, "What the keys cannot tell"
     "auto",
     "plus",
     "plus-face",
