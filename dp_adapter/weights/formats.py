@@ -16,11 +16,11 @@ from dp_adapter.weights import foreign_files
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.families import (
     consistentid,
-    fact,
+    facechain_fact,
     ip_adapter,
     masterweaver,
-    mip,
-    own,
+    mip_adapter,
+    own_adapter,
     personal,
     photomaker,
     pulid,
@@ -48,7 +48,7 @@ class Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("dp-adapter", "DP-Adapter", own.recognise, own.read),
+    Format("dp-adapter", "DP-Adapter", own_adapter.recognise, own_adapter.read),
     Format(personal.FAMILY, "Personalised identity (ID-EA)", personal.recognise, personal.read),
     Format("faceid-plus", "IP-Adapter-FaceID-Plus", ip_adapter.is_face_plus, ip_adapter.read_face_plus),
     Format("faceid-portrait", "IP-Adapter-FaceID-Portrait", ip_adapter.is_portrait, ip_adapter.read_portrait),
@@ -57,12 +57,17 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter-plus", "IP-Adapter Plus", ip_adapter.is_plus, ip_adapter.read_plus),
     Format("ip-adapter-full-face", "IP-Adapter Full-Face", ip_adapter.is_full, ip_adapter.read_full),
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
-    Format("mip-adapter", "MIP-Adapter", mip.is_standard, mip.read_standard),
-    Format("mip-adapter-plus", "MIP-Adapter Plus", mip.is_plus, mip.read_plus),
+    Format("mip-adapter", "MIP-Adapter", mip_adapter.is_standard, mip_adapter.read_standard),
+    Format("mip-adapter-plus", "MIP-Adapter Plus", mip_adapter.is_plus, mip_adapter.read_plus),
     Format("photomaker", "PhotoMaker", photomaker.recognise, photomaker.read),
     Format("consistentid", "ConsistentID", consistentid.recognise, consistentid.read),
-    Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
-    Format("facechain-fact-first", "FaceChain-FACT (first version)", fact.recognise_first, fact.read_first),
+    Format("facechain-fact", "FaceChain-FACT", facechain_fact.recognise, facechain_fact.read),
+    Format(
+        "facechain-fact-first",
+        "FaceChain-FACT (first version)",
+        facechain_fact.recognise_first,
+        facechain_fact.read_first,
+    ),
     Format(pulid.FAMILY, "PuLID", pulid.recognise, pulid.read),
     Format("storymaker", "StoryMaker", storymaker.recognise, storymaker.read),
     Format("masterweaver", "MasterWeaver", masterweaver.recognise, masterweaver.read),

@@ -12,8 +12,8 @@ from dp_adapter.core.projection_figures import IDResampler
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, given
 from dp_adapter.weights.families.ip_adapter import load_projection, site_from, under
-from dp_adapter.weights.families.site_layers import layers
 from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.site_layers import layers
 
 PHOTOS = 3
 """As many photos the model was trained with; missing ones are tokens of the black picture."""

@@ -18,8 +18,8 @@ from dp_adapter.core.photomaker import PhotoMakerEncoder
 from dp_adapter.core.text.fusion import fuse_with
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
+from dp_adapter.weights.attention_lora import attention_lora
 from dp_adapter.weights.checkpoint import Checkpoint, Encoder, OwnTower, TokenOptions, given, no_tokens
-from dp_adapter.weights.families.attention_lora import attention_lora
 from dp_adapter.weights.families.ip_adapter import built, under
 from dp_adapter.weights.files import WeightFile, require_finite
 

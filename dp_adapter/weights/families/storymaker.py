@@ -14,8 +14,8 @@ from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, given
 from dp_adapter.weights.families.ip_adapter import load_projection, lora_of, site_from, under
-from dp_adapter.weights.families.site_layers import layers
 from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.site_layers import layers
 
 _PREFIX = "image_proj."
 

@@ -13,8 +13,8 @@ from dp_adapter.core.projection_figures import WPlusProjection
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, given
 from dp_adapter.weights.families.ip_adapter import load_projection, under
-from dp_adapter.weights.families.site_layers import layers
 from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.site_layers import layers
 from dp_adapter.weights.w_plus_latents import LATENT
 
 _NAMES = ("to_k_wplus", "to_v_wplus", "to_q_wplus")

@@ -19,7 +19,7 @@ from dp_adapter.core.blend import FeatureBlending, TextConsistency
 from dp_adapter.core.projection import FaceProjection, Resampler
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder
-from dp_adapter.weights.families.fact import gated_site, resampled_tokens
+from dp_adapter.weights.families.facechain_fact import gated_site, resampled_tokens
 from dp_adapter.weights.families.ip_adapter import face_tokens, load_projection, under
 from dp_adapter.weights.files import WeightFile
 
