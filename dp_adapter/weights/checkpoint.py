@@ -153,7 +153,7 @@ class Checkpoint:
             return self.recipe(self.adapter, features, options or TokenOptions())
 
 
-def given(features: Tensor | None, what: str, width: int) -> Tensor:
+def require(features: Tensor | None, what: str, width: int) -> Tensor:
     """The features in float32, checked against the width [.., width] that a projection takes."""
     if features is None:
         raise WeightsError(f"This checkpoint needs {what}, and none was computed")
@@ -165,7 +165,7 @@ def given(features: Tensor | None, what: str, width: int) -> Tensor:
     return features.float()
 
 
-def no_tokens(adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
+def make_no_tokens(adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
     """The recipe of families that act on the text side alone: [0, D]."""
     none = torch.zeros(0, adapter.context)
     return Tokens(none, none)

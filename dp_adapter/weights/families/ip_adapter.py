@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dp_adapter.core import projection
 from dp_adapter.core.adapter import Adapter, LowRank, SiteAdapter
+from dp_adapter.core.projection import strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, given
+from dp_adapter.weights.build_modules import build_projection, build_site
+from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, require
 from dp_adapter.weights.files import WeightFile
 
 # Of MIP-Adapter, StoryMaker and ConsistentID, which have all of IP-Adapter's layers and more.
@@ -25,7 +27,6 @@ _RELATIVES = (
 )
 _LORA = re.compile(r"(\d+)\.(to_[qkv]|to_out)_lora\.(down|up)\.weight")
 _PORTRAIT_TOKENS = 16  # FaceID itself has 4; both project with the same layers
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class _Projection(Protocol):
@@ -33,7 +34,7 @@ class _Projection(Protocol):
 
 
 def image_proj(file: WeightFile) -> dict[str, Tensor]:
-    return under(file.tensors, "image_proj.")
+    return strip_prefix(file.tensors, "image_proj.")
 
 
 def _has(file: WeightFile, *keys: str) -> bool:
@@ -81,26 +82,26 @@ def _face_tokens(file: WeightFile) -> int:
 
 
 def read_standard(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.ImageProjection.like, image_proj(file), file)
+    net = build_projection(projection.ImageProjection.like, image_proj(file), file)
     tokens = net.proj.out_features // net.norm.normalized_shape[0]
     return _checkpoint(file, family, title, net, _image_tokens, {"clip-embeds": net.proj.in_features}, tokens)
 
 
 def read_full(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.FullProjection.like, image_proj(file), file)
+    net = build_projection(projection.FullProjection.like, image_proj(file), file)
     width = file.tensors["image_proj.proj.0.weight"].shape[1]
     return _checkpoint(file, family, title, net, _hidden_tokens, {"clip-hidden": width}, 257)
 
 
 def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.Resampler.like, image_proj(file), file)
+    net = build_projection(projection.Resampler.like, image_proj(file), file)
     widths: dict[Encoder, int] = {"clip-hidden": net.proj_in.in_features}
     variants = ("plus-face", "plus", "composition")
     return _checkpoint(file, family, title, net, _hidden_tokens, widths, net.latents.shape[1], variants)
 
 
 def read_face(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.FaceProjection.like, image_proj(file), file)
+    net = build_projection(projection.FaceProjection.like, image_proj(file), file)
     width = file.tensors["image_proj.proj.0.weight"].shape[1]
     return _checkpoint(file, family, title, net, face_tokens, {"arcface": width}, _face_tokens(file))
 
@@ -110,7 +111,7 @@ def read_portrait(file: WeightFile, family: str, title: str) -> Checkpoint:
 
 
 def read_sequence(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.Resampler.like, image_proj(file), file)
+    net = build_projection(projection.Resampler.like, image_proj(file), file)
     widths: dict[Encoder, int] = {"arcface-raw": net.proj_in.in_features}
     variants = ("instantid", "faceid-portrait-unnorm")
     checkpoint = _checkpoint(file, family, title, net, _sequence_tokens, widths, net.latents.shape[1], variants)
@@ -118,7 +119,7 @@ def read_sequence(file: WeightFile, family: str, title: str) -> Checkpoint:
 
 
 def read_face_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.FacePlusProjection.like, image_proj(file), file)
+    net = build_projection(projection.FacePlusProjection.like, image_proj(file), file)
     widths: dict[Encoder, int] = {
         "arcface": file.tensors["image_proj.proj.0.weight"].shape[1],
         "clip-hidden": net.perceiver_resampler.proj_in.in_features,
@@ -140,7 +141,7 @@ def _checkpoint(
 ) -> Checkpoint:
     adapter = Adapter(net, _sites(file))
     base = _base(file)
-    lora = lora_of(file, base)
+    lora = read_lora(file, base)
     return Checkpoint(file.path, family, title, base, adapter, tuple(widths), recipe, tokens, widths, lora, variants)
 
 
@@ -151,31 +152,31 @@ def _concatenating(checkpoint: Checkpoint) -> Checkpoint:
 def _image_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.ImageProjection)
-    x = given(features.image_embeds, "CLIP image embeddings", net.proj.in_features)
-    return _joined(net, x, uncond=torch.zeros_like(x))
+    x = require(features.image_embeds, "CLIP image embeddings", net.proj.in_features)
+    return _project(net, x, uncond=torch.zeros_like(x))
 
 
 def _hidden_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     width = net.proj_in.in_features if isinstance(net, projection.Resampler) else _first_linear(net)
-    x = given(features.clip_hidden, "CLIP hidden states", width)
-    zero_pixels = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
-    return _joined(net, x, uncond=zero_pixels.expand(len(x), -1, -1))
+    x = require(features.clip_hidden, "CLIP hidden states", width)
+    zero_pixels = require(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
+    return _project(net, x, uncond=zero_pixels.expand(len(x), -1, -1))
 
 
 def face_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     """Tokens of a projection from a face embedding; uncond is the projection of zeros."""
     net = adapter.projection
-    x = given(features.faceid, "face embeddings", _first_linear(net))
-    return _joined(net, x, uncond=torch.zeros_like(x))
+    x = require(features.faceid, "face embeddings", _first_linear(net))
+    return _project(net, x, uncond=torch.zeros_like(x))
 
 
 def _sequence_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.Resampler)
-    x = given(features.faceid, "raw face embeddings", net.proj_in.in_features)
+    x = require(features.faceid, "raw face embeddings", net.proj_in.in_features)
     x = x if x.ndim == 3 else x[:, None]  # [n, 1, 512]
-    return _joined(net, x, uncond=torch.zeros_like(x))
+    return _project(net, x, uncond=torch.zeros_like(x))
 
 
 def _face_plus_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
@@ -189,16 +190,16 @@ def face_plus_tokens(
 ) -> Tokens:
     """Tokens of a face embedding and CLIP's hidden states; uncond takes zeros and a black picture the same way."""
     width = net.perceiver_resampler.proj_in.in_features
-    face = given(features.faceid, "face embeddings", _first_linear(net))
-    hidden = given(features.clip_hidden, "CLIP hidden states", width)
-    zero_pixels = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
+    face = require(features.faceid, "face embeddings", _first_linear(net))
+    hidden = require(features.clip_hidden, "CLIP hidden states", width)
+    zero_pixels = require(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
     choice = (shortcut, structure)
     cond = net(face, hidden, *choice)
     uncond = net(torch.zeros_like(face), zero_pixels.expand(len(face), -1, -1), *choice)
     return Tokens(cond.flatten(0, -2), uncond.flatten(0, -2))
 
 
-def _joined(net: _Projection, x: Tensor, uncond: Tensor) -> Tokens:
+def _project(net: _Projection, x: Tensor, uncond: Tensor) -> Tokens:
     """Photos one after another: [..., T, D] -> [n * T, D]."""
     return Tokens(net(x).flatten(0, -2), net(uncond).flatten(0, -2))
 
@@ -207,27 +208,6 @@ def _first_linear(net: nn.Module) -> int:
     linear = net.get_submodule("proj.0")
     assert isinstance(linear, nn.Linear)
     return linear.in_features
-
-
-def load_projection(
-    like: Callable[[Mapping[str, Tensor]], Module], state: Mapping[str, Tensor], file: WeightFile
-) -> Module:
-    """Builds a projection from the shapes of its state and fills it, in float32."""
-    return built(like, {key: value.float() for key, value in state.items()}, file, "image projection")
-
-
-def built(
-    like: Callable[[Mapping[str, Tensor]], Module], state: Mapping[str, Tensor], file: WeightFile, what: str
-) -> Module:
-    """A network from the shapes of its state, whose weights are these tensors themselves."""
-    try:
-        with torch.device("meta"):  # no time and memory for random numbers that are replaced
-            net = like(state)
-        net.load_state_dict(dict(state), strict=True, assign=True)
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{file.path.name}: its {what} is incomplete ({reason})") from error
-    return net.eval().requires_grad_(False)
 
 
 def _base(file: WeightFile) -> Base:
@@ -243,7 +223,7 @@ def _base(file: WeightFile) -> Base:
 
 
 def _sites(file: WeightFile) -> list[SiteAdapter]:
-    layers = under(file.tensors, "ip_adapter.")
+    layers = strip_prefix(file.tensors, "ip_adapter.")
     context = _context(file)
     sites: list[SiteAdapter] = []
     for index in range(SITES[_base(file)]):
@@ -257,7 +237,7 @@ def _sites(file: WeightFile) -> list[SiteAdapter]:
                 f"{context}",
                 "The file was put together from different models.",
             )
-        sites.append(site_from(k, v))
+        sites.append(build_site(k, v))
     return sites
 
 
@@ -267,17 +247,9 @@ def _context(file: WeightFile) -> int:
     return next(file.tensors[name].shape[0] for name in names if name in file.tensors)
 
 
-def site_from(k: Tensor, v: Tensor) -> SiteAdapter:
-    """A site whose weights are the file's own tensors, not copies."""
-    with torch.device("meta"):
-        site = SiteAdapter(k.shape[1], k.shape[0])
-    site.load_state_dict({"to_k.weight": k, "to_v.weight": v}, assign=True)
-    return site.eval().requires_grad_(False)
-
-
-def lora_of(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
+def read_lora(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
     """The LoRA inside a file; empty where there is none. Raises WeightsError where it is incomplete."""
-    layers = under(file.tensors, "ip_adapter.")
+    layers = strip_prefix(file.tensors, "ip_adapter.")
     found: dict[tuple[int, str], dict[str, Tensor]] = {}
     for key, tensor in layers.items():
         if match := _LORA.fullmatch(key):
@@ -286,8 +258,3 @@ def lora_of(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
     if found and (len(found) != expected or any(len(pair) != 2 for pair in found.values())):
         raise WeightsError(f"{file.path.name}: its LoRA has {len(found)} of {expected} layers", "It is incomplete.")
     return tuple(LowRank(layer, name, pair["down"], pair["up"]) for (layer, name), pair in found.items())
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors whose key starts with ``prefix``, under the rest of the key."""
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dp_adapter import generation
 from dp_adapter.cli import main
-from dp_adapter.core.personal import Personal
 from dp_adapter.core.text.text_side import change_of
 from dp_adapter.core.types import Features
 from dp_adapter.errors import DPAdapterError, HostError
@@ -32,6 +31,7 @@ from dp_adapter.training.personal.text_attention import token_shares
 from dp_adapter.training.personal.varied_views import Subject, mean_embedding, views
 from dp_adapter.weights import formats
 from dp_adapter.weights.families import personal
+from dp_adapter.weights.families.personal import Personal
 from tests.hosts.pipelines import test_load_pipeline
 
 sdxl_folder = test_load_pipeline.sdxl_folder
