@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import foreign_files
-from dp_adapter.weights.checkpoint import Checkpoint
+from dp_adapter.weights.checkpoint import Checkpoint, OwnTower
 from dp_adapter.weights.families import (
     consistentid,
     facechain_fact,
@@ -33,12 +33,19 @@ from dp_adapter.weights.key_aliases import canonical
 
 @dataclass(frozen=True)
 class Format:
-    """One row: ``told`` looks at keys and shapes only, ``reader`` builds the checkpoint; of ``canonical`` keys."""
+    """One row, whose functions take ``canonical`` keys.
+
+    Attributes:
+        told: whether a file is of this family, by keys and shapes only.
+        reader: builds the checkpoint.
+        tower: reads nothing but the vision tower inside, for families that have one.
+    """
 
     family: str
     title: str
     told: Callable[[WeightFile], bool]
     reader: Callable[[WeightFile, str, str], Checkpoint]
+    tower: Callable[[WeightFile], OwnTower] | None = None
 
     def recognise(self, file: WeightFile) -> bool:
         return self.told(canonical(file))
@@ -49,7 +56,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format("dp-adapter", "DP-Adapter", own_adapter.recognise, own_adapter.read),
-    Format(personal.FAMILY, "Personalised identity (ID-EA)", personal.recognise, personal.read),
+    Format("personal", "Personalised identity (ID-EA)", personal.recognise, personal.read),
     Format("faceid-plus", "IP-Adapter-FaceID-Plus", ip_adapter.is_face_plus, ip_adapter.read_face_plus),
     Format("faceid-portrait", "IP-Adapter-FaceID-Portrait", ip_adapter.is_portrait, ip_adapter.read_portrait),
     Format("faceid", "IP-Adapter-FaceID", ip_adapter.is_face, ip_adapter.read_face),
@@ -59,7 +66,7 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
     Format("mip-adapter", "MIP-Adapter", mip_adapter.is_standard, mip_adapter.read_standard),
     Format("mip-adapter-plus", "MIP-Adapter Plus", mip_adapter.is_plus, mip_adapter.read_plus),
-    Format("photomaker", "PhotoMaker", photomaker.recognise, photomaker.read),
+    Format("photomaker", "PhotoMaker", photomaker.recognise, photomaker.read, photomaker.read_tower),
     Format("consistentid", "ConsistentID", consistentid.recognise, consistentid.read),
     Format("facechain-fact", "FaceChain-FACT", facechain_fact.recognise, facechain_fact.read),
     Format(
@@ -68,7 +75,7 @@ FORMATS: tuple[Format, ...] = (
         facechain_fact.recognise_first,
         facechain_fact.read_first,
     ),
-    Format(pulid.FAMILY, "PuLID", pulid.recognise, pulid.read),
+    Format("pulid", "PuLID", pulid.recognise, pulid.read),
     Format("storymaker", "StoryMaker", storymaker.recognise, storymaker.read),
     Format("masterweaver", "MasterWeaver", masterweaver.recognise, masterweaver.read),
     Format("w-plus", "W+ adapter", w_plus.recognise, w_plus.read),
@@ -104,3 +111,14 @@ def recognise(file: WeightFile) -> Format | None:
     """The first row whose predicate holds, or None."""
     file = canonical(file)
     return next((row for row in FORMATS if row.recognise(file)), None)
+
+
+def read_tower(file: WeightFile) -> OwnTower | None:
+    """The vision tower inside a file, without the rest of it; None where there is none.
+
+    Raises:
+        WeightsError: it is incomplete, or holds NaN or infinite values.
+    """
+    file = canonical(file)
+    row = recognise(file)
+    return None if row is None or row.tower is None else row.tower(file)

@@ -77,7 +77,8 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         fusion=_fusion,
         encoders=tuple(widths),
         features_width=widths,
-        variants=(),
+        models={},
+        crop="photo",
     )
 
 

@@ -16,7 +16,7 @@ from dp_adapter.core.projection import strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_projection, build_site
-from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, require
+from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, Variant, require
 from dp_adapter.weights.files import WeightFile
 
 # Of MIP-Adapter, StoryMaker and ConsistentID, which have all of IP-Adapter's layers and more.
@@ -84,7 +84,8 @@ def _face_tokens(file: WeightFile) -> int:
 def read_standard(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = build_projection(projection.ImageProjection.like, image_proj(file), file)
     tokens = net.proj.out_features // net.norm.normalized_shape[0]
-    return _checkpoint(file, family, title, net, _image_tokens, {"clip-embeds": net.proj.in_features}, tokens)
+    widths: dict[Encoder, int] = {"clip-embeds": net.proj.in_features}
+    return replace(_checkpoint(file, family, title, net, _image_tokens, widths, tokens), crop="photo")
 
 
 def read_full(file: WeightFile, family: str, title: str) -> Checkpoint:
@@ -96,8 +97,8 @@ def read_full(file: WeightFile, family: str, title: str) -> Checkpoint:
 def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = build_projection(projection.Resampler.like, image_proj(file), file)
     widths: dict[Encoder, int] = {"clip-hidden": net.proj_in.in_features}
-    variants = ("plus-face", "plus", "composition")
-    return _checkpoint(file, family, title, net, _hidden_tokens, widths, net.latents.shape[1], variants)
+    models = {"plus-face": Variant(), "plus": Variant(crop="photo"), "composition": Variant(crop="photo")}
+    return _checkpoint(file, family, title, net, _hidden_tokens, widths, net.latents.shape[1], models)
 
 
 def read_face(file: WeightFile, family: str, title: str) -> Checkpoint:
@@ -113,8 +114,8 @@ def read_portrait(file: WeightFile, family: str, title: str) -> Checkpoint:
 def read_sequence(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = build_projection(projection.Resampler.like, image_proj(file), file)
     widths: dict[Encoder, int] = {"arcface-raw": net.proj_in.in_features}
-    variants = ("instantid", "faceid-portrait-unnorm")
-    checkpoint = _checkpoint(file, family, title, net, _sequence_tokens, widths, net.latents.shape[1], variants)
+    models = {"instantid": Variant("antelopev2", identity_net=True), "faceid-portrait-unnorm": Variant()}
+    checkpoint = _checkpoint(file, family, title, net, _sequence_tokens, widths, net.latents.shape[1], models)
     return _concatenating(checkpoint)
 
 
@@ -125,8 +126,8 @@ def read_face_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
         "clip-hidden": net.perceiver_resampler.proj_in.in_features,
     }
     # On SDXL only v2 was published.
-    variants = ("faceid-plusv2", "faceid-plus") if _base(file) == "sd15" else ("faceid-plusv2",)
-    return _checkpoint(file, family, title, net, _face_plus_tokens, widths, _face_tokens(file), variants)
+    models = {"faceid-plusv2": Variant()} | ({"faceid-plus": Variant(shortcut=False)} if _base(file) == "sd15" else {})
+    return _checkpoint(file, family, title, net, _face_plus_tokens, widths, _face_tokens(file), models)
 
 
 def _checkpoint(
@@ -137,12 +138,23 @@ def _checkpoint(
     recipe: Recipe,
     widths: Mapping[Encoder, int],
     tokens: int,
-    variants: tuple[str, ...] = (),
+    models: Mapping[str, Variant] | None = None,
 ) -> Checkpoint:
     adapter = Adapter(net, _sites(file))
     base = _base(file)
-    lora = read_lora(file, base)
-    return Checkpoint(file.path, family, title, base, adapter, tuple(widths), recipe, tokens, widths, lora, variants)
+    return Checkpoint(
+        path=file.path,
+        family=family,
+        title=title,
+        base=base,
+        adapter=adapter,
+        encoders=tuple(widths),
+        recipe=recipe,
+        tokens_per_photo=tokens,
+        features_width=widths,
+        lora=read_lora(file, base),
+        models=models or {},
+    )
 
 
 def _concatenating(checkpoint: Checkpoint) -> Checkpoint:

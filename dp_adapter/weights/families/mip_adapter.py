@@ -40,7 +40,7 @@ def read_standard(file: WeightFile, family: str, title: str) -> Checkpoint:
 
 
 def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    return _shared_by_words(file, replace(ip_adapter.read_plus(file, family, title), variants=()))
+    return _shared_by_words(file, replace(ip_adapter.read_plus(file, family, title), models={}))
 
 
 def _shared_by_words(file: WeightFile, checkpoint: Checkpoint) -> Checkpoint:
@@ -50,7 +50,7 @@ def _shared_by_words(file: WeightFile, checkpoint: Checkpoint) -> Checkpoint:
         site.text_to_weight = _layer(file, 2 * index + 1, site.width)
     # Photos come one by one, so that the recipe can average their tokens.
     recipe = _averaged(checkpoint.recipe, checkpoint.tokens_per_photo)
-    return replace(checkpoint, recipe=recipe, combine="concatenate", sharing="words")
+    return replace(checkpoint, recipe=recipe, combine="concatenate", sharing="words", crop="photo")
 
 
 def _layer(file: WeightFile, number: int, width: int) -> nn.Linear:

@@ -36,7 +36,6 @@ from dp_adapter.weights.checkpoint import Base, Checkpoint, TokenOptions, make_n
 from dp_adapter.weights.files import WeightFile
 
 FORMAT = "dp_adapter_personal"
-FAMILY = "personal"
 VERSION = 2
 _MOST_WORDS = 75  # that fit into a chunk of the text encoder
 _HEADS = 8

@@ -12,6 +12,8 @@ the class token), T identity tokens, D width of the text context.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +21,21 @@ from torch.nn import functional
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import PerceiverAttention, State, feed_forward, strip_prefix
-from dp_adapter.core.types import Features, Tokens
+from dp_adapter.core.types import BlendMode, Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_projection, build_site
 from dp_adapter.weights.checkpoint import SITES, Checkpoint, TokenOptions, require
 from dp_adapter.weights.files import WeightFile
 
-FAMILY = "pulid"
 _PREFIX = "image_proj."
 _SITE = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.weight")
 _V1, _V1_1 = "body.0.weight", "id_embedding_mapping.0.weight"
 _ARCFACE = 512  # the file tells only the width of ArcFace's and EVA's vectors together
+# app.py: fidelity and "extremely style"; app_v1_1.py's ortho "off" with num_zero 0.
+METHODS: Mapping[str, BlendMode] = MappingProxyType(
+    {"fidelity": "orthogonal_v2", "style": "orthogonal", "neutral": "add"}
+)
+ZERO_TOKENS: Mapping[BlendMode, int] = MappingProxyType({"orthogonal_v2": 8, "orthogonal": 16})
 SCALES = 5  # hidden states, each with a mapping of its own
 
 
@@ -161,6 +167,8 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         features_width={"arcface-raw": _ARCFACE, "eva": net.hidden_width},
         combine="concatenate",
         mode="orthogonal_v2",
+        methods=METHODS,
+        zero_tokens=ZERO_TOKENS,
         pack="antelopev2",
     )
 
