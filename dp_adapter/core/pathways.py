@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -16,31 +15,23 @@ from torch import Tensor, nn
 
 from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter, TextQuerySiteAdapter
 from dp_adapter.core.attention import Linear, attend
-from dp_adapter.core.blend import FeatureBlending, TextAttention, TextConsistency, blend, identity_term, text_emphasis
+from dp_adapter.core.blend import (
+    FeatureBlending,
+    TextAttention,
+    TextConsistency,
+    identity_term,
+    join_pathways,
+    text_emphasis,
+)
 from dp_adapter.core.folding import Folds, Key
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.regions.region_masks import FlatRegion, RowRegion
 from dp_adapter.core.text.sharing_by_words import SharedSite, text_weight
 from dp_adapter.core.text.site_text import SiteText
-from dp_adapter.core.types import RowKind, Site, Step
+from dp_adapter.core.types import Captured, RowKind, Site, Step
 
 _KINDS: tuple[RowKind, ...] = ("cond", "uncond")
-
-
-@dataclass(frozen=True)
-class Captured:
-    """What the host's own attention computed in one call.
-
-    Attributes:
-        q: [R, N, I]; z: [R, N, I], the text attention before W_o; k, v: [R, L, I]; context: [R, L, D].
-    """
-
-    q: Tensor
-    z: Tensor
-    k: Tensor
-    v: Tensor
-    context: Tensor
 
 
 class SitePathways:
@@ -229,12 +220,9 @@ class SitePathways:
         if text.emphasis and step.rows[row].kind == "cond":
             emphasis = text_emphasis(gate, text.emphasis)
             f_v, f_t = f_v + (emphasis - 1) * z, f_t * emphasis
-        if weights is None or weights.blending is None:
-            return blend(f_v, f_t, gate)
-        ffb = cast(FeatureBlending, self._module("blending", weights.blending, z))
-        grid = step.latent.halved(self.site.halvings)
-        learned = ffb.gate(f_v, f_t, gate, grid, step.progress)
-        return blend(f_v, f_t, learned) + ffb.seam_term(f_v, f_t, gate)
+        trained = None if weights is None else weights.blending
+        ffb = None if trained is None else cast(FeatureBlending, self._module("blending", trained, z))
+        return join_pathways(f_v, f_t, gate, ffb, step.latent.halved(self.site.halvings), step.progress)
 
     def _key_value(self, number: int, kind: RowKind, like: Tensor) -> tuple[Tensor, Tensor]:
         """The identity's K and V [T, I] in the dtype and on the device of ``like``."""

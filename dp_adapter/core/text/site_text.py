@@ -9,7 +9,6 @@ Shapes: L text tokens, D token width, I inner channels, n positions of one row, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -17,10 +16,7 @@ from torch import Tensor
 from dp_adapter.core.attention import Linear, attend
 from dp_adapter.core.layer_versions import LayerState
 from dp_adapter.core.text.text_side import Change, TextContexts, TextPart
-from dp_adapter.core.types import Row
-
-if TYPE_CHECKING:
-    from dp_adapter.core.pathways import Captured
+from dp_adapter.core.types import Captured, Row
 
 
 @dataclass(frozen=True)
