@@ -28,30 +28,30 @@ from dp_adapter.weights.families import (
     w_plus,
 )
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
-from dp_adapter.weights.key_aliases import canonical
+from dp_adapter.weights.key_aliases import rename_keys
 
 
 @dataclass(frozen=True)
 class Format:
-    """One row, whose functions take ``canonical`` keys.
+    """One row, whose functions get files after ``rename_keys``.
 
     Attributes:
-        told: whether a file is of this family, by keys and shapes only.
+        matches: whether a file is of this family, by its keys and shapes.
         reader: builds the checkpoint.
         tower: reads nothing but the vision tower inside, for families that have one.
     """
 
     family: str
     title: str
-    told: Callable[[WeightFile], bool]
+    matches: Callable[[WeightFile], bool]
     reader: Callable[[WeightFile, str, str], Checkpoint]
     tower: Callable[[WeightFile], OwnTower] | None = None
 
     def recognise(self, file: WeightFile) -> bool:
-        return self.told(canonical(file))
+        return self.matches(rename_keys(file))
 
     def read(self, file: WeightFile, family: str, title: str) -> Checkpoint:
-        return self.reader(canonical(file), family, title)
+        return self.reader(rename_keys(file), family, title)
 
 
 FORMATS: tuple[Format, ...] = (
@@ -92,7 +92,7 @@ def read(path: Path, family: str | None = None) -> Checkpoint:
         WeightsError: see ``open_weights``; or the file is another kind of model, or its layers are incomplete.
     """
     opened = open_weights(path)
-    file = canonical(opened)
+    file = rename_keys(opened)
     row = recognise(file) if family is None else _row(family)
     if row is None:
         raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign_files.describe(opened.tensors)}")
@@ -109,7 +109,7 @@ def _row(family: str) -> Format:
 
 def recognise(file: WeightFile) -> Format | None:
     """The first row whose predicate holds, or None."""
-    file = canonical(file)
+    file = rename_keys(file)
     return next((row for row in FORMATS if row.recognise(file)), None)
 
 
@@ -119,6 +119,6 @@ def read_tower(file: WeightFile) -> OwnTower | None:
     Raises:
         WeightsError: it is incomplete, or holds NaN or infinite values.
     """
-    file = canonical(file)
+    file = rename_keys(file)
     row = recognise(file)
     return None if row is None or row.tower is None else row.tower(file)

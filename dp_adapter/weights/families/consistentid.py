@@ -73,8 +73,8 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     return replace(
         plain,
         adapter=Adapter(Projections(net, parts), sites),
-        recipe=_tokens,
-        fusion=_fusion,
+        recipe=_make_tokens,
+        fusion=_make_text_identity,
         encoders=tuple(widths),
         features_width=widths,
         models={},
@@ -82,14 +82,14 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
     both = adapter.projection
     assert isinstance(both, Projections)
     # The SDXL pipeline adds the face's own tokens (shortcut=True), the SD1.5 pipeline does not.
-    return ip_adapter.face_plus_tokens(both.tokens, features, len(adapter.sites) > 16, options.structure)
+    return ip_adapter.make_face_plus_tokens(both.tokens, features, len(adapter.sites) > 16, options.structure)
 
 
-def _fusion(adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
+def _make_text_identity(adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
     both = adapter.projection
     assert isinstance(both, Projections)
     net = both.parts

@@ -61,15 +61,17 @@ def _is_gated(file: WeightFile) -> bool:
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = build_projection(Resampler.like, strip_prefix(file.tensors, "local_fac_prj."), file)
-    return _checkpoint(file, family, title, net, resampled_tokens, net.latents.shape[1], net.proj_in.in_features)
+    return _make_checkpoint(
+        file, family, title, net, make_resampled_tokens, net.latents.shape[1], net.proj_in.in_features
+    )
 
 
 def read_first(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = build_projection(PatchProjection.like, strip_prefix(file.tensors, "local_fac_prj."), file)
-    return _checkpoint(file, family, title, net, _first_tokens, net.tokens, net.width)
+    return _make_checkpoint(file, family, title, net, _make_first_tokens, net.tokens, net.width)
 
 
-def _checkpoint(
+def _make_checkpoint(
     file: WeightFile, family: str, title: str, net: nn.Module, recipe: Recipe, tokens: int, width: int
 ) -> Checkpoint:
     return Checkpoint(
@@ -77,7 +79,7 @@ def _checkpoint(
         family=family,
         title=title,
         base="sd15",
-        adapter=Adapter(net, _sites(file)),
+        adapter=Adapter(net, _read_sites(file)),
         encoders=("transface",),
         recipe=recipe,
         tokens_per_photo=tokens,
@@ -87,7 +89,7 @@ def _checkpoint(
     )
 
 
-def _sites(file: WeightFile) -> list[GatedSiteAdapter]:
+def _read_sites(file: WeightFile) -> list[GatedSiteAdapter]:
     sites: dict[str, dict[str, Tensor]] = {}
     for key, tensor in file.tensors.items():
         if match := _SITE.fullmatch(key):
@@ -111,7 +113,7 @@ def _gated_like(state: State) -> GatedSiteAdapter:
     return GatedSiteAdapter(context, width, state["ff.net.2.weight"].shape[1])
 
 
-def resampled_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def make_resampled_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     """Tokens of TransFace's patches; uncond are those of zeros."""
     net = adapter.projection
     assert isinstance(net, Resampler)
@@ -119,7 +121,7 @@ def resampled_tokens(adapter: Adapter, features: Features, _options: TokenOption
     return Tokens(net(x).flatten(0, 1), net(torch.zeros_like(x)).flatten(0, 1))
 
 
-def _first_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_first_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, PatchProjection)
     x = require(features.face_patches, "TransFace patch features", net.width)

@@ -33,7 +33,7 @@ class _Projection(Protocol):
     def __call__(self, *features: Tensor) -> Tensor: ...
 
 
-def image_proj(file: WeightFile) -> dict[str, Tensor]:
+def _projection_state(file: WeightFile) -> dict[str, Tensor]:
     return strip_prefix(file.tensors, "image_proj.")
 
 
@@ -61,7 +61,7 @@ def is_face(file: WeightFile) -> bool:
 
 def is_portrait(file: WeightFile) -> bool:
     has_lora = any("_lora." in key for key in file.tensors)
-    return is_face(file) and not has_lora and _face_tokens(file) >= _PORTRAIT_TOKENS
+    return is_face(file) and not has_lora and _count_face_tokens(file) >= _PORTRAIT_TOKENS
 
 
 def _is_resampler(file: WeightFile) -> bool:
@@ -77,60 +77,62 @@ def is_plus(file: WeightFile) -> bool:
     return _is_resampler(file) and not is_sequence(file)
 
 
-def _face_tokens(file: WeightFile) -> int:
+def _count_face_tokens(file: WeightFile) -> int:
     return file.tensors["image_proj.proj.2.weight"].shape[0] // file.tensors["image_proj.norm.weight"].shape[0]
 
 
 def read_standard(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = build_projection(projection.ImageProjection.like, image_proj(file), file)
+    net = build_projection(projection.ImageProjection.like, _projection_state(file), file)
     tokens = net.proj.out_features // net.norm.normalized_shape[0]
     widths: dict[Encoder, int] = {"clip-embeds": net.proj.in_features}
-    return replace(_checkpoint(file, family, title, net, _image_tokens, widths, tokens), crop="photo")
+    return replace(_make_checkpoint(file, family, title, net, _make_image_tokens, widths, tokens), crop="photo")
 
 
 def read_full(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = build_projection(projection.FullProjection.like, image_proj(file), file)
+    net = build_projection(projection.FullProjection.like, _projection_state(file), file)
     width = file.tensors["image_proj.proj.0.weight"].shape[1]
-    return _checkpoint(file, family, title, net, _hidden_tokens, {"clip-hidden": width}, 257)
+    return _make_checkpoint(file, family, title, net, _make_hidden_tokens, {"clip-hidden": width}, 257)
 
 
 def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = build_projection(projection.Resampler.like, image_proj(file), file)
+    net = build_projection(projection.Resampler.like, _projection_state(file), file)
     widths: dict[Encoder, int] = {"clip-hidden": net.proj_in.in_features}
     models = {"plus-face": Variant(), "plus": Variant(crop="photo"), "composition": Variant(crop="photo")}
-    return _checkpoint(file, family, title, net, _hidden_tokens, widths, net.latents.shape[1], models)
+    return _make_checkpoint(file, family, title, net, _make_hidden_tokens, widths, net.latents.shape[1], models)
 
 
 def read_face(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = build_projection(projection.FaceProjection.like, image_proj(file), file)
+    net = build_projection(projection.FaceProjection.like, _projection_state(file), file)
     width = file.tensors["image_proj.proj.0.weight"].shape[1]
-    return _checkpoint(file, family, title, net, face_tokens, {"arcface": width}, _face_tokens(file))
+    return _make_checkpoint(file, family, title, net, make_face_tokens, {"arcface": width}, _count_face_tokens(file))
 
 
 def read_portrait(file: WeightFile, family: str, title: str) -> Checkpoint:
-    return _concatenating(read_face(file, family, title))
+    return replace(read_face(file, family, title), combine="concatenate")
 
 
 def read_sequence(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = build_projection(projection.Resampler.like, image_proj(file), file)
+    net = build_projection(projection.Resampler.like, _projection_state(file), file)
     widths: dict[Encoder, int] = {"arcface-raw": net.proj_in.in_features}
     models = {"instantid": Variant("antelopev2", identity_net=True), "faceid-portrait-unnorm": Variant()}
-    checkpoint = _checkpoint(file, family, title, net, _sequence_tokens, widths, net.latents.shape[1], models)
-    return _concatenating(checkpoint)
+    checkpoint = _make_checkpoint(file, family, title, net, _make_sequence_tokens, widths, net.latents.shape[1], models)
+    return replace(checkpoint, combine="concatenate")
 
 
 def read_face_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = build_projection(projection.FacePlusProjection.like, image_proj(file), file)
+    net = build_projection(projection.FacePlusProjection.like, _projection_state(file), file)
     widths: dict[Encoder, int] = {
         "arcface": file.tensors["image_proj.proj.0.weight"].shape[1],
         "clip-hidden": net.perceiver_resampler.proj_in.in_features,
     }
     # On SDXL only v2 was published.
-    models = {"faceid-plusv2": Variant()} | ({"faceid-plus": Variant(shortcut=False)} if _base(file) == "sd15" else {})
-    return _checkpoint(file, family, title, net, _face_plus_tokens, widths, _face_tokens(file), models)
+    models = {"faceid-plusv2": Variant()} | (
+        {"faceid-plus": Variant(shortcut=False)} if _base_by_layers(file) == "sd15" else {}
+    )
+    return _make_checkpoint(file, family, title, net, _make_variant_tokens, widths, _count_face_tokens(file), models)
 
 
-def _checkpoint(
+def _make_checkpoint(
     file: WeightFile,
     family: str,
     title: str,
@@ -140,8 +142,8 @@ def _checkpoint(
     tokens: int,
     models: Mapping[str, Variant] | None = None,
 ) -> Checkpoint:
-    adapter = Adapter(net, _sites(file))
-    base = _base(file)
+    adapter = Adapter(net, _read_sites(file))
+    base = _base_by_layers(file)
     return Checkpoint(
         path=file.path,
         family=family,
@@ -157,33 +159,29 @@ def _checkpoint(
     )
 
 
-def _concatenating(checkpoint: Checkpoint) -> Checkpoint:
-    return replace(checkpoint, combine="concatenate")
-
-
-def _image_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_image_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.ImageProjection)
     x = require(features.image_embeds, "CLIP image embeddings", net.proj.in_features)
     return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _hidden_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_hidden_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
-    width = net.proj_in.in_features if isinstance(net, projection.Resampler) else _first_linear(net)
+    width = net.proj_in.in_features if isinstance(net, projection.Resampler) else _input_width(net)
     x = require(features.clip_hidden, "CLIP hidden states", width)
     zero_pixels = require(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
     return _project(net, x, uncond=zero_pixels.expand(len(x), -1, -1))
 
 
-def face_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def make_face_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     """Tokens of a projection from a face embedding; uncond is the projection of zeros."""
     net = adapter.projection
-    x = require(features.faceid, "face embeddings", _first_linear(net))
+    x = require(features.faceid, "face embeddings", _input_width(net))
     return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _sequence_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_sequence_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.Resampler)
     x = require(features.faceid, "raw face embeddings", net.proj_in.in_features)
@@ -191,18 +189,18 @@ def _sequence_tokens(adapter: Adapter, features: Features, _options: TokenOption
     return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _face_plus_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+def _make_variant_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.FacePlusProjection)
-    return face_plus_tokens(net, features, options.shortcut, options.structure)
+    return make_face_plus_tokens(net, features, options.shortcut, options.structure)
 
 
-def face_plus_tokens(
+def make_face_plus_tokens(
     net: projection.FacePlusProjection, features: Features, shortcut: bool, structure: float
 ) -> Tokens:
     """Tokens of a face embedding and CLIP's hidden states; uncond takes zeros and a black picture the same way."""
     width = net.perceiver_resampler.proj_in.in_features
-    face = require(features.faceid, "face embeddings", _first_linear(net))
+    face = require(features.faceid, "face embeddings", _input_width(net))
     hidden = require(features.clip_hidden, "CLIP hidden states", width)
     zero_pixels = require(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
     choice = (shortcut, structure)
@@ -216,13 +214,13 @@ def _project(net: _Projection, x: Tensor, uncond: Tensor) -> Tokens:
     return Tokens(net(x).flatten(0, -2), net(uncond).flatten(0, -2))
 
 
-def _first_linear(net: nn.Module) -> int:
+def _input_width(net: nn.Module) -> int:
     linear = net.get_submodule("proj.0")
     assert isinstance(linear, nn.Linear)
     return linear.in_features
 
 
-def _base(file: WeightFile) -> Base:
+def _base_by_layers(file: WeightFile) -> Base:
     """SD1.5 has 16 text attentions, SDXL 70; widths do not matter."""
     count = sum(key.endswith(".to_k_ip.weight") for key in file.tensors)
     for base, sites in SITES.items():
@@ -234,11 +232,11 @@ def _base(file: WeightFile) -> Base:
     )
 
 
-def _sites(file: WeightFile) -> list[SiteAdapter]:
+def _read_sites(file: WeightFile) -> list[SiteAdapter]:
     layers = strip_prefix(file.tensors, "ip_adapter.")
-    context = _context(file)
+    context = _token_width(file)
     sites: list[SiteAdapter] = []
-    for index in range(SITES[_base(file)]):
+    for index in range(SITES[_base_by_layers(file)]):
         number = 2 * index + 1
         k, v = layers.get(f"{number}.to_k_ip.weight"), layers.get(f"{number}.to_v_ip.weight")
         if k is None or v is None or k.shape != v.shape or k.ndim != 2:
@@ -253,7 +251,7 @@ def _sites(file: WeightFile) -> list[SiteAdapter]:
     return sites
 
 
-def _context(file: WeightFile) -> int:
+def _token_width(file: WeightFile) -> int:
     """Width D of the tokens that the projection makes: that of its last normalisation."""
     names = ("image_proj.norm.weight", "image_proj.norm_out.weight", "image_proj.proj.3.weight")
     return next(file.tensors[name].shape[0] for name in names if name in file.tensors)

@@ -75,7 +75,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         base="sd15",
         adapter=Adapter(net, sites),
         encoders=("clip-parsed",),
-        recipe=_tokens,
+        recipe=_make_tokens,
         tokens_per_photo=net.latents.shape[1],
         features_width={"clip-parsed": net.proj_in.in_features},
         combine="concatenate",
@@ -83,7 +83,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, IDResampler)
     width = net.proj_in.in_features

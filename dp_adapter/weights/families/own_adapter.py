@@ -19,8 +19,8 @@ from dp_adapter.core.projection import FaceProjection, Resampler, State, strip_p
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_module, build_projection
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder
-from dp_adapter.weights.families.facechain_fact import build_gated_site, resampled_tokens
-from dp_adapter.weights.families.ip_adapter import face_tokens
+from dp_adapter.weights.families.facechain_fact import build_gated_site, make_resampled_tokens
+from dp_adapter.weights.families.ip_adapter import make_face_tokens
 from dp_adapter.weights.files import WeightFile
 
 VERSION = 1
@@ -51,13 +51,13 @@ def save(path: Path, adapter: Adapter, base: Base, encoder: Encoder, training: M
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
-    base, encoder = _checked(file)
+    base, encoder = _read_metadata(file)
     count = len({key.split(".")[1] for key in file.tensors if key.startswith("sites.")})
     if count != SITES[base]:
         raise WeightsError(f"{file.path.name} is for {base} but has {count} of {SITES[base]} layers", "It is damaged.")
     patches = file.metadata["kind"] == PATCHES
-    sites = [_site(strip_prefix(file.tensors, f"sites.{index}."), index, file) for index in range(SITES[base])]
-    net, tokens, width = _patches(file) if patches else _face(file)
+    sites = [_read_site(strip_prefix(file.tensors, f"sites.{index}."), index, file) for index in range(SITES[base])]
+    net, tokens, width = _read_patch_projection(file) if patches else _read_face_projection(file)
     return Checkpoint(
         path=file.path,
         family=family,
@@ -65,7 +65,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         base=base,
         adapter=Adapter(net, sites),
         encoders=(encoder,),
-        recipe=resampled_tokens if patches else face_tokens,
+        recipe=make_resampled_tokens if patches else make_face_tokens,
         tokens_per_photo=tokens,
         features_width={encoder: width},
         combine="concatenate" if patches else "average",
@@ -74,20 +74,20 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _face(file: WeightFile) -> tuple[nn.Module, int, int]:
+def _read_face_projection(file: WeightFile) -> tuple[nn.Module, int, int]:
     """The projection of a face embedding, its number of tokens and the embedding's width."""
     net = build_projection(FaceProjection.like, strip_prefix(file.tensors, "projection."), file)
     tokens = file.tensors["projection.proj.2.weight"].shape[0] // net.norm.normalized_shape[0]
     return net, tokens, file.tensors["projection.proj.0.weight"].shape[1]
 
 
-def _patches(file: WeightFile) -> tuple[nn.Module, int, int]:
+def _read_patch_projection(file: WeightFile) -> tuple[nn.Module, int, int]:
     """The same of the patches of a face."""
     net = build_projection(Resampler.like, strip_prefix(file.tensors, "projection."), file)
     return net, net.latents.shape[1], net.proj_in.in_features
 
 
-def _checked(file: WeightFile) -> tuple[Base, Encoder]:
+def _read_metadata(file: WeightFile) -> tuple[Base, Encoder]:
     facts = file.metadata
     if not facts.get("version", "").isdigit() or int(facts["version"]) > VERSION:
         raise WeightsError(
@@ -103,7 +103,7 @@ def _checked(file: WeightFile) -> tuple[Base, Encoder]:
     return base, encoder
 
 
-def _site(state: State, index: int, file: WeightFile) -> SiteAdapter | GatedSiteAdapter:
+def _read_site(state: State, index: int, file: WeightFile) -> SiteAdapter | GatedSiteAdapter:
     if _has(state, "alpha_"):
         return build_gated_site(state, index, file)
     return build_module(_site_like, state, file, f"layer {index}")

@@ -131,23 +131,23 @@ def save(
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     state = {key: value.float() for key, value in file.tensors.items()}
-    net = build_module(_like, state, file, "its personalised identity")
+    net = build_module(_personal_like, state, file, "its personalised identity")
     return Checkpoint(
         path=file.path,
         family=family,
         title=title,
-        base=_base(file),
+        base=_read_base(file),
         adapter=Adapter(net, ()),
         encoders=(),
         recipe=make_no_tokens,
         tokens_per_photo=0,
         features_width={},
-        fusion=partial(_fusion, word=file.metadata.get("word", "")),
+        fusion=partial(_make_text_identity, word=file.metadata.get("word", "")),
         metadata=file.metadata,
     )
 
 
-def _like(state: Mapping[str, Tensor]) -> Personal:
+def _personal_like(state: Mapping[str, Tensor]) -> Personal:
     faceid, anchor = state["faceid"], state["anchor"]
     if faceid.ndim != 1 or anchor.ndim != 2 or anchor.shape[1] % _HEADS:
         raise ValueError("faceid must be [e] and anchor [k, D]")
@@ -157,7 +157,7 @@ def _like(state: Mapping[str, Tensor]) -> Personal:
     return Personal(faceid, anchor, learned=learned)
 
 
-def _base(file: WeightFile) -> Base:
+def _read_base(file: WeightFile) -> Base:
     facts = file.metadata
     if not facts.get("version", "").isdigit() or int(facts["version"]) > VERSION:
         raise WeightsError(
@@ -172,7 +172,7 @@ def _base(file: WeightFile) -> Base:
     return next(name for name in get_args(Base) if name == facts["base"])
 
 
-def _fusion(adapter: Adapter, _features: Features, _options: TokenOptions, *, word: str) -> TextIdentity:
+def _make_text_identity(adapter: Adapter, _features: Features, _options: TokenOptions, *, word: str) -> TextIdentity:
     net = adapter.projection
     assert isinstance(net, Personal)
 

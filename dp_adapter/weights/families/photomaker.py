@@ -63,8 +63,8 @@ class PhotoMakerEncoder(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()
         self.vision_model = VisionTower(strip_prefix(state, "vision_model."))
-        self.visual_projection = _projection(state["visual_projection.weight"])
-        self.visual_projection_2 = _projection(state["visual_projection_2.weight"])
+        self.visual_projection = _linear_like(state["visual_projection.weight"])
+        self.visual_projection_2 = _linear_like(state["visual_projection_2.weight"])
         self.fuse_module = FuseModule(strip_prefix(state, "fuse_module."))
         perceiver = strip_prefix(state, "qformer_perceiver.")
         self.qformer_perceiver = FacePerceiver(perceiver) if perceiver else None
@@ -89,7 +89,7 @@ class PhotoMakerEncoder(nn.Module):
         return in_float(self.qformer_perceiver, faceid, hidden)
 
 
-def _projection(weight: Tensor) -> nn.Linear:
+def _linear_like(weight: Tensor) -> nn.Linear:
     return nn.Linear(weight.shape[1], weight.shape[0], bias=False)
 
 
@@ -98,7 +98,7 @@ def recognise(file: WeightFile) -> bool:
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = build_module(PhotoMakerEncoder, _encoder(file), file, "its identity encoder")
+    net = build_module(PhotoMakerEncoder, _encoder_state(file), file, "its identity encoder")
     bare = {k: v for k, v in file.tensors.items() if k.startswith(_UNET)}
     lora = attention_lora(
         bare if _FUSE in file.tensors else strip_prefix(file.tensors, "lora_weights."), "sdxl", file.path.name
@@ -119,8 +119,8 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         lora=lora,
         combine="concatenate",
         pack=_PACK,
-        fusion=_fusion,
-        tower=_tower(net),
+        fusion=_make_text_identity,
+        tower=_make_tower(net),
         start=_START,
     )
 
@@ -131,18 +131,18 @@ def read_tower(file: WeightFile) -> OwnTower:
     Raises:
         WeightsError: it is incomplete, or holds NaN or infinite values.
     """
-    encoder = _encoder(file)
+    encoder = _encoder_state(file)
     require_finite(replace(file, tensors=encoder))
-    return _tower(build_module(PhotoMakerEncoder, encoder, file, "its identity encoder"))
+    return _make_tower(build_module(PhotoMakerEncoder, encoder, file, "its identity encoder"))
 
 
-def _encoder(file: WeightFile) -> Mapping[str, Tensor]:
+def _encoder_state(file: WeightFile) -> Mapping[str, Tensor]:
     if _FUSE in file.tensors:
         return {k: v for k, v in file.tensors.items() if not k.startswith(_UNET)}
     return strip_prefix(file.tensors, "id_encoder.")
 
 
-def _tower(net: PhotoMakerEncoder) -> OwnTower:
+def _make_tower(net: PhotoMakerEncoder) -> OwnTower:
     size, perceiver = net.vision_model.image_size, net.qformer_perceiver
 
     def embed(pixels: Tensor, faceid: Tensor | None) -> Tensor:
@@ -164,7 +164,7 @@ def _digest(net: PhotoMakerEncoder) -> str:
     return sha.hexdigest()[:16]
 
 
-def _fusion(adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
+def _make_text_identity(adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
     net = adapter.projection
     assert isinstance(net, PhotoMakerEncoder)
     embeds = require(features.id_embeds, "what its own vision tower sees", net.context).flatten(0, 1)  # [n T, D]

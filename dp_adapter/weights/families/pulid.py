@@ -45,25 +45,25 @@ class IdEncoder(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()
         self.context = state["mapping_0.6.weight"].shape[0]
-        self.body = _mlp(state, "body.")
+        self.body = _build_mlp(state, "body.")
         for number in range(SCALES):
-            self.add_module(f"mapping_{number}", _mlp(state, f"mapping_{number}."))
-            self.add_module(f"mapping_patch_{number}", _mlp(state, f"mapping_patch_{number}."))
+            self.add_module(f"mapping_{number}", _build_mlp(state, f"mapping_{number}."))
+            self.add_module(f"mapping_patch_{number}", _build_mlp(state, f"mapping_patch_{number}."))
 
     @property
     def tokens(self) -> int:
         """T."""
-        return _out(self.body) // self.context + SCALES
+        return _output_width(self.body) // self.context + SCALES
 
     @property
     def face_width(self) -> int:
         """e."""
-        return _in(self.body)
+        return _input_width(self.body)
 
     @property
     def hidden_width(self) -> int:
         """c."""
-        return _in(self.get_submodule("mapping_0"))
+        return _input_width(self.get_submodule("mapping_0"))
 
     def forward(self, face: Tensor, hidden: Tensor) -> Tensor:
         tokens = [self.body(face).unflatten(-1, (-1, self.context))]  # [n, T - S, D]
@@ -81,9 +81,9 @@ class IdFormer(nn.Module):
         super().__init__()
         self.latents = nn.Parameter(torch.empty_like(state["latents"], dtype=torch.float32))  # [1, T, width]
         self.proj_out = nn.Parameter(torch.empty_like(state["proj_out"], dtype=torch.float32))  # [width, D]
-        self.id_embedding_mapping = _mlp(state, "id_embedding_mapping.")
+        self.id_embedding_mapping = _build_mlp(state, "id_embedding_mapping.")
         for number in range(SCALES):
-            self.add_module(f"mapping_{number}", _mlp(state, f"mapping_{number}."))
+            self.add_module(f"mapping_{number}", _build_mlp(state, f"mapping_{number}."))
         width = self.latents.shape[-1]
         depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
         if depth % SCALES:
@@ -101,12 +101,12 @@ class IdFormer(nn.Module):
     @property
     def face_width(self) -> int:
         """e."""
-        return _in(self.id_embedding_mapping)
+        return _input_width(self.id_embedding_mapping)
 
     @property
     def hidden_width(self) -> int:
         """c."""
-        return _in(self.get_submodule("mapping_0"))
+        return _input_width(self.get_submodule("mapping_0"))
 
     def forward(self, face: Tensor, hidden: Tensor) -> Tensor:
         width = self.latents.shape[-1]
@@ -123,7 +123,7 @@ class IdFormer(nn.Module):
         return latents[0, : self.tokens] @ self.proj_out
 
 
-def _mlp(state: State, prefix: str) -> nn.Sequential:
+def _build_mlp(state: State, prefix: str) -> nn.Sequential:
     """Linear, normalisation and LeakyReLU twice, and a last linear layer."""
     first, second, last = (state[f"{prefix}{number}.weight"] for number in (0, 3, 6))
     return nn.Sequential(
@@ -137,11 +137,11 @@ def _mlp(state: State, prefix: str) -> nn.Sequential:
     )
 
 
-def _in(mlp: nn.Module) -> int:
+def _input_width(mlp: nn.Module) -> int:
     return mlp.get_parameter("0.weight").shape[1]
 
 
-def _out(mlp: nn.Module) -> int:
+def _output_width(mlp: nn.Module) -> int:
     return mlp.get_parameter("6.weight").shape[0]
 
 
@@ -160,9 +160,9 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         family=family,
         title=f"{title} {'v1' if first else 'v1.1'}",
         base="sdxl",
-        adapter=Adapter(net, _sites(file, _context(net))),
+        adapter=Adapter(net, _read_sites(file, _token_width(net))),
         encoders=("arcface-raw", "eva"),
-        recipe=_tokens,
+        recipe=_make_tokens,
         tokens_per_photo=net.tokens,
         features_width={"arcface-raw": _ARCFACE, "eva": net.hidden_width},
         combine="concatenate",
@@ -173,11 +173,11 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _context(net: IdEncoder | IdFormer) -> int:
+def _token_width(net: IdEncoder | IdFormer) -> int:
     return net.context if isinstance(net, IdEncoder) else net.proj_out.shape[1]
 
 
-def _sites(file: WeightFile, context: int) -> list[SiteAdapter]:
+def _read_sites(file: WeightFile, context: int) -> list[SiteAdapter]:
     layers: dict[int, dict[str, Tensor]] = {}
     for key, tensor in file.tensors.items():
         if match := _SITE.fullmatch(key):
@@ -197,7 +197,7 @@ def _sites(file: WeightFile, context: int) -> list[SiteAdapter]:
     return sites
 
 
-def _tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     """v1: the photos' tokens one after another; v1.1: the same number for any number of photos.
 
     The unconditional tokens are the encoder's for zeros; v1.1 takes one photo of them

@@ -26,7 +26,7 @@ _PREFIX = "image_proj."
 class StoryMakerProjection(FacePlusProjection):
     """Persons -> one group of tokens for the background and one for each of them.
 
-    A person's group is made of their face and figure alone; its place among the persons is a learned embedding.
+    A person's group is made of their face and figure alone; its number among the persons has a learned embedding.
     """
 
     def __init__(self, state: State) -> None:
@@ -74,7 +74,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         base="sdxl",
         adapter=Adapter(net, sites),
         encoders=("arcface", "clip-hidden", "clip-person"),
-        recipe=_tokens,
+        recipe=_make_tokens,
         tokens_per_photo=2 * net.bg_embed.shape[1],
         features_width={
             "arcface": file.tensors[_PREFIX + "proj.0.weight"].shape[1],
@@ -87,17 +87,17 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
-    """The background's tokens, then those of each person in the features: one, whose place the options say, or all.
+def _make_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+    """The background's tokens, then those of each person in the features: one, whose number the options say, or all.
 
     The unconditional tokens are made of zeros in place of what the encoders give; the background's stay what they are.
 
     Raises:
-        WeightsError: features are missing or too wide, or there are more persons than the checkpoint has places for.
+        WeightsError: features are missing or too wide, or there are more persons than the checkpoint takes.
     """
     net = adapter.projection
     assert isinstance(net, StoryMakerProjection)
-    face = require(features.faceid, "face embeddings", _inputs(net))
+    face = require(features.faceid, "face embeddings", _face_width(net))
     hidden = require(
         features.clip_hidden, "CLIP hidden states of the face", net.perceiver_resampler.proj_in.in_features
     )
@@ -108,13 +108,13 @@ def _tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Toke
             f"{naming.person(options.person + len(face) - 1)} is one too many",
             "Use fewer persons, or another model.",
         )
-    given_all = (face, hidden, person)
-    cond = net.persons(*given_all, first=options.person, structure=options.structure)
-    uncond = net.persons(*map(torch.zeros_like, given_all), first=options.person, structure=options.structure)
+    photos = (face, hidden, person)
+    cond = net.persons(*photos, first=options.person, structure=options.structure)
+    uncond = net.persons(*map(torch.zeros_like, photos), first=options.person, structure=options.structure)
     return Tokens(cond.flatten(0, 1), uncond.flatten(0, 1))
 
 
-def _inputs(net: StoryMakerProjection) -> int:
+def _face_width(net: StoryMakerProjection) -> int:
     first = net.proj[0]
     assert isinstance(first, torch.nn.Linear)
     return first.in_features

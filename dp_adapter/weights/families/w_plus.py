@@ -48,7 +48,7 @@ def recognise(file: WeightFile) -> bool:
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = build_projection(WPlusProjection, strip_prefix(file.tensors, "w_proj."), file)
     context = net.norm.normalized_shape[0]
-    sites = [_site(*weights) for weights in read_layers(file, "wplus_adapter", _NAMES, context, "sd15")]
+    sites = [_build_site(*weights) for weights in read_layers(file, "wplus_adapter", _NAMES, context, "sd15")]
     return Checkpoint(
         path=file.path,
         family=family,
@@ -56,14 +56,14 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         base="sd15",
         adapter=Adapter(net, sites),
         encoders=("w-plus",),
-        recipe=_tokens,
+        recipe=_make_tokens,
         tokens_per_photo=4,
         features_width={"w-plus": LATENT[1]},
         mode="text_query",
     )
 
 
-def _site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
+def _build_site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
     """A site whose weights are the file's own tensors, not copies."""
     with torch.device("meta"):
         site = TextQuerySiteAdapter(k.shape[1], k.shape[0])
@@ -71,7 +71,7 @@ def _site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
     return site.eval().requires_grad_(False)
 
 
-def _tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, WPlusProjection)
     x = require(features.w_plus, "latents of StyleGAN2", LATENT[1])
