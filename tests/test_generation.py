@@ -128,13 +128,13 @@ def test_an_adapter_of_other_widths_is_refused(
     pipeline: load_pipeline.Pipeline, models: Path, portrait: Path, settings: Settings
 ) -> None:
     """Its base is right, its widths are not: the host says so before the first step."""
-    from dp_adapter.weights.families import own
+    from dp_adapter.weights.families import own_adapter
 
     torch.manual_seed(0)
     narrow = tiny.adapter("sd15")
     with torch.no_grad():
         narrow.projection = type(narrow.projection)(128, 32, 4, tiny.CONTEXT)  # type: ignore[call-arg,arg-type]
-    own.save(models / "dp_adapter" / "narrow.safetensors", narrow, "sd15", "sface", {})
+    own_adapter.save(models / "dp_adapter" / "narrow.safetensors", narrow, "sd15", "sface", {})
     with pytest.raises(HostError):
         generation.generate(Session([models], True), pipeline, settings.replace(model="narrow"), JOB)
 

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dp_adapter import generation
-from dp_adapter.core.personal import Personal
-from dp_adapter.core.photomaker import PhotoMakerEncoder
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
@@ -22,6 +20,8 @@ from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.weights.families import personal
+from dp_adapter.weights.families.personal import Personal
+from dp_adapter.weights.families.photomaker import PhotoMakerEncoder
 from tests import tiny
 from tests.hosts.pipelines import test_load_pipeline
 from tests.weights import fused_files

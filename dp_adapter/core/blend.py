@@ -158,3 +158,20 @@ class TextConsistency(nn.Module):
 def blend(f_v: Tensor, f_t: Tensor, gate: Tensor) -> Tensor:
     """F = G F_v + (1 - G) F_t, all [..., N, I] with gate [..., N, 1]."""
     return torch.lerp(f_t, f_v, gate.to(f_v).expand_as(f_v))
+
+
+def join_pathways(
+    f_v: Tensor, f_t: Tensor, mask: Tensor, ffb: FeatureBlending | None, grid: Grid, progress: float | Tensor
+) -> Tensor:
+    """F of both pathways, differentiable: by the trained gate and seam term, or by the mask where there is no FFB.
+
+    Args:
+        f_v, f_t: identity and text pathway [..., N, I]; mask: [..., N, 1] of the site's grid.
+        progress: a number, or [..., 1, 1].
+
+    Returns:
+        [..., N, I]
+    """
+    if ffb is None:
+        return blend(f_v, f_t, mask)
+    return blend(f_v, f_t, ffb.gate(f_v, f_t, mask, grid, progress)) + ffb.seam_term(f_v, f_t, mask)

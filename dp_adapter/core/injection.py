@@ -27,7 +27,7 @@ OWN_MODES: frozenset[BlendMode] = frozenset({"gated", "text_query"})
 """Blend modes that only the adapters trained for them take, and that these cannot do without."""
 
 
-def own_mode(site: SiteAdapter | GatedSiteAdapter) -> BlendMode | None:
+def required_mode(site: SiteAdapter | GatedSiteAdapter) -> BlendMode | None:
     """The only blend mode that a site's weights fit; None where any other does."""
     if isinstance(site, GatedSiteAdapter):
         return "gated"
@@ -77,7 +77,7 @@ class Identity:
         site = self.adapter.site(0)
         if (width := self.tokens.cond.shape[-1]) != site.context:
             raise HostError(f"The identity tokens are {width} wide, the adapter takes {site.context}")
-        if (own := own_mode(site)) != self.mode and (own or self.mode in OWN_MODES):
+        if (own := required_mode(site)) != self.mode and (own or self.mode in OWN_MODES):
             raise HostError(
                 f"The blend mode '{self.mode}' does not work with this adapter",
                 "FaceChain-FACT adapters take 'gated', W+ adapters 'text_query', all others any mode but these.",

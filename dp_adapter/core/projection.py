@@ -20,6 +20,11 @@ State = Mapping[str, Tensor]
 HEAD_DIM = 64  # of every public resampler and perceiver but PhotoMaker's
 
 
+def strip_prefix(state: State, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose key starts with ``prefix``, under the rest of their key."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
 class ImageProjection(nn.Module):
     """CLIP image embedding [n, c] -> [n, T, D] (IP-Adapter)."""
 
@@ -151,10 +156,7 @@ class FacePlusProjection(nn.Module):
         face = FaceProjection.like({key: value for key, value in state.items() if not key.startswith("perceiver")})
         self.proj = face.proj
         self.norm = face.norm
-        prefix = "perceiver_resampler."
-        self.perceiver_resampler = Perceiver(
-            {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        )
+        self.perceiver_resampler = Perceiver(strip_prefix(state, "perceiver_resampler."))
 
     @classmethod
     def like(cls, state: State) -> FacePlusProjection:

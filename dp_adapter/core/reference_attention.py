@@ -55,7 +55,7 @@ class ReferenceSelfAttention:
         """
         _require_shape(site, step, q, k, v, z)
         out = z.clone()
-        placements = self._cache.placements(site, step, z)
+        regions = self._cache.row_regions(site, step, z)
         first, numbers = len(step.rows) - len(step.references), tuple(dict.fromkeys(step.references))
         for number in numbers:
             reference = self.of(number)
@@ -64,17 +64,17 @@ class ReferenceSelfAttention:
             weight = reference.at(step.progress)
             if self._shared:  # their words divide the text attention only, so here their regions may overlap
                 weight /= len(numbers)
-            row, tokens = first + step.references.index(number), self._of_grid(number, site, step, z.device)
+            row, tokens = first + step.references.index(number), self._tokens_on_grid(number, site, step, z.device)
             k_ref, v_ref = (x[row] if tokens is None else x[row, tokens] for x in (k, v))  # [t, I]
-            for place in placements[number]:
-                positions = slice(None) if place.positions is None else place.positions
-                keys, values = torch.cat([k[place.row], k_ref]), torch.cat([v[place.row], v_ref])  # [N + t, I]
-                seen = attend(q[place.row, positions], keys, values, site.heads)  # [n, I]
-                gain = weight if place.gain is None else weight * place.gain
-                out[place.row, positions] += gain * (seen - z[place.row, positions])
+            for region in regions[number]:
+                positions = slice(None) if region.positions is None else region.positions
+                keys, values = torch.cat([k[region.row], k_ref]), torch.cat([v[region.row], v_ref])  # [N + t, I]
+                seen = attend(q[region.row, positions], keys, values, site.heads)  # [n, I]
+                gain = weight if region.gain is None else weight * region.gain
+                out[region.row, positions] += gain * (seen - z[region.row, positions])
         return out
 
-    def _of_grid(self, number: int, site: Site, step: Step, device: torch.device) -> Tensor | None:
+    def _tokens_on_grid(self, number: int, site: Site, step: Step, device: torch.device) -> Tensor | None:
         key = (number, step.latent, site.halvings, device)
         if key not in self._tokens:
             tokens = self.of(number).tokens(step.latent, site.halvings)

@@ -16,7 +16,7 @@ from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.types import Site, Step
 
 
-def twin_rows_kept(output: Tensor, gate: Tensor | None) -> Tensor:
+def mix_with_twins(output: Tensor, gate: Tensor | None) -> Tensor:
     """First half of the rows: ``gate * own + (1 - gate) * twin``; second half: unchanged.
 
     Args:
@@ -34,8 +34,8 @@ def twin_rows_kept(output: Tensor, gate: Tensor | None) -> Tensor:
 def self_attention(cache: RegionCache, site: Site, step: Step, output: Tensor) -> Tensor:
     """What a site's self-attention passes on: [R, N, C] -> [R, N, C]."""
     paired = step.without_references()
-    kept = twin_rows_kept(output[: len(paired.rows)], cache.own_share(paired, site.halvings, site.level))
-    return torch.cat([kept, output[len(paired.rows) :]]) if step.references else kept
+    mixed = mix_with_twins(output[: len(paired.rows)], cache.own_share(paired, site.halvings, site.level))
+    return torch.cat([mixed, output[len(paired.rows) :]]) if step.references else mixed
 
 
 def own_rows(cache: RegionCache, step: Step, sample: Tensor, twinned: bool) -> Tensor:
@@ -54,4 +54,4 @@ def prediction(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:
     if gate is None:
         return sample[: len(sample) // 2]
     flat = sample.flatten(2).mT  # [R, h * w, c]
-    return twin_rows_kept(flat, gate).mT.reshape(sample.shape)[: len(sample) // 2]
+    return mix_with_twins(flat, gate).mT.reshape(sample.shape)[: len(sample) // 2]

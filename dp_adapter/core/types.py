@@ -115,6 +115,21 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Captured:
+    """What the host's own attention computed in one call.
+
+    Attributes:
+        q: [R, N, I]; z: [R, N, I], the text attention before W_o; k, v: [R, L, I]; context: [R, L, D].
+    """
+
+    q: Tensor
+    z: Tensor
+    k: Tensor
+    v: Tensor
+    context: Tensor
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Identity tokens of one person, [T, D] each: for conditional and for unconditional rows."""
 

@@ -9,7 +9,6 @@ from dp_adapter.cache import Cache
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import foreign_files, formats
 from dp_adapter.weights.checkpoint import BASE_NAMES, Base
-from dp_adapter.weights.families.personal import FAMILY
 from dp_adapter.weights.files import open_weights
 from dp_adapter.weights.library import Library
 
@@ -98,5 +97,4 @@ def _look(name: str, path: Path) -> ModelFacts | None:
         checkpoint = row.read(file, row.family, row.title)
     except WeightsError as error:
         return None if shared else ModelFacts(name, problem=error.problem.removeprefix(f"{name} "))
-    personal = checkpoint.family == FAMILY
-    return ModelFacts(name, checkpoint.title, checkpoint.base, checkpoint.variants, personal=personal)
+    return ModelFacts(name, checkpoint.title, checkpoint.base, checkpoint.variants, personal=checkpoint.personal)

@@ -36,7 +36,6 @@ from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats, res_adapter
 from dp_adapter.weights.checkpoint import BASE_NAMES, Checkpoint
-from dp_adapter.weights.families import personal
 from dp_adapter.weights.library import Library
 from dp_adapter.weights.res_adapter import ResAdapter
 
@@ -144,7 +143,7 @@ class Session:
         explained = replace(prepared.explanation, left_out=left_out, used=used_in(asked, edit, checkpoint, variant))
         injection = replace(prepared.injection, companion=companion)
         prepared = replace(prepared, injection=injection, explanation=explained)
-        if variant != identity_net.VARIANT or not prepared.injection.active:
+        if not checkpoint.variant(variant).identity_net or not prepared.injection.active:
             return prepared
         return self._with_net(settings, scene, people, prepared)
 
@@ -227,7 +226,7 @@ class Session:
     def _is_personal(self, name: str) -> bool:
         """Whether a model is a personalised identity, which takes no photo."""
         try:
-            return self.checkpoint(name).family == personal.FAMILY
+            return self.checkpoint(name).personal
         except WeightsError:
             return False
 
@@ -235,11 +234,11 @@ class Session:
         self, settings: Settings, scene: Scene, checkpoint: Checkpoint, variant: str, people: Mapping[int, Person]
     ) -> tuple[dict[int, TextIdentity | None], tuple[str, ...]]:
         """What each person changes on the text side, and notes; a personalised identity beside it is the first's."""
-        options = options_of(settings, variant, scene.encode)
+        options = options_of(settings, checkpoint.variant(variant), scene.encode)
         texts = {number: self._texts.of(checkpoint, one.features, options) for number, one in people.items()}
-        if settings.text_side.personal and checkpoint.family != personal.FAMILY:
+        if settings.text_side.personal and not checkpoint.personal:
             own = self.checkpoint(settings.text_side.personal)
-            if own.family != personal.FAMILY:
+            if not own.personal:
                 problem = f"{own.path.name} is {own.title}, not a personalised identity"
                 raise SettingsError("text_side.personal", problem, "Choose it as the model instead.")
             _require_base(own, scene, "text_side.personal")

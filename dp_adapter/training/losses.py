@@ -48,26 +48,6 @@ def outside_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((1 - mask.float()) * (pred.float() - target.detach().float())).square().mean()
 
 
-def text_consistency(
-    pred: Tensor,
-    target: Tensor,
-    base: Tensor,
-    swapped: Tensor,
-    mask: Tensor,
-    *,
-    consistency: float = 0.4,
-    swap: float = 0.6,
-) -> Tensor:
-    """Stage 2, TCA: (1 - M) MSE + 0.4 ||(1 - M)(e - sg e_base)||^2 + 0.6 ||(1 - M)(e(c_id) - sg e(c'_id))||^2 [ours].
-
-    Args:
-        pred: e(c_id) [B, 4, h, w]; target: the noise; base: what the model without adapter says; swapped: e(c'_id) with
-            ``interpolated_identity``'s tokens; mask: [B, 1, h, w].
-    """
-    denoising = ((1 - mask.float()) * (pred.float() - target.float()).square()).mean()
-    return denoising + consistency * outside_mse(pred, base, mask) + swap * outside_mse(pred, swapped, mask)
-
-
 def interpolated_identity(
     tokens: Tensor, others: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:

@@ -14,7 +14,7 @@ from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.training.config import AdapterPlan, Config, EncoderName, StageKind
 from dp_adapter.training.initial_adapter import from_public, new_adapter, with_pathways
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 
 
 def first(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
@@ -75,5 +75,5 @@ def trained_by(adapter: Adapter, kind: StageKind) -> dict[str, nn.Parameter]:
 def save(path: Path, adapter: Adapter, base: Base, encoder: EncoderName, training: Mapping[str, object]) -> None:
     """Writes an adapter as the extension reads it; the file is there as a whole or not at all."""
     partial = path.with_suffix(".partial")
-    own.save(partial, adapter, base, encoder, training)
+    own_adapter.save(partial, adapter, base, encoder, training)
     partial.replace(path)

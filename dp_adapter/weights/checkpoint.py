@@ -34,6 +34,7 @@ Encoder = Literal[
     "w-plus",
 ]
 """What photos are encoded with; ``clip-parsed`` is CLIP's hidden state of the face without its background."""
+Crop = Literal["face", "photo"]
 SITES: Mapping[Base, int] = MappingProxyType({"sd15": 16, "sdxl": 70})
 BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDXL"})
 
@@ -88,6 +89,23 @@ class OwnTower:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What the keys of a file cannot tell about it: several published models may have the same ones.
+
+    Attributes:
+        pack: of insightface, whose networks it was trained on where it takes ArcFace.
+        crop: what CLIP sees, the aligned face or the whole photo.
+        shortcut: as ``TokenOptions`` says.
+        identity_net: whether a ControlNet for the face's keypoints belongs to it (InstantID).
+    """
+
+    pack: str = "buffalo_l"
+    crop: Crop = "face"
+    shortcut: bool = True
+    identity_net: bool = False
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One adapter file.
 
@@ -96,12 +114,14 @@ class Checkpoint:
         encoders: what the photos must be encoded with, in the order of the family's inputs.
         tokens_per_photo: T.
         features_width: width of the encoder outputs it takes, by encoder.
-        variants: names that share these keys; more than one means that the user must say which it is.
+        models: published models that share these keys, by name; of more than one the user must say which it is.
         combine: how several photos are joined when the user does not say.
         parts: parts of a person besides the face that it carries over.
         most_photos: of one person, where it was trained with no more; the best are taken.
         mode: how its identity is blended when the user does not say.
-        pack: of insightface, whose networks it was trained on where it takes ArcFace.
+        methods: blend modes by the method that a request may name (``pulid_method``).
+        zero_tokens: zero tokens to append to the identity's, so that attention may look away, by blend mode.
+        pack, crop: as ``Variant`` says, where the keys leave no choice.
         fusion: makes what acts on the text side, for families that act there.
         sharing: how several persons share a picture when the user does not say.
         tower: the one inside that looks at photos.
@@ -119,10 +139,13 @@ class Checkpoint:
     tokens_per_photo: int
     features_width: Mapping[Encoder, int]
     lora: tuple[LowRank, ...] = ()
-    variants: tuple[str, ...] = ()
+    models: Mapping[str, Variant] = field(default_factory=dict[str, Variant])
     combine: Literal["average", "concatenate", "best"] = "average"
     mode: BlendMode = "add"
+    methods: Mapping[str, BlendMode] = field(default_factory=dict[str, BlendMode])
+    zero_tokens: Mapping[BlendMode, int] = field(default_factory=dict[BlendMode, int])
     pack: str = "buffalo_l"
+    crop: Crop = "face"
     fusion: Fusion | None = None
     sharing: Sharing = "regions"
     tower: OwnTower | None = None
@@ -130,6 +153,20 @@ class Checkpoint:
     most_photos: int | None = None
     parts: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the published models that share these keys; none where the keys leave no choice."""
+        return tuple(self.models)
+
+    def variant(self, name: str) -> Variant:
+        """What one of the published models needs, or the only one that it can be."""
+        return self.models.get(name, Variant(self.pack, self.crop))
+
+    @property
+    def personal(self) -> bool:
+        """Whether one person is in the file, so that it takes no photo."""
+        return not self.encoders
 
     def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:
         """What one person changes in the text's context; None for families that leave it alone. Raises as `tokens`."""
@@ -153,7 +190,7 @@ class Checkpoint:
             return self.recipe(self.adapter, features, options or TokenOptions())
 
 
-def given(features: Tensor | None, what: str, width: int) -> Tensor:
+def require(features: Tensor | None, what: str, width: int) -> Tensor:
     """The features in float32, checked against the width [.., width] that a projection takes."""
     if features is None:
         raise WeightsError(f"This checkpoint needs {what}, and none was computed")
@@ -165,7 +202,7 @@ def given(features: Tensor | None, what: str, width: int) -> Tensor:
     return features.float()
 
 
-def no_tokens(adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
+def make_no_tokens(adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
     """The recipe of families that act on the text side alone: [0, D]."""
     none = torch.zeros(0, adapter.context)
     return Tokens(none, none)

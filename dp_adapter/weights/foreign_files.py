@@ -1,4 +1,4 @@
-"""What a file that is no adapter of ours most likely is, so that the refusal can say it."""
+"""The kind of a file that is no supported adapter, for the message that refuses it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _CONTROLNET = ForeignKind(
 )
 _VAE = ForeignKind("a VAE", "Choose it in the WebUI's settings.")
 _RES_ADAPTER = ForeignKind("a ResAdapter", "Choose its folder as size companion, beside an identity adapter.")
-_WORDS_KEY = re.compile(r".+_v\d+")
-_NOT_YET = "It is not supported; take one of the adapters that the README names."
-_SIGNS: tuple[tuple[str, ForeignKind], ...] = (
+_LEARNED_WORD_KEY = re.compile(r".+_v\d+")
+_UNSUPPORTED = "It is not supported; take one of the adapters that the README names."
+_KINDS_BY_KEY: tuple[tuple[str, ForeignKind], ...] = (
     (
         "model.diffusion_model.",
         ForeignKind("a whole Stable Diffusion checkpoint", "Choose it as the base model instead."),
@@ -39,9 +39,9 @@ _SIGNS: tuple[tuple[str, ForeignKind], ...] = (
             "FastComposer, which is a base model of its own", "It is not supported: it replaces the whole checkpoint."
         ),
     ),
-    ("text_branch.", ForeignKind("UniID's text branch", _NOT_YET)),
-    ("adapter_branch.", ForeignKind("UniID's adapter branch", _NOT_YET)),
-    ("faceid_adapter.", ForeignKind("UniPortrait", _NOT_YET)),
+    ("text_branch.", ForeignKind("UniID's text branch", _UNSUPPORTED)),
+    ("adapter_branch.", ForeignKind("UniID's adapter branch", _UNSUPPORTED)),
+    ("faceid_adapter.", ForeignKind("UniPortrait", _UNSUPPORTED)),
     ("pulid_ca.", ForeignKind("PuLID for FLUX", "Take pulid_v1.1.safetensors, which is for SDXL.")),
     ("id_encoder.", ForeignKind("PhotoMaker without its fuse_module", "Download it again.")),
     ("id_adapter_attn_layers.", ForeignKind("PuLID without its encoder", "Download it again.")),
@@ -73,7 +73,7 @@ _SIGNS: tuple[tuple[str, ForeignKind], ...] = (
 )
 
 
-def _words() -> ForeignKind:
+def _learned_words_of_id_ea() -> ForeignKind:
     return ForeignKind(
         "the words of an identity as ID-EA's released code saves them (textual inversion)",
         "They act at the text encoder's input: save each as an embedding of the WebUI and use it through the prompt, "
@@ -85,9 +85,9 @@ def identify(tensors: Mapping[str, Tensor]) -> ForeignKind | None:
     """The kind of file by its keys, or None."""
     if res_adapter.is_lora(tensors) or res_adapter.is_norms(tensors):
         return _RES_ADAPTER
-    if tensors and all(tensor.ndim == 1 and _WORDS_KEY.fullmatch(key) for key, tensor in tensors.items()):
-        return _words()
-    for sign, known in _SIGNS:
+    if tensors and all(tensor.ndim == 1 and _LEARNED_WORD_KEY.fullmatch(key) for key, tensor in tensors.items()):
+        return _learned_words_of_id_ea()
+    for sign, known in _KINDS_BY_KEY:
         if any(key.startswith(sign) or f".{sign}" in key for key in tensors):
             return known
     return None

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import foreign_files
-from dp_adapter.weights.checkpoint import Checkpoint
+from dp_adapter.weights.checkpoint import Checkpoint, OwnTower
 from dp_adapter.weights.families import (
     consistentid,
-    fact,
+    facechain_fact,
     ip_adapter,
     masterweaver,
-    mip,
-    own,
+    mip_adapter,
+    own_adapter,
     personal,
     photomaker,
     pulid,
@@ -28,28 +28,35 @@ from dp_adapter.weights.families import (
     w_plus,
 )
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
-from dp_adapter.weights.key_aliases import canonical
+from dp_adapter.weights.key_aliases import rename_keys
 
 
 @dataclass(frozen=True)
 class Format:
-    """One row: ``told`` looks at keys and shapes only, ``reader`` builds the checkpoint; of ``canonical`` keys."""
+    """One row, whose functions get files after ``rename_keys``.
+
+    Attributes:
+        matches: whether a file is of this family, by its keys and shapes.
+        reader: builds the checkpoint.
+        tower: reads nothing but the vision tower inside, for families that have one.
+    """
 
     family: str
     title: str
-    told: Callable[[WeightFile], bool]
+    matches: Callable[[WeightFile], bool]
     reader: Callable[[WeightFile, str, str], Checkpoint]
+    tower: Callable[[WeightFile], OwnTower] | None = None
 
     def recognise(self, file: WeightFile) -> bool:
-        return self.told(canonical(file))
+        return self.matches(rename_keys(file))
 
     def read(self, file: WeightFile, family: str, title: str) -> Checkpoint:
-        return self.reader(canonical(file), family, title)
+        return self.reader(rename_keys(file), family, title)
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("dp-adapter", "DP-Adapter", own.recognise, own.read),
-    Format(personal.FAMILY, "Personalised identity (ID-EA)", personal.recognise, personal.read),
+    Format("dp-adapter", "DP-Adapter", own_adapter.recognise, own_adapter.read),
+    Format("personal", "Personalised identity (ID-EA)", personal.recognise, personal.read),
     Format("faceid-plus", "IP-Adapter-FaceID-Plus", ip_adapter.is_face_plus, ip_adapter.read_face_plus),
     Format("faceid-portrait", "IP-Adapter-FaceID-Portrait", ip_adapter.is_portrait, ip_adapter.read_portrait),
     Format("faceid", "IP-Adapter-FaceID", ip_adapter.is_face, ip_adapter.read_face),
@@ -57,13 +64,18 @@ FORMATS: tuple[Format, ...] = (
     Format("ip-adapter-plus", "IP-Adapter Plus", ip_adapter.is_plus, ip_adapter.read_plus),
     Format("ip-adapter-full-face", "IP-Adapter Full-Face", ip_adapter.is_full, ip_adapter.read_full),
     Format("ip-adapter", "IP-Adapter", ip_adapter.is_standard, ip_adapter.read_standard),
-    Format("mip-adapter", "MIP-Adapter", mip.is_standard, mip.read_standard),
-    Format("mip-adapter-plus", "MIP-Adapter Plus", mip.is_plus, mip.read_plus),
-    Format("photomaker", "PhotoMaker", photomaker.recognise, photomaker.read),
+    Format("mip-adapter", "MIP-Adapter", mip_adapter.is_standard, mip_adapter.read_standard),
+    Format("mip-adapter-plus", "MIP-Adapter Plus", mip_adapter.is_plus, mip_adapter.read_plus),
+    Format("photomaker", "PhotoMaker", photomaker.recognise, photomaker.read, photomaker.read_tower),
     Format("consistentid", "ConsistentID", consistentid.recognise, consistentid.read),
-    Format("facechain-fact", "FaceChain-FACT", fact.recognise, fact.read),
-    Format("facechain-fact-first", "FaceChain-FACT (first version)", fact.recognise_first, fact.read_first),
-    Format(pulid.FAMILY, "PuLID", pulid.recognise, pulid.read),
+    Format("facechain-fact", "FaceChain-FACT", facechain_fact.recognise, facechain_fact.read),
+    Format(
+        "facechain-fact-first",
+        "FaceChain-FACT (first version)",
+        facechain_fact.recognise_first,
+        facechain_fact.read_first,
+    ),
+    Format("pulid", "PuLID", pulid.recognise, pulid.read),
     Format("storymaker", "StoryMaker", storymaker.recognise, storymaker.read),
     Format("masterweaver", "MasterWeaver", masterweaver.recognise, masterweaver.read),
     Format("w-plus", "W+ adapter", w_plus.recognise, w_plus.read),
@@ -80,7 +92,7 @@ def read(path: Path, family: str | None = None) -> Checkpoint:
         WeightsError: see ``open_weights``; or the file is another kind of model, or its layers are incomplete.
     """
     opened = open_weights(path)
-    file = canonical(opened)
+    file = rename_keys(opened)
     row = recognise(file) if family is None else _row(family)
     if row is None:
         raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign_files.describe(opened.tensors)}")
@@ -97,5 +109,16 @@ def _row(family: str) -> Format:
 
 def recognise(file: WeightFile) -> Format | None:
     """The first row whose predicate holds, or None."""
-    file = canonical(file)
+    file = rename_keys(file)
     return next((row for row in FORMATS if row.recognise(file)), None)
+
+
+def read_tower(file: WeightFile) -> OwnTower | None:
+    """The vision tower inside a file, without the rest of it; None where there is none.
+
+    Raises:
+        WeightsError: it is incomplete, or holds NaN or infinite values.
+    """
+    file = rename_keys(file)
+    row = recognise(file)
+    return None if row is None or row.tower is None else row.tower(file)

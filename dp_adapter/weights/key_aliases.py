@@ -35,52 +35,54 @@ _FROZEN = re.compile(r"(?:unet|vae|text_encoder(?:_2)?|image_encoder)\.(?!.*(?:l
 _BLOCKS = {"down": 0, "up": 1, "mid": 2}
 
 
-class _Canonical(WeightFile):
-    """One that was here already."""
+class _RenamedFile(WeightFile):
+    """A file whose keys have been renamed, so that this is done once."""
 
 
-def canonical(file: WeightFile) -> WeightFile:
+def rename_keys(file: WeightFile) -> WeightFile:
     """The file with its keys as the families' readers know them, without a frozen model beside them.
 
     A key that is there under its own name stays as it is. No tensor is read.
     """
-    if isinstance(file, _Canonical) or file.metadata.get("format", "pt") != "pt":  # of this project's own
+    if isinstance(file, _RenamedFile) or file.metadata.get("format", "pt") != "pt":  # of this project's own
         return file
-    bare = {_unwrapped(key): tensor for key, tensor in file.tensors.items()}
-    numbered = _numbered(bare)
+    bare = {_strip_wrappers(key): tensor for key, tensor in file.tensors.items()}
+    numbered = _number_layers(bare)
     tensors: dict[str, Tensor] = {}
     for key, tensor in bare.items():
-        name = numbered.get(key) or _renamed(key)
+        name = numbered.get(key) or _rename_key(key)
         if not _FROZEN.match(name) and (name == key or name not in bare):
             tensors[name] = tensor
-    return _Canonical(file.path, tensors, file.metadata)
+    return _RenamedFile(file.path, tensors, file.metadata)
 
 
-def _unwrapped(key: str) -> str:
+def _strip_wrappers(key: str) -> str:
     key = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
     while match := _OUTER.match(key):
         key = key[match.end() :]
     return _HOLDER.sub("", key)
 
 
-def _renamed(key: str) -> str:
+def _rename_key(key: str) -> str:
     theirs, ours = next((pair for pair in _PREFIXES if key.startswith(pair[0])), ("", ""))
     key = _PULID_SITE.sub(r"\1to_\2_ip.", ours + key.removeprefix(theirs))
     return key.removeprefix("unet.") if _PLAIN_PROCESSOR.match(key) else key
 
 
-def _numbered(keys: Iterable[str]) -> dict[str, str]:
+def _number_layers(keys: Iterable[str]) -> dict[str, str]:
     """Layers under a UNet's own paths, by the names that they have in a list of all processors: down, up, middle."""
     found = [match for key in keys if (match := _PROCESSOR.fullmatch(key))]
     if not any(_IDENTITY.match(match["name"]) for match in found):  # a LoRA alone, as PhotoMaker's
         return {}
-    paths = sorted({match["path"] for match in found}, key=_order)
+    paths = sorted({match["path"] for match in found}, key=_layer_order)
     numbers = {path: 2 * index for index, path in enumerate(paths)}
     return {
-        match.string: _renamed(f"ip_adapter.{numbers[match['path']] + (match['which'] == '2')}.{match['name']}.weight")
+        match.string: _rename_key(
+            f"ip_adapter.{numbers[match['path']] + (match['which'] == '2')}.{match['name']}.weight"
+        )
         for match in found
     }
 
 
-def _order(path: str) -> tuple[int, ...]:
+def _layer_order(path: str) -> tuple[int, ...]:
     return _BLOCKS[path.split("_", maxsplit=1)[0]], *map(int, re.findall(r"\d+", path))

@@ -1,4 +1,4 @@
-"""The adapter files in the model folders, and what the user said about the ones whose keys cannot tell."""
+"""The adapter files in the model folders, and the variants that users named for files whose keys leave a choice."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ class Library:
         return self.resolve(name)
 
     def variant(self, path: Path) -> str | None:
-        """What was said before about this file, whatever it is called now."""
+        """The variant that the user named for a file with this content; None where they named none."""
         answers = self._answers()
         return answers.get(file_digest(path)) if answers else None
 
     def remember(self, path: Path, variant: str) -> None:
-        """Keeps the answer for this file's content, where the models folder can be written."""
+        """Keeps the variant that the user named for a file's content, where the models folder can be written."""
         digest = file_digest(path)
         answers = self._answers()
         if answers.get(digest) == variant:

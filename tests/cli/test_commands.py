@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from dp_adapter.cli import main
-from dp_adapter.core.personal import Personal
 from dp_adapter.settings import Settings, walk_fields
 from dp_adapter.weights.families import personal
+from dp_adapter.weights.families.personal import Personal
 from tests import tiny
 
 Capture = pytest.CaptureFixture[str]

@@ -94,7 +94,7 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
     from dp_adapter.weights import formats
-    from dp_adapter.weights.families import own
+    from dp_adapter.weights.families import own_adapter
 
     adapter = formats.read(adapter_file).adapter
     for index in range(len(adapter.sites)):
@@ -102,7 +102,7 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
         assert isinstance(site, SiteAdapter)
         site.text = TextConsistency(site.context, site.width, 2)
         site.blending = FeatureBlending(site.width, 2)
-    own.save(tmp_path / "whole.safetensors", adapter, "sd15", "sface", {"steps": 3})
+    own_adapter.save(tmp_path / "whole.safetensors", adapter, "sd15", "sface", {"steps": 3})
     pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     studio = EvaluationPictures(
         Session([], paths_allowed=True), pipeline, tiny_folder, tmp_path / "whole.safetensors", tmp_path

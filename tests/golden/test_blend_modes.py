@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.session.assembly.checkpoint_choices import PULID_MODES, PULID_ZEROS
+from dp_adapter.weights.families.pulid import METHODS, ZERO_TOKENS
 from tests.golden.cases import FOLDER, cases
 from tests.golden.test_golden import ORTHO, identities_of, load, run_unet
 
@@ -35,5 +35,5 @@ def test_the_tolerance_tells_right_from_wrong(wrong: dict[str, Any]) -> None:
 def test_every_method_is_an_official_one() -> None:
     runs: list[dict[str, Any]] = [run for case in PULID for run in case.facts["runs"] if run["impl"] == "official"]
     official = {run["out"].split("/")[0]: (ORTHO[run["ortho"]], run["num_zero"]) for run in runs}
-    ours = {name: (mode, PULID_ZEROS.get(mode, 0)) for name, mode in PULID_MODES.items()}
+    ours = {name: (mode, ZERO_TOKENS.get(mode, 0)) for name, mode in METHODS.items()}
     assert {"plain" if name == "neutral" else name: way for name, way in ours.items()} == official

@@ -15,7 +15,7 @@ from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
 from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.hosts.pipelines.single_file import inspect_file
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 
 FACE, TOKENS = 128, 4
 
@@ -38,7 +38,7 @@ def make(checkpoint: Path, out: Path, seed: int = 0) -> Path:
             assert isinstance(site, SiteAdapter)
             site.to_v.weight.mul_(4)
     out.parent.mkdir(parents=True, exist_ok=True)
-    own.save(out, adapter, base, "sface", {"steps": 0, "note": "untrained"})
+    own_adapter.save(out, adapter, base, "sface", {"steps": 0, "note": "untrained"})
     return out
 
 

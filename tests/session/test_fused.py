@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.personal import Personal
-from dp_adapter.core.photomaker import PhotoMakerEncoder
 from dp_adapter.core.text.text_side import Positions, Spelling
 from dp_adapter.core.types import Row
 from dp_adapter.errors import DPAdapterError, SettingsError
@@ -24,6 +22,8 @@ from dp_adapter.identity.encoders.clip import preprocess
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.weights.families import personal
+from dp_adapter.weights.families.personal import Personal
+from dp_adapter.weights.families.photomaker import PhotoMakerEncoder
 from tests import tiny
 from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import Request

@@ -17,7 +17,7 @@ from dp_adapter.core.types import Tokens
 from dp_adapter.hosts.attach.diffusers import attach, base_of, pipeline_rows
 from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, load, run
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 from dp_adapter.weights.files import open_weights
 from tools.tiny_base import random_weights, tiny_pipeline, tiny_vae
 
@@ -106,7 +106,7 @@ def test_prompt_and_seed_are_seen(pipeline: Any) -> None:
 
 
 def test_identity_is_seen_and_leaves_the_layout(pipeline: Any, tiny_folder: Path, tmp_path: Path) -> None:
-    checkpoint = own.read(
+    checkpoint = own_adapter.read(
         open_weights(tiny_pipeline.identity_adapter(tmp_path / "tiny.safetensors", tiny_folder)), "dp_adapter", "tiny"
     )
     assert (checkpoint.base, checkpoint.encoders, checkpoint.tokens_per_photo) == ("sd15", ("sface",), 4)

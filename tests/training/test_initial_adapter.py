@@ -15,7 +15,7 @@ from dp_adapter.errors import WeightsError
 from dp_adapter.training.initial_adapter import from_public, new_adapter, new_resampler, with_pathways
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions, Mode
 from dp_adapter.weights import formats
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_transface_tokens(model: UNet, tmp_path: Path, mode: Mode) -> None:
     adapter = new_adapter(model, "transface", mode, tokens=16, width=tiny.FACE)
     assert isinstance(adapter.projection, Resampler)
     path = tmp_path / "mine.safetensors"
-    own.save(path, adapter, "sd15", "transface", {})
+    own_adapter.save(path, adapter, "sd15", "transface", {})
     read = formats.read(path)
     assert (read.encoders, read.tokens_per_photo, read.mode) == (("transface",), 16, mode)
     assert (dict(read.features_width), read.combine) == ({"transface": tiny.FACE}, "concatenate")
@@ -106,7 +106,7 @@ def test_from_public_files(tmp_path: Path, family: str, encoder: str) -> None:
     assert (start.base, start.encoder, start.mode) == ("sd15", encoder, "add")
     assert isinstance(start.adapter.projection, FaceProjection)
     assert all(p.requires_grad and p.dtype == torch.float32 for p in start.adapter.parameters())
-    own.save(tmp_path / "y.safetensors", start.adapter, start.base, start.encoder, {})
+    own_adapter.save(tmp_path / "y.safetensors", start.adapter, start.base, start.encoder, {})
     read, before = formats.read(tmp_path / "y.safetensors"), formats.read(path)
     assert torch.equal(plain_site(read.adapter, 3).to_k.weight, plain_site(before.adapter, 3).to_k.weight.float())
     if family != "faceid-plus":

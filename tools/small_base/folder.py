@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 from tools.small_base import vae
 from tools.small_base.base import Joint
 from tools.small_base.pool import Pool
@@ -31,7 +31,7 @@ def main() -> None:
     pipeline = tiny_pipeline.assembled(model.unet, net, model.text_encoder)
     pipeline.save_pretrained(args.out)
     steps = {"steps": sum(one["step"] for one in stored), "with": "the small base"}
-    own.save(args.out / "joint-adapter.safetensors", model.adapter, "sd15", "sface", steps)
+    own_adapter.save(args.out / "joint-adapter.safetensors", model.adapter, "sd15", "sface", steps)
     print(args.out, steps["steps"], "steps")
 
 

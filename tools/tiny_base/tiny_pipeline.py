@@ -14,7 +14,7 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.hosts.pipelines.load_pipeline import quiet
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 from tools.tiny_base import random_weights, tiny_unet, tiny_vae
 
 TEXT_CONFIG: dict[str, Any] = {
@@ -90,7 +90,7 @@ def identity_adapter(path: Path, folder: Path, seed: int = 0, scale: float = 1.0
             assert isinstance(site, SiteAdapter)
             site.to_k.weight.mul_(tiny_unet.SHARPNESS**0.5)
             site.to_v.weight.mul_(0.8 * scale)
-    own.save(path, adapter, "sd15", "sface", {"steps": 0, "note": "untrained"})
+    own_adapter.save(path, adapter, "sd15", "sface", {"steps": 0, "note": "untrained"})
     return path
 
 

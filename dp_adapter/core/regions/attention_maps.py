@@ -14,8 +14,8 @@ from dp_adapter.core.attention import split_heads
 from dp_adapter.core.regions.region_masks import grow_and_feather
 
 _CONTRAST = 0.5  # of the peak, by which it must stand out from the darkest fifth; noise comes to about 0.4
-_GATHERED = 0.5  # of what is above the level, which must be in the people's pieces; noise has many pieces
-_LEAST = 0.1  # of the largest piece: a smaller one is no further person
+_IN_BLOBS = 0.5  # of what is above the level, which must be in the people's blobs; noise has many blobs
+_LEAST = 0.1  # of the largest blob: a smaller one is no further person
 _HEAD = 1 / 3  # of a person's height: the head in a picture from the waist up
 
 
@@ -35,18 +35,18 @@ def word_share(q: Tensor, k: Tensor, words: Tensor, heads: int) -> Tensor:
 
 
 def region_of(share: Tensor, people: int, quantile: float = 0.2, *, head: bool = False) -> list[Tensor | None]:
-    """The regions of as many people, from left to right: where the smoothed map is above a level, piece by piece.
+    """The regions of as many people, from left to right: blobs in which the smoothed map is above a level.
 
     The level is the larger of the map's top quantile and the middle between its peak and its darkest fifth.
 
     Args:
         share: [h, w] in [0, 1], of any scale.
         quantile: share of the cells that may be above the level.
-        head: whether the words mean a face or head, whose piece is taken whole. A person's covers the body, of which
+        head: whether the words mean a face or head, whose blob is taken whole. A person's covers the body, of which
             the visually sensitive region is the upper end, see ``upper_end``.
 
     Returns:
-        Per person [h, w] of zeros and ones; None for all where the map is flat or scattered, or has fewer pieces than
+        Per person [h, w] of zeros and ones; None for all where the map is flat or scattered, or has fewer blobs than
         people, since then it is not known who is where.
     """
     nowhere: list[Tensor | None] = [None] * people
@@ -55,16 +55,16 @@ def region_of(share: Tensor, people: int, quantile: float = 0.2, *, head: bool =
     if not peak > 0 or peak - dark < _CONTRAST * peak:  # the first also when it is not a number
         return nowhere
     above = smooth >= torch.maximum(top, (peak + dark) / 2)
-    pieces = components(above)[:people]
-    cells = [piece.sum() for piece in pieces]
-    if len(pieces) < people or cells[-1] < _LEAST * cells[0] or sum(cells) < _GATHERED * above.sum():
+    blobs = components(above)[:people]
+    cells = [blob.sum() for blob in blobs]
+    if len(blobs) < people or cells[-1] < _LEAST * cells[0] or sum(cells) < _IN_BLOBS * above.sum():
         return nowhere
-    ordered = sorted(pieces, key=lambda piece: piece.nonzero()[:, 1].float().mean().item())
-    return [piece if head else upper_end(piece) for piece in ordered]
+    ordered = sorted(blobs, key=lambda blob: blob.nonzero()[:, 1].float().mean().item())
+    return [blob if head else upper_end(blob) for blob in ordered]
 
 
 def components(mask: Tensor) -> list[Tensor]:
-    """The connected pieces of a mask [h, w], over edges and corners, the largest first; each [h, w], zeros and ones."""
+    """The connected blobs of a mask [h, w], over edges and corners, the largest first; each [h, w], zeros and ones."""
     marked = mask.float()
     labels = torch.arange(1.0, marked.numel() + 1).reshape(marked.shape) * marked
     while True:
@@ -72,8 +72,8 @@ def components(mask: Tensor) -> list[Tensor]:
         if torch.equal(spread, labels):
             break
         labels = spread
-    pieces = [(labels == float(label)).float() for label in set(labels[labels > 0].numpy(force=True))]
-    return sorted(pieces, key=lambda piece: -piece.sum().item())
+    blobs = [(labels == float(label)).float() for label in set(labels[labels > 0].numpy(force=True))]
+    return sorted(blobs, key=lambda blob: -blob.sum().item())
 
 
 def upper_end(body: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.regions import region_masks
-from dp_adapter.core.regions.region_masks import FlatRegion, RowRegion
+from dp_adapter.core.regions.region_masks import FlatRegion, RowRegion, add_gates
 from dp_adapter.core.types import Level, Row, RowKind, Site, Step, TileBox
 from dp_adapter.errors import HostError
 
@@ -22,18 +22,18 @@ _NO_POWERS: Mapping[Level, float] = {"down": 1.0, "middle": 1.0, "up": 1.0}
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the rows of a call see of the masks.
+class _RowMasks:
+    """The masks as the rows of a call show them.
 
     Attributes:
-        views: the distinct parts of pictures among tiles, by sample; None where rows show whole pictures.
+        tiles: the distinct ones, each with its sample; None where rows show whole pictures.
         rows: the call's rows, each with the number of its mask as sample.
-        masks: per identity [S, H, W], or [V, h, w] by view; None for the whole picture.
+        masks: per identity [S, H, W], or [V, h, w] by tile; None for the whole picture.
         freed: likewise, what each identity leaves free; None for nothing.
-        anywhere: whether a mask has a place in them at all; frees: whether anything is left free there.
+        anywhere: whether any identity has a region there; frees: whether anything is left free there.
     """
 
-    views: tuple[tuple[int, TileBox], ...] | None
+    tiles: tuple[tuple[int, TileBox], ...] | None
     rows: tuple[Row, ...]
     masks: list[Tensor | None]
     freed: list[Tensor | None]
@@ -42,7 +42,7 @@ class _Seen:
 
 
 class RegionCache:
-    """Gates and placements, computed once per grid, level and row layout, and shared by the sites.
+    """Gates and regions of rows, computed once per grid, level and row layout, and shared by the sites.
 
     They are kept until a track moves.
     """
@@ -50,15 +50,15 @@ class RegionCache:
     def __init__(self, injection: Injection) -> None:
         self._injection = injection
         self._versions: tuple[int, ...] = ()
-        self._views: dict[object, _Seen] = {}
+        self._masks: dict[object, _RowMasks] = {}
         self._gains: dict[object, list[Tensor | None]] = {}
-        self._placements: dict[object, list[list[RowRegion]]] = {}
+        self._row_regions: dict[object, list[list[RowRegion]]] = {}
         self._flat: dict[object, FlatRegion | None] = {}
         self._freed: dict[object, Tensor | None] = {}
         self._frees = False
 
     def enter(self, step: Step) -> bool:
-        """To be called when the UNet is; returns whether any region has a place at all in what its rows show.
+        """To be called when the UNet is; returns whether its rows show any part of a region.
 
         Raises:
             HostError: a row belongs to a picture that an identity's mask [S, H, W] does not have.
@@ -68,7 +68,7 @@ class RegionCache:
         versions = tuple(one.track.version for one in self._injection.identities if one.track is not None)
         if versions != self._versions:
             self._versions = versions
-            for kept in (self._views, self._gains, self._placements, self._flat, self._freed):
+            for kept in (self._masks, self._gains, self._row_regions, self._flat, self._freed):
                 kept.clear()
         pictures = 1 + max(row.sample for row in step.rows)
         for mask in (*regions_now, *freed_now):
@@ -77,21 +77,21 @@ class RegionCache:
                     f"The UNet was called for {pictures} pictures, but a mask is for {len(mask)}",
                     "Give one mask for all pictures, or one for each.",
                 )
-        seen = self._seen(step)
-        self._frees = seen.frees
-        return seen.anywhere
+        here = self._row_masks(step)
+        self._frees = here.frees
+        return here.anywhere
 
     def gains(self, step: Step, halvings: int, level: Level, trained: bool = False) -> list[Tensor | None]:
         """Per identity G [S, N] before FFB; a trained gate starts from the mask itself, without powers."""
-        seen = self._seen(step)
-        key = (seen.views, step.latent, halvings, level, trained)
+        here = self._row_masks(step)
+        key = (here.tiles, step.latent, halvings, level, trained)
         if key not in self._gains:
             powers = _NO_POWERS if trained else self._injection.powers
             if self._injection.by_words:  # which divides the positions itself
-                each = [region_masks.gains([mask], step.latent, halvings, level, powers) for mask in seen.masks]
+                each = [region_masks.gains([mask], step.latent, halvings, level, powers) for mask in here.masks]
                 self._gains[key] = [gain for (gain,) in each]
             else:
-                self._gains[key] = region_masks.gains(seen.masks, step.latent, halvings, level, powers)
+                self._gains[key] = region_masks.gains(here.masks, step.latent, halvings, level, powers)
         return self._gains[key]
 
     @property
@@ -116,11 +116,11 @@ class RegionCache:
         """The free parts of all identities together for each row, [R, N]."""
         key = (*_layout(step), halvings)
         if key not in self._freed:
-            seen = self._seen(step)
-            masks = [mask for mask in seen.freed if mask is not None]
+            here = self._row_masks(step)
+            masks = [mask for mask in here.freed if mask is not None]
             shares = [region_masks.on_grid(mask, step.latent, halvings).flatten(1) for mask in masks]
-            share = region_masks.summed(shares).clamp(max=1.0) if shares else None
-            self._freed[key] = None if share is None else _by_row(share, seen.rows)
+            share = add_gates(shares).clamp(max=1.0) if shares else None
+            self._freed[key] = None if share is None else _by_row(share, here.rows)
         return self._freed[key]
 
     def total(self, step: Step, halvings: int, level: Level) -> Tensor | None:
@@ -130,46 +130,44 @@ class RegionCache:
         if len(present) < len(gains) or not present:
             return None
         # Shares by words depend on the site; all of them together are what the regions leave.
-        joined = functools.reduce(torch.maximum, present) if self._injection.by_words else region_masks.summed(present)
-        return _by_row(joined, self._seen(step).rows)
+        joined = functools.reduce(torch.maximum, present) if self._injection.by_words else add_gates(present)
+        return _by_row(joined, self._row_masks(step).rows)
 
-    def placements(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[RowRegion]]:
+    def row_regions(self, site: Site, step: Step, like: Tensor, trained: bool = False) -> list[list[RowRegion]]:
         """Per identity, where it acts in each row."""
         key = (*_layout(step), site.halvings, site.level, trained, like.dtype, like.device)
-        if key not in self._placements:
+        if key not in self._row_regions:
             gains = self.gains(step, site.halvings, site.level, trained)
-            self._placements[key] = [region_masks.place(self._seen(step).rows, gain, like) for gain in gains]
-        return self._placements[key]
+            self._row_regions[key] = [region_masks.locate(self._row_masks(step).rows, gain, like) for gain in gains]
+        return self._row_regions[key]
 
     def flat(self, site: Site, step: Step, number: int, kind: RowKind, like: Tensor) -> FlatRegion | None:
         """Where identity ``number`` acts in all rows of one kind, or None; ``like`` is [R, N, C]."""
         key = (number, kind, *_layout(step), site.halvings, site.level, like.dtype, like.device)
         if key not in self._flat:
-            where = [p for p in self.placements(site, step, like)[number] if p.kind == kind]
-            self._flat[key] = region_masks.flatten(where, like.shape[1], like.device) if where else None
+            where = [p for p in self.row_regions(site, step, like)[number] if p.kind == kind]
+            self._flat[key] = region_masks.join_rows(where, like.shape[1], like.device) if where else None
         return self._flat[key]
 
-    def _seen(self, step: Step) -> _Seen:
+    def _row_masks(self, step: Step) -> _RowMasks:
         key = (step.rows, step.windows)
-        if key not in self._views:
+        if key not in self._masks:
             masks = [identity.region for identity in self._injection.identities]
             freed = [identity.freed if self._injection.text.free else None for identity in self._injection.identities]
-            views, rows = None, step.rows
+            tiles, rows = None, step.rows
             if step.windows is not None:
                 shared = all(mask is None or len(mask) == 1 for mask in (*masks, *freed))
-                of_rows = [
-                    (0 if shared else row.sample, window) for row, window in zip(step.rows, step.windows, strict=True)
-                ]
-                views = tuple(dict.fromkeys(of_rows))
-                rows = tuple(Row(row.kind, views.index(view)) for row, view in zip(rows, of_rows, strict=True))
+                of_rows = [(0 if shared else row.sample, box) for row, box in zip(step.rows, step.windows, strict=True)]
+                tiles = tuple(dict.fromkeys(of_rows))
+                rows = tuple(Row(row.kind, tiles.index(tile)) for row, tile in zip(rows, of_rows, strict=True))
                 masks, freed = (
-                    [mask if mask is None else region_masks.seen_through(mask, views) for mask in several]
+                    [mask if mask is None else region_masks.cut_tiles(mask, tiles) for mask in several]
                     for several in (masks, freed)
                 )
             anywhere = any(mask is None or bool((mask > 0).any()) for mask in masks)
             frees = any(mask is not None and bool((mask > 0).any()) for mask in freed)
-            self._views[key] = _Seen(views, rows, masks, freed, anywhere, frees)
-        return self._views[key]
+            self._masks[key] = _RowMasks(tiles, rows, masks, freed, anywhere, frees)
+        return self._masks[key]
 
 
 def _by_row(share: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -178,5 +176,5 @@ def _by_row(share: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def _layout(step: Step) -> tuple[object, ...]:
-    """What of a call the places of its rows depend on."""
+    """What of a call the regions of its rows depend on."""
     return step.latent, step.rows, step.windows

@@ -74,22 +74,22 @@ def on_grid(mask: Tensor, latent: Grid, halvings: int) -> Tensor:
     return level[0]
 
 
-def seen_through(mask: Tensor, views: Sequence[tuple[int, TileBox]]) -> Tensor:
-    """What tiles show of a mask: the resize to the whole picture's latents comes first, so any offset is exact.
+def cut_tiles(mask: Tensor, tiles: Sequence[tuple[int, TileBox]]) -> Tensor:
+    """Cuts tiles out of a mask: the resize to the whole picture's latents comes first, so any offset is exact.
 
     Args:
         mask: [S, H, W] in [0, 1] in picture space.
-        views: per tile its sample and window; V tiles of one size.
+        tiles: V tiles of one size, each with its sample.
 
     Returns:
         [V, h, w], on the tiles' latents.
     """
-    whole = {window.whole: on_grid(mask, window.whole, 0) for _, window in views}
+    whole = {box.whole: on_grid(mask, box.whole, 0) for _, box in tiles}
     cut: list[Tensor] = []
-    for sample, window in views:
-        rows = slice(window.top, window.top + window.size.height)
-        columns = slice(window.left, window.left + window.size.width)
-        cut.append(whole[window.whole][sample if len(mask) > 1 else 0, rows, columns])
+    for sample, box in tiles:
+        rows = slice(box.top, box.top + box.size.height)
+        columns = slice(box.left, box.left + box.size.width)
+        cut.append(whole[box.whole][sample if len(mask) > 1 else 0, rows, columns])
     return torch.stack(cut)
 
 
@@ -113,12 +113,12 @@ def gains(
     ]
     device = next((mask.device for mask in masks if mask is not None), shared[0].device)
     shared = [gain.to(device) for gain in shared]
-    total = summed(shared)
+    total = add_gates(shared)
     overlap = torch.where(total > 1, total * ROUNDING, torch.ones_like(total))
     return [gain / overlap for gain in shared]
 
 
-def summed(gains: Sequence[Tensor]) -> Tensor:
+def add_gates(gains: Sequence[Tensor]) -> Tensor:
     """Sum of gates [S, N], each for one sample or for all of them."""
     total = gains[0]
     for gain in gains[1:]:
@@ -142,8 +142,8 @@ class RowRegion:
     gain: Tensor | None
 
 
-def place(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[RowRegion]:
-    """Turns an identity's gate into positions, row by row; rows without identity and empty masks give none.
+def locate(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[RowRegion]:
+    """Finds the positions of an identity's gate, row by row; rows without identity and empty masks give none.
 
     Args:
         gain: [S, N] or None for 1 everywhere.
@@ -154,7 +154,7 @@ def place(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[RowReg
     """
     if gain is None:
         return [RowRegion(i, row.kind, None, None) for i, row in enumerate(rows) if row.kind != "text"]
-    placements: list[RowRegion] = []
+    regions: list[RowRegion] = []
     per_sample: dict[int, tuple[Tensor, Tensor]] = {}
     for i, row in enumerate(rows):
         sample = row.sample if len(gain) > 1 else 0
@@ -166,26 +166,26 @@ def place(rows: Sequence[Row], gain: Tensor | None, like: Tensor) -> list[RowReg
             per_sample[sample] = positions.to(like.device), values.to(like)
         positions, values = per_sample[sample]
         if len(positions):
-            placements.append(RowRegion(i, row.kind, positions, values))
-    return placements
+            regions.append(RowRegion(i, row.kind, positions, values))
+    return regions
 
 
 @dataclass(frozen=True)
 class FlatRegion:
-    """Several rows' placements over the flattened batch [R * N]: a slice when whole neighbouring rows are meant."""
+    """Several rows' regions over the flattened batch [R * N]: a slice when whole neighbouring rows are meant."""
 
     positions: Tensor | slice
     gain: Tensor | None
 
 
-def flatten(placements: Sequence[RowRegion], n: int, device: torch.device) -> FlatRegion:
-    """Joins placements of one identity, all with positions or all without, for rows of ``n`` positions."""
-    rows = [placement.row for placement in placements]
-    if all(placement.positions is None for placement in placements):
+def join_rows(regions: Sequence[RowRegion], n: int, device: torch.device) -> FlatRegion:
+    """Joins the regions of one identity, all with positions or all without, for rows of ``n`` positions."""
+    rows = [region.row for region in regions]
+    if all(region.positions is None for region in regions):
         if rows == list(range(rows[0], rows[-1] + 1)):
             return FlatRegion(slice(rows[0] * n, (rows[-1] + 1) * n), None)
         whole = [torch.arange(row * n, (row + 1) * n, device=device) for row in rows]
         return FlatRegion(torch.cat(whole), None)
-    positions = [p.positions + p.row * n for p in placements if p.positions is not None]
-    gains = [p.gain for p in placements if p.gain is not None]
+    positions = [p.positions + p.row * n for p in regions if p.positions is not None]
+    gains = [p.gain for p in regions if p.gain is not None]
     return FlatRegion(torch.cat(positions), torch.cat(gains))

@@ -30,7 +30,7 @@ Sharing = Literal["regions", "words"]
 
 @dataclass(frozen=True)
 class Entity:
-    """What tells one person's places from the others'.
+    """One person's words, by whose attention they share the picture (MIP-Adapter's name).
 
     Attributes:
         cond: the person's words, encoded as a text of their own [L, D]; uncond: an empty text [L, D].
@@ -46,7 +46,7 @@ class Entity:
         return (self.cond if kind == "cond" else self.uncond)[1 : 1 + self.tokens]
 
 
-class SharedSite:
+class SiteSharing:
     """The persons' words at one site; their keys are computed once, and anew where ``to_k`` has changed.
 
     Args:
@@ -77,13 +77,13 @@ class SharedSite:
         if self._made_from.changed():
             self._keys.clear()
         if kind not in self._keys:
-            looked_at = [entity.of(kind).to(context) for entity in self._entities if entity is not None]
-            self._keys[kind] = [self._to_k(tokens) for tokens in looked_at]
-        maps = [words_map(q, k.to(q), self._heads) for k in self._keys[kind]]
+            texts = [entity.of(kind).to(context) for entity in self._entities if entity is not None]
+            self._keys[kind] = [self._to_k(tokens) for tokens in texts]
+        maps = [map_words(q, k.to(q), self._heads) for k in self._keys[kind]]
         return [share.to(q) for share in shares(maps)]
 
 
-def words_map(q: Tensor, k: Tensor, heads: int) -> Tensor:
+def map_words(q: Tensor, k: Tensor, heads: int) -> Tensor:
     """Where the tokens of some words look, as a distribution over the positions; mean over heads and tokens.
 
     Args:
@@ -101,7 +101,7 @@ def shares(maps: Sequence[Tensor]) -> list[Tensor]:
     """Each person's part of every position: [N, 1] each, which sum to at most 1.
 
     Args:
-        maps: [N] each, from ``words_map``.
+        maps: [N] each, from ``map_words``.
     """
     stacked = torch.stack(list(maps))  # [K, N]
     total = stacked.sum(0).clamp(min=torch.finfo(stacked.dtype).tiny)

@@ -9,7 +9,6 @@ Shapes: L text tokens, D token width, I inner channels, n positions of one row, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -17,15 +16,12 @@ from torch import Tensor
 from dp_adapter.core.attention import Linear, attend
 from dp_adapter.core.layer_versions import LayerState
 from dp_adapter.core.text.text_side import Change, TextContexts, TextPart
-from dp_adapter.core.types import Row
-
-if TYPE_CHECKING:
-    from dp_adapter.core.pathways import Captured
+from dp_adapter.core.types import Captured, Row
 
 
 @dataclass(frozen=True)
 class _Projected:
-    """W_k delta and W_v delta [r, I] of the tokens [r] that change in a window, counted from its beginning."""
+    """W_k delta and W_v delta [r, I] of the tokens [r] that change in a part of a text, counted from its beginning."""
 
     tokens: Tensor
     k: Tensor
@@ -40,7 +36,7 @@ class SiteText:
         self._heads = heads
         self._to_k, self._to_v = to_k, to_v
         self._made_from = LayerState(to_k, to_v)
-        self._made: WeakKeyDictionary[Change, dict[tuple[int, int], _Projected | None]] = WeakKeyDictionary()
+        self._projections: WeakKeyDictionary[Change, dict[tuple[int, int], _Projected | None]] = WeakKeyDictionary()
 
     def forget(self) -> None:
         """Other weights were loaded into the projections."""
@@ -58,22 +54,22 @@ class SiteText:
         Raises:
             HostError: the row has a text that nobody knows.
         """
-        window = self._side.window(kind, captured.context, row)
+        part = self._side.find_part(kind, captured.context, row)
         q, z, k, v = captured.q[row][positions], captured.z[row][positions], captured.k[row], captured.v[row]
-        made = self._projected(self._side.change(window.text, number), window, k)
-        if made is None:
+        projected = self._project(self._side.change(part.text, number), part, k)
+        if projected is None:
             return None
-        keys = k if self._side.of(number).lock == "key" else k.index_add(0, made.tokens, made.k)
-        return attend(q, keys, v.index_add(0, made.tokens, made.v), self._heads) - z
+        keys = k if self._side.of(number).lock == "key" else k.index_add(0, projected.tokens, projected.k)
+        return attend(q, keys, v.index_add(0, projected.tokens, projected.v), self._heads) - z
 
-    def _projected(self, change: Change, window: TextPart, like: Tensor) -> _Projected | None:
+    def _project(self, change: Change, part: TextPart, like: Tensor) -> _Projected | None:
         if self._made_from.changed():
-            self._made.clear()
-        kept = self._made.setdefault(change, {})
-        key = (window.start, window.length)
+            self._projections.clear()
+        kept = self._projections.setdefault(change, {})
+        key = (part.start, part.length)
         if key not in kept:
-            tokens = change.tokens - window.start
-            inside = (tokens >= 0) & (tokens < window.length)
+            tokens = change.tokens - part.start
+            inside = (tokens >= 0) & (tokens < part.length)
             delta = change.delta[inside].to(like)
             projected = _Projected(
                 tokens[inside].to(like.device), self._to_k(delta).to(like), self._to_v(delta).to(like)

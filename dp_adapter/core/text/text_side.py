@@ -132,11 +132,11 @@ class _Text:
     """One distinct text.
 
     Attributes:
-        asked: per identity the positions that its word was said to have; words: the same in the context.
+        positions: per identity the positions of its word in the host's text; words: the same in the context.
         context: [L, D].
     """
 
-    asked: tuple[Positions, ...]
+    positions: tuple[Positions, ...]
     words: tuple[Positions, ...]
     context: Tensor
     changes: dict[int, Change] = field(default_factory=dict[int, Change])
@@ -151,7 +151,9 @@ class TextPart:
     length: int
 
 
-def change_of(identity: TextIdentity, context: Tensor, words: Positions, spellings: Sequence[Spelling] = ()) -> Change:
+def compute_change(
+    identity: TextIdentity, context: Tensor, words: Positions, spellings: Sequence[Spelling] = ()
+) -> Change:
     """What a person changes in a context [L, D] with their word at some positions.
 
     Args:
@@ -164,9 +166,9 @@ def change_of(identity: TextIdentity, context: Tensor, words: Positions, spellin
     step = _CHUNK if len(plain) % _CHUNK == 0 else len(plain)
     fused: list[Tensor] = []
     for start in range(0, len(plain), step):
-        chunk, places = plain[start : start + step], [one - start for one in words if start <= one < start + step]
-        spelled = chunk if identity.learned is None or not places else _spelled(chunk, spellings)
-        fused.append(identity.fuse(spelled, places).to("cpu", torch.float32))
+        chunk, inside = plain[start : start + step], [one - start for one in words if start <= one < start + step]
+        replaced = chunk if identity.learned is None or not inside else _replace_by_learned(chunk, spellings)
+        fused.append(identity.fuse(replaced, inside).to("cpu", torch.float32))
     delta = torch.cat(fused) - plain
     if identity.lock == "others":
         tokens = torch.tensor(words, dtype=torch.long)
@@ -175,7 +177,7 @@ def change_of(identity: TextIdentity, context: Tensor, words: Positions, spellin
     return Change(tokens, delta[tokens])
 
 
-def _spelled(chunk: Tensor, spellings: Sequence[Spelling]) -> Tensor:
+def _replace_by_learned(chunk: Tensor, spellings: Sequence[Spelling]) -> Tensor:
     """A chunk [77, D] with learned vectors in the word's place. The nearest is taken: batches round differently."""
     near = [(float((one.plain - chunk).abs().max()), one) for one in spellings if one.plain.shape == chunk.shape]
     distance, found = min(near, key=lambda one: one[0], default=(float("inf"), None))
@@ -189,7 +191,7 @@ def _spelled(chunk: Tensor, spellings: Sequence[Spelling]) -> Tensor:
     return found.learned
 
 
-def period_of(context: Tensor) -> int:
+def find_period(context: Tensor) -> int:
     """How many tokens of a context [L, D] are the text's own: Forge repeats it to the length of a longer text."""
     length = len(context)
     periods = [n for n in range(_CHUNK, length, _CHUNK) if length % n == 0]
@@ -198,7 +200,7 @@ def period_of(context: Tensor) -> int:
 
 def in_context(positions: Sequence[int], context: Tensor) -> list[int]:
     """Positions in a context [L, D], which hosts pad or cut, and Forge repeats."""
-    length, period = len(context), period_of(context) if positions else len(context)
+    length, period = len(context), find_period(context) if positions else len(context)
     return [one + shift for shift in range(0, length, period) for one in positions if one < period]
 
 
@@ -222,7 +224,7 @@ class TextContexts:
         self._texts: list[_Text] = []  # latest first
         self._outer: Tensor | None = None  # contexts of the call of the UNet [R, L, D]
         self._rows: dict[Row, _Text] = {}
-        self._windows: dict[object, int] = {}
+        self._starts: dict[object, int] = {}
 
     def enter(self) -> None:
         """A call of the UNet begins."""
@@ -230,13 +232,13 @@ class TextContexts:
 
     def learn(self, rows: Sequence[Row], context: Tensor) -> None:
         """Takes note of the texts [R, L, D] that the rows of a call have, as an attention gets them."""
-        if self._outer is not None and _view(self._outer) == _view(context):
+        if self._outer is not None and _memory_of(self._outer) == _memory_of(context):
             return
         self._outer = context
-        self._windows.clear()
+        self._starts.clear()
         self._rows = {row: self._text(row, one) for row, one in zip(rows, context, strict=True) if row.kind == "cond"}
 
-    def window(self, row: Row, context: Tensor, number: int) -> TextPart:
+    def find_part(self, row: Row, context: Tensor, number: int) -> TextPart:
         """The part of a conditional row's text that an inner row has.
 
         Args:
@@ -251,8 +253,8 @@ class TextContexts:
         if context.shape == self._outer.shape:
             return TextPart(text, 0, len(own))
         shared = context.untyped_storage().data_ptr() == self._outer.untyped_storage().data_ptr()
-        key = (row, _view(own))
-        start = self._windows[key] if shared and key in self._windows else _place(own, text.context)
+        key = (row, _memory_of(own))
+        start = self._starts[key] if shared and key in self._starts else _find_start(own, text.context)
         if start is None:
             raise HostError(
                 "Another extension gives parts of the picture texts of their own (Forge Couple, for instance), in "
@@ -260,11 +262,11 @@ class TextContexts:
                 "Switch it off, or use an identity that does not act through a word of the prompt.",
             )
         if shared:
-            self._windows[key] = start
+            self._starts[key] = start
         return TextPart(text, start, len(own))
 
     def of(self, number: int) -> TextIdentity:
-        """What identity ``number`` of the injection is on the text side."""
+        """The text side of identity ``number`` of the injection."""
         person = self._people[number]
         assert person is not None
         return person[1]
@@ -272,7 +274,8 @@ class TextContexts:
     def change(self, text: _Text, number: int) -> Change:
         """What identity ``number`` of the injection changes in a text."""
         if number not in text.changes:
-            text.changes[number] = change_of(self.of(number), text.context, text.words[number], self._spellings(number))
+            words, spellings = text.words[number], self._spellings(number)
+            text.changes[number] = compute_change(self.of(number), text.context, words, spellings)
         return text.changes[number]
 
     def _spellings(self, number: int) -> list[Spelling]:
@@ -282,25 +285,30 @@ class TextContexts:
         return [one for one in given if person is not None and one.person == person[0]]
 
     def _text(self, row: Row, context: Tensor) -> _Text:
-        words = self._words
-        asked = tuple(() if one is None or words is None else words.positions(row, one[0]) for one in self._people)
+        positions = tuple(
+            () if one is None or self._words is None else self._words.positions(row, one[0]) for one in self._people
+        )
         for text in self._texts:
-            same = text.asked == asked and text.context.dtype == context.dtype and text.context.shape == context.shape
+            same = (
+                text.positions == positions
+                and text.context.dtype == context.dtype
+                and text.context.shape == context.shape
+            )
             if same and torch.equal(text.context, context):
                 self._texts.remove(text)
                 break
         else:
-            places = tuple(tuple(in_context(one, context)) for one in asked)
-            text = _Text(asked, places, context.detach().clone())
+            words = tuple(tuple(in_context(one, context)) for one in positions)
+            text = _Text(positions, words, context.detach().clone())
         self._texts = [text, *self._texts[: _KEPT - 1]]
         return text
 
 
-def _view(x: Tensor) -> tuple[object, ...]:
+def _memory_of(x: Tensor) -> tuple[object, ...]:
     return x.data_ptr(), x.shape, x.stride(), x.dtype
 
 
-def _place(part: Tensor, whole: Tensor) -> int | None:
+def _find_start(part: Tensor, whole: Tensor) -> int | None:
     """Where a context [l, D] of whole chunks stands in a longer one [L, D]; None where it does not."""
     starts = range(0, len(whole) - len(part) + 1, _CHUNK)
     return next((start for start in starts if torch.equal(whole[start : start + len(part)], part)), None)

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from dp_adapter.core import twins
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.pathways import Captured, SitePathways
+from dp_adapter.core.pathways import SitePathways
 from dp_adapter.core.regions.region_cache import RegionCache
 from dp_adapter.core.text.site_text import SiteText
 from dp_adapter.core.text.text_side import PersonWords
-from dp_adapter.core.types import Grid, Row, Site, Step
+from dp_adapter.core.types import Captured, Grid, Row, Site, Step
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.bypass_check import Acting
 from dp_adapter.hosts.attach.calls import doubled, follow_loads, linear_shape, require_fit, text_side_of

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import cast
 
 from dp_adapter.core.injection import OWN_MODES
@@ -12,13 +10,6 @@ from dp_adapter.core.types import BlendMode
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings import Settings
 from dp_adapter.weights.checkpoint import Checkpoint
-
-# ToTheBeginning/PuLID@1aa2fc7 app.py: fidelity and "extremely style"; app_v1_1.py's ortho "off" with num_zero 0.
-PULID_MODES: Mapping[str, BlendMode] = MappingProxyType(
-    {"fidelity": "orthogonal_v2", "style": "orthogonal", "neutral": "add"}
-)
-PULID_ZEROS: Mapping[BlendMode, int] = MappingProxyType({"orthogonal_v2": 8, "orthogonal": 16})
-_PULID = "pulid"
 
 
 @dataclass(frozen=True)
@@ -39,12 +30,10 @@ def way_of(settings: Settings, checkpoint: Checkpoint) -> Way:
     Raises:
         SettingsError: the blend mode does not go with the checkpoint.
     """
-    if checkpoint.family != _PULID:
-        return Way(_blend(settings, checkpoint))
-    mode = PULID_MODES.get(settings.pulid_method, checkpoint.mode)
-    if settings.blend != "auto":
-        mode = _blend(settings, checkpoint)
-    return Way(mode, PULID_ZEROS.get(mode, 0))
+    mode = _blend(settings, checkpoint)
+    if settings.blend == "auto":
+        mode = checkpoint.methods.get(settings.pulid_method, mode)
+    return Way(mode, checkpoint.zero_tokens.get(mode, 0))
 
 
 def with_parts(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, tuple[str, ...]]:

@@ -23,7 +23,6 @@ from dp_adapter.session.scene import Scene
 from dp_adapter.settings import IdentityNet
 from dp_adapter.weights.library import Library
 
-VARIANT = "instantid"
 _NAMES = ("instantid", "instant_id", "instant-id", "identitynet", "identity_net")
 _CROP = 112.0  # side of the crop that TEMPLATE's points are given in
 

@@ -21,7 +21,7 @@ from dp_adapter.session.regions.tracker import Tracker
 from dp_adapter.session.regions.tracker_setup import following_words
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.settings import Settings
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, Variant
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
 
@@ -65,7 +65,7 @@ def prepared_of(
 ) -> Prepared:
     settings = edit.settings
     way = way_of(settings, checkpoint)
-    options = options_of(settings, variant, scene.encode)
+    options = options_of(settings, checkpoint.variant(variant), scene.encode)
     identities, told = _persons(settings, checkpoint, way, options, people, texts, areas, tracker, by_words)
     # Where nothing but a found face gets the identity, the layout is left to the text without a delay.
     tracks = () if tracker is None else [one.number for one in tracker.people]
@@ -242,6 +242,6 @@ def _schedule(settings: Settings, checkpoint: Checkpoint, known: bool, progress:
     )
 
 
-def options_of(settings: Settings, variant: str, encode: Encode | None) -> TokenOptions:
+def options_of(settings: Settings, variant: Variant, encode: Encode | None) -> TokenOptions:
     structure = 1.0 if settings.structure is None else settings.structure
-    return TokenOptions(variant != "faceid-plus", structure, encode)
+    return TokenOptions(variant.shortcut, structure, encode)

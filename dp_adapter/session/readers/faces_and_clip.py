@@ -23,12 +23,10 @@ from dp_adapter.session.photos.latents import Latent
 from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.readers import eva
-from dp_adapter.weights.checkpoint import Checkpoint, Encoder
+from dp_adapter.weights.checkpoint import Checkpoint, Crop, Encoder
 
 Part = Literal["embeds", "hidden"]
-Crop = Literal["face", "photo"]
 _CROP = 224  # what CLIP takes, and what the face variants were trained on
-_WHOLE_PICTURE = {"ip-adapter", "plus", "composition", "mip-adapter", "mip-adapter-plus", "consistentid"}
 
 
 @dataclass(frozen=True)
@@ -177,8 +175,8 @@ READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
 
 
 def pack_of(checkpoint: Checkpoint, variant: str) -> str:
-    """InstantID shares its keys with a FaceID checkpoint, but was trained on another pack."""
-    return "antelopev2" if variant == "instantid" else checkpoint.pack
+    """The insightface pack that a checkpoint was trained on."""
+    return checkpoint.variant(variant).pack
 
 
 def aligned(one: SeenPhoto) -> Picture:
@@ -232,7 +230,7 @@ def versions(seen: Sequence[Known], kind: str, live: Callable[[], str]) -> tuple
 
 def _crop_of(ask: Ask) -> Crop:
     """The aligned face, or the whole photo for the variants that were trained on whole pictures."""
-    return "photo" if ask.variant in _WHOLE_PICTURE or ask.checkpoint.family in _WHOLE_PICTURE else "face"
+    return ask.checkpoint.variant(ask.variant).crop
 
 
 def face_vector(reading: Reading, encoder: FaceEncoder, one: SeenPhoto) -> Tensor:

@@ -12,10 +12,9 @@ from dp_adapter.identity.encoders.clip import preprocess
 from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, face_vector
+from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import OwnTower
-from dp_adapter.weights.families import photomaker
 from dp_adapter.weights.files import open_weights
-from dp_adapter.weights.key_aliases import canonical
 from dp_adapter.weights.library import Library
 
 
@@ -42,17 +41,15 @@ def towers_inside(library: Library, notes: list[str]) -> Iterator[tuple[str, Own
     kinds: set[str] = set()
     for name, path in library.files().items():
         try:
-            file = canonical(open_weights(path))
+            file = open_weights(path)
         except WeightsError:
             continue  # whatever else lies in these folders
-        if not photomaker.recognise(file):
-            continue
         try:
-            tower = photomaker.read_tower(file)
+            tower = formats.read_tower(file)
         except WeightsError as error:
             notes.append(f"{name} is left out: {error.problem}.")
             continue
-        if tower.kind not in kinds:
+        if tower is not None and tower.kind not in kinds:
             kinds.add(tower.kind)
             yield name, tower
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp_adapter.core.personal import Personal
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.hosts.prompts.textual_inversion import Texts
@@ -20,6 +19,7 @@ from dp_adapter.training.personal import personal_losses as losses
 from dp_adapter.training.personal.learned_words import TEMPLATES, Pair, filled, pairs
 from dp_adapter.training.personal.text_attention import token_shares
 from dp_adapter.training.personal.varied_views import VariedView
+from dp_adapter.weights.families.personal import Personal
 
 CORE_EMBEDDING, CORE_ATTENTION = 1.5e-4, 0.05  # lambda_emb and lambda_attn, arXiv 2408.15914 appendix G
 

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dp_adapter.core.personal import Personal
 from dp_adapter.errors import HostError
 from dp_adapter.training.personal.learned_words import anchor_of
 from dp_adapter.training.personal.personal_objective import Bank, PersonalObjective, PersonalOptions, draw
+from dp_adapter.weights.families.personal import Personal
 
 
 @dataclass(eq=False)

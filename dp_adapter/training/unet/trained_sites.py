@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.attention import attend, split_heads
-from dp_adapter.core.blend import blend
+from dp_adapter.core.blend import join_pathways
 from dp_adapter.core.types import Site
 from dp_adapter.training import losses
 from dp_adapter.training.unet.call import Call
@@ -153,13 +153,13 @@ class TrainedTextAttention:
         if weights.text is not None:
             changed = call.spoken(weights.text(q, context, k, v, heads, 1.0))
             f_t = torch.where(call.acts, changed, z)
-        if weights.blending is None:
-            gain = (mask**self._power).to(z)
-            return (z + gain * term if weights.text is None else blend(z + term, f_t, gain)), f_t
-        f_v = torch.where(mask > 0, z + term, z)  # the extension computes no identity where it has no place
+        gain = (mask if weights.blending else mask**self._power).to(z)
+        if weights.blending is None and weights.text is None:
+            return z + gain * term, f_t
+        # The extension computes no identity where the trained gate's mask is 0.
+        f_v = torch.where(mask > 0, z + term, z) if weights.blending else z + term
         grid = call.latent.halved(self._site.halvings)
-        learned = weights.blending.gate(f_v, f_t, mask.to(z), grid, call.progress)
-        return blend(f_v, f_t, learned) + weights.blending.seam_term(f_v, f_t, mask.to(z)), f_t
+        return join_pathways(f_v, f_t, gain, weights.blending, grid, call.progress), f_t
 
     def _record(self, call: Call, q: Tensor, k: Tensor, id_k: Tensor, mask: Tensor) -> None:
         localised = self._localised and "localisation" in call.record

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dp_adapter.core import projection
 from dp_adapter.core.adapter import Adapter, LowRank, SiteAdapter
+from dp_adapter.core.projection import strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, given
+from dp_adapter.weights.build_modules import build_projection, build_site
+from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, Variant, require
 from dp_adapter.weights.files import WeightFile
 
 # Of MIP-Adapter, StoryMaker and ConsistentID, which have all of IP-Adapter's layers and more.
@@ -25,15 +27,14 @@ _RELATIVES = (
 )
 _LORA = re.compile(r"(\d+)\.(to_[qkv]|to_out)_lora\.(down|up)\.weight")
 _PORTRAIT_TOKENS = 16  # FaceID itself has 4; both project with the same layers
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class _Projection(Protocol):
     def __call__(self, *features: Tensor) -> Tensor: ...
 
 
-def image_proj(file: WeightFile) -> dict[str, Tensor]:
-    return under(file.tensors, "image_proj.")
+def _projection_state(file: WeightFile) -> dict[str, Tensor]:
+    return strip_prefix(file.tensors, "image_proj.")
 
 
 def _has(file: WeightFile, *keys: str) -> bool:
@@ -60,7 +61,7 @@ def is_face(file: WeightFile) -> bool:
 
 def is_portrait(file: WeightFile) -> bool:
     has_lora = any("_lora." in key for key in file.tensors)
-    return is_face(file) and not has_lora and _face_tokens(file) >= _PORTRAIT_TOKENS
+    return is_face(file) and not has_lora and _count_face_tokens(file) >= _PORTRAIT_TOKENS
 
 
 def _is_resampler(file: WeightFile) -> bool:
@@ -76,59 +77,62 @@ def is_plus(file: WeightFile) -> bool:
     return _is_resampler(file) and not is_sequence(file)
 
 
-def _face_tokens(file: WeightFile) -> int:
+def _count_face_tokens(file: WeightFile) -> int:
     return file.tensors["image_proj.proj.2.weight"].shape[0] // file.tensors["image_proj.norm.weight"].shape[0]
 
 
 def read_standard(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.ImageProjection.like, image_proj(file), file)
+    net = build_projection(projection.ImageProjection.like, _projection_state(file), file)
     tokens = net.proj.out_features // net.norm.normalized_shape[0]
-    return _checkpoint(file, family, title, net, _image_tokens, {"clip-embeds": net.proj.in_features}, tokens)
+    widths: dict[Encoder, int] = {"clip-embeds": net.proj.in_features}
+    return replace(_make_checkpoint(file, family, title, net, _make_image_tokens, widths, tokens), crop="photo")
 
 
 def read_full(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.FullProjection.like, image_proj(file), file)
+    net = build_projection(projection.FullProjection.like, _projection_state(file), file)
     width = file.tensors["image_proj.proj.0.weight"].shape[1]
-    return _checkpoint(file, family, title, net, _hidden_tokens, {"clip-hidden": width}, 257)
+    return _make_checkpoint(file, family, title, net, _make_hidden_tokens, {"clip-hidden": width}, 257)
 
 
 def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.Resampler.like, image_proj(file), file)
+    net = build_projection(projection.Resampler.like, _projection_state(file), file)
     widths: dict[Encoder, int] = {"clip-hidden": net.proj_in.in_features}
-    variants = ("plus-face", "plus", "composition")
-    return _checkpoint(file, family, title, net, _hidden_tokens, widths, net.latents.shape[1], variants)
+    models = {"plus-face": Variant(), "plus": Variant(crop="photo"), "composition": Variant(crop="photo")}
+    return _make_checkpoint(file, family, title, net, _make_hidden_tokens, widths, net.latents.shape[1], models)
 
 
 def read_face(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.FaceProjection.like, image_proj(file), file)
+    net = build_projection(projection.FaceProjection.like, _projection_state(file), file)
     width = file.tensors["image_proj.proj.0.weight"].shape[1]
-    return _checkpoint(file, family, title, net, face_tokens, {"arcface": width}, _face_tokens(file))
+    return _make_checkpoint(file, family, title, net, make_face_tokens, {"arcface": width}, _count_face_tokens(file))
 
 
 def read_portrait(file: WeightFile, family: str, title: str) -> Checkpoint:
-    return _concatenating(read_face(file, family, title))
+    return replace(read_face(file, family, title), combine="concatenate")
 
 
 def read_sequence(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.Resampler.like, image_proj(file), file)
+    net = build_projection(projection.Resampler.like, _projection_state(file), file)
     widths: dict[Encoder, int] = {"arcface-raw": net.proj_in.in_features}
-    variants = ("instantid", "faceid-portrait-unnorm")
-    checkpoint = _checkpoint(file, family, title, net, _sequence_tokens, widths, net.latents.shape[1], variants)
-    return _concatenating(checkpoint)
+    models = {"instantid": Variant("antelopev2", identity_net=True), "faceid-portrait-unnorm": Variant()}
+    checkpoint = _make_checkpoint(file, family, title, net, _make_sequence_tokens, widths, net.latents.shape[1], models)
+    return replace(checkpoint, combine="concatenate")
 
 
 def read_face_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(projection.FacePlusProjection.like, image_proj(file), file)
+    net = build_projection(projection.FacePlusProjection.like, _projection_state(file), file)
     widths: dict[Encoder, int] = {
         "arcface": file.tensors["image_proj.proj.0.weight"].shape[1],
         "clip-hidden": net.perceiver_resampler.proj_in.in_features,
     }
     # On SDXL only v2 was published.
-    variants = ("faceid-plusv2", "faceid-plus") if _base(file) == "sd15" else ("faceid-plusv2",)
-    return _checkpoint(file, family, title, net, _face_plus_tokens, widths, _face_tokens(file), variants)
+    models = {"faceid-plusv2": Variant()} | (
+        {"faceid-plus": Variant(shortcut=False)} if _base_by_layers(file) == "sd15" else {}
+    )
+    return _make_checkpoint(file, family, title, net, _make_variant_tokens, widths, _count_face_tokens(file), models)
 
 
-def _checkpoint(
+def _make_checkpoint(
     file: WeightFile,
     family: str,
     title: str,
@@ -136,101 +140,87 @@ def _checkpoint(
     recipe: Recipe,
     widths: Mapping[Encoder, int],
     tokens: int,
-    variants: tuple[str, ...] = (),
+    models: Mapping[str, Variant] | None = None,
 ) -> Checkpoint:
-    adapter = Adapter(net, _sites(file))
-    base = _base(file)
-    lora = lora_of(file, base)
-    return Checkpoint(file.path, family, title, base, adapter, tuple(widths), recipe, tokens, widths, lora, variants)
+    adapter = Adapter(net, _read_sites(file))
+    base = _base_by_layers(file)
+    return Checkpoint(
+        path=file.path,
+        family=family,
+        title=title,
+        base=base,
+        adapter=adapter,
+        encoders=tuple(widths),
+        recipe=recipe,
+        tokens_per_photo=tokens,
+        features_width=widths,
+        lora=read_lora(file, base),
+        models=models or {},
+    )
 
 
-def _concatenating(checkpoint: Checkpoint) -> Checkpoint:
-    return replace(checkpoint, combine="concatenate")
-
-
-def _image_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_image_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.ImageProjection)
-    x = given(features.image_embeds, "CLIP image embeddings", net.proj.in_features)
-    return _joined(net, x, uncond=torch.zeros_like(x))
+    x = require(features.image_embeds, "CLIP image embeddings", net.proj.in_features)
+    return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _hidden_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_hidden_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
-    width = net.proj_in.in_features if isinstance(net, projection.Resampler) else _first_linear(net)
-    x = given(features.clip_hidden, "CLIP hidden states", width)
-    zero_pixels = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
-    return _joined(net, x, uncond=zero_pixels.expand(len(x), -1, -1))
+    width = net.proj_in.in_features if isinstance(net, projection.Resampler) else _input_width(net)
+    x = require(features.clip_hidden, "CLIP hidden states", width)
+    zero_pixels = require(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
+    return _project(net, x, uncond=zero_pixels.expand(len(x), -1, -1))
 
 
-def face_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def make_face_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     """Tokens of a projection from a face embedding; uncond is the projection of zeros."""
     net = adapter.projection
-    x = given(features.faceid, "face embeddings", _first_linear(net))
-    return _joined(net, x, uncond=torch.zeros_like(x))
+    x = require(features.faceid, "face embeddings", _input_width(net))
+    return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _sequence_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_sequence_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.Resampler)
-    x = given(features.faceid, "raw face embeddings", net.proj_in.in_features)
+    x = require(features.faceid, "raw face embeddings", net.proj_in.in_features)
     x = x if x.ndim == 3 else x[:, None]  # [n, 1, 512]
-    return _joined(net, x, uncond=torch.zeros_like(x))
+    return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _face_plus_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+def _make_variant_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.FacePlusProjection)
-    return face_plus_tokens(net, features, options.shortcut, options.structure)
+    return make_face_plus_tokens(net, features, options.shortcut, options.structure)
 
 
-def face_plus_tokens(
+def make_face_plus_tokens(
     net: projection.FacePlusProjection, features: Features, shortcut: bool, structure: float
 ) -> Tokens:
     """Tokens of a face embedding and CLIP's hidden states; uncond takes zeros and a black picture the same way."""
     width = net.perceiver_resampler.proj_in.in_features
-    face = given(features.faceid, "face embeddings", _first_linear(net))
-    hidden = given(features.clip_hidden, "CLIP hidden states", width)
-    zero_pixels = given(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
+    face = require(features.faceid, "face embeddings", _input_width(net))
+    hidden = require(features.clip_hidden, "CLIP hidden states", width)
+    zero_pixels = require(features.clip_hidden_uncond, "CLIP hidden states of a black picture", width)
     choice = (shortcut, structure)
     cond = net(face, hidden, *choice)
     uncond = net(torch.zeros_like(face), zero_pixels.expand(len(face), -1, -1), *choice)
     return Tokens(cond.flatten(0, -2), uncond.flatten(0, -2))
 
 
-def _joined(net: _Projection, x: Tensor, uncond: Tensor) -> Tokens:
+def _project(net: _Projection, x: Tensor, uncond: Tensor) -> Tokens:
     """Photos one after another: [..., T, D] -> [n * T, D]."""
     return Tokens(net(x).flatten(0, -2), net(uncond).flatten(0, -2))
 
 
-def _first_linear(net: nn.Module) -> int:
+def _input_width(net: nn.Module) -> int:
     linear = net.get_submodule("proj.0")
     assert isinstance(linear, nn.Linear)
     return linear.in_features
 
 
-def load_projection(
-    like: Callable[[Mapping[str, Tensor]], Module], state: Mapping[str, Tensor], file: WeightFile
-) -> Module:
-    """Builds a projection from the shapes of its state and fills it, in float32."""
-    return built(like, {key: value.float() for key, value in state.items()}, file, "image projection")
-
-
-def built(
-    like: Callable[[Mapping[str, Tensor]], Module], state: Mapping[str, Tensor], file: WeightFile, what: str
-) -> Module:
-    """A network from the shapes of its state, whose weights are these tensors themselves."""
-    try:
-        with torch.device("meta"):  # no time and memory for random numbers that are replaced
-            net = like(state)
-        net.load_state_dict(dict(state), strict=True, assign=True)
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{file.path.name}: its {what} is incomplete ({reason})") from error
-    return net.eval().requires_grad_(False)
-
-
-def _base(file: WeightFile) -> Base:
+def _base_by_layers(file: WeightFile) -> Base:
     """SD1.5 has 16 text attentions, SDXL 70; widths do not matter."""
     count = sum(key.endswith(".to_k_ip.weight") for key in file.tensors)
     for base, sites in SITES.items():
@@ -242,11 +232,11 @@ def _base(file: WeightFile) -> Base:
     )
 
 
-def _sites(file: WeightFile) -> list[SiteAdapter]:
-    layers = under(file.tensors, "ip_adapter.")
-    context = _context(file)
+def _read_sites(file: WeightFile) -> list[SiteAdapter]:
+    layers = strip_prefix(file.tensors, "ip_adapter.")
+    context = _token_width(file)
     sites: list[SiteAdapter] = []
-    for index in range(SITES[_base(file)]):
+    for index in range(SITES[_base_by_layers(file)]):
         number = 2 * index + 1
         k, v = layers.get(f"{number}.to_k_ip.weight"), layers.get(f"{number}.to_v_ip.weight")
         if k is None or v is None or k.shape != v.shape or k.ndim != 2:
@@ -257,27 +247,19 @@ def _sites(file: WeightFile) -> list[SiteAdapter]:
                 f"{context}",
                 "The file was put together from different models.",
             )
-        sites.append(site_from(k, v))
+        sites.append(build_site(k, v))
     return sites
 
 
-def _context(file: WeightFile) -> int:
+def _token_width(file: WeightFile) -> int:
     """Width D of the tokens that the projection makes: that of its last normalisation."""
     names = ("image_proj.norm.weight", "image_proj.norm_out.weight", "image_proj.proj.3.weight")
     return next(file.tensors[name].shape[0] for name in names if name in file.tensors)
 
 
-def site_from(k: Tensor, v: Tensor) -> SiteAdapter:
-    """A site whose weights are the file's own tensors, not copies."""
-    with torch.device("meta"):
-        site = SiteAdapter(k.shape[1], k.shape[0])
-    site.load_state_dict({"to_k.weight": k, "to_v.weight": v}, assign=True)
-    return site.eval().requires_grad_(False)
-
-
-def lora_of(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
+def read_lora(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
     """The LoRA inside a file; empty where there is none. Raises WeightsError where it is incomplete."""
-    layers = under(file.tensors, "ip_adapter.")
+    layers = strip_prefix(file.tensors, "ip_adapter.")
     found: dict[tuple[int, str], dict[str, Tensor]] = {}
     for key, tensor in layers.items():
         if match := _LORA.fullmatch(key):
@@ -286,8 +268,3 @@ def lora_of(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
     if found and (len(found) != expected or any(len(pair) != 2 for pair in found.values())):
         raise WeightsError(f"{file.path.name}: its LoRA has {len(found)} of {expected} layers", "It is incomplete.")
     return tuple(LowRank(layer, name, pair["down"], pair["up"]) for (layer, name), pair in found.items())
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors whose key starts with ``prefix``, under the rest of the key."""
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

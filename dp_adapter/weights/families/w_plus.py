@@ -1,23 +1,44 @@
 """W+ adapter files (SD1.5): ``w_proj.*`` and ``wplus_adapter.N.to_{k,v,q}_wplus.weight``.
 
-Source: csxmli2016/w-plus-adapter@c649408 ``w_plus_adapter/w_plus_adapter.py`` (S-Lab License 1.0, non-commercial).
+Source: csxmli2016/w-plus-adapter@c649408 ``w_plus_adapter/w_plus_adapter.py`` (S-Lab License 1.0, non-commercial);
+parameter names are theirs.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, TextQuerySiteAdapter
-from dp_adapter.core.projection_figures import WPlusProjection
+from dp_adapter.core.projection import State, strip_prefix
 from dp_adapter.core.types import Features, Tokens
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, given
-from dp_adapter.weights.families.ip_adapter import load_projection, under
-from dp_adapter.weights.families.site_layers import layers
+from dp_adapter.weights.build_modules import build_projection
+from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, require
 from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.site_layers import read_layers
 from dp_adapter.weights.w_plus_latents import LATENT
 
 _NAMES = ("to_k_wplus", "to_v_wplus", "to_q_wplus")
+_STYLE_GROUPS = ((0, 4), (4, 8), (8, 12), (12, 18))
+"""Layers of StyleGAN2 at 1024 px that one token each is made of: coarse to fine."""
+
+
+class WPlusProjection(nn.Module):
+    """StyleGAN2's latents [n, 18, 512] -> [n, 4, D]."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        for index in range(len(_STYLE_GROUPS)):
+            context, width = state[f"proj_{index}.weight"].shape
+            self.add_module(f"proj_{index}", nn.Linear(width, context, bias=False))
+        self.norm = nn.LayerNorm(state["norm.weight"].shape[0])
+
+    def forward(self, w_plus: Tensor) -> Tensor:
+        tokens = [
+            self.get_submodule(f"proj_{index}")(w_plus[:, start:stop].flatten(1))
+            for index, (start, stop) in enumerate(_STYLE_GROUPS)
+        ]
+        return self.norm(torch.stack(tokens, dim=1))
 
 
 def recognise(file: WeightFile) -> bool:
@@ -25,9 +46,9 @@ def recognise(file: WeightFile) -> bool:
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
-    net = load_projection(WPlusProjection.like, under(file.tensors, "w_proj."), file)
+    net = build_projection(WPlusProjection, strip_prefix(file.tensors, "w_proj."), file)
     context = net.norm.normalized_shape[0]
-    sites = [_site(*weights) for weights in layers(file, "wplus_adapter", _NAMES, context, "sd15")]
+    sites = [_build_site(*weights) for weights in read_layers(file, "wplus_adapter", _NAMES, context, "sd15")]
     return Checkpoint(
         path=file.path,
         family=family,
@@ -35,14 +56,14 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         base="sd15",
         adapter=Adapter(net, sites),
         encoders=("w-plus",),
-        recipe=_tokens,
+        recipe=_make_tokens,
         tokens_per_photo=4,
         features_width={"w-plus": LATENT[1]},
         mode="text_query",
     )
 
 
-def _site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
+def _build_site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
     """A site whose weights are the file's own tensors, not copies."""
     with torch.device("meta"):
         site = TextQuerySiteAdapter(k.shape[1], k.shape[0])
@@ -50,8 +71,8 @@ def _site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
     return site.eval().requires_grad_(False)
 
 
-def _tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, WPlusProjection)
-    x = given(features.w_plus, "latents of StyleGAN2", LATENT[1])
+    x = require(features.w_plus, "latents of StyleGAN2", LATENT[1])
     return Tokens(net(x).flatten(0, 1), net(torch.zeros_like(x)).flatten(0, 1))

@@ -169,7 +169,7 @@ def test_gates_never_sum_to_more_than_one(count: int, seed: int, level: Level) -
     each = region_masks.gains(masks, Grid(8, 12), 1, level, region_masks.GATE_POWERS)
     gates = [gain for gain in each if gain is not None]
     assert len(gates) == count
-    assert region_masks.summed(gates).max() <= 1
+    assert region_masks.add_gates(gates).max() <= 1
 
 
 def test_only_overlaps_are_normalised() -> None:
@@ -196,27 +196,27 @@ def test_masks_for_each_picture_meet_a_shared_one() -> None:
 ROWS = [Row("text"), Row("cond", 1), Row("uncond", 0), Row("cond", 0)]
 
 
-def test_placements_name_rows_positions_and_gains() -> None:
+def test_regions_name_rows_positions_and_gains() -> None:
     gain = torch.tensor([[0.0, 0.25, 1.0], [0.0, 0.0, 0.0]])
     like = torch.zeros(4, 3, 2, dtype=torch.float16)
-    placements = region_masks.place(ROWS, gain, like)
-    assert [(p.row, p.kind) for p in placements] == [(2, "uncond"), (3, "cond")]
-    for placement in placements:
-        assert placement.positions is not None
-        assert placement.gain is not None
-        assert placement.positions.tolist() == [1, 2]
-        assert placement.gain.dtype == torch.float16
-        assert placement.gain.tolist() == [[0.25], [1.0]]
+    regions = region_masks.locate(ROWS, gain, like)
+    assert [(p.row, p.kind) for p in regions] == [(2, "uncond"), (3, "cond")]
+    for region in regions:
+        assert region.positions is not None
+        assert region.gain is not None
+        assert region.positions.tolist() == [1, 2]
+        assert region.gain.dtype == torch.float16
+        assert region.gain.tolist() == [[0.25], [1.0]]
 
 
 def test_without_a_gate_every_row_but_text_is_whole() -> None:
-    placements = region_masks.place(ROWS, None, torch.zeros(1))
-    assert [(p.row, p.positions, p.gain) for p in placements] == [(1, None, None), (2, None, None), (3, None, None)]
+    regions = region_masks.locate(ROWS, None, torch.zeros(1))
+    assert [(p.row, p.positions, p.gain) for p in regions] == [(1, None, None), (2, None, None), (3, None, None)]
 
 
 @pytest.mark.parametrize(("rows", "is_slice"), [([0, 1], True), ([1, 2, 3], True), ([0, 2], False), ([3], True)])
 def test_flatten_whole_rows(rows: list[int], is_slice: bool) -> None:
-    flat = region_masks.flatten([region_masks.RowRegion(r, "cond", None, None) for r in rows], 5, torch.device("cpu"))
+    flat = region_masks.join_rows([region_masks.RowRegion(r, "cond", None, None) for r in rows], 5, torch.device("cpu"))
     assert isinstance(flat.positions, slice) == is_slice
     assert flat.gain is None
     every = torch.arange(20)[flat.positions]
@@ -226,7 +226,7 @@ def test_flatten_whole_rows(rows: list[int], is_slice: bool) -> None:
 def test_flatten_masked_rows() -> None:
     one = region_masks.RowRegion(1, "cond", torch.tensor([0, 4]), torch.tensor([[0.5], [1.0]]))
     two = region_masks.RowRegion(3, "cond", torch.tensor([2]), torch.tensor([[0.25]]))
-    flat = region_masks.flatten([one, two], 5, torch.device("cpu"))
+    flat = region_masks.join_rows([one, two], 5, torch.device("cpu"))
     assert isinstance(flat.positions, Tensor)
     assert flat.positions.tolist() == [5, 9, 17]
     assert flat.gain is not None

@@ -87,7 +87,7 @@ def test_gates_sum_to_one_at_most(name: str) -> None:
     for site in site_names("sd15"):
         grid = Grid(*SIZE)
         gates = region_masks.gains(places, grid, site.halvings, site.level, region_masks.GATE_POWERS)
-        total = region_masks.summed([gate for gate in gates if gate is not None])
+        total = region_masks.add_gates([gate for gate in gates if gate is not None])
         assert float(total.max()) <= 1
         union = torch.stack([touched_cells(place, SIZE, site.halvings) for place in places]).any(0)
         assert torch.equal(total[0] > 0, union)

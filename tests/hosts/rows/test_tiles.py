@@ -255,7 +255,7 @@ def test_masks_are_cut_where_cells_begin_whatever_their_size() -> None:
     mask = torch.rand(2, 37, 61, generator=torch.Generator().manual_seed(3))
     whole = region_masks.on_grid(mask, Grid(*WHOLE), 0)
     views = [(s, TileBox(top, left, Grid(TILE, TILE), Grid(*WHOLE))) for s in (0, 1) for top, left in CORNERS]
-    seen = region_masks.seen_through(mask, views)
+    seen = region_masks.cut_tiles(mask, views)
     for (sample, window), part in zip(views, seen, strict=True):
         assert torch.equal(part, cut(whole[sample], (window.top, window.left)))
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from dp_adapter import generation
 from dp_adapter.cli import main
-from dp_adapter.core.personal import Personal
-from dp_adapter.core.text.text_side import change_of
+from dp_adapter.core.text.text_side import compute_change
 from dp_adapter.core.types import Features
 from dp_adapter.errors import DPAdapterError, HostError
 from dp_adapter.hosts.attach import diffusers as host
@@ -32,6 +31,7 @@ from dp_adapter.training.personal.text_attention import token_shares
 from dp_adapter.training.personal.varied_views import Subject, mean_embedding, views
 from dp_adapter.weights import formats
 from dp_adapter.weights.families import personal
+from dp_adapter.weights.families.personal import Personal
 from tests.hosts.pipelines import test_load_pipeline
 
 sdxl_folder = test_load_pipeline.sdxl_folder
@@ -111,7 +111,7 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: Bank, tmp_pat
     plain = encode_prompts.encode(pipeline, job.prompt, "", guided=False)["prompt_embeds"]
     (identity,) = prepared.injection.identities
     assert identity.text is not None
-    change = change_of(identity.text, plain[0], words.texts[0][0][0], words.spellings)
+    change = compute_change(identity.text, plain[0], words.texts[0][0][0], words.spellings)
     made = plain[0].index_add(0, change.tokens, change.delta)
     torch.testing.assert_close(made, expected[0], atol=1e-5, rtol=1e-5)
     latents, step = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(400)

@@ -20,7 +20,7 @@ from dp_adapter.core.projection import FaceProjection
 from dp_adapter.modes import TABLE, ModeFacts, resolve
 from dp_adapter.session.results.best_of import STRIDE
 from dp_adapter.settings import Settings
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 from tests import tiny
 from tests.hosts import ldm_unet
 from tests.hosts.protocol import same_state, state_of
@@ -53,7 +53,7 @@ def adapter_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sites = [SiteAdapter(tiny.CONTEXT, tiny.width_of("sd15", index)) for index in range(16)]
     adapter = Adapter(FaceProjection(FACE, FACE, 4, tiny.CONTEXT), sites)
     path = tmp_path_factory.mktemp("adapter") / "tiny.safetensors"
-    own.save(path, adapter, "sd15", "sface", {})
+    own_adapter.save(path, adapter, "sd15", "sface", {})
     return path
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dp_adapter.core.personal import Personal
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.weights import formats
+from dp_adapter.weights.attention_lora import attention_lora
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.families import personal
 from dp_adapter.weights.families import photomaker as photomaker_files
-from dp_adapter.weights.families.attention_lora import attention_lora
+from dp_adapter.weights.families.personal import Personal
 from dp_adapter.weights.files import open_weights
 from tests import tiny
 from tests.weights import fused_files as files

@@ -11,7 +11,7 @@ from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Base
 from dp_adapter.weights.files import WeightFile
 
 
-def layers(file: WeightFile, prefix: str, names: tuple[str, ...], context: int, base: Base) -> list[list[Tensor]]:
+def read_layers(file: WeightFile, prefix: str, names: tuple[str, ...], context: int, base: Base) -> list[list[Tensor]]:
     """The weights of every site, in checkpoint order and in the order of ``names``.
 
     Args:

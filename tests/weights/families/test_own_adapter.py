@@ -17,7 +17,7 @@ from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.weights import formats
-from dp_adapter.weights.families import own
+from dp_adapter.weights.families import own_adapter
 from tests import tiny
 
 PARTS = [(False, False), (True, False), (False, True), (True, True)]
@@ -28,7 +28,7 @@ PARTS = [(False, False), (True, False), (False, True), (True, True)]
 def test_round_trip(tmp_path: Path, base: Base, text: bool, blending: bool) -> None:
     adapter = tiny.adapter(base, text=text, blending=blending)
     path = tmp_path / "mine.safetensors"
-    own.save(path, adapter, base, "sface", {"steps": 60, "data": "faces"})
+    own_adapter.save(path, adapter, base, "sface", {"steps": 60, "data": "faces"})
     checkpoint = formats.read(path)
     assert (checkpoint.family, checkpoint.base, checkpoint.encoders) == ("dp-adapter", base, ("sface",))
     assert checkpoint.tokens_per_photo == 4
@@ -46,7 +46,7 @@ def test_round_trip(tmp_path: Path, base: Base, text: bool, blending: bool) -> N
 
 def test_tokens_come_from_the_saved_projection(tmp_path: Path) -> None:
     adapter = tiny.adapter("sd15")
-    own.save(tmp_path / "x.safetensors", adapter, "sd15", "arcface", {})
+    own_adapter.save(tmp_path / "x.safetensors", adapter, "sd15", "arcface", {})
     face = torch.randn(2, tiny.FACE, generator=torch.Generator().manual_seed(0))
     tokens = formats.read(tmp_path / "x.safetensors").tokens(Features(faceid=face))
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_tokens_come_from_the_saved_projection(tmp_path: Path) -> None:
 
 
 def test_half_precision_is_kept(tmp_path: Path) -> None:
-    own.save(tmp_path / "x.safetensors", tiny.adapter("sd15", text=True).half(), "sd15", "arcface", {})
+    own_adapter.save(tmp_path / "x.safetensors", tiny.adapter("sd15", text=True).half(), "sd15", "arcface", {})
     site = formats.read(tmp_path / "x.safetensors").adapter.site(0)
     assert {parameter.dtype for parameter in site.parameters()} == {torch.float16}
 
@@ -64,7 +64,7 @@ def rewritten(
     path: Path, metadata: Mapping[str, str] | None = None, tensors: Mapping[str, Tensor | None] | None = None
 ) -> Path:
     """A saved adapter with some metadata or tensors changed; None drops a tensor."""
-    own.save(path, tiny.adapter("sd15", text=True, blending=True), "sd15", "arcface", {})
+    own_adapter.save(path, tiny.adapter("sd15", text=True, blending=True), "sd15", "arcface", {})
     with safe_open(str(path), framework="pt") as file:
         facts = dict(file.metadata() or {})
     kept = {**load_file(str(path)), **(tensors or {})}
@@ -112,7 +112,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("saved", "claimed"), [("sd15", "sdxl"), ("sdxl", "sd15")])
 def test_a_file_for_the_other_base_than_it_says(tmp_path: Path, saved: Base, claimed: str) -> None:
     path = tmp_path / "x.safetensors"
-    own.save(path, tiny.adapter(saved), saved, "arcface", {})
+    own_adapter.save(path, tiny.adapter(saved), saved, "arcface", {})
     with safe_open(str(path), framework="pt") as file:
         facts = dict(file.metadata() or {})
     save_file(load_file(str(path)), str(path), metadata=facts | {"base": claimed})
@@ -121,7 +121,7 @@ def test_a_file_for_the_other_base_than_it_says(tmp_path: Path, saved: Base, cla
 
 
 def test_without_its_metadata_it_is_nobodys(tmp_path: Path) -> None:
-    own.save(tmp_path / "x.safetensors", tiny.adapter("sd15"), "sd15", "arcface", {})
+    own_adapter.save(tmp_path / "x.safetensors", tiny.adapter("sd15"), "sd15", "arcface", {})
     save_file(load_file(str(tmp_path / "x.safetensors")), str(tmp_path / "y.safetensors"))
     with pytest.raises(WeightsError, match="not a supported identity adapter"):
         formats.read(tmp_path / "y.safetensors")

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
-from dp_adapter.core.projection import FaceProjection, Resampler
+from dp_adapter.core.projection import FaceProjection, Resampler, State, strip_prefix
 from dp_adapter.errors import WeightsError
+from dp_adapter.weights.build_modules import build_module, build_projection
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder
-from dp_adapter.weights.families.fact import gated_site, resampled_tokens
-from dp_adapter.weights.families.ip_adapter import face_tokens, load_projection, under
+from dp_adapter.weights.families.facechain_fact import build_gated_site, make_resampled_tokens
+from dp_adapter.weights.families.ip_adapter import make_face_tokens
 from dp_adapter.weights.files import WeightFile
 
 VERSION = 1
@@ -51,13 +51,13 @@ def save(path: Path, adapter: Adapter, base: Base, encoder: Encoder, training: M
 
 
 def read(file: WeightFile, family: str, title: str) -> Checkpoint:
-    base, encoder = _checked(file)
+    base, encoder = _read_metadata(file)
     count = len({key.split(".")[1] for key in file.tensors if key.startswith("sites.")})
     if count != SITES[base]:
         raise WeightsError(f"{file.path.name} is for {base} but has {count} of {SITES[base]} layers", "It is damaged.")
     patches = file.metadata["kind"] == PATCHES
-    sites = [_site(under(file.tensors, f"sites.{index}."), index, file) for index in range(SITES[base])]
-    net, tokens, width = _patches(file) if patches else _face(file)
+    sites = [_read_site(strip_prefix(file.tensors, f"sites.{index}."), index, file) for index in range(SITES[base])]
+    net, tokens, width = _read_patch_projection(file) if patches else _read_face_projection(file)
     return Checkpoint(
         path=file.path,
         family=family,
@@ -65,7 +65,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         base=base,
         adapter=Adapter(net, sites),
         encoders=(encoder,),
-        recipe=resampled_tokens if patches else face_tokens,
+        recipe=make_resampled_tokens if patches else make_face_tokens,
         tokens_per_photo=tokens,
         features_width={encoder: width},
         combine="concatenate" if patches else "average",
@@ -74,20 +74,20 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _face(file: WeightFile) -> tuple[nn.Module, int, int]:
+def _read_face_projection(file: WeightFile) -> tuple[nn.Module, int, int]:
     """The projection of a face embedding, its number of tokens and the embedding's width."""
-    net = load_projection(FaceProjection.like, under(file.tensors, "projection."), file)
+    net = build_projection(FaceProjection.like, strip_prefix(file.tensors, "projection."), file)
     tokens = file.tensors["projection.proj.2.weight"].shape[0] // net.norm.normalized_shape[0]
     return net, tokens, file.tensors["projection.proj.0.weight"].shape[1]
 
 
-def _patches(file: WeightFile) -> tuple[nn.Module, int, int]:
+def _read_patch_projection(file: WeightFile) -> tuple[nn.Module, int, int]:
     """The same of the patches of a face."""
-    net = load_projection(Resampler.like, under(file.tensors, "projection."), file)
+    net = build_projection(Resampler.like, strip_prefix(file.tensors, "projection."), file)
     return net, net.latents.shape[1], net.proj_in.in_features
 
 
-def _checked(file: WeightFile) -> tuple[Base, Encoder]:
+def _read_metadata(file: WeightFile) -> tuple[Base, Encoder]:
     facts = file.metadata
     if not facts.get("version", "").isdigit() or int(facts["version"]) > VERSION:
         raise WeightsError(
@@ -103,20 +103,18 @@ def _checked(file: WeightFile) -> tuple[Base, Encoder]:
     return base, encoder
 
 
-def _site(state: Mapping[str, Tensor], index: int, file: WeightFile) -> SiteAdapter | GatedSiteAdapter:
-    if _any(state, "alpha_"):
-        return gated_site(state, index, file)
-    try:
-        width, context = state["to_k.weight"].shape
-        with torch.device("meta"):
-            text = TextConsistency(context, width, len(state["text.k_down.weight"])) if _any(state, "text.") else None
-            rank = len(state["blending.project_v.weight"]) if _any(state, "blending.") else 0
-            site = SiteAdapter(context, width, text, FeatureBlending(width, rank) if rank else None)
-        site.load_state_dict(dict(state), strict=True, assign=True)
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise WeightsError(f"{file.path.name}: layer {index} is incomplete ({str(error).splitlines()[-1]})") from error
-    return site.eval().requires_grad_(False)
+def _read_site(state: State, index: int, file: WeightFile) -> SiteAdapter | GatedSiteAdapter:
+    if _has(state, "alpha_"):
+        return build_gated_site(state, index, file)
+    return build_module(_site_like, state, file, f"layer {index}")
 
 
-def _any(state: Mapping[str, Tensor], prefix: str) -> bool:
+def _site_like(state: State) -> SiteAdapter:
+    width, context = state["to_k.weight"].shape
+    text = TextConsistency(context, width, len(state["text.k_down.weight"])) if _has(state, "text.") else None
+    blending = FeatureBlending(width, len(state["blending.project_v.weight"])) if _has(state, "blending.") else None
+    return SiteAdapter(context, width, text, blending)
+
+
+def _has(state: State, prefix: str) -> bool:
     return any(key.startswith(prefix) for key in state)

@@ -36,24 +36,24 @@ def _has(file: WeightFile, *keys: str) -> bool:
 
 
 def read_standard(file: WeightFile, family: str, title: str) -> Checkpoint:
-    return _shared_by_words(file, ip_adapter.read_standard(file, family, title))
+    return _share_by_words(file, ip_adapter.read_standard(file, family, title))
 
 
 def read_plus(file: WeightFile, family: str, title: str) -> Checkpoint:
-    return _shared_by_words(file, replace(ip_adapter.read_plus(file, family, title), variants=()))
+    return _share_by_words(file, replace(ip_adapter.read_plus(file, family, title), models={}))
 
 
-def _shared_by_words(file: WeightFile, checkpoint: Checkpoint) -> Checkpoint:
+def _share_by_words(file: WeightFile, checkpoint: Checkpoint) -> Checkpoint:
     for index in range(len(checkpoint.adapter.sites)):
         site = checkpoint.adapter.site(index)
         assert isinstance(site, SiteAdapter)
-        site.text_to_weight = _layer(file, 2 * index + 1, site.width)
+        site.text_to_weight = _read_layer(file, 2 * index + 1, site.width)
     # Photos come one by one, so that the recipe can average their tokens.
-    recipe = _averaged(checkpoint.recipe, checkpoint.tokens_per_photo)
-    return replace(checkpoint, recipe=recipe, combine="concatenate", sharing="words")
+    recipe = _average_photos(checkpoint.recipe, checkpoint.tokens_per_photo)
+    return replace(checkpoint, recipe=recipe, combine="concatenate", sharing="words", crop="photo")
 
 
-def _layer(file: WeightFile, number: int, width: int) -> nn.Linear:
+def _read_layer(file: WeightFile, number: int, width: int) -> nn.Linear:
     weight = file.tensors.get(_LAYER.format(number))
     if weight is None or weight.shape != (1, width):
         raise WeightsError(f"{file.path.name}: layer {number} lacks a text_to_weight of {width} channels")
@@ -63,7 +63,7 @@ def _layer(file: WeightFile, number: int, width: int) -> nn.Linear:
     return layer.eval().requires_grad_(False)
 
 
-def _averaged(recipe: Recipe, count: int) -> Recipe:
+def _average_photos(recipe: Recipe, count: int) -> Recipe:
     """The recipe with the photos' tokens [n * T, D] averaged: [T, D]."""
 
     def averaged(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
