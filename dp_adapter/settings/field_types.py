@@ -1,6 +1,6 @@
 """What a value of a field may be: its check, its JSON form, its text form (infotext, flags, axes) and its schema.
 
-``check`` raises SettingsError with an empty field name; ``words.within`` adds the names on the way out, level by level.
+``check`` raises SettingsError with an empty field name; ``messages.within`` adds the names level by level.
 """
 
 from __future__ import annotations

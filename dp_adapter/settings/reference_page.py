@@ -1,4 +1,4 @@
-"""The page docs/settings.md, made from the fields: ``python -m dp_adapter.settings.docs > docs/settings.md``."""
+"""Makes docs/settings.md from the fields: ``python -m dp_adapter.settings.reference_page > docs/settings.md``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dp_adapter.settings.request import VERSION, Settings
 _HEAD = f"""# Settings
 
 Everything a generation can be asked for, in one object: the panel, the API, infotext, X/Y/Z and the command line all
-make it. Made by `python -m dp_adapter.settings.docs > docs/settings.md`; do not edit.
+make it. Made by `python -m dp_adapter.settings.reference_page > docs/settings.md`; do not edit.
 
 * As JSON it is an object of the fields below, nested at the dots, with `"version": {VERSION}` beside them. Whatever
   is not given takes its default. `references[]` and `regions[]` are the items of lists.

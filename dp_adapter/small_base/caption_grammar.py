@@ -1,6 +1,6 @@
 """The grammar of the small base's captions: what a caption states, word by word, and captions for an evaluation.
 
-Every statement can be measured on a picture (`scene_check`). The grammar is that of ``tools/small_base/scenes.py``.
+Every statement can be measured on a picture (`caption_check`). The grammar is that of ``tools/small_base/scenes.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Colours, places and patterns of a segmented picture: the measuring that `scene_check` judges by."""
+"""Colours, places and patterns of a segmented picture: the measuring that `caption_check` judges by."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ The WebUIs build their networks from configurations of their own, unless told ot
   The text encoder is ldm's ``FrozenCLIPEmbedder``, whose ``version`` may be a folder with a configuration and a
   tokenizer; absolute, as it is looked up from wherever the WebUI was started. Nothing of the extension is needed.
 * Forge, Forge neo, reForge and Forge classic know no other widths; the extension leads them to the folder ``NAME``
-  (``webui/forge_widths.py``, ``webui/reforge_widths.py``). Without it they could not load the checkpoint.
+  (``webui/host/forge_widths.py``, ``webui/host/reforge_widths.py``). Without it they could not load the checkpoint.
 """
 
 from __future__ import annotations
