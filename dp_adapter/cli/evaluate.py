@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.cli.models import models_root
 from dp_adapter.cli.settings import assigned, read_settings
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.messages import separated
+from dp_adapter.settings.messages import split_list
 from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _plan(
 ) -> tuple[EvaluationPlan, list[str]]:
     from dp_adapter.evaluation.protocol import EvaluationPlan, arms
 
-    chosen = arms([name for name in separated(args.arms) if name])
+    chosen = arms([name for name in split_list(args.arms) if name])
     notes: list[str] = []
     if "text" not in studio.trained and settings.text_emphasis == 0 and not settings.strict_text_region:
         chosen = tuple(arm for arm in chosen if arm.name != "no-tca")
@@ -290,7 +290,7 @@ def _judged(
 
 def _weights(text: str) -> list[float]:
     try:
-        return [float(part) for part in separated(text) if part]
+        return [float(part) for part in split_list(text) if part]
     except ValueError:
         raise SettingsError("sweep", f"'{text}' is no list of weights", "Write --sweep 0.4,0.8,1.2.") from None
 

@@ -25,14 +25,14 @@ def walk(record: type[Record], path: str = "", prefix: str = "") -> Iterator[tup
     """
     for info in fields_of(record):
         here = f"{path}.{info.name}" if path else info.name
-        yield here, _prefixed(info, prefix)
-        inner = _record_in(info.kind)
+        yield here, _with_prefix(info, prefix)
+        inner = _nested_record(info.kind)
         if inner is not None:
             brackets = "[]" if isinstance(info.kind, ListOf) else ""
             yield from walk(inner.record, here + brackets, f"{prefix} {inner.prefix}".strip())
 
 
-def _prefixed(info: FieldInfo, prefix: str) -> FieldInfo:
+def _with_prefix(info: FieldInfo, prefix: str) -> FieldInfo:
     if not prefix:
         return info
     label = f"{prefix} {info.label[0].lower()}{info.label[1:]}"
@@ -40,21 +40,21 @@ def _prefixed(info: FieldInfo, prefix: str) -> FieldInfo:
     return dataclasses.replace(info, label=label, infotext=f"DP-Adapter {prefix.lower()} {name}")
 
 
-def _record_in(kind: Kind) -> RecordOf | None:
+def _nested_record(kind: Kind) -> RecordOf | None:
     if isinstance(kind, Nullable | ListOf):
         kind = kind.item
     return kind if isinstance(kind, RecordOf) else None
 
 
 @cache
-def index(record: type[Record]) -> dict[str, FieldInfo]:
+def fields_by_path(record: type[Record]) -> dict[str, FieldInfo]:
     """All fields under ``record`` by path."""
     return dict(walk(record))
 
 
 def is_leaf(info: FieldInfo) -> bool:
     """Whether the field has a value of its own: all but records. A list of records has one, as a whole."""
-    return isinstance(info.kind, ListOf) or _record_in(info.kind) is None
+    return isinstance(info.kind, ListOf) or _nested_record(info.kind) is None
 
 
 def find(record: type[Record], path: str) -> FieldInfo:
@@ -63,16 +63,16 @@ def find(record: type[Record], path: str) -> FieldInfo:
     Raises:
         SettingsError: there is none; ``nearest`` is the path most like it.
     """
-    fields = index(record)
+    fields = fields_by_path(record)
     general = re.sub(r"\[\d+\]", "[]", path)
     if general not in fields:
-        raise no_field(record, general, path)
+        raise no_field_error(record, general, path)
     return fields[general]
 
 
-def no_field(record: type[Record], name: str, shown: str) -> SettingsError:
+def no_field_error(record: type[Record], name: str, shown: str) -> SettingsError:
     """The error for a name, or a path, that no field under ``record`` has; ``shown`` is how it was given."""
-    nearest = _meant(record, name)
+    nearest = _guess_field(record, name)
     hint = f"Did you mean '{nearest}'?"
     if nearest is None:
         names = [info.name for info in fields_of(record)]
@@ -80,12 +80,12 @@ def no_field(record: type[Record], name: str, shown: str) -> SettingsError:
     return SettingsError(shown, "there is no such field", hint, nearest)
 
 
-def _meant(record: type[Record], name: str) -> str | None:
+def _guess_field(record: type[Record], name: str) -> str | None:
     """The field that a wrong name may mean: by what others call it, by where it really is, or by its letters.
 
     None where nothing speaks for any. Of a path, the last name is the wrong one if what it is under is there.
     """
-    fields = index(record)
+    fields = fields_by_path(record)
     if name in fields:  # a path where a name belongs
         return name.split(".", maxsplit=1)[0]
     above, _, last = name.rpartition(".")
@@ -102,7 +102,7 @@ def _meant(record: type[Record], name: str) -> str | None:
     return own.get(closest(word, [one for one in own if "." not in one]) or "")
 
 
-def plain(value: object) -> Any:
+def to_json(value: object) -> Any:
     """A value that may be given in Python or in JSON form, with records in their JSON form."""
     if isinstance(value, list | tuple):
         items = cast("list[object]", value)
@@ -110,7 +110,7 @@ def plain(value: object) -> Any:
     return encode(value) if isinstance(value, Record) else value
 
 
-def plant(record: type[Record], tree: dict[str, Any], path: str, value: Any) -> None:
+def set_at(record: type[Record], tree: dict[str, Any], path: str, value: Any) -> None:
     """Sets the value at ``path`` in a request's JSON form; a record that is null on the way becomes its defaults.
 
     Raises:

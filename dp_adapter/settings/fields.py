@@ -55,7 +55,7 @@ class FieldInfo:
             try:
                 return self.kind.check(value)
             except SettingsError as error:
-                raise self._with_nearest(error) from None
+                raise self._add_nearest(error) from None
 
     def read(self, data: object) -> object:
         """Turns the JSON form into an unchecked value; raises as ``check`` does."""
@@ -63,9 +63,9 @@ class FieldInfo:
             try:
                 return self.kind.read(data)
             except SettingsError as error:
-                raise self._with_nearest(error) from None
+                raise self._add_nearest(error) from None
 
-    def _with_nearest(self, error: SettingsError) -> SettingsError:
+    def _add_nearest(self, error: SettingsError) -> SettingsError:
         if error.field or error.nearest is not None or self.required:
             return error
         default = self.kind.brief(self.default)
@@ -130,18 +130,18 @@ def decode(record: type[R], data: object) -> R:
     values: dict[str, Any] = {}
     for key, value in cast("Mapping[object, object]", data).items():
         if not isinstance(key, str) or key not in infos:
-            raise unknown(key, record)
+            raise unknown_key_error(key, record)
         values[key] = infos[key].read(value)
     return record(**values)
 
 
-def unknown(key: object, record: type[Record]) -> SettingsError:
+def unknown_key_error(key: object, record: type[Record]) -> SettingsError:
     """The error for a key that no field of a record has."""
     from dp_adapter.settings import field_paths  # which is made of records
 
     if not isinstance(key, str):
         return SettingsError(show(key), "field names are text", "Put it in quotes.")
-    return field_paths.no_field(record, key, key if len(key) <= 60 else show(key))
+    return field_paths.no_field_error(record, key, key if len(key) <= 60 else show(key))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ make it. Made by `python -m dp_adapter.settings.reference_page > docs/settings.m
 """
 
 
-def markdown() -> str:
+def render_page() -> str:
     """The whole page."""
     return _HEAD + "".join(_row(path, info) for path, info in walk(Settings) if is_leaf(info))
 
@@ -40,4 +40,4 @@ def _row(path: str, info: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(markdown())
+    sys.stdout.write(render_page())
