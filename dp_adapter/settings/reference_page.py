@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from dp_adapter.settings.field_paths import is_leaf, walk
 from dp_adapter.settings.fields import FieldInfo
+from dp_adapter.settings.nested_records import is_leaf, walk
 from dp_adapter.settings.request import VERSION, Settings
 
 _HEAD = f"""# Settings

@@ -16,8 +16,9 @@ from dp_adapter.settings.container_types import ListOf, Nullable
 from dp_adapter.settings.curve import Curve, CurveText
 from dp_adapter.settings.field_paths import set_at, to_json
 from dp_adapter.settings.field_types import Choice, Flag, Integer, Text
-from dp_adapter.settings.fields import Record, RecordOf, decode, encode, fields_of, setting, unknown_key_error
+from dp_adapter.settings.fields import Record, fields_of, setting
 from dp_adapter.settings.messages import count, refusal, show, within
+from dp_adapter.settings.nested_records import RecordOf, decode, encode, unknown_key_error
 from dp_adapter.settings.pathway_sections import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
 from dp_adapter.settings.result_sections import FacePass, Report
 from dp_adapter.settings.sections import (
