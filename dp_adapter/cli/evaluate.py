@@ -209,12 +209,12 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPers
     from dp_adapter.evaluation.protocol import filled
     from dp_adapter.identity.pictures.picture_files import load_picture
     from dp_adapter.small_base import caption_grammar
-    from dp_adapter.small_base.caption_check import SceneCheck
+    from dp_adapter.small_base.caption_check import CaptionCheck
 
     name = args.prompts if args.prompts != "auto" else "scenes" if is_small(pipeline) else "fastcomposer"
     if name == "scenes":
-        facts = SceneCheck().measure(load_picture(person.photo)).facts
-        texts = caption_grammar.drawn(args.seed + number, facts, args.prompt_count)
+        facts = CaptionCheck().measure(load_picture(person.photo)).facts
+        texts = caption_grammar.random_captions(args.seed + number, facts, args.prompt_count)
     elif name == "fastcomposer":
         texts = fastcomposer.templates()[: args.prompt_count]
     else:
@@ -226,7 +226,7 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPers
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
     if args.prompt_judge == "scene" or (args.prompt_judge == "auto" and is_small(pipeline)):
         for text in texts:
-            caption_grammar.statements(text)
+            caption_grammar.parse_caption(text)
     return [filled(text, args.person_word) for text in texts]
 
 
