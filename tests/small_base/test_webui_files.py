@@ -202,7 +202,7 @@ def test_checkpoints_inside_forge_need_the_extension_too(shipped: Path, tmp_path
     webui = folders(tmp_path, "modules_forge", "models/Stable-diffusion")
     with pytest.raises(HostError, match="extensions"):
         install(webui / "models" / "Stable-diffusion", shipped)
-    extension = folders(webui / "extensions", "dp/dp_adapter/webui")
+    extension = folders(webui / "extensions", "dp/dp_adapter/webui/host")
     (extension / "dp/dp_adapter/webui/host/reforge_widths.py").touch()
     assert install(webui / "models" / "Stable-diffusion", shipped)
 
