@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import models_root
-from dp_adapter.cli.settings import assigned, read_settings
+from dp_adapter.cli.settings import request_from
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.messages import split_list
 from dp_adapter.text_files import read_text
@@ -106,9 +106,8 @@ def opened(args: argparse.Namespace) -> tuple[EvaluationPictures, Pipeline, Sett
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
-    from dp_adapter.settings import Settings
 
-    settings = (read_settings(args.settings) if args.settings else Settings()).with_fields(assigned(args.set))
+    settings = request_from(args.settings, {}, args.set)
     if settings.references:
         raise SettingsError("references", "photos come from --people or --photo", "Take them out of the settings.")
     root = models_root(args.models_dir)
@@ -341,7 +340,7 @@ def config_of(
     from importlib import metadata
 
     from dp_adapter import __version__
-    from dp_adapter.cli.write_pictures import shared_settings
+    from dp_adapter.cli.write_pictures import shareable_settings
 
     versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy", "onnxruntime")}
     names = ("width", "height", "steps", "guidance", "sampler", "negative_prompt", "batch")
@@ -354,7 +353,7 @@ def config_of(
         "prompts": {"title": scorer.prompts.title, "set": getattr(args, "prompts", "scenes")},
         "job": {name: getattr(job, name) for name in names},
         "first_seed": args.seed,
-        "settings": shared_settings(settings),
+        "settings": shareable_settings(settings),
         "device": args.device,
     }
 
