@@ -36,7 +36,7 @@ class Cache(Generic[Value]):
                 self._sizes[key] = size
             value = self._values[key]
             self._values.move_to_end(key)
-            while len(self._values) > self._limit or (len(self._values) > 1 and self._over()):
+            while len(self._values) > self._limit or (len(self._values) > 1 and self._is_too_large()):
                 gone, _ = self._values.popitem(last=False)
                 del self._sizes[gone]
         return value
@@ -46,7 +46,7 @@ class Cache(Generic[Value]):
             self._values.clear()
             self._sizes.clear()
 
-    def _over(self) -> bool:
+    def _is_too_large(self) -> bool:
         return self._total is not None and sum(self._sizes.values()) > self._total
 
     def __len__(self) -> int:

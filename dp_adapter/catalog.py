@@ -152,7 +152,7 @@ def locate(model: ModelFile, roots: Sequence[Path]) -> Path | None:
     return None
 
 
-def missing(model: ModelFile, roots: Sequence[Path]) -> CatalogError:
+def missing_error(model: ModelFile, roots: Sequence[Path]) -> CatalogError:
     """The error that a file is needed and in none of the model folders: what it is, and the ways to get it."""
     folder = (roots[0] if roots else Path("models")) / model.folder
     get = command(f"models get {model.id}")

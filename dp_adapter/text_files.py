@@ -33,31 +33,31 @@ def read_text(path: Path) -> str:
         OSError: it cannot be read.
         ValueError: it is no text, or its encoding cannot be told.
     """
-    return decoded(path.read_bytes())
+    return decode(path.read_bytes())
 
 
-def decoded(data: bytes) -> str:
+def decode(data: bytes) -> str:
     """The text of a file's content; raises ValueError as ``read_text``."""
-    text = _text(data)
+    text = _decode(data)
     if "\0" in text:
         raise ValueError("it is no text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _text(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding)  # UnicodeDecodeError is a ValueError
     if b"\0" in data:
-        return data.decode(_unmarked(data))
-    text = _strict(data, "utf-8")
+        return data.decode(_guess_utf16(data))
+    text = _try_decode(data, "utf-8")
     # two Chinese characters in GBK can look like one of UTF-8 that does not exist
     if text is None or any(char < "\U00010000" and unicodedata.category(char) == "Cn" for char in text):
-        return _old(data)
+        return _decode_legacy(data)
     return text
 
 
-def _unmarked(data: bytes) -> str:
+def _guess_utf16(data: bytes) -> str:
     """Which UTF-16 text with many letters of ASCII is in, whose every second byte is 0."""
     first, second = (data[start::2].count(0) / max(len(data) // 2, 1) for start in (0, 1))
     if len(data) % 2 or min(first, second) > 0 or max(first, second) < _SURE:
@@ -65,19 +65,19 @@ def _unmarked(data: bytes) -> str:
     return "utf-16-be" if first else "utf-16-le"
 
 
-def _old(data: bytes) -> str:
-    japanese = _strict(data, "cp932")
+def _decode_legacy(data: bytes) -> str:
+    japanese = _try_decode(data, "cp932")
     # Chinese in GBK has other bytes where Japanese has its most common letters
     if japanese is not None and len(_HIRAGANA.findall(japanese)) > 1 and _JAPANESE.fullmatch(japanese):
         return japanese
-    western = _strict(data, "cp1252")
-    glued = any(_strict(data, other) is not None for other in ("cp932", "gb18030", "big5", "euc_kr", "euc_jp"))
+    western = _try_decode(data, "cp1252")
+    glued = any(_try_decode(data, other) is not None for other in ("cp932", "gb18030", "big5", "euc_kr", "euc_jp"))
     if western is None or not _WESTERN.fullmatch(western) or not _makes_words(western, 1 / 2 if glued else 2 / 3):
         raise ValueError(UNKNOWN)
     return western
 
 
-def _strict(data: bytes, encoding: str) -> str | None:
+def _try_decode(data: bytes, encoding: str) -> str | None:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:

@@ -118,7 +118,9 @@ def test_a_pack_by_its_name() -> None:
 
 
 def test_a_missing_file_says_all_there_is_to_say(tmp_path: Path) -> None:
-    known, by_hand = (str(catalog.missing(catalog.find(name), [tmp_path])) for name in ("clip-vit-l", "transface-s"))
+    known, by_hand = (
+        str(catalog.missing_error(catalog.find(name), [tmp_path])) for name in ("clip-vit-l", "transface-s")
+    )
     assert "OpenAI CLIP ViT-L-14 is needed and was not found. Get it with 'dp-adapter models get clip-vit-l'" in known
     assert f"or put clip-vit-large-patch14.safetensors into {tmp_path / 'clip_vision'}. Its licence: MIT" in known
     assert "Download it ('dp-adapter models get transface-s' says where), or put ms1mv2" in by_hand

@@ -39,7 +39,7 @@ def test_a_webui_has_its_own_python(webui: Path) -> None:
     assert "personalise' in" in hints.command("personalise")
     missing = str(MissingDependencyError("onnxruntime", "It", "onnx"))
     assert "with: 'venv/bin/python -m pip install onnxruntime' in the WebUI's folder, and start the WebUI" in missing
-    full = hints.in_full(str(catalog.missing(catalog.load()[0], [webui / "models"])))
+    full = hints.in_full(str(catalog.missing_error(catalog.load()[0], [webui / "models"])))
     places = (webui / "venv" / "bin" / "python", webui / "extensions" / "dp-adapter" / "dp_adapter", webui / "models")
     python, program, models = (f'"{place}"' for place in places)
     assert f"'{python} {program} models get " in full and f"--models-dir {models}'" in full

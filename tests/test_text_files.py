@@ -10,7 +10,7 @@ import pytest
 from dp_adapter.cli.settings import read_settings
 from dp_adapter.modes.user_modes import read as read_mode
 from dp_adapter.settings import Settings
-from dp_adapter.text_files import decoded, read_text
+from dp_adapter.text_files import decode, read_text
 from dp_adapter.training.personal.learned_words import names_in
 
 WESTERN = [
@@ -32,12 +32,12 @@ def test_unicode(tmp_path: Path, text: str, encoding: str) -> None:
 @pytest.mark.parametrize("text", WESTERN)
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le", "utf-16-be"])
 def test_without_a_mark(text: str, encoding: str) -> None:
-    assert decoded(text.encode(encoding)) == text
+    assert decode(text.encode(encoding)) == text
 
 
 def test_japanese() -> None:
     text = "女性の肖像、カメラを見て笑っている。1girl"
-    assert decoded(text.encode("cp932")) == text
+    assert decode(text.encode("cp932")) == text
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_japanese() -> None:
 )
 def test_what_cannot_be_told_is_not_guessed(text: str, encoding: str) -> None:
     with pytest.raises(ValueError):
-        decoded(text.encode(encoding))
+        decode(text.encode(encoding))
 
 
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"a\0\0\0b", b"\xff\xfea"])
 def test_what_is_no_text(data: bytes) -> None:
     with pytest.raises(ValueError):
-        decoded(data)
+        decode(data)
 
 
 def test_every_text_file_of_a_user(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     webui: Path | None = args.folder
     if webui is None and (args.ckpt_dir is None or _in_extensions()):
-        webui = _surrounding()
+        webui = _find_webui()
     installed = install(webui, checkpoints=args.ckpt_dir)
     for path in installed:
         print(f"-> {path}")
@@ -56,7 +56,7 @@ def _in_extensions() -> bool:
     return _ROOT.parent.name == "extensions"
 
 
-def _surrounding() -> Path:
+def _find_webui() -> Path:
     if not _in_extensions():
         raise HostError("This copy of DP-Adapter is not in a WebUI's extensions", "Give the WebUI's folder.")
     return _ROOT.parents[1]

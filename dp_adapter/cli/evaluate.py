@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import models_root
-from dp_adapter.cli.settings import assigned, read_settings
+from dp_adapter.cli.settings import request_from
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.messages import separated
+from dp_adapter.settings.messages import split_list
 from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
@@ -106,9 +106,8 @@ def opened(args: argparse.Namespace) -> tuple[EvaluationPictures, Pipeline, Sett
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
-    from dp_adapter.settings import Settings
 
-    settings = (read_settings(args.settings) if args.settings else Settings()).with_fields(assigned(args.set))
+    settings = request_from(args.settings, {}, args.set)
     if settings.references:
         raise SettingsError("references", "photos come from --people or --photo", "Take them out of the settings.")
     root = models_root(args.models_dir)
@@ -190,7 +189,7 @@ def _plan(
 ) -> tuple[EvaluationPlan, list[str]]:
     from dp_adapter.evaluation.protocol import EvaluationPlan, arms
 
-    chosen = arms([name for name in separated(args.arms) if name])
+    chosen = arms([name for name in split_list(args.arms) if name])
     notes: list[str] = []
     if "text" not in studio.trained and settings.text_emphasis == 0 and not settings.strict_text_region:
         chosen = tuple(arm for arm in chosen if arm.name != "no-tca")
@@ -209,12 +208,12 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPers
     from dp_adapter.evaluation.protocol import filled
     from dp_adapter.identity.pictures.picture_files import load_picture
     from dp_adapter.small_base import caption_grammar
-    from dp_adapter.small_base.caption_check import SceneCheck
+    from dp_adapter.small_base.caption_check import CaptionCheck
 
     name = args.prompts if args.prompts != "auto" else "scenes" if is_small(pipeline) else "fastcomposer"
     if name == "scenes":
-        facts = SceneCheck().measure(load_picture(person.photo)).facts
-        texts = caption_grammar.drawn(args.seed + number, facts, args.prompt_count)
+        facts = CaptionCheck().measure(load_picture(person.photo)).facts
+        texts = caption_grammar.random_captions(args.seed + number, facts, args.prompt_count)
     elif name == "fastcomposer":
         texts = fastcomposer.templates()[: args.prompt_count]
     else:
@@ -226,7 +225,7 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPers
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
     if args.prompt_judge == "scene" or (args.prompt_judge == "auto" and is_small(pipeline)):
         for text in texts:
-            caption_grammar.statements(text)
+            caption_grammar.parse_caption(text)
     return [filled(text, args.person_word) for text in texts]
 
 
@@ -290,7 +289,7 @@ def _judged(
 
 def _weights(text: str) -> list[float]:
     try:
-        return [float(part) for part in separated(text) if part]
+        return [float(part) for part in split_list(text) if part]
     except ValueError:
         raise SettingsError("sweep", f"'{text}' is no list of weights", "Write --sweep 0.4,0.8,1.2.") from None
 
@@ -341,7 +340,7 @@ def config_of(
     from importlib import metadata
 
     from dp_adapter import __version__
-    from dp_adapter.cli.write_pictures import shared_settings
+    from dp_adapter.cli.write_pictures import shareable_settings
 
     versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy", "onnxruntime")}
     names = ("width", "height", "steps", "guidance", "sampler", "negative_prompt", "batch")
@@ -354,7 +353,7 @@ def config_of(
         "prompts": {"title": scorer.prompts.title, "set": getattr(args, "prompts", "scenes")},
         "job": {name: getattr(job, name) for name in names},
         "first_seed": args.seed,
-        "settings": shared_settings(settings),
+        "settings": shareable_settings(settings),
         "device": args.device,
     }
 

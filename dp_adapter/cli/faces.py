@@ -40,7 +40,7 @@ def _show(path: Path, args: argparse.Namespace) -> int:
     picture = load_picture(path)
     faces = sorted(YuNet().detect(picture), key=lambda face: float(face.centre[0]))
     qualities = [quality(picture, face) for face in faces]
-    target = _annotated(picture, faces, qualities, path, args) if args.out else None
+    target = _write_annotated(picture, faces, qualities, path, args) if args.out else None
     if args.json:
         found = [
             {"box": [round(x, 1) for x in face.box.tolist()], "score": round(face.score, 3), **vars(measured)}
@@ -62,7 +62,7 @@ def _show(path: Path, args: argparse.Namespace) -> int:
     return 0 if faces else 1
 
 
-def _annotated(
+def _write_annotated(
     picture: Picture, faces: list[Face], qualities: list[Quality], path: Path, args: argparse.Namespace
 ) -> Path:
     from PIL import Image

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import models_root
-from dp_adapter.cli.settings import assigned, read_settings
+from dp_adapter.cli.settings import request_from
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
     for suffix, request in arms.items():
         started = time.perf_counter()
-        bar = _bar("without the adapter" if suffix else "sampling")
-        generation = generate(session, pipeline, request, job, bar, told=_say)
+        bar = _make_bar("without the adapter" if suffix else "sampling")
+        generation = generate(session, pipeline, request, job, bar, told=_show_explanation)
         seconds = time.perf_counter() - started
         mode = session.modes.of(request.mode)
         paths = write(args.out, args.base.resolve().name, request, mode, job, generation, seconds, suffix)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(explanation: Explanation) -> None:
+def _show_explanation(explanation: Explanation) -> None:
     print("\n".join(explanation.lines()), flush=True)
 
 
@@ -114,9 +114,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
     Raises:
         SettingsError: names the field.
     """
-    from dp_adapter.settings import Settings, field_at
+    from dp_adapter.settings import field_at
 
-    settings = read_settings(args.settings) if args.settings else Settings()
     changes: dict[str, Any] = {}
     if args.photo:
         changes["references"] = [{"image": photo} for photo in args.photo]
@@ -127,13 +126,13 @@ def settings_from(args: argparse.Namespace) -> Settings:
     if args.box and args.region_mask:
         raise SettingsError("regions", "--box and --region-mask were both given", "Give one of them.")
     if args.box:
-        changes["regions"] = [{"kind": "box", "box": _box(args.box)}]
+        changes["regions"] = [{"kind": "box", "box": _parse_box(args.box)}]
     if args.region_mask:
         changes["regions"] = [{"kind": "mask", "mask": args.region_mask}]
-    return settings.with_fields(changes | assigned(args.set))
+    return request_from(args.settings, changes, args.set)
 
 
-def _box(text: str) -> dict[str, float]:
+def _parse_box(text: str) -> dict[str, float]:
     try:
         x0, y0, x1, y1 = (float(part) for part in text.split(","))
     except ValueError:
@@ -183,7 +182,7 @@ def job_from(args: argparse.Namespace, native: int) -> DiffusersJob:
     )
 
 
-def _bar(words: str) -> Callable[[int, int], None]:
+def _make_bar(words: str) -> Callable[[int, int], None]:
     """A progress bar on the terminal's error stream, so that output stays clean; it begins with the first step."""
     from tqdm import tqdm
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
-from dp_adapter.cli.models import ROOT_VARIABLE, models_root
+from dp_adapter.cli.models import models_dir_parser, models_root
+from dp_adapter.cli.settings import request_from
 from dp_adapter.errors import IdentityError, SettingsError
 
 if TYPE_CHECKING:
@@ -21,13 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("identities", help="save people and use them without photos", description=__doc__)
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--models-dir",
-        type=Path,
-        metavar="DIR",
-        help=f"models folder (default: ${ROOT_VARIABLE}, else models/ of this repository)",
-    )
+    common = models_dir_parser()
     listing = actions.add_parser("list", parents=[common], help="all saved identities")
     listing.add_argument("--json", action="store_true", help="one JSON object per identity")
     save = actions.add_parser("save", parents=[common], help="save a person from photos")
@@ -93,7 +88,7 @@ def _list(identities: IdentityLibrary, as_json: bool) -> int:
 
 def _save(args: argparse.Namespace) -> int:
     from dp_adapter.session import Session
-    from dp_adapter.settings import Settings, field_at
+    from dp_adapter.settings import field_at
 
     if args.photo_weight and len(args.photo_weight) != len(args.photos):
         problem = f"{len(args.photos)} photos were given, and {len(args.photo_weight)} weights"
@@ -101,12 +96,9 @@ def _save(args: argparse.Namespace) -> int:
     references: list[dict[str, Any]] = [{"image": photo} for photo in args.photos]
     for reference, weight in zip(references, args.photo_weight, strict=False):
         reference["weight"] = field_at("references[0].weight").kind.parse(weight)
-    changes: dict[str, Any] = {"references": references}
-    for assignment in args.set:
-        path, _, value = assignment.partition("=")
-        changes[path] = field_at(path).kind.parse(value)
+    request = request_from(None, {"references": references}, args.set)
     session = Session([models_root(args.models_dir)], paths_allowed=True)
-    saved = session.save_identity(args.name, Settings().with_fields(changes), replace=args.replace)
+    saved = session.save_identity(args.name, request, replace=args.replace)
     print(f"{saved.name}: {_brief(saved)}")
     for note in saved.notes:
         print(f"  {note}")

@@ -22,13 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("models", help="list, get and verify model files", description=__doc__)
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--models-dir",
-        type=Path,
-        metavar="DIR",
-        help=f"models folder (default: ${ROOT_VARIABLE}, else models/ of this repository)",
-    )
+    common = models_dir_parser()
     listing = actions.add_parser("list", parents=[common], help="known files and which of them are here")
     listing.add_argument("--base", choices=catalog.BASES, help="only files for this base model (and those for any)")
     listing.add_argument("--kind", choices=catalog.KINDS)
@@ -39,6 +33,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check = actions.add_parser("verify", parents=[common], help="compare size and SHA-256 with the catalogue")
     check.add_argument("what", nargs="*", metavar="ID|PATH", help="default: every known file that is here")
     actions.add_parser("where", parents=[common], help="the folders in which files are looked for")
+
+
+def models_dir_parser() -> argparse.ArgumentParser:
+    """A parent for the parsers of actions that need the models folder."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--models-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"models folder (default: ${ROOT_VARIABLE}, else models/ of this repository)",
+    )
+    return common
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         return max(_get(model, root, yes=args.yes) for model in models)
     if args.action == "verify":
         return _verify(root, args.what)
-    return _where(root)
+    return _show_folders(root)
 
 
 def models_root(given: Path | None = None) -> Path:
@@ -67,7 +73,7 @@ def models_root(given: Path | None = None) -> Path:
     return Path(__file__).parents[2] / "models"
 
 
-def state(model: ModelFile, root: Path) -> str:
+def describe_state(model: ModelFile, root: Path) -> str:
     """'present', 'partial N %', 'wrong size', 'missing'; from sizes alone, so that a list is quick."""
     if (path := catalog.locate(model, [root])) is not None:
         return "present" if model.size in (None, path.stat().st_size) else "wrong size"
@@ -81,7 +87,7 @@ def _list(root: Path, base: str | None, kind: str | None) -> int:
     rows = [("ID", "KIND", "BASE", "SIZE", "HERE", "LICENCE")]
     for model in catalog.load():
         if (base is None or model.base in (base, "any")) and kind in (None, model.kind):
-            here = state(model, root)
+            here = describe_state(model, root)
             if here == "missing" and model.sha256 is None:
                 here = "missing, by hand"
             rows.append((model.id, model.kind, model.base, _megabytes(model), here, model.licence))
@@ -94,7 +100,7 @@ def _list(root: Path, base: str | None, kind: str | None) -> int:
 
 def _get(model: ModelFile, root: Path, *, yes: bool) -> int:
     downloads = bool(model.sha256) and not model.shipped and catalog.locate(model, [root]) is None
-    if downloads and not _agreed(model, root, yes=yes):
+    if downloads and not _confirm(model, root, yes=yes):
         print("Nothing downloaded.")
         return 1
     meter = Meter(model.filename)
@@ -106,7 +112,7 @@ def _get(model: ModelFile, root: Path, *, yes: bool) -> int:
     return 0
 
 
-def _agreed(model: ModelFile, root: Path, *, yes: bool) -> bool:
+def _confirm(model: ModelFile, root: Path, *, yes: bool) -> bool:
     print(f"{model.title} ({model.id})", f"  size     {_megabytes(model)}", f"  licence  {model.licence}", sep="\n")
     print(f"  note     {model.note}", f"  from     {model.url}", f"  to       {model.path_in(root)}", sep="\n")
     if yes:
@@ -118,7 +124,7 @@ def _agreed(model: ModelFile, root: Path, *, yes: bool) -> bool:
 
 def _verify(root: Path, what: Sequence[str]) -> int:
     bad = 0
-    chosen = _chosen(root, what)
+    chosen = _choose_files(root, what)
     if not chosen:
         print(f"Nothing was compared: none of the known files is in {root}. Name another folder with --models-dir.")
     for model, path in chosen:
@@ -140,7 +146,7 @@ def _verify(root: Path, what: Sequence[str]) -> int:
     return 1 if bad else 0
 
 
-def _chosen(root: Path, what: Sequence[str]) -> list[tuple[ModelFile | None, Path]]:
+def _choose_files(root: Path, what: Sequence[str]) -> list[tuple[ModelFile | None, Path]]:
     """(model, path) to compare; the model is None for a path given by the user."""
     if not what:
         found = ((model, catalog.locate(model, [root])) for model in catalog.load() if model.sha256)
@@ -155,7 +161,7 @@ def _chosen(root: Path, what: Sequence[str]) -> list[tuple[ModelFile | None, Pat
     return chosen
 
 
-def _where(root: Path) -> int:
+def _show_folders(root: Path) -> int:
     print(root)
     for folder in sorted({model.folder for model in catalog.load() if model.folder}):
         print(f"  {Path(folder)}: {', '.join(dict.fromkeys(m.kind for m in catalog.load() if m.folder == folder))}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings.messages import separated
+from dp_adapter.settings.messages import split_list
 
 if TYPE_CHECKING:
     from dp_adapter.training.prepare.runners import Runner
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.training.prepare.run import prepare
 
     names = [name.replace("-", "_") for name in _NUMBERS]
-    encoders = tuple(name for name in separated(args.encoders) if name)
+    encoders = tuple(name for name in split_list(args.encoders) if name)
     options = PrepareOptions(
         crop=args.crop,
         several=args.several,

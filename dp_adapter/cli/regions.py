@@ -30,7 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="taken as the picture to be made")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the pictures")
     parser.add_argument("--base", choices=tuple(_NATIVE), default="sd15", help="whose size and UNet are meant")
-    parser.add_argument("--noise", type=_progress, metavar="PROGRESS", help="show it as it forms: 0 is noise, 1 done")
+    parser.add_argument(
+        "--noise", type=_parse_progress, metavar="PROGRESS", help="show it as it forms: 0 is noise, 1 done"
+    )
     parser.add_argument("--settings", type=Path, metavar="FILE", help="settings as JSON")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any field, such as parts.hair=1"
@@ -39,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def _progress(text: str) -> float:
+def _parse_progress(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a progress from 0 to 1")
@@ -52,14 +54,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DPAdapterError: a picture or a setting cannot be used.
     """
-    from dp_adapter.cli.settings import assigned, read_settings
+    from dp_adapter.cli.settings import request_from
     from dp_adapter.modes import filled
     from dp_adapter.session import Session
-    from dp_adapter.settings import Settings
 
-    asked = (read_settings(args.settings) if args.settings else Settings()).with_fields(assigned(args.set))
+    request = request_from(args.settings, {}, args.set)
     session = Session([models_root(args.models_dir)], paths_allowed=True)
-    settings = filled(asked, session.modes.of(asked.mode))
+    settings = filled(request, session.modes.of(request.mode))
     args.out.mkdir(parents=True, exist_ok=True)
     return max(_show(path, settings, session, args) for path in args.photos)
 
@@ -69,7 +70,7 @@ class _Person:
     """Attributes: mask, parts: [H, W]; gates: caption and grid at each level of the UNet."""
 
     number: int
-    area: PersonRegion
+    region: PersonRegion
     mask: Any
     parts: dict[str, Any]
     gates: list[tuple[str, Any]]
@@ -78,7 +79,7 @@ class _Person:
 def _show(path: Path, settings: Settings, session: Session, args: argparse.Namespace) -> int:
     from dp_adapter.identity.pictures.picture_files import load_picture
 
-    picture = _fitted(load_picture(path), _NATIVE[args.base])
+    picture = _fit_to_model(load_picture(path), _NATIVE[args.base])
     name = path.stem
     finder = None
     if args.noise is not None:
@@ -89,13 +90,13 @@ def _show(path: Path, settings: Settings, session: Session, args: argparse.Names
         name += f"_{args.noise:.2f}"
         finder = PreviewFinder(session.encoders.yunet, session.encoders.parser)
     faces = session.photos.faces(picture, finder or session.encoders.yunet)
-    people = _people(picture, settings, session, len(faces), args.base, finder)
+    people = _find_people(picture, settings, session, len(faces), args.base, finder)
     seen = "" if args.noise is None else f" at progress {args.noise:g}"
     print(f"{path.name}: {picture.shape[1]}x{picture.shape[0]}{seen}, {len(faces)} face(s), numbered from the left")
     for person in people:
-        print(f"  {naming.person(person.number)}: {person.area.source}; {person.area.coverage:.1%} of the picture")
+        print(f"  {naming.person(person.number)}: {person.region.source}; {person.region.coverage:.1%} of the picture")
         print("     gates: " + ", ".join(f"{caption} {grid.mean():.1%}" for caption, grid in person.gates))
-    for target in _written(args.out / name, picture, faces, people, settings):
+    for target in _write_pictures(args.out / name, picture, faces, people, settings):
         print(f"  -> {target}")
     facts = _facts(path, picture, faces, people, args)
     (args.out / f"{name}_regions.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -103,7 +104,7 @@ def _show(path: Path, settings: Settings, session: Session, args: argparse.Names
     return 0 if faces else 1
 
 
-def _fitted(picture: Picture, native: int) -> Picture:
+def _fit_to_model(picture: Picture, native: int) -> Picture:
     """At the size that it would be made in: the model's area at most, sides in whole cells of the latent."""
     import numpy as np
     from PIL import Image
@@ -113,7 +114,7 @@ def _fitted(picture: Picture, native: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS), np.uint8)
 
 
-def _people(
+def _find_people(
     picture: Picture, settings: Settings, session: Session, faces: int, base: Base, finder: PreviewFinder | None
 ) -> list[_Person]:
     """The request's persons; where it names none, everybody whose face is there."""
@@ -160,7 +161,7 @@ def _levels(base: Base) -> list[tuple[Level, int]]:
     return [(level, depth) for level, found in depths.items() for depth in sorted(found, reverse=level == "up")]
 
 
-def _written(stem: Path, picture: Picture, faces: Any, people: list[_Person], settings: Settings) -> list[Path]:
+def _write_pictures(stem: Path, picture: Picture, faces: Any, people: list[_Person], settings: Settings) -> list[Path]:
     from PIL import Image
 
     from dp_adapter.identity.pictures.draw_faces import annotate
@@ -186,10 +187,10 @@ def _facts(path: Path, picture: Picture, faces: Any, people: list[_Person], args
         "regions": [
             {
                 "person": person.number,
-                "source": person.area.source,
-                "known": person.area.known,
-                "weight": person.area.weight,
-                "coverage": round(person.area.coverage, 4),
+                "source": person.region.source,
+                "known": person.region.known,
+                "weight": person.region.weight,
+                "coverage": round(person.region.coverage, 4),
                 "parts": {name: round(float(mask.mean()), 4) for name, mask in person.parts.items()},
                 "gates": {caption: round(float(grid.mean()), 4) for caption, grid in person.gates},
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def request_from(file: Path | None, changes: Mapping[str, Any], assignments: Sequence[str]) -> Settings:
+    """The settings file, else the defaults; then changes by dotted path, then ``--set``.
+
+    Raises:
+        SettingsError: names the field.
+    """
+    from dp_adapter.settings import Settings
+
+    settings = read_settings(file) if file else Settings()
+    return settings.with_fields({**changes, **parse_assignments(assignments)})
+
+
 def read_settings(path: Path) -> Settings:
     """The settings in a JSON file.
 
@@ -57,7 +69,7 @@ def read_settings(path: Path) -> Settings:
     return Settings.from_json(text)
 
 
-def assigned(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Values by dotted path, from ``FIELD=VALUE`` each.
 
     Raises:

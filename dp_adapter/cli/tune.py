@@ -97,18 +97,18 @@ def _prompts(args: argparse.Namespace, small: bool, photo: Any) -> list[tuple[st
     from dp_adapter.evaluation import fastcomposer
     from dp_adapter.evaluation.protocol import filled
     from dp_adapter.small_base import caption_grammar
-    from dp_adapter.small_base.caption_check import SceneCheck
+    from dp_adapter.small_base.caption_check import CaptionCheck
 
     texts: list[str] = args.prompt
     if not texts:
         texts = (
-            caption_grammar.drawn(args.seed, SceneCheck().measure(photo).facts, 8)
+            caption_grammar.random_captions(args.seed, CaptionCheck().measure(photo).facts, 8)
             if small
             else fastcomposer.templates()[:8]
         )
     if args.prompt_judge == "scene" or (args.prompt_judge == "auto" and small):
         for text in texts:
-            caption_grammar.statements(text)
+            caption_grammar.parse_caption(text)
     if args.budget < 4:
         raise SettingsError("budget", f"{args.budget} pictures compare nothing", "Give --budget of 4 or more.")
     prompts = [filled(text, args.person_word) for text in texts]

@@ -42,27 +42,27 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for result in generation.kept:
-        made = _job(job, base, result.seed)
+        made = _job_facts(job, base, result.seed)
         facts = {
             "dp_adapter": __version__,
             "job": made,
-            "settings": shared_settings(settings),
+            "settings": shareable_settings(settings),
             "explanation": generation.explanation.to_dict(),
             "likeness": {"judge": JUDGE, "cosine": result.likeness},
             "report": dict(result.facts),
             "seconds": round(seconds / len(generation.results), 2),
         }
         info = PngInfo()
-        info.add_itxt("parameters", infotext(made, describing(settings, mode), generation.explanation, result))
+        info.add_itxt("parameters", format_infotext(made, describing(settings, mode), generation.explanation, result))
         info.add_itxt("dp_adapter", json.dumps(facts))
-        path = _free(folder, f"{result.seed}{suffix}")
+        path = _next_path(folder, f"{result.seed}{suffix}")
         Image.fromarray(result.picture).save(path, pnginfo=info)
         path.with_suffix(".json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
         paths.append(path)
     return paths
 
 
-def shared_settings(settings: Settings) -> dict[str, Any]:
+def shareable_settings(settings: Settings) -> dict[str, Any]:
     """The changed settings without photos and paths, which must not travel inside a shared picture."""
     facts = settings.to_dict(changed_only=True)
     choices: list[dict[str, Any]] = [facts.get("face", {})]
@@ -77,7 +77,7 @@ def shared_settings(settings: Settings) -> dict[str, Any]:
     return facts
 
 
-def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, result: Result) -> str:
+def format_infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, result: Result) -> str:
     """The prompt and parameters in the form that WebUIs show; of the settings, the changed fields of plain values.
 
     Args:
@@ -101,35 +101,35 @@ def infotext(job: dict[str, Any], settings: Settings, explanation: Explanation, 
     elif settings.enabled:
         parameters |= {"DP-Adapter": __version__, "DP-Adapter model": explanation.model}
         parameters |= {infotext_name("weight"): settings.weight}
-        parameters |= {infotext_name(path): value for path, value in _plain(shared_settings(settings))}
+        parameters |= {infotext_name(path): value for path, value in _plain_fields(shareable_settings(settings))}
         parameters |= {RESULT + name: value for name, value in result.facts.items()}
         parameters |= mode_parameters(explanation.words)
-    return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in parameters.items())])
+    return "\n".join([*lines, ", ".join(f"{name}: {_quote(value)}" for name, value in parameters.items())])
 
 
-def _quoted(value: object) -> str:
+def _quote(value: object) -> str:
     """As the WebUI's infotext_utils.quote, so that a comma in a value does not end it."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if set(text) & set(",:\n") else text
 
 
-def _plain(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _plain_fields(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted path and value of every field that is no list and not written already."""
     for name, value in facts.items():
         if isinstance(value, dict):
-            yield from _plain(cast("dict[str, Any]", value), f"{prefix}{name}.")
+            yield from _plain_fields(cast("dict[str, Any]", value), f"{prefix}{name}.")
         elif not isinstance(value, list) and prefix + name not in ("version", "model"):
             yield prefix + name, value
 
 
-def _job(job: DiffusersJob, base: str, seed: int) -> dict[str, Any]:
+def _job_facts(job: DiffusersJob, base: str, seed: int) -> dict[str, Any]:
     names = ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "sampler", "strength")
     facts: dict[str, Any] = {name: getattr(job, name) for name in names}
     kind = "txt2img" if job.init is None else "img2img" if job.mask is None else "inpaint"
     return {"kind": kind, "base": base, "seed": seed, **facts}
 
 
-def _free(folder: Path, name: str) -> Path:
+def _next_path(folder: Path, name: str) -> Path:
     """The next number that is not taken yet, so that nothing is overwritten."""
     taken = [int(path.name[:5]) for path in folder.glob("[0-9][0-9][0-9][0-9][0-9]_*.png")]
     return folder / f"{max(taken, default=-1) + 1:05}_{name}.png"

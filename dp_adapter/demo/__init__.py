@@ -1,1 +1,1 @@
-"""The demo: a real portrait through the whole pathway on a tiny untrained base."""
+"""The demo: real portraits through the whole pathway on the small base."""

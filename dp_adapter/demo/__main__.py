@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dp_adapter.demo import page, sections, sheets
-from dp_adapter.demo.make_pictures import DemoPictures, Made
-from dp_adapter.demo.people import gathered
+from dp_adapter.demo.make_pictures import DemoPictures, FinishedShot
+from dp_adapter.demo.people import gather_people
 from dp_adapter.demo.shots import SECTIONS, SEED, STEPS, Programme, Shot
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.session import Session
@@ -58,26 +58,28 @@ def make(
     photos = out / "photos"
     photos.mkdir(parents=True, exist_ok=True)
     session = Session([base.parent], paths_allowed=True)
-    people = gathered(session, programme.people, photo, photos)
-    _say(f"{len(people)} people; loading {base.name}")
-    studio = DemoPictures(base)
+    people = gather_people(session, programme.people, photo, photos)
+    _show_progress(f"{len(people)} people; loading {base.name}")
+    workers = DemoPictures(base)
 
-    def shoot(wanted: Sequence[Shot]) -> Mapping[Shot, Made]:
-        return studio.make(
-            wanted, programme.steps, lambda done, total, shot: _say(f"picture {done} of {total}: {shot.title}")
+    def shoot(wanted: Sequence[Shot]) -> Mapping[Shot, FinishedShot]:
+        return workers.make(
+            wanted,
+            programme.steps,
+            lambda done, total, shot: _show_progress(f"picture {done} of {total}: {shot.title}"),
         )
 
-    told = sections.told(session, programme, people, adapter, photos, shoot)
+    story = sections.make_story(session, programme, people, adapter, photos, shoot)
     target = out / "index.html"
-    page.write(target, told, base.stem, time.perf_counter() - started)
-    written = [target, *sheets.write(out, told)]
+    page.write(target, story, base.stem, time.perf_counter() - started)
+    written = [target, *sheets.write(out, story)]
     seconds = time.perf_counter() - started
     print("\n".join(f"-> {path}" for path in written))  # noqa: T201 - the command's result
     print(f"{seconds:.0f} s")  # noqa: T201
     return target
 
 
-def _say(words: str) -> None:
+def _show_progress(words: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{words}")
         sys.stderr.flush()

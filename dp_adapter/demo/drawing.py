@@ -1,4 +1,4 @@
-"""Pictures of numbers: heat maps, regions, and sheets with captions."""
+"""Draws heat maps, regions, and sheets of pictures with captions."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _ACROSS = 27  # letters below a picture before a line is broken
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A picture of a sheet with what stands below it; no picture leaves its place empty."""
+    """A picture of a sheet with the caption below it; without a picture its cell is empty."""
 
     caption: str
     picture: Picture | None = None
 
 
-def heat(values: Values, largest: float) -> Picture:
-    """[H, W] from 0 to ``largest`` in colours."""
-    place = np.clip(values / max(largest, 1e-6), 0, 1) * (len(_COLOURS) - 1)
-    low = np.minimum(place.astype(int), len(_COLOURS) - 2)
-    share = (place - low)[..., None]
+def draw_heat(values: Values, largest: float) -> Picture:
+    """Values [H, W] from 0 to ``largest`` in colours."""
+    position = np.clip(values / max(largest, 1e-6), 0, 1) * (len(_COLOURS) - 1)
+    low = np.minimum(position.astype(int), len(_COLOURS) - 2)
+    share = (position - low)[..., None]
     return ((1 - share) * _COLOURS[low] + share * _COLOURS[low + 1]).astype(np.uint8)
 
 
-def overlay(picture: Picture, region: Values | None) -> Picture:
+def draw_region(picture: Picture, region: Values | None) -> Picture:
     """The picture with everything outside the region dimmed and greyed; no region is the whole picture."""
     if region is None:
         return picture
@@ -49,12 +49,12 @@ def overlay(picture: Picture, region: Values | None) -> Picture:
     return (share * picture + (1 - share) * grey).astype(np.uint8)
 
 
-def sheet(path: Path, rows: Sequence[tuple[str, Sequence[Cell]]]) -> Path:
+def write_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Cell]]]) -> Path:
     """Writes rows of pictures with captions, each under a heading, as one PNG."""
     from PIL import Image, ImageDraw, ImageFont
 
     font, bold = ImageFont.load_default(_LETTER), ImageFont.load_default(_LETTER + 2)
-    lines = [[_broken(cell.caption) for cell in cells] for _, cells in rows]
+    lines = [[_wrap(cell.caption) for cell in cells] for _, cells in rows]
     below = [max(map(len, captions)) * _LINE for captions in lines]
     width = _GAP + max(len(cells) for _, cells in rows) * (_CELL + _GAP)
     height = _GAP + sum(_LINE + 6 + _CELL + 4 + text + 2 * _GAP for text in below)
@@ -74,7 +74,7 @@ def sheet(path: Path, rows: Sequence[tuple[str, Sequence[Cell]]]) -> Path:
     return path
 
 
-def _broken(caption: str) -> list[str]:
+def _wrap(caption: str) -> list[str]:
     import textwrap
 
     return [part for line in caption.splitlines() for part in textwrap.wrap(line, _ACROSS) or [""]]

@@ -22,8 +22,8 @@ Progress = Callable[[int, int, Shot], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """A shot and what came of it."""
+class FinishedShot:
+    """A shot with its picture."""
 
     shot: Shot
     generation: Generation
@@ -53,7 +53,7 @@ class DemoPictures:
             session = Session([base.parent], paths_allowed=True)
             self._free.put((session, load_pipeline.load(base, device="cpu", dtype="float32")))
 
-    def make(self, shots: Iterable[Shot], steps: int, progress: Progress) -> dict[Shot, Made]:
+    def make(self, shots: Iterable[Shot], steps: int, progress: Progress) -> dict[Shot, FinishedShot]:
         """Makes every shot once; equal ones share a picture.
 
         Args:
@@ -63,7 +63,7 @@ class DemoPictures:
             DPAdapterError: the first that a shot ends with; the others are not begun.
         """
         wanted = list(dict.fromkeys(shots))
-        made: dict[Shot, Made] = {}
+        made: dict[Shot, FinishedShot] = {}
         pool = ThreadPoolExecutor(self._workers, "demo", partial(torch.set_num_threads, 1))
         try:
             for done, future in enumerate(as_completed([pool.submit(self._shoot, s, steps) for s in wanted]), 1):
@@ -74,10 +74,10 @@ class DemoPictures:
             pool.shutdown(cancel_futures=True)
         return made
 
-    def _shoot(self, shot: Shot, steps: int) -> Made:
+    def _shoot(self, shot: Shot, steps: int) -> FinishedShot:
         session, pipeline = self._free.get()
         try:
             job = DiffusersJob(shot.prompt, width=SIDE, height=SIDE, steps=steps, guidance=GUIDANCE, seed=shot.seed)
-            return Made(shot, generate(session, pipeline, shot.settings, job))
+            return FinishedShot(shot, generate(session, pipeline, shot.settings, job))
         finally:
             self._free.put((session, pipeline))

@@ -1,4 +1,4 @@
-"""The demo's HTML page: one file with its pictures inside."""
+"""Renders the demo's HTML page: one file with its pictures inside."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from dp_adapter import __version__
 from dp_adapter.core.regions.region_masks import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
-from dp_adapter.demo.drawing import Values, heat, overlay
+from dp_adapter.demo.drawing import Values, draw_heat, draw_region
 from dp_adapter.demo.sections import Comparison, Story
-from dp_adapter.demo.sheets import alike
+from dp_adapter.demo.sheets import describe_likeness
 from dp_adapter.demo.shots import GUIDANCE, SIDE, WEIGHT
 from dp_adapter.hosts.attach.sites import site_names
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -39,18 +39,18 @@ def write(path: Path, story: Story, base: str, seconds: float) -> None:
         side=SIDE,
         guidance=GUIDANCE,
         weight=WEIGHT,
-        levels=levels(story.comparisons[0]) if story.comparisons else {},
-        alike=alike,
-        overlay=overlay,
-        heat=heat,
-        url=url,
-        grid_url=grid_url,
+        gates=gates_by_grid(story.comparisons[0]) if story.comparisons else {},
+        describe_likeness=describe_likeness,
+        draw_region=draw_region,
+        draw_heat=draw_heat,
+        picture_url=picture_url,
+        gate_url=gate_url,
         largest=max((float(v.max()) for one in story.comparisons for v in one.heat.values()), default=0.0),
     )
     path.write_text(html, encoding="utf-8")
 
 
-def url(picture: Picture) -> str:
+def picture_url(picture: Picture) -> str:
     """A PNG as a data URL."""
     from PIL import Image
 
@@ -59,12 +59,12 @@ def url(picture: Picture) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def grid_url(gate: Values) -> str:
-    """A gate [h, w] in greys, one pixel a cell; the page enlarges it without smoothing."""
-    return url(np.repeat((gate * 255).round().astype(np.uint8)[..., None], 3, -1))
+def gate_url(gate: Values) -> str:
+    """A gate [h, w] in greys as a data URL, one pixel a cell; the page enlarges it without smoothing."""
+    return picture_url(np.repeat((gate * 255).round().astype(np.uint8)[..., None], 3, -1))
 
 
-def levels(one: Comparison) -> dict[str, Values]:
+def gates_by_grid(one: Comparison) -> dict[str, Values]:
     """The gate M^p [h, w] at every grid that the sites have, from the top down and up again; none without a region."""
     import torch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dp_adapter.demo.shots import Who
+from dp_adapter.demo.shots import PersonPhoto
 from dp_adapter.identity.faces.face import Face, choose
 from dp_adapter.identity.faces.face_quality import quality
 from dp_adapter.identity.pictures.draw_faces import annotate
@@ -39,8 +39,8 @@ class DemoPerson:
     facts: tuple[str, ...]
 
 
-def gathered(session: Session, whos: Sequence[Who], photo: Path | None, folder: Path) -> list[DemoPerson]:
-    """The people, their photos written into a folder.
+def gather_people(session: Session, whos: Sequence[PersonPhoto], photo: Path | None, folder: Path) -> list[DemoPerson]:
+    """Loads the people of the demo and writes their photos into a folder.
 
     Args:
         photo: the user's, who takes the first one's place.
@@ -51,22 +51,22 @@ def gathered(session: Session, whos: Sequence[Who], photo: Path | None, folder: 
     people: list[DemoPerson] = []
     for number, who in enumerate(whos):
         if number == 0 and photo is not None:
-            people.append(looked_at(session, "you", load_picture(photo), folder))
+            people.append(examine_photo(session, "you", load_picture(photo), folder))
         else:
-            source = astronaut() if who.file is None else PORTRAITS / who.file
-            people.append(looked_at(session, who.name, load_picture(source), folder))
+            source = load_astronaut() if who.file is None else PORTRAITS / who.file
+            people.append(examine_photo(session, who.name, load_picture(source), folder))
     return people
 
 
-def astronaut() -> Picture:
+def load_astronaut() -> Picture:
     """Eileen Collins, 1999; a NASA portrait in the public domain, from scikit-image."""
     from skimage import data
 
     return np.asarray(data.astronaut(), np.uint8)
 
 
-def looked_at(session: Session, name: str, picture: Picture, folder: Path) -> DemoPerson:
-    """A person by their photo, which is written into a folder.
+def examine_photo(session: Session, name: str, picture: Picture, folder: Path) -> DemoPerson:
+    """Finds face and parts in a photo, which is written into a folder.
 
     Raises:
         FaceError: no face is found.
@@ -91,12 +91,12 @@ def looked_at(session: Session, name: str, picture: Picture, folder: Path) -> De
         for centre, length in zip(face.centre, picture.shape[1::-1], strict=True)
     )
     factor = len(drawn) / len(picture)
-    found = _cut(drawn, (factor * left, factor * top, factor * (left + side), factor * (top + side)))
-    return DemoPerson(name, photo, picture, face, _cut(picture, (left, top, left + side, top + side)), found, facts)
+    found = _crop(drawn, (factor * left, factor * top, factor * (left + side), factor * (top + side)))
+    return DemoPerson(name, photo, picture, face, _crop(picture, (left, top, left + side, top + side)), found, facts)
 
 
-def aged(picture: Picture, face: Face, seed: int = 0) -> Picture:
-    """The photo as an old print: faded sepia with grain and creases, the first one across the cheek."""
+def age_photo(picture: Picture, face: Face, seed: int = 0) -> Picture:
+    """Makes the photo look like an old print: faded sepia with grain and creases, the first one across the cheek."""
     import cv2
 
     random = np.random.default_rng(seed)
@@ -113,7 +113,7 @@ def aged(picture: Picture, face: Face, seed: int = 0) -> Picture:
     return aged.clip(0, 255).astype(np.uint8)
 
 
-def _cut(picture: Picture, box: tuple[float, float, float, float]) -> Picture:
+def _crop(picture: Picture, box: tuple[float, float, float, float]) -> Picture:
     from PIL import Image
 
     return np.asarray(Image.fromarray(picture).resize((256, 256), Image.Resampling.LANCZOS, box), np.uint8)

@@ -1,4 +1,4 @@
-"""From the programme to what is shown: which shots are needed, and what is measured on their pictures."""
+"""Makes what the demo shows, section by section: the shots that are needed, and measures of their pictures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.demo import shots
-from dp_adapter.demo.make_pictures import Made
-from dp_adapter.demo.people import DemoPerson, aged, looked_at
-from dp_adapter.demo.shots import Edited, Programme, Shot
+from dp_adapter.demo.make_pictures import FinishedShot
+from dp_adapter.demo.people import DemoPerson, age_photo, examine_photo
+from dp_adapter.demo.shots import EditExample, Programme, Shot
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.modes import mode_parameters
 from dp_adapter.session import Session
@@ -21,13 +21,13 @@ from dp_adapter.session.results.best_of import Drift, drift
 from dp_adapter.session.results.judge import Judge
 
 Values = NDArray[np.float32]
-Shoot = Callable[[Sequence[Shot]], Mapping[Shot, Made]]
+Shoot = Callable[[Sequence[Shot]], Mapping[Shot, FinishedShot]]
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
 class CaptionedPicture:
-    """One picture as it is shown.
+    """One picture with what stands beside it.
 
     Attributes:
         likeness: cosine to the photo of the face that is most like it, by SFace; None where no face is found.
@@ -105,10 +105,10 @@ class Story:
         return found
 
 
-def told(
+def make_story(
     session: Session, programme: Programme, people: Sequence[DemoPerson], adapter: Path, folder: Path, shoot: Shoot
 ) -> Story:
-    """Makes the pictures and measures them.
+    """Makes all pictures and measures them.
 
     Args:
         folder: for photos made to look old.
@@ -118,44 +118,48 @@ def told(
         DPAdapterError: a picture cannot be made.
     """
     wanted, seed = programme.sections, programme.seed
-    asked = [shots.asking(adapter, person.photo) for person in people]
+    requests = [shots.request_for(adapter, person.photo) for person in people]
     arms = [
-        (prompt, number, shots.arms_of(asked[number], prompt, seed))
+        (prompt, number, shots.shots_of_arms(requests[number], prompt, seed))
         for prompt in (programme.prompts if "arms" in wanted else ())
         for number in range(programme.grid)
     ]
-    edits: list[tuple[Edited, DemoPerson, dict[str, Shot]]] = []
+    edits: list[tuple[EditExample, DemoPerson, dict[str, Shot]]] = []
     for edit in programme.edits if "modes" in wanted else ():
         person = people[edit.person]
         if edit.old:
-            person = looked_at(session, f"{person.name}-old", aged(person.picture, person.face), folder)
-        edits.append((edit, person, shots.edits_of(shots.asking(adapter, person.photo), edit, seed)))
-    sweep = shots.sweep_of(asked[0], programme.prompts[0], programme.weights if "sweep" in wanted else (), seed)
+            person = examine_photo(session, f"{person.name}-old", age_photo(person.picture, person.face), folder)
+        edits.append((edit, person, shots.shots_of_edit(shots.request_for(adapter, person.photo), edit, seed)))
+    sweep = shots.shots_of_sweep(
+        requests[0], programme.prompts[0], programme.weights if "sweep" in wanted else (), seed
+    )
     every = [*(s for *_, some in arms for s in some.values()), *(s for *_, some in edits for s in some.values())]
     made = shoot([*every, *sweep.values()])
 
-    judges = [Judge(session, one) for one in asked]
+    judges = [Judge(session, one) for one in requests]
     strip = Strip(
         "The weight", "", programme.prompts[0], people[0].shown,
-        {f"{weight:g}": _frame(made[shot], judges[0]) for weight, shot in sweep.items()},
+        {f"{weight:g}": _caption(made[shot], judges[0]) for weight, shot in sweep.items()},
     )  # fmt: skip
     return Story(
         programme,
         tuple(people),
-        tuple(_compared(prompt, people[n], _frames(made, some, judges[n])) for prompt, n, some in arms),
+        tuple(_compare(prompt, people[n], _caption_all(made, some, judges[n])) for prompt, n, some in arms),
         tuple(
-            Strip(edit.title, edit.does, edit.prompt, person.shown, _frames(made, some, judges[edit.person]))
+            Strip(edit.title, edit.does, edit.prompt, person.shown, _caption_all(made, some, judges[edit.person]))
             for edit, person, some in edits
         ),
         strip if sweep else None,
     )
 
 
-def _frames(made: Mapping[Shot, Made], some: Mapping[Key, Shot], judge: Judge) -> dict[Key, CaptionedPicture]:
-    return {caption: _frame(made[shot], judge) for caption, shot in some.items()}
+def _caption_all(
+    made: Mapping[Shot, FinishedShot], some: Mapping[Key, Shot], judge: Judge
+) -> dict[Key, CaptionedPicture]:
+    return {caption: _caption(made[shot], judge) for caption, shot in some.items()}
 
 
-def _frame(made: Made, judge: Judge) -> CaptionedPicture:
+def _caption(made: FinishedShot, judge: Judge) -> CaptionedPicture:
     explanation, result = made.generation.explanation, made.result
     added = mode_parameters(explanation.words)
     return CaptionedPicture(
@@ -169,7 +173,7 @@ def _frame(made: Made, judge: Judge) -> CaptionedPicture:
     )
 
 
-def _compared(prompt: str, person: DemoPerson, frames: Mapping[str, CaptionedPicture]) -> Comparison:
+def _compare(prompt: str, person: DemoPerson, frames: Mapping[str, CaptionedPicture]) -> Comparison:
     base, region = frames["base model"].picture, frames["DP-Adapter"].region
     pictures = {arm: frame.picture for arm, frame in frames.items()}
     return Comparison(

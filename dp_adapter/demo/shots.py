@@ -38,8 +38,8 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 @dataclass(frozen=True)
-class Who:
-    """One of the people.
+class PersonPhoto:
+    """The photo of one of the people.
 
     Attributes:
         file: of the photo in ``portraits``; None for scikit-image's astronaut.
@@ -49,12 +49,12 @@ class Who:
     file: str | None
 
 
-PEOPLE = (Who("astronaut", None), Who("M000312", "M000312.jpg"), Who("J000032", "J000032.jpg"))
+PEOPLE = (PersonPhoto("astronaut", None), PersonPhoto("M000312", "M000312.jpg"), PersonPhoto("J000032", "J000032.jpg"))
 IN_THE_GRID = 2
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditExample:
     """An edit mode to show.
 
     Attributes:
@@ -73,7 +73,7 @@ class Edited:
 
 _BODY: Fields = {"mode": "full_body"}
 EDITS = (
-    Edited(
+    EditExample(
         "Headshot to full body",
         "The face follows the photo once the figure stands; the face pass then makes the small face anew, enlarged.",
         1,
@@ -84,14 +84,14 @@ EDITS = (
             "with the face pass": _BODY,
         },
     ),
-    Edited(
+    EditExample(
         "Age",
         "Skin, brows and hair follow the words for the target age, the rest of the face the photo.",
         2,
         "close-up color photo of a person, pink clothes, blue background",
         {"before": {}, "70 years old": {"mode": "age", "reference_age": 45, "target_age": 70}},
     ),
-    Edited(
+    EditExample(
         "Old photo to reality",
         "The photo, made to look old by a machine, is neutralised and cleaned; the picture is asked for in colour.",
         0,
@@ -99,7 +99,7 @@ EDITS = (
         {"before": {}, "old photo": {"mode": "old_photo"}},
         old=True,
     ),
-    Edited(
+    EditExample(
         "Expression",
         "Mouth, eyes and brows follow the words, the rest of the face the photo.",
         1,
@@ -134,20 +134,20 @@ class Programme:
 
     seed: int = SEED
     steps: int = STEPS
-    people: tuple[Who, ...] = PEOPLE
+    people: tuple[PersonPhoto, ...] = PEOPLE
     prompts: tuple[str, ...] = PROMPTS
-    edits: tuple[Edited, ...] = EDITS
+    edits: tuple[EditExample, ...] = EDITS
     weights: tuple[float, ...] = WEIGHTS
     grid: int = IN_THE_GRID
     sections: tuple[str, ...] = SECTIONS
 
 
-def asking(adapter: Path, photo: Path) -> Settings:
-    """The request that all of a person's shots begin with."""
+def request_for(adapter: Path, photo: Path) -> Settings:
+    """The request that all shots of a person start from."""
     return Settings(model=str(adapter), weight=WEIGHT, references=(Reference(image=str(photo)),))
 
 
-def arms_of(common: Settings, prompt: str, seed: int) -> dict[str, Shot]:
+def shots_of_arms(common: Settings, prompt: str, seed: int) -> dict[str, Shot]:
     """A shot for each arm. The base model's asks for nobody, so it is one and the same for all people."""
     shots: dict[str, Shot] = {}
     for name, fields in ARMS.items():
@@ -157,7 +157,7 @@ def arms_of(common: Settings, prompt: str, seed: int) -> dict[str, Shot]:
     return shots
 
 
-def edits_of(common: Settings, edit: Edited, seed: int) -> dict[str, Shot]:
+def shots_of_edit(common: Settings, edit: EditExample, seed: int) -> dict[str, Shot]:
     """A shot for each picture of an edit."""
     return {
         caption: Shot(edit.prompt, common.with_fields(fields), seed, f"{edit.title}: {caption}")
@@ -165,7 +165,7 @@ def edits_of(common: Settings, edit: Edited, seed: int) -> dict[str, Shot]:
     }
 
 
-def sweep_of(common: Settings, prompt: str, weights: Sequence[float], seed: int) -> dict[float, Shot]:
+def shots_of_sweep(common: Settings, prompt: str, weights: Sequence[float], seed: int) -> dict[float, Shot]:
     """A shot for each weight; 0 is the base model's picture."""
     made = {w: common.replace(weight=w) if w else Settings(enabled=False) for w in weights}
     return {weight: Shot(prompt, request, seed, f"weight {weight:g}") for weight, request in made.items()}

@@ -16,7 +16,7 @@ from dp_adapter.identity.faces.detector import Detector, YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import FaceParser, Parser
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.small_base.caption_check import SceneCheck
+from dp_adapter.small_base.caption_check import CaptionCheck
 
 _GROWN = 0.1  # as automatic regions are (settings, tracking.grow), so that the region's rim counts as face
 
@@ -75,7 +75,7 @@ class MeasuredScene:
     title = "share of the caption's statements that are measured to be true; base preservation: SSIM outside the face"
 
     def __init__(self) -> None:
-        self._check = SceneCheck()
+        self._check = CaptionCheck()
 
     def consistency(self, picture: Picture, text: str) -> tuple[float, dict[str, bool]]:
         """See `PromptJudge`. Raises SettingsError for a text that is no caption of the small base."""

@@ -12,8 +12,8 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.modes.mode import Mode
 from dp_adapter.modes.table import TABLE
 from dp_adapter.settings.field_types import NAME, NAME_WORDS
-from dp_adapter.settings.fields import decode
 from dp_adapter.settings.messages import closest
+from dp_adapter.settings.nested_records import decode
 from dp_adapter.text_files import read_text
 
 FOLDER = "dp_adapter/modes"

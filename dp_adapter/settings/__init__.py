@@ -13,7 +13,8 @@ from dp_adapter.settings import field_paths
 from dp_adapter.settings.container_types import ListOf, Nullable, SiteFactors
 from dp_adapter.settings.curve import Curve, CurveText
 from dp_adapter.settings.field_types import Choice, Flag, Integer, Kind, Number, Picture, Text
-from dp_adapter.settings.fields import FieldInfo, Record, RecordOf
+from dp_adapter.settings.fields import FieldInfo, Record
+from dp_adapter.settings.nested_records import RecordOf, is_leaf, walk
 from dp_adapter.settings.pathway_sections import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
 from dp_adapter.settings.request import VERSION, Settings
 from dp_adapter.settings.result_sections import FacePass, Report
@@ -38,7 +39,7 @@ def walk_fields() -> Iterator[tuple[str, FieldInfo]]:
 
     A list of records comes as a whole (``references``), then its items' fields (``references[].weight``).
     """
-    return ((path, info) for path, info in field_paths.walk(Settings) if field_paths.is_leaf(info))
+    return ((path, info) for path, info in walk(Settings) if is_leaf(info))
 
 
 def field_at(path: str) -> FieldInfo:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.field_types import Kind, Number
-from dp_adapter.settings.messages import count, refusal, separated, show, within
+from dp_adapter.settings.messages import count, refusal, show, split_list, within
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ListOf(Kind):
         if text.lstrip().startswith("["):
             return super().parse(text)
         try:
-            return [self.item.parse(part) for part in separated(text) if part]
+            return [self.item.parse(part) for part in split_list(text) if part]
         except SettingsError:
             return text
 

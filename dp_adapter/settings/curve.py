@@ -35,12 +35,14 @@ class Curve:
         object.__setattr__(self, "points", points)
         if len(points) > MAX_POINTS:
             hint = f"Use at most {MAX_POINTS}."
-            raise SettingsError("curve", f"has {len(points)} points, the maximum is {MAX_POINTS}", hint, _near(points))
+            raise SettingsError(
+                "curve", f"has {len(points)} points, the maximum is {MAX_POINTS}", hint, _nearest_text(points)
+            )
         before = -1.0
         for progress, weight in points:
-            wrong = _what_is_wrong(progress, weight, before)
+            wrong = _problem_of(progress, weight, before)
             if wrong:
-                nearest = _near(points)
+                nearest = _nearest_text(points)
                 raise SettingsError("curve", wrong, f"Use '{nearest}'.", nearest)
             before = progress
 
@@ -56,7 +58,7 @@ class Curve:
             match = _POINT.fullmatch(part)
             if match is None:
                 hint = "Write weight@progress, as in 0.0@0.1, 1.0@0.3, 0.8@1.0."
-                raise SettingsError("curve", f"{show(part.strip())} is not a point", hint, _near(points))
+                raise SettingsError("curve", f"{show(part.strip())} is not a point", hint, _nearest_text(points))
             points.append((float(match[2]), float(match[1])))
         return cls(tuple(points))
 
@@ -82,7 +84,7 @@ def _number(value: object) -> float:
     return float(max(min(value, 1e9), -1e9)) if isinstance(value, int) else float(value)
 
 
-def _what_is_wrong(progress: float, weight: float, before: float) -> str:
+def _problem_of(progress: float, weight: float, before: float) -> str:
     point = f"in the point {weight!r}@{progress!r}"
     if not 0 <= weight <= MAX_WEIGHT:  # also catches nan
         return f"{point}, the weight {weight!r} is not in 0 to {tidy(MAX_WEIGHT)}"
@@ -91,7 +93,7 @@ def _what_is_wrong(progress: float, weight: float, before: float) -> str:
     return f"{point}, the progress {progress!r} does not come after {before!r}" if progress <= before else ""
 
 
-def _near(points: tuple[tuple[float, float], ...] | list[tuple[float, float]]) -> str:
+def _nearest_text(points: tuple[tuple[float, float], ...] | list[tuple[float, float]]) -> str:
     """The text of the nearest valid curve: clamped, sorted, one point a progress, cut to the maximum."""
     usable = [(p, w) for p, w in points if not math.isnan(p + w)]
     clamped = {min(max(p, 0.0), 1.0): min(max(w, 0.0), MAX_WEIGHT) for p, w in usable}

@@ -1,6 +1,6 @@
 """What a value of a field may be: its check, its JSON form, its text form (infotext, flags, axes) and its schema.
 
-``check`` raises SettingsError with an empty field name; ``words.within`` adds the names on the way out, level by level.
+``check`` raises SettingsError with an empty field name; ``messages.within`` adds the names level by level.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Kind(ABC):
         except (ValueError, RecursionError):
             return text
 
-    def typed(self, text: str) -> Any:
+    def parse_typed(self, text: str) -> Any:
         """As ``parse``, for what somebody types beside the panel.
 
         Raises:
@@ -99,7 +99,7 @@ class Number(Kind):
     step: float
 
     def check(self, value: object) -> float:
-        return float(_in_range(self, value))
+        return float(_check_range(self, value))
 
     def schema(self) -> dict[str, Any]:
         return {"type": "number", "minimum": self.low, "maximum": self.high}
@@ -126,7 +126,7 @@ class Integer(Kind):
     noun: str = ""
 
     def check(self, value: object) -> int:
-        number = _in_range(self, value)
+        number = _check_range(self, value)
         if number != int(number):
             raise refusal(f"{show(value)} is not a whole number", f"Use {round(number)}.", round(number))
         return int(number)
@@ -143,7 +143,7 @@ class Integer(Kind):
         named = re.fullmatch(rf"\s*{self.noun}\s*(\d{{1,4}})\s*", text, re.ASCII | re.IGNORECASE) if self.noun else None
         return int(named[1]) - 1 if named else super().parse(text)
 
-    def typed(self, text: str) -> Any:
+    def parse_typed(self, text: str) -> Any:
         plain = re.fullmatch(r"\s*([-+]?\d{1,4})\s*", text, re.ASCII) if self.noun else None
         if plain is None:
             return self.parse(text)
@@ -155,25 +155,27 @@ class Integer(Kind):
         return f"{self.noun} {value + 1}" if self.noun else super().format(value)
 
 
-def _in_range(kind: Number | Integer, value: object) -> float | int:
+def _check_range(kind: Number | Integer, value: object) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _not_a_number(kind, value)
     if isinstance(value, float) and math.isnan(value):
         raise refusal("nan is not a number", f"Use {kind.describe()}.")
     if value < kind.low:
         raise refusal(
-            f"{show(value)} is below the minimum {_bound(kind, kind.low)}", f"Use {tidy(kind.low)} or more.", kind.low
+            f"{show(value)} is below the minimum {_show_bound(kind, kind.low)}",
+            f"Use {tidy(kind.low)} or more.",
+            kind.low,
         )
     if value > kind.high:
         raise refusal(
-            f"{show(value)} is above the maximum {_bound(kind, kind.high)}",
+            f"{show(value)} is above the maximum {_show_bound(kind, kind.high)}",
             f"Use {tidy(kind.high)} or less.",
             kind.high,
         )
     return value
 
 
-def _bound(kind: Number | Integer, value: float) -> str:
+def _show_bound(kind: Number | Integer, value: float) -> str:
     named = isinstance(kind, Integer) and kind.noun
     return f"{tidy(value)} ({kind.format(value)})" if named else tidy(value)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.field_types import Kind, Picture, Text
 from dp_adapter.settings.messages import refusal, show, within
 
 T = TypeVar("T")
-R = TypeVar("R", bound="Record")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class FieldInfo:
             try:
                 return self.kind.check(value)
             except SettingsError as error:
-                raise self._with_nearest(error) from None
+                raise self._add_nearest(error) from None
 
     def read(self, data: object) -> object:
         """Turns the JSON form into an unchecked value; raises as ``check`` does."""
@@ -63,9 +61,9 @@ class FieldInfo:
             try:
                 return self.kind.read(data)
             except SettingsError as error:
-                raise self._with_nearest(error) from None
+                raise self._add_nearest(error) from None
 
-    def _with_nearest(self, error: SettingsError) -> SettingsError:
+    def _add_nearest(self, error: SettingsError) -> SettingsError:
         if error.field or error.nearest is not None or self.required:
             return error
         default = self.kind.brief(self.default)
@@ -106,67 +104,3 @@ class Record:
 def fields_of(record: type[Record]) -> tuple[FieldInfo, ...]:
     """The fields of a record in declared order."""
     return tuple(dataclasses.replace(f.metadata["setting"], name=f.name) for f in dataclasses.fields(record))
-
-
-def encode(record: Record, *, changed_only: bool = False) -> dict[str, Any]:
-    """The record as plain JSON types; ``changed_only`` leaves out fields at their defaults."""
-    values = ((info, getattr(record, info.name)) for info in fields_of(type(record)))
-    return {
-        info.name: info.kind.brief(value) if changed_only else info.kind.write(value)
-        for info, value in values
-        if not (changed_only and value == info.default)
-    }
-
-
-def decode(record: type[R], data: object) -> R:
-    """Reads a record from plain JSON types; fields that are not given take their defaults.
-
-    Raises:
-        SettingsError: not an object, an unknown key, or a value that its field refuses.
-    """
-    if not isinstance(data, Mapping):
-        raise refusal(f"{show(data)} is not an object with fields", "Use an object, as in {…}.")
-    infos = {info.name: info for info in fields_of(record)}
-    values: dict[str, Any] = {}
-    for key, value in cast("Mapping[object, object]", data).items():
-        if not isinstance(key, str) or key not in infos:
-            raise unknown(key, record)
-        values[key] = infos[key].read(value)
-    return record(**values)
-
-
-def unknown(key: object, record: type[Record]) -> SettingsError:
-    """The error for a key that no field of a record has."""
-    from dp_adapter.settings import field_paths  # which is made of records
-
-    if not isinstance(key, str):
-        return SettingsError(show(key), "field names are text", "Put it in quotes.")
-    return field_paths.no_field(record, key, key if len(key) <= 60 else show(key))
-
-
-@dataclass(frozen=True)
-class RecordOf(Kind):
-    """A nested record. ``prefix`` goes before the labels and infotext names of its fields where it is used twice."""
-
-    record: type[Record]
-    prefix: str = ""
-
-    def check(self, value: object) -> Record:
-        if isinstance(value, self.record):
-            return value
-        raise refusal(f"{show(value)} is not a {self.record.__name__}", f"Use {self.describe()}.")
-
-    def read(self, data: object) -> Record:
-        return decode(self.record, data)
-
-    def write(self, value: Any) -> dict[str, Any]:
-        return encode(value)
-
-    def brief(self, value: Any) -> dict[str, Any]:
-        return encode(value, changed_only=True)
-
-    def schema(self) -> dict[str, Any]:
-        return {"$ref": f"#/$defs/{self.record.__name__}"}
-
-    def describe(self) -> str:
-        return f"an object with {', '.join(info.name for info in fields_of(self.record))}"

@@ -65,7 +65,7 @@ def within(name: str) -> Generator[None, None, None]:
         raise SettingsError(field, error.problem.removeprefix(f"{inner}: "), error.hint, error.nearest) from None
 
 
-def separated(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """Values with commas or line breaks between; one that has such in it stands in quotation marks, as in CSV.
 
     As the WebUIs read the values of an axis (``csv_string_to_list_strip`` in scripts/xyz_grid.py).

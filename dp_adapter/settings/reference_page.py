@@ -1,4 +1,4 @@
-"""The page docs/settings.md, from the fields: ``python -m dp_adapter.settings.reference_page > docs/settings.md``."""
+"""Makes docs/settings.md from the fields: ``python -m dp_adapter.settings.reference_page > docs/settings.md``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import sys
 import textwrap
 
-from dp_adapter.settings.field_paths import is_leaf, walk
 from dp_adapter.settings.fields import FieldInfo
+from dp_adapter.settings.nested_records import is_leaf, walk
 from dp_adapter.settings.request import VERSION, Settings
 
 _WIDTH = 120
@@ -30,7 +30,7 @@ make it. (This page is made by `python -m dp_adapter.settings.reference_page > d
 """
 
 
-def markdown() -> str:
+def render_page() -> str:
     """The whole page."""
     return _HEAD + "".join(_item(path, info) for path, info in walk(Settings))
 
@@ -49,4 +49,4 @@ def _item(path: str, info: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(markdown())
+    sys.stdout.write(render_page())

@@ -14,10 +14,11 @@ from dp_adapter import naming
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.container_types import ListOf, Nullable
 from dp_adapter.settings.curve import Curve, CurveText
-from dp_adapter.settings.field_paths import plain, plant
+from dp_adapter.settings.field_paths import set_at, to_json
 from dp_adapter.settings.field_types import Choice, Flag, Integer, Text
-from dp_adapter.settings.fields import Record, RecordOf, decode, encode, fields_of, setting, unknown
+from dp_adapter.settings.fields import Record, fields_of, setting
 from dp_adapter.settings.messages import count, refusal, show, within
+from dp_adapter.settings.nested_records import RecordOf, decode, encode, unknown_key_error
 from dp_adapter.settings.pathway_sections import Companion, IdentityNet, ReferenceAttention, TextSide, WPlus
 from dp_adapter.settings.result_sections import FacePass, Report
 from dp_adapter.settings.sections import (
@@ -255,7 +256,7 @@ class Settings(Record):
         names = {info.name: info for info in fields_of(Settings)}
         for name in changes:
             if name not in names:
-                raise unknown(name, Settings)
+                raise unknown_key_error(name, Settings)
         return dataclasses.replace(self, **changes)
 
     def with_field(self, path: str, value: object) -> Settings:
@@ -273,7 +274,7 @@ class Settings(Record):
         """
         tree = self.to_dict()
         for path, value in changes.items():
-            plant(Settings, tree, path, plain(value))
+            set_at(Settings, tree, path, to_json(value))
         return Settings.from_dict(tree)
 
     def to_dict(self, *, changed_only: bool = False) -> dict[str, Any]:

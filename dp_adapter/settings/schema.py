@@ -6,7 +6,8 @@ from typing import Any
 
 from dp_adapter.settings.container_types import ListOf, Nullable
 from dp_adapter.settings.field_types import Integer, Kind
-from dp_adapter.settings.fields import FieldInfo, Record, RecordOf, fields_of
+from dp_adapter.settings.fields import FieldInfo, Record, fields_of
+from dp_adapter.settings.nested_records import RecordOf
 from dp_adapter.settings.request import VERSION, Settings
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from dp_adapter.settings.container_types import ListOf, Nullable, SiteFactors
 from dp_adapter.settings.field_types import Choice, Integer, Number, Picture, Text
-from dp_adapter.settings.fields import Record, RecordOf, fields_of, setting
+from dp_adapter.settings.fields import Record, fields_of, setting
 from dp_adapter.settings.messages import refusal, tidy, within
+from dp_adapter.settings.nested_records import RecordOf
 
 MAX_IDENTITIES = 8
 MAX_SITES = 70  # text cross-attention layers of SDXL; SD1.5 has 16

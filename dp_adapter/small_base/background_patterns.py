@@ -1,4 +1,4 @@
-"""Which pattern a background has: the best of a bank of templates, each at many phases."""
+"""Finds a background's pattern: the best of a bank of templates, each at many phases."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class FoundPattern:
     contrast: float
 
 
-def pattern_of(lightness: Floats, background: Floats) -> FoundPattern:
-    """The pattern of a background.
+def find_pattern(lightness: Floats, background: Floats) -> FoundPattern:
+    """Finds the pattern of a background.
 
     Args:
         lightness: [GRID, GRID] in 0..1; background: [GRID, GRID], 1 where it counts, 0 elsewhere.

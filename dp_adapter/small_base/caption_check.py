@@ -1,4 +1,4 @@
-"""Does a picture show what its caption says? Each statement is measured by segmentation, faces and colours."""
+"""Checks whether a picture shows what its caption says, by segmentation, face detection and colours."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import Parser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base import portrait_facts as facts
-from dp_adapter.small_base.caption_grammar import PLACES, CaptionFacts, Statement, statements
-from dp_adapter.small_base.pixel_labels import labels_of
+from dp_adapter.small_base.caption_grammar import PLACES, CaptionFacts, Statement, parse_caption
+from dp_adapter.small_base.pixel_labels import label_pixels
 from dp_adapter.small_base.portrait_facts import HairMeasure
 from dp_adapter.small_base.scene_measures import (
     SIDE,
     LabelledPicture,
     background_colour,
+    background_pattern,
     clothes_colour,
-    head_crop,
+    crop_head,
     is_grey,
-    lab_of,
-    pattern,
-    place_of,
-    resized,
+    resize,
+    side_of,
+    to_lab,
 )
 
 _SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: full body below, close-up above
@@ -32,7 +32,7 @@ _SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: ful
 
 @dataclass(frozen=True)
 class Head:
-    """What was measured of the largest head; ``teeth`` None where its mouth is cut off."""
+    """Measures of the largest head; ``teeth`` is None where its mouth is cut off."""
 
     height: float
     place: str
@@ -40,7 +40,7 @@ class Head:
     glasses: float
     teeth: float | None
 
-    def true(self, stated: Statement) -> bool:
+    def confirms(self, stated: Statement) -> bool:
         """Whether a statement about one person is true."""
         value = stated.value
         if stated.kind == "size":
@@ -48,7 +48,7 @@ class Head:
         if stated.kind == "place":
             return self.place == value
         if stated.kind == "hair":
-            return self.hair.judged(value)
+            return self.hair.can_be(value)
         if stated.kind == "glasses":
             return (self.glasses > facts.GLASSES[1]) == (value == "yes")
         return self.teeth is not None and (self.teeth > facts.TEETH[1]) == (value == "yes")
@@ -56,7 +56,7 @@ class Head:
 
 @dataclass(frozen=True)
 class MeasuredPicture:
-    """Everything that captions speak of, as it is in one picture.
+    """Everything that captions can state, measured in one picture.
 
     Attributes:
         people: faces found; head: the largest one's, None without a face.
@@ -71,8 +71,8 @@ class MeasuredPicture:
     background: str | None
     pattern: str
 
-    def true(self, stated: Statement) -> bool:
-        """Whether a statement is true; of a person who is not found, nothing is."""
+    def confirms(self, stated: Statement) -> bool:
+        """Whether a statement is true; every statement about a person who is not found is false."""
         kind, value = stated.kind, stated.value
         whole: dict[str, bool] = {
             "medium": self.grey == (value == "grey"),
@@ -81,15 +81,15 @@ class MeasuredPicture:
             "people": str(self.people) == value,
             "clothes": self.clothes.get(stated.where) == value,
         }
-        return whole[kind] if kind in whole else self.head is not None and self.head.true(stated)
+        return whole[kind] if kind in whole else self.head is not None and self.head.confirms(stated)
 
     @property
     def facts(self) -> CaptionFacts:
-        """What can be said of the person with certainty, for captions."""
+        """What is certain enough of the person to stand in a caption."""
         if self.head is None:
             return CaptionFacts()
-        glasses = facts.between(self.head.glasses, facts.GLASSES)
-        return CaptionFacts(self.head.hair.strict, glasses, facts.between(self.head.teeth, facts.TEETH))
+        glasses = facts.decide(self.head.glasses, facts.GLASSES)
+        return CaptionFacts(self.head.hair.strict, glasses, facts.decide(self.head.teeth, facts.TEETH))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class CaptionVerdict:
         return sum(true for _, true in self.statements) / len(self.statements)
 
 
-class SceneCheck:
+class CaptionCheck:
     """Measures pictures of the small base with the shipped networks; ``detector`` finds the faces."""
 
     name = "measured scene"
@@ -119,16 +119,16 @@ class SceneCheck:
         Raises:
             SettingsError: the caption is not of the grammar.
         """
-        asked = statements(caption)
+        asked = parse_caption(caption)
         measured = self.measure(picture)
-        return CaptionVerdict(tuple((one, measured.true(one)) for one in asked))
+        return CaptionVerdict(tuple((one, measured.confirms(one)) for one in asked))
 
     def measure(self, picture: Picture) -> MeasuredPicture:
-        """Everything that captions speak of, in a picture [H, W, 3]."""
-        whole = resized(picture, SIDE)
+        """Measures everything that captions can state in a picture [H, W, 3]."""
+        whole = resize(picture, SIDE)
         faces = sorted(self._detector.detect(whole), key=lambda face: float(face.centre[0]))
-        seen = LabelledPicture(whole, lab_of(whole), labels_of(self._parser, whole, faces), tuple(faces))
-        kind = pattern(seen).name
+        seen = LabelledPicture(whole, to_lab(whole), label_pixels(self._parser, whole, faces), tuple(faces))
+        kind = background_pattern(seen).name
         return MeasuredPicture(
             grey=is_grey(seen),
             people=len(faces),
@@ -142,13 +142,13 @@ class SceneCheck:
         face: Face | None = max(seen.faces, key=lambda one: one.size, default=None)
         if face is None:
             return None
-        crop, points = head_crop(seen.picture, face)
+        crop, points = crop_head(seen.picture, face)
         inside = Face(np.array([*points.min(0), *points.max(0)], np.float32), points, face.score)
-        labels, lab = labels_of(self._parser, crop, [inside], drawing=False), lab_of(crop)
+        labels, lab = label_pixels(self._parser, crop, [inside], drawing=False), to_lab(crop)
         return Head(
             height=float(face.box[3] - face.box[1]) / SIDE,
-            place=place_of(face),
-            hair=facts.hair_of(lab, labels),
+            place=side_of(face),
+            hair=facts.measure_hair(lab, labels),
             glasses=facts.glasses_share(labels, points),
             teeth=facts.teeth_share(lab, points),
         )

@@ -1,6 +1,6 @@
-"""The grammar of the small base's captions: what a caption states, word by word, and captions for an evaluation.
+"""The grammar of the small base's captions: parses a caption into statements, and makes captions for an evaluation.
 
-Every statement can be measured on a picture (`scene_check`). The grammar is that of ``tools/small_base/scenes.py``.
+Every statement can be measured on a picture (`caption_check`). The grammar is that of ``tools/small_base/scenes.py``.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ _CLOTHES = re.compile(
 )
 
 
-def statements(caption: str) -> list[Statement]:
-    """What a caption says; a background's colour without a pattern's word says that it is plain.
+def parse_caption(caption: str) -> list[Statement]:
+    """Parses a caption into its statements. A background's colour without a pattern states that it is plain.
 
     Raises:
         SettingsError: it is no caption of this grammar; names the part.
@@ -73,7 +73,7 @@ def statements(caption: str) -> list[Statement]:
     head, *parts = caption.strip().split(", ")
     match = _HEAD.fullmatch(head)
     if match is None:
-        raise _no_caption(head)
+        raise _grammar_error(head)
     found = [Statement("medium", "color" if match["medium"] == "color" else "grey")]
     found.append(Statement("people", "2" if match["two"] else "1"))
     if match["size"]:
@@ -83,11 +83,11 @@ def statements(caption: str) -> list[Statement]:
     if match["smile"]:
         found.append(Statement("smile", "yes" if match["smile"] == "smiling " else "no"))
     for part in parts:
-        found += _of_part(part)
+        found += _parse_part(part)
     return found
 
 
-def _of_part(part: str) -> list[Statement]:
+def _parse_part(part: str) -> list[Statement]:
     if part in ("with glasses", "without glasses"):
         return [Statement("glasses", "yes" if part == "with glasses" else "no")]
     if part == "bald":
@@ -103,34 +103,34 @@ def _of_part(part: str) -> list[Statement]:
         colour = words[1:] if pattern else words
         if len(colour) <= 1 and all(name in COLOURS for name in colour) and (pattern or colour):
             return [Statement("background", name) for name in colour] + [Statement("pattern", pattern or "plain")]
-    raise _no_caption(part)
+    raise _grammar_error(part)
 
 
-def _no_caption(part: str) -> SettingsError:
+def _grammar_error(part: str) -> SettingsError:
     example = "close-up color photo of a smiling person, with glasses, grey hair, red clothes, striped blue background"
     return SettingsError("prompts", f"'{part}' is not in the grammar of the small base", f"Write as in: {example}.")
 
 
 @dataclass(frozen=True)
 class CaptionFacts:
-    """What is true of a person's photo; None: not said, as it cannot be told."""
+    """What is true of a person's photo; None where it cannot be told, so that no caption states it."""
 
     hair: str | None = None
     glasses: bool | None = None
     smiling: bool | None = None
 
 
-def drawn(seed: int, facts: CaptionFacts, count: int) -> list[str]:
-    """Captions for one person, the same for the same seed.
+def random_captions(seed: int, facts: CaptionFacts, count: int) -> list[str]:
+    """Random captions for one person, the same for the same seed.
 
     Framing, place, clothes and background vary as in training; the face is described as the photo has it, so that
     prompt and identity do not contradict each other.
     """
     chance = random.Random(seed)  # noqa: S311 - a protocol, no secret
-    return [_caption(chance, facts) for _ in range(count)]
+    return [_random_caption(chance, facts) for _ in range(count)]
 
 
-def _caption(chance: random.Random, facts: CaptionFacts) -> str:
+def _random_caption(chance: random.Random, facts: CaptionFacts) -> str:
     size = chance.choices(("close-up ", "", "full body "), (0.35, 0.5, 0.15))[0]
     place = "" if size == "close-up " else chance.choice((" on the left", "", " on the right"))
     # A mouth of five pixels cannot be judged.

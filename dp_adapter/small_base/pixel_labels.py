@@ -1,4 +1,4 @@
-"""What each pixel of a small picture shows: by the selfie network at the size at which it sees the faces, else drawn.
+"""Labels each pixel of a small picture: with the selfie network, at the size at which it sees the faces, else drawn.
 
 The network is trained on photographs. In a 128 px picture enlarged to its input it often takes a soft face for
 background, and finds it when the same picture fills half of the input. Where it sees no face at either size, head and
@@ -24,21 +24,21 @@ SEEN = 0.6
 """Share of a face's middle that must not be background."""
 
 
-def labels_of(parser: Parser, picture: Picture, faces: Sequence[Face], *, drawing: bool = True) -> Bytes:
-    """Labels of a picture [INPUT, INPUT, 3] in which these faces are; [INPUT, INPUT].
+def label_pixels(parser: Parser, picture: Picture, faces: Sequence[Face], *, drawing: bool = True) -> Bytes:
+    """Labels [INPUT, INPUT] of a picture [INPUT, INPUT, 3] with these faces.
 
     Args:
         drawing: whether to draw them where the network sees no face; else its best answer stays.
     """
     answers: list[Bytes] = []
     for size in SIZES:
-        answers.append(_labels(parser, picture, size))
-        if covered(answers[-1], faces) >= SEEN:
+        answers.append(_segment(parser, picture, size))
+        if least_covered(answers[-1], faces) >= SEEN:
             return answers[-1]
-    return drawn(faces) if drawing else max(answers, key=lambda labels: covered(labels, faces))
+    return draw_labels(faces) if drawing else max(answers, key=lambda labels: least_covered(labels, faces))
 
 
-def covered(labels: Bytes, faces: Sequence[Face]) -> float:
+def least_covered(labels: Bytes, faces: Sequence[Face]) -> float:
     """The least share of a face's middle that is not background; 1 without faces."""
     shares = [1.0]
     for face in faces:
@@ -55,8 +55,8 @@ def _middle(low: float, high: float) -> slice:
     return slice(*(round(min(max(end, 0), INPUT - 1)) for end in ends))
 
 
-def drawn(faces: Sequence[Face]) -> Bytes:
-    """Face, hair and clothes where they are on a person who faces the camera; ``OTHERS`` where they may be."""
+def draw_labels(faces: Sequence[Face]) -> Bytes:
+    """Draws labels of face, hair and clothes as on a person who faces the camera; ``OTHERS`` where they may be."""
     labels = np.full((INPUT, INPUT), BACKGROUND, np.uint8)
     y, x = np.mgrid[0:INPUT, 0:INPUT].astype(np.float32)
     for face in faces:
@@ -74,7 +74,7 @@ def drawn(faces: Sequence[Face]) -> Bytes:
     return labels
 
 
-def _labels(parser: Parser, picture: Picture, size: float) -> Bytes:
+def _segment(parser: Parser, picture: Picture, size: float) -> Bytes:
     import cv2
 
     side = round(INPUT * size)

@@ -1,7 +1,7 @@
-"""What can be told of a person by measuring a portrait: hair, glasses, smile.
+"""Measures hair, glasses and smile of a portrait.
 
-Each measure is a number or a few; two thresholds read it. The strict one leaves a gap in which nothing is said (for
-captions of training pictures); the judging one cuts in the middle of the gap, so that every statement is true or false.
+Each measure is read in two ways. The strict one leaves a gap in which nothing is stated (for captions of training
+pictures); the judging one cuts in the middle of the gap, so that every statement is true or false.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class HairMeasure:
-    """Hair as CIELAB has it.
+    """Colour in CIELAB and area of the hair.
 
     Attributes:
         area: of the hair, in areas of the face's skin.
@@ -46,7 +46,7 @@ class HairMeasure:
             return "blond"
         return "brown" if 24 < self.light < 40 and self.chroma > 13 else None
 
-    def judged(self, stated: str) -> bool:
+    def can_be(self, stated: str) -> bool:
         """Whether hair can be called so."""
         if stated == "no":
             return self.area < 0.10
@@ -61,8 +61,8 @@ class HairMeasure:
         }[stated]
 
 
-def hair_of(lab: Floats, labels: Bytes) -> HairMeasure:
-    """Hair of a head: CIELAB [H, W, 3] with L* in 0..100, labels [H, W] of the selfie network."""
+def measure_hair(lab: Floats, labels: Bytes) -> HairMeasure:
+    """Measures the hair of a head: CIELAB [H, W, 3] with L* in 0..100, labels [H, W] of the selfie network."""
     import cv2
 
     mask = (labels == HAIR).astype(np.uint8)
@@ -111,8 +111,8 @@ TEETH = (0.03, 0.09, 0.22)
 """Share of teeth: serious below the first, judged by the second, smiling above the third."""
 
 
-def between(share: float | None, thresholds: tuple[float, float, float]) -> bool | None:
-    """True above the third threshold, False up to the first, else None, as nothing is said."""
+def decide(share: float | None, thresholds: tuple[float, float, float]) -> bool | None:
+    """True above the third threshold, False up to the first, None in between, where it is not certain."""
     if share is None or thresholds[0] < share <= thresholds[2]:
         return None
     return share > thresholds[2]

@@ -1,4 +1,4 @@
-"""The small base's files in a WebUI: what must lie beside a checkpoint of other widths than SD1.5's.
+"""Installs the small base into a WebUI, with what must lie beside a checkpoint of other widths than SD1.5's.
 
 The WebUIs build their networks from configurations of their own, unless told otherwise:
 
@@ -6,7 +6,7 @@ The WebUIs build their networks from configurations of their own, unless told ot
   The text encoder is ldm's ``FrozenCLIPEmbedder``, whose ``version`` may be a folder with a configuration and a
   tokenizer; absolute, as it is looked up from wherever the WebUI was started. Nothing of the extension is needed.
 * Forge, Forge neo, reForge and Forge classic know no other widths; the extension leads them to the folder ``NAME``
-  (``webui/forge_widths.py``, ``webui/reforge_widths.py``). Without it they could not load the checkpoint.
+  (``webui/host/forge_widths.py``, ``webui/host/reforge_widths.py``). Without it they could not load the checkpoint.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def install(webui: Path | None, shipped: Path = SHIPPED, checkpoints: Path | Non
     Raises:
         HostError: no such folder, none of checkpoints, a WebUI that could not load it, or the small base is not here.
     """
-    folder = checkpoints_of(webui) if checkpoints is None else _existing(checkpoints)
+    folder = find_checkpoints(webui) if checkpoints is None else _require_folder(checkpoints)
     _require_extension(folder if webui is None else webui)
     original = shipped / f"{NAME}.safetensors"
     if not original.is_file() or not (shipped / NAME).is_dir():
         raise HostError(f"The small base is not in {shipped}", "Get the whole repository, with models/demo.")
     inspect_file(original)  # whole, and no pointer to a file that git did not fetch
-    models = adapters_of(folder, webui)
+    models = find_adapters(folder, webui)
     folder = folder.resolve()
     checkpoint, configs, yaml = folder / original.name, folder / NAME, folder / f"{NAME}.yaml"
     shutil.copytree(shipped / NAME, configs, dirs_exist_ok=True)
@@ -66,13 +66,13 @@ def install(webui: Path | None, shipped: Path = SHIPPED, checkpoints: Path | Non
     return [checkpoint, yaml, configs, models / ADAPTER]
 
 
-def checkpoints_of(webui: Path | None) -> Path:
+def find_checkpoints(webui: Path | None) -> Path:
     """Where a WebUI looks for checkpoints, from its own folder or that of its models; or a folder with checkpoints.
 
     Raises:
         HostError: no such folder, or it is none of these.
     """
-    folder = _existing(webui)
+    folder = _require_folder(webui)
     for usual in (folder / "models" / _CHECKPOINTS, folder / _CHECKPOINTS):
         if usual.is_dir():
             return usual
@@ -88,14 +88,14 @@ def checkpoints_of(webui: Path | None) -> Path:
     )
 
 
-def adapters_of(checkpoints: Path, webui: Path | None) -> Path | None:
+def find_adapters(checkpoints: Path, webui: Path | None) -> Path | None:
     """Where the WebUI with these checkpoints looks for adapters; None where that cannot be told."""
     if webui is not None and (webui / "models").is_dir():
         return webui.resolve() / "models" / "dp_adapter"
     return checkpoints.resolve().parent / "dp_adapter" if checkpoints.name == _CHECKPOINTS else None
 
 
-def _existing(folder: Path | None) -> Path:
+def _require_folder(folder: Path | None) -> Path:
     if folder is None or not folder.is_dir():
         raise HostError(f"There is no folder {folder or ''}".rstrip(), "Give the WebUI's folder.")
     return folder
@@ -105,13 +105,13 @@ def _is_webui(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("webui.py", "launch.py", "modules", "extensions"))
 
 
-def _require_extension(place: Path) -> None:
-    """Forge and its relatives need the extension; asked of the WebUI around a place, where it can be told.
+def _require_extension(folder: Path) -> None:
+    """Requires the extension in the WebUI around a folder, if that is Forge or a relative.
 
     Raises:
         HostError: it is not there.
     """
-    here = place.absolute()
+    here = folder.absolute()
     root = next((one for one in (here, *here.parents) if (one / "modules_forge").is_dir()), None)
     if root is not None and not any(root.glob("extensions/*/dp_adapter/webui/host/reforge_widths.py")):
         raise HostError(

@@ -17,13 +17,13 @@ from dp_adapter.demo import __main__ as demo
 from dp_adapter.demo import drawing, page
 from dp_adapter.demo.people import DemoPerson
 from dp_adapter.demo.sections import CaptionedPicture, Comparison, Story
-from dp_adapter.demo.shots import EDITS, PEOPLE, Edited, Programme
+from dp_adapter.demo.shots import EDITS, PEOPLE, EditExample, Programme
 from dp_adapter.errors import HostError, PictureError
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.session.results.best_of import Drift
 
 PROMPT = 'a <b>garden</b> & "more"'
-EXPRESSION = Edited(
+EXPRESSION = EditExample(
     "Expression", "Mouth and eyes.", 0, PROMPT, {"before": {}, "after": {"mode": "expression", "expression": "sad"}}
 )
 SHORT = Programme(steps=2, people=PEOPLE[:1], prompts=(PROMPT,), edits=(EXPRESSION,), weights=(0.0, 1.0), grid=1)
@@ -100,18 +100,18 @@ def test_what_cannot_be_used_is_said_before_a_picture_is_made(
 
 
 def test_colours_and_overlay() -> None:
-    shown = drawing.heat(np.array([[0.0, 5.0, 10.0, 20.0]], np.float32), 10.0)
+    shown = drawing.draw_heat(np.array([[0.0, 5.0, 10.0, 20.0]], np.float32), 10.0)
     assert shown.tolist() == [[[68, 1, 84], [33, 145, 140], [253, 231, 37], [253, 231, 37]]]
-    assert drawing.heat(np.zeros((2, 2), np.float32), 0.0).reshape(-1, 3).tolist() == [[68, 1, 84]] * 4
+    assert drawing.draw_heat(np.zeros((2, 2), np.float32), 0.0).reshape(-1, 3).tolist() == [[68, 1, 84]] * 4
     with Image.open(
-        io.BytesIO(base64.b64decode(page.grid_url(np.array([[0, 0.5, 1]], np.float32)).split(",")[1]))
+        io.BytesIO(base64.b64decode(page.gate_url(np.array([[0, 0.5, 1]], np.float32)).split(",")[1]))
     ) as g:
         assert np.asarray(g)[0, :, 0].tolist() == [0, 128, 255]
     red = np.zeros((1, 2, 3), np.uint8)
     red[..., 0] = 240
-    shown = drawing.overlay(red, np.array([[1.0, 0.0]], np.float32))
+    shown = drawing.draw_region(red, np.array([[1.0, 0.0]], np.float32))
     assert shown[0, 0].tolist() == [240, 0, 0] and shown[0, 1].tolist() == [28, 28, 28]
-    assert drawing.overlay(red, None) is red
+    assert drawing.draw_region(red, None) is red
 
 
 def test_the_means_count_a_missing_face_as_nothing_alike() -> None:
@@ -127,7 +127,7 @@ def test_the_means_count_a_missing_face_as_nothing_alike() -> None:
 
     story = Story(SHORT, (person,), (one(0.5, 0.25), one(None, None)), (), None)
     assert story.means() == {"DP-Adapter": (0.25, 0.25)}
-    gates = page.levels(story.comparisons[0])
+    gates = page.gates_by_grid(story.comparisons[0])
     assert next(iter(gates)) == "down, 16×16, p = 1" and gates["middle, 2×2, p = 2"].shape == (2, 2)
     assert gates["down, 16×16, p = 1"].sum() == 64
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dp_adapter.demo import shots
 from dp_adapter.demo.make_pictures import DemoPictures
-from dp_adapter.demo.people import PORTRAITS, aged
+from dp_adapter.demo.people import PORTRAITS, age_photo
 from dp_adapter.demo.shots import Shot
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.faces.face import choose
@@ -23,14 +23,14 @@ from dp_adapter.session.results import acted_regions, face_pass
 from dp_adapter.settings import Settings
 from tools.small_base import scenes
 
-ANNA, BERT = (shots.asking(Path("adapter.safetensors"), Path(f"{name}.png")) for name in ("anna", "bert"))
+ANNA, BERT = (shots.request_for(Path("adapter.safetensors"), Path(f"{name}.png")) for name in ("anna", "bert"))
 KNOWN = {"a", "background", "black", "clothes", "color", "of", "person", "photo", "serious", "smiling", "and", "white"}
 
 
 def test_equal_shots_are_one() -> None:
-    anna, bert = (shots.arms_of(one, "a person", 7) for one in (ANNA, BERT))
+    anna, bert = (shots.shots_of_arms(one, "a person", 7) for one in (ANNA, BERT))
     assert anna["base model"] == bert["base model"] and anna["DP-Adapter"] != bert["DP-Adapter"]
-    sweep = shots.sweep_of(ANNA, "a person", (0.0, 0.5, shots.WEIGHT), 7)
+    sweep = shots.shots_of_sweep(ANNA, "a person", (0.0, 0.5, shots.WEIGHT), 7)
     assert sweep[0.0] == anna["base model"] and sweep[shots.WEIGHT] == anna["DP-Adapter"]
     assert len({*anna.values(), *bert.values(), *sweep.values()}) == 6
 
@@ -42,7 +42,7 @@ def test_the_base_knows_the_words() -> None:
     for prompt in (*shots.PROMPTS, *(edit.prompt for edit in shots.EDITS)):
         assert set(re.findall(r"[\w-]+", prompt)) <= known, prompt
     for edit in shots.EDITS:
-        assert 0 <= edit.person < len(shots.PEOPLE) and len(shots.edits_of(ANNA, edit, 7)) == len(edit.pictures)
+        assert 0 <= edit.person < len(shots.PEOPLE) and len(shots.shots_of_edit(ANNA, edit, 7)) == len(edit.pictures)
 
 
 def test_the_portraits_are_those_of_their_readme() -> None:
@@ -59,7 +59,7 @@ def test_the_old_photo_looks_old() -> None:
     session = Session([], paths_allowed=True)
     picture = load_picture(PORTRAITS / "J000032.jpg")
     face = choose(session.photos.faces(picture, session.encoders.yunet))
-    found = wear(aged(picture, face), face)
+    found = wear(age_photo(picture, face), face)
     assert found.toned and found.tinted and found.grainy and found.marks > 0
 
 
@@ -69,7 +69,7 @@ def test_a_shot_that_cannot_be_made_ends_it(tiny_folder: Path, portrait: Path) -
     def note(_done: int, _total: int, shot: Shot) -> None:
         made.append(shot)
 
-    absent = shots.asking(Path("/absent.safetensors"), portrait)
+    absent = shots.request_for(Path("/absent.safetensors"), portrait)
     wanted = [Shot("a person", absent.replace(weight=weight), 7) for weight in (0.5, 0.6, 0.7)]
     with pytest.raises(WeightsError):
         DemoPictures(tiny_folder, workers=1).make(wanted, 1, note)

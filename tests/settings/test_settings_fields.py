@@ -31,7 +31,7 @@ from dp_adapter.settings import (
     json_schema,
     walk_fields,
 )
-from dp_adapter.settings.reference_page import markdown
+from dp_adapter.settings.reference_page import render_page
 
 REPOSITORY = Path(__file__).parents[2]
 FIELDS = list(walk_fields())
@@ -209,7 +209,7 @@ def test_lists_of_records_are_the_only_leaves_with_records() -> None:
 
 def test_the_page_is_up_to_date() -> None:
     page = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == markdown(), "run: python -m dp_adapter.settings.reference_page > docs/settings.md"
+    assert page == render_page(), "run: python -m dp_adapter.settings.reference_page > docs/settings.md"
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.small_base.caption_grammar import COLOURS, CaptionFacts, drawn, statements
+from dp_adapter.small_base.caption_grammar import COLOURS, CaptionFacts, parse_caption, random_captions
 from tools.small_base import scenes
 from tools.small_base.portraits import Portrait
 
@@ -16,11 +16,11 @@ def test_statements_of_a_caption() -> None:
         "close-up color photo of a smiling person on the left, with glasses, grey hair, red clothes, "
         "striped blue background"
     )
-    assert [str(one) for one in statements(text)] == [
+    assert [str(one) for one in parse_caption(text)] == [
         "medium color", "people 1", "size close-up", "place on the left", "smile yes", "glasses yes", "hair grey",
         "clothes red", "background blue", "pattern striped",
     ]  # fmt: skip
-    assert [str(one) for one in statements("black and white photo of two people, dotted background")] == [
+    assert [str(one) for one in parse_caption("black and white photo of two people, dotted background")] == [
         "medium grey", "people 2", "pattern dotted",
     ]  # fmt: skip
 
@@ -30,7 +30,7 @@ def test_statements_of_a_caption() -> None:
 )
 def test_other_texts_are_refused_by_their_part(text: str) -> None:
     with pytest.raises(SettingsError, match="is not in the grammar"):
-        statements(text)
+        parse_caption(text)
 
 
 def test_the_training_scenes_captions_are_of_the_grammar() -> None:
@@ -40,7 +40,7 @@ def test_the_training_scenes_captions_are_of_the_grammar() -> None:
     assert COLOURS == scenes.COLOURS
     for _ in range(200):
         plan = scenes.planned(random, [portrait])
-        said = {one.kind: one.value for one in statements(scenes.caption(random, plan, whole=True))}
+        said = {one.kind: one.value for one in parse_caption(scenes.caption(random, plan, whole=True))}
         assert said["people"] == str(len(plan.people)) and (said["medium"] == "grey") == plan.grey
         if not plan.grey:
             assert (said["background"], said["pattern"]) == (plan.background, plan.pattern)
@@ -52,9 +52,9 @@ def test_the_training_scenes_captions_are_of_the_grammar() -> None:
 
 def test_drawn_captions_are_the_same_for_a_seed_and_keep_to_the_person() -> None:
     facts = CaptionFacts(hair="no", glasses=True, smiling=None)
-    captions = drawn(3, facts, 20)
-    assert captions == drawn(3, facts, 20) != drawn(4, facts, 20)
+    captions = random_captions(3, facts, 20)
+    assert captions == random_captions(3, facts, 20) != random_captions(4, facts, 20)
     for caption in captions:
-        said = {one.kind: one.value for one in statements(caption)}
+        said = {one.kind: one.value for one in parse_caption(caption)}
         assert said["hair"] == "no" and said["glasses"] == "yes" and "smile" not in said
         assert said["clothes"] != said["background"]

@@ -16,9 +16,9 @@ from dp_adapter.small_base.portrait_facts import (
     TEETH,
     Bytes,
     Floats,
-    between,
+    decide,
     glasses_share,
-    hair_of,
+    measure_hair,
     teeth_share,
 )
 
@@ -91,9 +91,9 @@ def of(person: str, number: int, rgb: Bytes, labels: Bytes, points: Floats, box:
         box=box + np.array([SLOPE, 0, 0, 0], np.float32),
         sface=sface,
         grey=float(np.percentile(np.hypot(lab[..., 1], lab[..., 2]), 90)) < GREY,
-        hair=hair_of(lab, labels).strict,
-        glasses=between(glasses_share(labels, points), GLASSES),
-        smiling=between(teeth_share(lab, points), TEETH),
+        hair=measure_hair(lab, labels).strict,
+        glasses=decide(glasses_share(labels, points), GLASSES),
+        smiling=decide(teeth_share(lab, points), TEETH),
     )
 
 

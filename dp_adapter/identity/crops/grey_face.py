@@ -14,7 +14,7 @@ from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.faces.facexlib_parsing import INNER, SIDE, FacexlibParser
 from dp_adapter.identity.pictures.picture_files import Picture
 
-# facexlib 0.3.0 utils/face_restoration_helper.py, in full; facexlib_parse.CROP is rounded
+# facexlib 0.3.0 utils/face_restoration_helper.py, in full; facexlib_parsing.CROP is rounded
 TEMPLATE = np.array(
     [
         [192.98138, 239.94708],

@@ -45,7 +45,7 @@ class Folders:
 
     def missing(self, name: str) -> CatalogError:
         """The error that a file of the catalogue is missing."""
-        return catalog.missing(catalog.find(name), self.roots)
+        return catalog.missing_error(catalog.find(name), self.roots)
 
     def towers(self) -> Iterator[Path]:
         """What may be a CLIP vision tower: weight files, and transformers folders with their config.json.

@@ -33,7 +33,7 @@ class Encoder(Protocol):
 
     @property
     def version(self) -> str:
-        """Fingerprint of the network's file, `versions.fingerprint`."""
+        """Fingerprint of the network's file, `encoder_versions.fingerprint`."""
         ...
 
     def embed(self, picture: Picture, face: Face) -> Floats:

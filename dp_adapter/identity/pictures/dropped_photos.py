@@ -57,7 +57,7 @@ class DroppedPhotos:
         """What was kept, read anew.
 
         Args:
-            read: as for ``sources.read_as``.
+            read: as for ``picture_sources.read_as``.
 
         Raises:
             PictureError: it is not here any more.

@@ -16,7 +16,7 @@ from dp_adapter.identity.saved.saved_identity import Card, SavedIdentity
 from dp_adapter.identity.saved.saved_identity_file import SUFFIX, read, read_card, write
 
 FOLDER = "dp_adapter/identities"
-NAME = r"\w[\w \-]{0,63}"  # as settings.kinds.NAME: what identity:NAME in a request can say
+NAME = r"\w[\w \-]{0,63}"  # as settings.field_types.NAME: what identity:NAME in a request can say
 _NAME_BYTES = 200  # file systems take 255 for the whole file name
 # Windows opens a device under these names, whatever their ending.
 _DEVICES = re.compile(r"CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³]", re.IGNORECASE)

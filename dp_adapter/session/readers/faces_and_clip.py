@@ -1,4 +1,4 @@
-"""What each encoder sees in the photos of a person: readers of faces and of CLIP. ``readers`` has the whole table.
+"""What each encoder sees in the photos of a person: readers of faces and of CLIP. ``table`` has them all.
 
 A photo of a saved identity brings its vectors along; only photos that are here are encoded, and kept by content.
 """

@@ -13,7 +13,7 @@ from dp_adapter.training.config import Config
 from dp_adapter.training.parallel import deepspeed
 
 _KINDS = ("NO", "FSDP", "DEEPSPEED", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU")))
-"""Kinds of accelerate in which every process holds the whole of what is trained (``sharding``, ``zero``)."""
+"""Kinds of accelerate in which every process holds the whole of what is trained (``fsdp``, ``deepspeed``)."""
 
 
 def accelerator_for(config: Config) -> Any:
@@ -27,7 +27,7 @@ def accelerator_for(config: Config) -> Any:
         from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingDependencyError("accelerate", "Training", "train") from error
-    # With DeepSpeed, which would convert the trained weights, autocast is our own: ``zero``.
+    # With DeepSpeed, which would convert the trained weights, autocast is our own: ``deepspeed``.
     precision = "no" if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true" else config.precision
     accelerator: Any = cast(Any, Accelerator)(mixed_precision=precision, cpu=config.device == "cpu")
     kind = str(accelerator.distributed_type.value)

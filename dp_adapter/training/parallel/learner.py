@@ -1,7 +1,7 @@
 """One stage's objective and optimiser on one or many processes: forward, backward, step, and the optimiser's state.
 
 What is trained is small, and every process holds it whole; so weights, running average and checkpoints are the same for
-all ways to spread a run. What FSDP spreads is the frozen UNet (``sharding``).
+all ways to spread a run. What FSDP spreads is the frozen UNet (``fsdp``).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ FROM_PANEL = "dp_adapter_from_panel"  # attribute of a job: it has the panel's a
 
 
 class DPAdapterStop(HTTPException):
-    """What ``process_images`` raises: the API answers 422 with the words; for the panel see ``ending``."""
+    """What ``process_images`` raises: the API answers 422 with the words; for the panel see ``stopped_in_panel``."""
 
     def __init__(self, words: str) -> None:
         super().__init__(UNPROCESSABLE, words)

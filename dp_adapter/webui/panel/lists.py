@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings import Reference, Region
-from dp_adapter.settings.fields import encode
+from dp_adapter.settings.nested_records import encode
 
 Item = dict[str, Any]
 MAX_ITEMS = 32

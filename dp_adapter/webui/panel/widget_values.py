@@ -24,7 +24,7 @@ from dp_adapter.settings import (
     field_at,
     walk_fields,
 )
-from dp_adapter.settings.messages import separated, show, tidy
+from dp_adapter.settings.messages import show, split_list, tidy
 
 _LISTS = ("references", "regions")
 WIDGET_PATHS: tuple[str, ...] = tuple(
@@ -163,7 +163,7 @@ def _site_factors(text: str) -> Any:
         return {}
     try:
         if not text.lstrip().startswith("{"):
-            pairs = (re.sub(r"^(\w+)\s*:", r'"\1":', pair) for pair in separated(text) if pair)
+            pairs = (re.sub(r"^(\w+)\s*:", r'"\1":', pair) for pair in split_list(text) if pair)
             text = "{" + ",".join(pairs) + "}"
         return json.loads(text)
     except (ValueError, RecursionError, SettingsError):

@@ -45,7 +45,7 @@ class Paster:
         """What ``Script.infotext_fields`` takes.
 
         Args:
-            components: of the panel by name, as ``values.ARGS`` names them, and ``NOTE``.
+            components: of the panel by name, as ``widget_values.ARGS`` names them, and ``NOTE``.
         """
         return [(component, Restore(name, self)) for name, component in components.items() if name != "request"]
 

@@ -24,7 +24,7 @@ from dp_adapter.settings import (
     Text,
     walk_fields,
 )
-from dp_adapter.settings.messages import refusal, separated, show, tidy
+from dp_adapter.settings.messages import refusal, show, split_list, tidy
 from dp_adapter.webui.panel.widget_values import AUTOMATIC_WORDS
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _value(info: FieldInfo, text: str) -> object:
         return None
     if _listed(info.kind):
         text = "" if text.strip().lower() == _NONE else text.replace("+", ",")
-    data: Any = info.kind.typed(text)
+    data: Any = info.kind.parse_typed(text)
     try:
         return info.check(info.read(data))
     except SettingsError as error:
@@ -143,12 +143,12 @@ def _all_shown(shown: Callable[[object], str], listed: tuple[object, ...]) -> st
 def _texts(kind: Kind) -> Callable[[str], list[str]]:
     if isinstance(kind, Number | Integer):
         return partial(_ranges, isinstance(kind, Integer))
-    return separated if type(kind) is Text else _names
+    return split_list if type(kind) is Text else _names
 
 
 def _names(text: str) -> list[str]:
     """Without empty values, which only words can be."""
-    return [value for value in separated(text) if value]
+    return [value for value in split_list(text) if value]
 
 
 def _ranges(whole: bool, text: str) -> list[str]:

@@ -45,7 +45,7 @@ class FinishedPictures:
     Args:
         p: the job, before its preparation.
         prepared: gives what the last pass was made with.
-        worded: as ``nested.once_more`` takes it.
+        worded: as ``inner_jobs.once_more`` takes it.
 
     Raises:
         DPAdapterError: there are no photos to compare with.
