@@ -263,7 +263,7 @@ def test_the_routes_are_described_in_the_hosts_docs(server: Server) -> None:
     }  # fmt: skip
     for methods in ours.values():
         assert all(one["description"] and one["tags"] == ["DP-Adapter"] for one in methods.values())
-    place = described["components"]["schemas"]["Place"]["properties"]
+    place = described["components"]["schemas"]["RegionsRequest"]["properties"]
     assert all(field["description"] for field in place.values())
 
 
