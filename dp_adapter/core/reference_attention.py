@@ -42,7 +42,7 @@ class ReferenceSelfAttention:
         """Whether any photo is ever looked at from a site."""
         return any(one is not None and one.ever_active and site.level in one.levels for one in self._references)
 
-    def joined(self, site: Site, step: Step, q: Tensor, k: Tensor, v: Tensor, z: Tensor) -> Tensor:
+    def attend(self, site: Site, step: Step, q: Tensor, k: Tensor, v: Tensor, z: Tensor) -> Tensor:
         """The self-attention before W_o, [R, N, I]: z + sum over persons of G w (Attn(q, [k; k_ref], [v; v_ref]) - z).
 
         W_o is linear, so that this is the lerp of the layer's outputs.

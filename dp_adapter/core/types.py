@@ -90,21 +90,21 @@ class Step:
         progress: 0 at pure noise, 1 at the finished picture, measured on the noise level (not on the step count).
         rows: one entry per batch element, in the batch's order.
         latent: size of the latents.
-        windows: what part of its picture each row shows; None where every row shows a whole one.
+        tiles: what part of its picture each row shows; None where every row shows a whole one.
         references: of the last rows, which show photos, the identities whose photos these are, by number.
     """
 
     progress: float
     rows: tuple[Row, ...]
     latent: Grid
-    windows: tuple[TileBox, ...] | None = None
+    tiles: tuple[TileBox, ...] | None = None
     references: tuple[int, ...] = ()
 
     def twinned(self) -> Step:
         """The same rows once more behind the others, without identity."""
         twins = tuple(Row("text", row.sample) for row in self.rows)
-        windows = None if self.windows is None else self.windows + self.windows
-        return replace(self, rows=self.rows + twins, windows=windows)
+        tiles = None if self.tiles is None else self.tiles + self.tiles
+        return replace(self, rows=self.rows + twins, tiles=tiles)
 
     def with_references(self, numbers: tuple[int, ...]) -> Step:
         """The same rows with these identities' photos behind them, one row each."""

@@ -17,7 +17,7 @@ from dp_adapter.core.projection import Resampler, State, strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_module, build_projection
-from dp_adapter.weights.checkpoint import SITES, Checkpoint, Recipe, TokenOptions, require
+from dp_adapter.weights.checkpoint import SITES, Checkpoint, Recipe, RecipeOptions, require
 from dp_adapter.weights.files import WeightFile
 
 _SITE = re.compile(r"((down|up|mid)_block.*)\.attn2\.processor\.(.+)")
@@ -113,7 +113,7 @@ def _gated_like(state: State) -> GatedSiteAdapter:
     return GatedSiteAdapter(context, width, state["ff.net.2.weight"].shape[1])
 
 
-def make_resampled_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def make_resampled_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     """Tokens of TransFace's patches; uncond are those of zeros."""
     net = adapter.projection
     assert isinstance(net, Resampler)
@@ -121,7 +121,7 @@ def make_resampled_tokens(adapter: Adapter, features: Features, _options: TokenO
     return Tokens(net(x).flatten(0, 1), net(torch.zeros_like(x)).flatten(0, 1))
 
 
-def _make_first_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_first_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, PatchProjection)
     x = require(features.face_patches, "TransFace patch features", net.width)

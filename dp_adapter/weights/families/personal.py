@@ -32,7 +32,7 @@ from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_module
-from dp_adapter.weights.checkpoint import Base, Checkpoint, TokenOptions, make_no_tokens
+from dp_adapter.weights.checkpoint import Base, Checkpoint, RecipeOptions, make_no_tokens
 from dp_adapter.weights.files import WeightFile
 
 FORMAT = "dp_adapter_personal"
@@ -172,7 +172,7 @@ def _read_base(file: WeightFile) -> Base:
     return next(name for name in get_args(Base) if name == facts["base"])
 
 
-def _make_text_identity(adapter: Adapter, _features: Features, _options: TokenOptions, *, word: str) -> TextIdentity:
+def _make_text_identity(adapter: Adapter, _features: Features, _options: RecipeOptions, *, word: str) -> TextIdentity:
     net = adapter.projection
     assert isinstance(net, Personal)
 
