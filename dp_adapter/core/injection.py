@@ -36,7 +36,7 @@ def required_mode(site: SiteAdapter | GatedSiteAdapter) -> BlendMode | None:
 
 @dataclass(frozen=True)
 class Identity:
-    """One person.
+    """What acts for one person: an adapter with the person's tokens.
 
     Attributes:
         weight: strength s of the identity pathway.
@@ -95,7 +95,7 @@ class Identity:
 
     @property
     def free_region(self) -> Tensor | None:
-        """Which part is free now: [S, H, W], or None for no part."""
+        """Where the text is left free now: [S, H, W]; None for nowhere."""
         return self.free if self.track is None else self.track.free
 
     @property
@@ -105,7 +105,7 @@ class Identity:
 
     @property
     def uses_photo(self) -> bool:
-        """Whether their photo is ever looked at."""
+        """Whether the person's photo is ever attended to."""
         return self.reference is not None and self.reference.ever_active
 
     @property
@@ -176,7 +176,7 @@ class Injection:
 
     @property
     def uses_photo(self) -> bool:
-        """Whether any photo is ever looked at."""
+        """Whether any photo is ever attended to."""
         return any(identity.uses_photo for identity in self.identities)
 
     def drop_idle(self) -> Injection:

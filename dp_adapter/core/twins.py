@@ -32,7 +32,7 @@ def mix_with_twins(output: Tensor, gate: Tensor | None) -> Tensor:
 
 
 def mix_self_attention(cache: RegionCache, site: Site, step: Step, output: Tensor) -> Tensor:
-    """What a site's self-attention passes on: [R, N, C] -> [R, N, C]."""
+    """A site's self-attention with its twin's outside strict regions and in free parts: [R, N, C] -> [R, N, C]."""
     paired = step.without_references()
     mixed = mix_with_twins(output[: len(paired.rows)], cache.own_share(paired, site.halvings, site.level))
     return torch.cat([mixed, output[len(paired.rows) :]]) if step.references else mixed

@@ -1,4 +1,4 @@
-"""What the core is told about one call: which site, which step, which rows, which tokens."""
+"""One call of the UNet in plain types: sites, steps, rows, tokens, features."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Site:
     """One text cross-attention layer (attn2) of a UNet.
 
     Attributes:
-        index: place in checkpoint order (down, up, middle), counted over attn2 only; the key number in an
+        index: number in checkpoint order (down, up, middle), counted over attn2 only; the key number in an
             IP-Adapter file is ``2 * index + 1``.
         name: module path of the transformer block in diffusers' naming.
         halvings: how often the latent grid is halved to reach this site's grid.
@@ -142,7 +142,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoders saw in one person's photos; a checkpoint uses the fields that its family needs.
+    """Encoder outputs of one person's photos; a checkpoint uses the fields that its family needs.
 
     Attributes:
         faceid: face embedding [n, e], or [n, L, e] where several faces form one sequence.

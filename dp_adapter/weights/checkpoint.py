@@ -1,4 +1,4 @@
-"""A checkpoint that was read: its modules, what it needs to see, and how its identity tokens are made."""
+"""A checkpoint in memory: its modules, the encoders that it needs, and the recipe of its identity tokens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDX
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Choices that the keys of a file cannot tell.
+    """What a recipe needs besides the features.
 
     Attributes:
         shortcut: FaceID-Plus v2 (True) or v1 (False).
@@ -84,13 +84,13 @@ class BuiltInTower:
 
     @property
     def kind(self) -> str:
-        """Under which saved identities keep what it saw."""
+        """The name under which saved identities keep its embeddings."""
         return f"{self.family}/{self.digest}"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What the keys of a file cannot tell about it: several published models may have the same ones.
+    """A published model, where several have the same keys: what these cannot tell.
 
     Attributes:
         pack: of insightface, whose networks it was trained on where it takes ArcFace.

@@ -81,7 +81,7 @@ class LearnedChunk:
 
 @dataclass(frozen=True)
 class PromptPerson:
-    """How a person has to be spoken of in prompts.
+    """A person who acts through a word of the prompt, and what prompts have to say of them.
 
     Attributes:
         person: number in the request.
