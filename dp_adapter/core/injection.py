@@ -23,7 +23,7 @@ FormUsed = Literal["folded", "half", "plain"]
 Form = Literal["auto"] | FormUsed
 
 FOLDABLE: frozenset[BlendMode] = frozenset({"add"})
-OWN_MODES: frozenset[BlendMode] = frozenset({"gated", "text_query"})
+REQUIRED_MODES: frozenset[BlendMode] = frozenset({"gated", "text_query"})
 """Blend modes that only the adapters trained for them take, and that these cannot do without."""
 
 
@@ -36,7 +36,7 @@ def required_mode(site: SiteAdapter | GatedSiteAdapter) -> BlendMode | None:
 
 @dataclass(frozen=True)
 class Identity:
-    """One person.
+    """What acts for one person: an adapter with the person's tokens.
 
     Attributes:
         weight: strength s of the identity pathway.
@@ -77,7 +77,7 @@ class Identity:
         site = self.adapter.site(0)
         if (width := self.tokens.cond.shape[-1]) != site.context:
             raise HostError(f"The identity tokens are {width} wide, the adapter takes {site.context}")
-        if (own := required_mode(site)) != self.mode and (own or self.mode in OWN_MODES):
+        if (own := required_mode(site)) != self.mode and (own or self.mode in REQUIRED_MODES):
             raise HostError(
                 f"The blend mode '{self.mode}' does not work with this adapter",
                 "FaceChain-FACT adapters take 'gated', W+ adapters 'text_query', all others any mode but these.",
@@ -94,8 +94,8 @@ class Identity:
         return self.mask if self.track is None else self.track.mask
 
     @property
-    def freed(self) -> Tensor | None:
-        """Which part is free now: [S, H, W], or None for no part."""
+    def free_region(self) -> Tensor | None:
+        """Where the text is left free now: [S, H, W]; None for nowhere."""
         return self.free if self.track is None else self.track.free
 
     @property
@@ -104,14 +104,14 @@ class Identity:
         return self.track is not None or self.mask is not None or self.free is not None
 
     @property
-    def refers(self) -> bool:
-        """Whether their photo is ever looked at."""
+    def uses_photo(self) -> bool:
+        """Whether the person's photo is ever attended to."""
         return self.reference is not None and self.reference.ever_active
 
     @property
     def visible(self) -> bool:
         """Whether the identity changes anything at all, now or later."""
-        acts = self.on_text is not None or (self.weight != 0 and len(self.adapter.sites) > 0) or self.refers
+        acts = self.on_text is not None or (self.weight != 0 and len(self.adapter.sites) > 0) or self.uses_photo
         return acts and (self.track is not None or self.mask is None or bool((self.mask > 0).any()))
 
 
@@ -172,14 +172,14 @@ class Injection:
     def active(self) -> bool:
         """False when nothing would change: the host then patches nothing, and the output is bit-equal."""
         seen = [identity for identity in self.identities if identity.visible]
-        return any(self.schedule.ever_active or identity.refers for identity in seen)
+        return any(self.schedule.ever_active or identity.uses_photo for identity in seen)
 
     @property
-    def refers(self) -> bool:
-        """Whether any photo is ever looked at."""
-        return any(identity.refers for identity in self.identities)
+    def uses_photo(self) -> bool:
+        """Whether any photo is ever attended to."""
+        return any(identity.uses_photo for identity in self.identities)
 
-    def without_idle(self) -> Injection:
+    def drop_idle(self) -> Injection:
         """The same without identities that are switched off, so that they push no others aside where masks overlap."""
         return replace(self, identities=tuple(identity for identity in self.identities if identity.visible))
 

@@ -1,4 +1,4 @@
-"""Self-attention that also sees the persons' photos, inside their regions.
+"""Self-attention that also attends to the persons' photos, inside their regions.
 
 Shapes: R rows, N positions, I inner channels, n positions inside a region, t tokens inside a photo's mask.
 """
@@ -32,17 +32,17 @@ class ReferenceSelfAttention:
         return reference
 
     def acting(self, step: Step) -> tuple[int, ...]:
-        """The identities whose photos are looked at in a call, by number."""
+        """The identities whose photos act in a call, by number."""
         if all(row.kind == "text" for row in step.rows):
             return ()
         pairs = enumerate(self._references)
         return tuple(number for number, one in pairs if one is not None and one.at(step.progress))
 
     def looks(self, site: Site) -> bool:
-        """Whether any photo is ever looked at from a site."""
+        """Whether any photo ever acts at a site."""
         return any(one is not None and one.ever_active and site.level in one.levels for one in self._references)
 
-    def joined(self, site: Site, step: Step, q: Tensor, k: Tensor, v: Tensor, z: Tensor) -> Tensor:
+    def attend(self, site: Site, step: Step, q: Tensor, k: Tensor, v: Tensor, z: Tensor) -> Tensor:
         """The self-attention before W_o, [R, N, I]: z + sum over persons of G w (Attn(q, [k; k_ref], [v; v_ref]) - z).
 
         W_o is linear, so that this is the lerp of the layer's outputs.

@@ -58,7 +58,7 @@ class ReferencePhoto:
         """Weight at a progress."""
         return self.weight if self.ever_active and self.start <= progress <= self.end else 0.0
 
-    def noised(self, signal: float, noise: float) -> Tensor:
+    def add_noise(self, signal: float, noise: float) -> Tensor:
         """What the UNet is shown of it: [4, h, w] float32."""
         return signal * self.latents + noise * self._noise.to(self.latents)
 

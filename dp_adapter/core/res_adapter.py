@@ -27,7 +27,7 @@ class ConvLowRank:
         """The same in the dtype and on the device of a tensor."""
         return replace(self, down=self.down.to(like), up=self.up.to(like))
 
-    def added(self, x: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    def term(self, x: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
         """[n, in, h, w], of the weights' dtype and device -> [n, out, h', w']"""
         return self.scale * F.conv2d(F.conv2d(x, self.down, stride=stride, padding=padding), self.up)
 
@@ -45,5 +45,5 @@ class SizeCompanion:
     norms: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=lambda: MappingProxyType({}))
 
 
-Place = Callable[[str], str]
+PathMap = Callable[[str], str]
 """From a module's path in diffusers' UNet to its path in a host's."""

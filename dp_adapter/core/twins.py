@@ -31,21 +31,21 @@ def mix_with_twins(output: Tensor, gate: Tensor | None) -> Tensor:
     return torch.cat([torch.lerp(twins, own, inside.expand_as(own)), twins])
 
 
-def self_attention(cache: RegionCache, site: Site, step: Step, output: Tensor) -> Tensor:
-    """What a site's self-attention passes on: [R, N, C] -> [R, N, C]."""
+def mix_self_attention(cache: RegionCache, site: Site, step: Step, output: Tensor) -> Tensor:
+    """A site's self-attention with its twin's outside strict regions and in free parts: [R, N, C] -> [R, N, C]."""
     paired = step.without_references()
     mixed = mix_with_twins(output[: len(paired.rows)], cache.own_share(paired, site.halvings, site.level))
     return torch.cat([mixed, output[len(paired.rows) :]]) if step.references else mixed
 
 
-def own_rows(cache: RegionCache, step: Step, sample: Tensor, twinned: bool) -> Tensor:
+def drop_twins(cache: RegionCache, step: Step, sample: Tensor, twinned: bool) -> Tensor:
     """The UNet's output [R, c, h, w] for the rows that the host asked for."""
     paired = step.without_references()
     sample = sample[: len(paired.rows)]
-    return prediction(cache, paired, sample) if twinned else sample
+    return _mix_output(cache, paired, sample) if twinned else sample
 
 
-def prediction(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:
+def _mix_output(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:
     """The UNet's output without the twins, which also stands outside a strict region: [R, c, h, w] -> [R / 2, c, h, w].
 
     Free parts are the row's own: they follow the twin's features, not its picture.

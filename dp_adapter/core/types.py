@@ -1,4 +1,4 @@
-"""What the core is told about one call: which site, which step, which rows, which tokens."""
+"""One call of the UNet in plain types: sites, steps, rows, tokens, features."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Site:
     """One text cross-attention layer (attn2) of a UNet.
 
     Attributes:
-        index: place in checkpoint order (down, up, middle), counted over attn2 only; the key number in an
+        index: number in checkpoint order (down, up, middle), counted over attn2 only; the key number in an
             IP-Adapter file is ``2 * index + 1``.
         name: module path of the transformer block in diffusers' naming.
         halvings: how often the latent grid is halved to reach this site's grid.
@@ -90,21 +90,21 @@ class Step:
         progress: 0 at pure noise, 1 at the finished picture, measured on the noise level (not on the step count).
         rows: one entry per batch element, in the batch's order.
         latent: size of the latents.
-        windows: what part of its picture each row shows; None where every row shows a whole one.
+        tiles: what part of its picture each row shows; None where every row shows a whole one.
         references: of the last rows, which show photos, the identities whose photos these are, by number.
     """
 
     progress: float
     rows: tuple[Row, ...]
     latent: Grid
-    windows: tuple[TileBox, ...] | None = None
+    tiles: tuple[TileBox, ...] | None = None
     references: tuple[int, ...] = ()
 
     def twinned(self) -> Step:
         """The same rows once more behind the others, without identity."""
         twins = tuple(Row("text", row.sample) for row in self.rows)
-        windows = None if self.windows is None else self.windows + self.windows
-        return replace(self, rows=self.rows + twins, windows=windows)
+        tiles = None if self.tiles is None else self.tiles + self.tiles
+        return replace(self, rows=self.rows + twins, tiles=tiles)
 
     def with_references(self, numbers: tuple[int, ...]) -> Step:
         """The same rows with these identities' photos behind them, one row each."""
@@ -142,7 +142,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoders saw in one person's photos; a checkpoint uses the fields that its family needs.
+    """Encoder outputs of one person's photos; a checkpoint uses the fields that its family needs.
 
     Attributes:
         faceid: face embedding [n, e], or [n, L, e] where several faces form one sequence.

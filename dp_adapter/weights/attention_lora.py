@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import SITES, Base
+from dp_adapter.weights.site_layers import checkpoint_order
 
 _KEY = re.compile(
-    r"(?:unet\.)?(?P<path>(?P<block>down|up|mid)_block.*\.attn[12])\.(?:processor\.)?"
+    r"(?:unet\.)?(?P<path>(?:down|up|mid)_block.*\.attn[12])\.(?:processor\.)?"
     r"(?P<linear>to_[qkv]|to_out)(?:\.0)?[._]lora(?:\.|_(?=[AB]\.))(?P<part>down|up|A|B)\.weight"
 )
 _ALPHA = re.compile(
     r"(?:unet\.)?(?P<path>.*\.attn[12])\.(?:processor\.)?(?P<linear>to_[qkv]|to_out)(?:\.0)?(?:_lora)?\.alpha"
 )
-_BLOCKS = {"down": 0, "up": 1, "mid": 2}
 _DOWN = {"down", "A"}
 
 
@@ -31,12 +31,6 @@ _DOWN = {"down", "A"}
 class _Pair:
     down: Tensor | None = None
     up: Tensor | None = None
-
-
-@dataclass
-class _Attention:
-    order: tuple[int, ...]
-    linears: dict[str, _Pair] = field(default_factory=dict[str, _Pair])
 
 
 def attention_lora(tensors: Mapping[str, Tensor], base: Base, name: str) -> tuple[LowRank, ...]:
@@ -48,12 +42,11 @@ def attention_lora(tensors: Mapping[str, Tensor], base: Base, name: str) -> tupl
     Raises:
         WeightsError: layers are missing, or there are others than the attentions' q, k, v and out.
     """
-    attentions: dict[str, _Attention] = {}
+    attentions: dict[str, dict[str, _Pair]] = {}
     alphas: dict[tuple[str, str], float] = {}
     for key, tensor in tensors.items():
         if match := _KEY.fullmatch(key):
-            order = (_BLOCKS[match["block"]], *map(int, re.findall(r"\d+", match["path"])))
-            pair = attentions.setdefault(match["path"], _Attention(order)).linears.setdefault(match["linear"], _Pair())
+            pair = attentions.setdefault(match["path"], {}).setdefault(match["linear"], _Pair())
             if match["part"] in _DOWN:
                 pair.down = tensor
             else:
@@ -65,11 +58,10 @@ def attention_lora(tensors: Mapping[str, Tensor], base: Base, name: str) -> tupl
                 f"{name}: its LoRA changes '{key[:80]}', which is no attention layer of a UNet",
                 "It was made for another program.",
             )
-    ordered = sorted(attentions.items(), key=lambda item: item[1].order)
     found = [
         (layer, path, linear, pair)
-        for layer, (path, attention) in enumerate(ordered)
-        for linear, pair in attention.linears.items()
+        for layer, path in enumerate(sorted(attentions, key=checkpoint_order))
+        for linear, pair in attentions[path].items()
         if pair.down is not None and pair.up is not None
     ]
     expected = 8 * SITES[base]  # q, k, v and out of every attn1 and attn2

@@ -1,4 +1,4 @@
-"""A checkpoint that was read: its modules, what it needs to see, and how its identity tokens are made."""
+"""A checkpoint in memory: its modules, the encoders that it needs, and the recipe of its identity tokens."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ BASE_NAMES: Mapping[Base, str] = MappingProxyType({"sd15": "SD1.5", "sdxl": "SDX
 
 
 @dataclass(frozen=True)
-class TokenOptions:
-    """Choices that the keys of a file cannot tell.
+class RecipeOptions:
+    """What a recipe needs besides the features.
 
     Attributes:
         shortcut: FaceID-Plus v2 (True) or v1 (False).
@@ -56,12 +56,12 @@ class TokenOptions:
     person: int = 0
 
 
-Recipe = Callable[[Adapter, Features, TokenOptions], Tokens]
-Fusion = Callable[[Adapter, Features, TokenOptions], TextIdentity]
+Recipe = Callable[[Adapter, Features, RecipeOptions], Tokens]
+Fusion = Callable[[Adapter, Features, RecipeOptions], TextIdentity]
 
 
 @dataclass(frozen=True, eq=False)
-class OwnTower:
+class BuiltInTower:
     """A vision tower inside a file, which looks at whole photos itself.
 
     Attributes:
@@ -84,18 +84,18 @@ class OwnTower:
 
     @property
     def kind(self) -> str:
-        """Under which saved identities keep what it saw."""
+        """The name under which saved identities keep its embeddings."""
         return f"{self.family}/{self.digest}"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What the keys of a file cannot tell about it: several published models may have the same ones.
+    """A published model, where several have the same keys: what these cannot tell.
 
     Attributes:
         pack: of insightface, whose networks it was trained on where it takes ArcFace.
         crop: what CLIP sees, the aligned face or the whole photo.
-        shortcut: as ``TokenOptions`` says.
+        shortcut: as ``RecipeOptions`` says.
         identity_net: whether a ControlNet for the face's keypoints belongs to it (InstantID).
     """
 
@@ -148,7 +148,7 @@ class Checkpoint:
     crop: Crop = "face"
     fusion: Fusion | None = None
     sharing: Sharing = "regions"
-    tower: OwnTower | None = None
+    tower: BuiltInTower | None = None
     start: float | None = None
     most_photos: int | None = None
     parts: tuple[str, ...] = ()
@@ -168,26 +168,26 @@ class Checkpoint:
         """Whether one person is in the file, so that it takes no photo."""
         return not self.encoders
 
-    def on_text(self, features: Features, options: TokenOptions | None = None) -> TextIdentity | None:
+    def on_text(self, features: Features, options: RecipeOptions | None = None) -> TextIdentity | None:
         """What one person changes in the text's context; None for families that leave it alone. Raises as `tokens`."""
         if self.fusion is None:
             return None
         with torch.no_grad():
-            return self.fusion(self.adapter, features, options or TokenOptions())
+            return self.fusion(self.adapter, features, options or RecipeOptions())
 
     @property
     def context(self) -> int:
         """Width D of its identity tokens, which is the text encoder's."""
         return self.adapter.context
 
-    def tokens(self, features: Features, options: TokenOptions | None = None) -> Tokens:
+    def tokens(self, features: Features, options: RecipeOptions | None = None) -> Tokens:
         """Identity tokens of one person, photos concatenated: cond and uncond [n * T, D] in float32.
 
         Raises:
             WeightsError: features are missing or of another width than the checkpoint was trained with.
         """
         with torch.no_grad():
-            return self.recipe(self.adapter, features, options or TokenOptions())
+            return self.recipe(self.adapter, features, options or RecipeOptions())
 
 
 def require(features: Tensor | None, what: str, width: int) -> Tensor:
@@ -202,7 +202,7 @@ def require(features: Tensor | None, what: str, width: int) -> Tensor:
     return features.float()
 
 
-def make_no_tokens(adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
+def make_no_tokens(adapter: Adapter, _features: Features, _options: RecipeOptions) -> Tokens:
     """The recipe of families that act on the text side alone: [0, D]."""
     none = torch.zeros(0, adapter.context)
     return Tokens(none, none)

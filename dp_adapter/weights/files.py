@@ -70,6 +70,16 @@ def require_finite(file: WeightFile) -> None:
             raise WeightsError(f"{file.path.name} holds NaN or infinite values in '{key}'", f"It is damaged. {AGAIN}")
 
 
+def require_version(file: WeightFile, newest: int) -> None:
+    """Raises WeightsError where a file of our own formats was written by a newer extension."""
+    version = file.metadata.get("version")
+    if not (version or "").isdigit() or int(version or 0) > newest:
+        raise WeightsError(
+            f"{file.path.name} was written in version {version} of the format; this extension reads up to {newest}",
+            "Update the extension.",
+        )
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file as hex; remembered until the file's size or modification time changes."""
     stat = path.stat()

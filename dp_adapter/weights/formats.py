@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import foreign_files
-from dp_adapter.weights.checkpoint import Checkpoint, OwnTower
+from dp_adapter.weights.checkpoint import BuiltInTower, Checkpoint
 from dp_adapter.weights.families import (
     consistentid,
     facechain_fact,
@@ -45,7 +45,7 @@ class Format:
     title: str
     matches: Callable[[WeightFile], bool]
     reader: Callable[[WeightFile, str, str], Checkpoint]
-    tower: Callable[[WeightFile], OwnTower] | None = None
+    tower: Callable[[WeightFile], BuiltInTower] | None = None
 
     def recognise(self, file: WeightFile) -> bool:
         return self.matches(rename_keys(file))
@@ -113,7 +113,7 @@ def recognise(file: WeightFile) -> Format | None:
     return next((row for row in FORMATS if row.recognise(file)), None)
 
 
-def read_tower(file: WeightFile) -> OwnTower | None:
+def read_tower(file: WeightFile) -> BuiltInTower | None:
     """The vision tower inside a file, without the rest of it; None where there is none.
 
     Raises:

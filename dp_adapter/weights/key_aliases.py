@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.site_layers import checkpoint_order
 
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 _OUTER = re.compile(r"(?:state_dict|model_state_dict|model|net)\.(?!diffusion_model\.)")
@@ -26,13 +27,12 @@ _PREFIXES = (
 )
 _PULID_SITE = re.compile(r"(ip_adapter\.\d+\.)id_to_([kv])\.")
 _PROCESSOR = re.compile(
-    r"(?:unet\.)?(?P<path>(?P<block>down|up|mid)_block.*)\.attn(?P<which>[12])\.processor\."
+    r"(?:unet\.)?(?P<path>(?:down|up|mid)_block.*)\.attn(?P<which>[12])\.processor\."
     r"(?P<name>(?:to_[kqv]_(?:ip|img)|to_(?:[qkv]|out)_lora\.(?:down|up)|text_to_weight|id_to_[kv]))(?:\.0)?\.weight"
 )
 _IDENTITY = re.compile(r"to_k_(?:ip|img)|id_to_k")
 _PLAIN_PROCESSOR = re.compile(r"unet\..*\.attn2\.processor\.(?!.*lora)")  # FaceChain-FACT's
 _FROZEN = re.compile(r"(?:unet|vae|text_encoder(?:_2)?|image_encoder)\.(?!.*(?:lora|\.processor\.))")
-_BLOCKS = {"down": 0, "up": 1, "mid": 2}
 
 
 class _RenamedFile(WeightFile):
@@ -74,7 +74,7 @@ def _number_layers(keys: Iterable[str]) -> dict[str, str]:
     found = [match for key in keys if (match := _PROCESSOR.fullmatch(key))]
     if not any(_IDENTITY.match(match["name"]) for match in found):  # a LoRA alone, as PhotoMaker's
         return {}
-    paths = sorted({match["path"] for match in found}, key=_layer_order)
+    paths = sorted({match["path"] for match in found}, key=checkpoint_order)
     numbers = {path: 2 * index for index, path in enumerate(paths)}
     return {
         match.string: _rename_key(
@@ -82,7 +82,3 @@ def _number_layers(keys: Iterable[str]) -> dict[str, str]:
         )
         for match in found
     }
-
-
-def _layer_order(path: str) -> tuple[int, ...]:
-    return _BLOCKS[path.split("_", maxsplit=1)[0]], *map(int, re.findall(r"\d+", path))

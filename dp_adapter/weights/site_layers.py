@@ -1,7 +1,8 @@
-"""The attention layers of adapters whose files name them otherwise than IP-Adapter: ``PREFIX.N.NAME.weight``, N odd."""
+"""The attention layers in adapters' files: ``PREFIX.N.NAME.weight`` with N odd, numbered in checkpoint order."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -9,6 +10,13 @@ from torch import Tensor
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.checkpoint import BASE_NAMES, SITES, Base
 from dp_adapter.weights.files import WeightFile
+
+_BLOCKS = {"down": 0, "up": 1, "mid": 2}
+
+
+def checkpoint_order(path: str) -> tuple[int, ...]:
+    """The key by which checkpoints sort the module paths of a UNet: down, up, middle."""
+    return _BLOCKS[path.split("_", maxsplit=1)[0]], *map(int, re.findall(r"\d+", path))
 
 
 def read_layers(file: WeightFile, prefix: str, names: tuple[str, ...], context: int, base: Base) -> list[list[Tensor]]:

@@ -41,7 +41,7 @@ def test_visible(changes: dict[str, Any], visible: bool) -> None:
     assert one.visible == visible
     injection = Injection((one, identity()))
     assert injection.active
-    assert len(injection.without_idle().identities) == 1 + visible
+    assert len(injection.drop_idle().identities) == 1 + visible
     assert Injection((one,)).active == visible
 
 

@@ -32,9 +32,9 @@ def test_shares_of_models_with_another_deviation() -> None:
 
 def test_the_noise_is_always_the_same() -> None:
     one, other = (ReferencePhoto(torch.ones(4, 3, 5), seed=7) for _ in range(2))
-    assert torch.equal(one.noised(0.6, 0.8), other.noised(0.6, 0.8))
-    assert torch.equal(one.noised(1, 0), one.latents)
-    assert not torch.equal(one.noised(0.6, 0.8), ReferencePhoto(one.latents, seed=8).noised(0.6, 0.8))
+    assert torch.equal(one.add_noise(0.6, 0.8), other.add_noise(0.6, 0.8))
+    assert torch.equal(one.add_noise(1, 0), one.latents)
+    assert not torch.equal(one.add_noise(0.6, 0.8), ReferencePhoto(one.latents, seed=8).add_noise(0.6, 0.8))
 
 
 def test_tokens_are_the_cells_that_the_person_covers() -> None:

@@ -20,7 +20,7 @@ from dp_adapter.core.types import BlendMode, Features, Row, Tokens
 from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.attach import ldm as ldm_host
 from dp_adapter.weights import formats
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions
 from tests.golden.cases import FOLDER, Case, cases
 from tests.hosts import ldm_unet
 
@@ -88,7 +88,7 @@ def features(case: Case, inputs: dict[str, str]) -> Features:
 def tokens_of(case: Case, checkpoint: Checkpoint, name: str) -> Tokens:
     facts = case.facts["identities"][name]
     params = facts.get("params", {})
-    options = TokenOptions(params.get("shortcut", True), params.get("s_scale", 1.0))
+    options = RecipeOptions(params.get("shortcut", True), params.get("s_scale", 1.0))
     return checkpoint.tokens(features(case, facts["inputs"]), options)
 
 

@@ -25,7 +25,7 @@ from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.results.judge import Judge
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
-from dp_adapter.weights.checkpoint import TokenOptions
+from dp_adapter.weights.checkpoint import RecipeOptions
 from tests import tiny
 from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import SCENE, Request
@@ -168,7 +168,7 @@ def test_each_person_of_a_story_has_their_place(story: Path, request_of: Request
     made = session.prepare(request_of(*persons[:2]), SDXL)
     checkpoint = formats.read(story / "dp_adapter" / "adapter.safetensors")
     for number, identity in enumerate(made.injection.identities):
-        expected = checkpoint.tokens(seen_by(story, people[2 * number]), TokenOptions(person=number))
+        expected = checkpoint.tokens(seen_by(story, people[2 * number]), RecipeOptions(person=number))
         torch.testing.assert_close(identity.tokens.cond, expected.cond, atol=1e-5, rtol=1e-4)
     assert any("also carries hair, neck, clothes: draw a region" in note for note in made.explanation.notes)
     assert made.edit is not None and made.edit.settings.parts.clothes is None

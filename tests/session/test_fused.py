@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.text.text_side import Positions, Spelling
+from dp_adapter.core.text.text_side import LearnedChunk, Positions
 from dp_adapter.core.types import Row
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hosts.attach import diffusers
@@ -41,7 +41,7 @@ class Words:
     """The person's word at the same place in every text."""
 
     places: Positions
-    spellings: tuple[Spelling, ...] = ()
+    learned_chunks: tuple[LearnedChunk, ...] = ()
 
     def positions(self, row: Row, person: int) -> Positions:
         return self.places if person == 0 else ()

@@ -17,7 +17,7 @@ from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.hosts.attach.sites import Base, site_names
 from dp_adapter.weights import formats
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.foreign_files import describe
 from tests import tiny
@@ -200,7 +200,7 @@ def test_face_plus_options_matter(tmp_path: Path) -> None:
     assert checkpoint.variants == ("faceid-plusv2", "faceid-plus")
     v1, v2, less = (
         checkpoint.tokens(all_features(), options).cond
-        for options in (TokenOptions(shortcut=False), TokenOptions(), TokenOptions(structure=0.5))
+        for options in (RecipeOptions(shortcut=False), RecipeOptions(), RecipeOptions(structure=0.5))
     )
     face = v2 - v1  # v2 is the face's own tokens plus what v1 gives
     torch.testing.assert_close(less, face + 0.5 * v1, atol=1e-5, rtol=1e-5)

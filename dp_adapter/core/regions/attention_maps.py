@@ -34,7 +34,7 @@ def word_share(q: Tensor, k: Tensor, words: Tensor, heads: int) -> Tensor:
     return (attention @ words.float()[:, None, :, None]).mean(1)[..., 0]  # [R, N]
 
 
-def region_of(share: Tensor, people: int, quantile: float = 0.2, *, head: bool = False) -> list[Tensor | None]:
+def find_regions(share: Tensor, people: int, quantile: float = 0.2, *, head: bool = False) -> list[Tensor | None]:
     """The regions of as many people, from left to right: blobs in which the smoothed map is above a level.
 
     The level is the larger of the map's top quantile and the middle between its peak and its darkest fifth.

@@ -64,7 +64,9 @@ class RegionCache:
             HostError: a row belongs to a picture that an identity's mask [S, H, W] does not have.
         """
         regions_now = [identity.region for identity in self._injection.identities]
-        freed_now = [identity.freed for identity in self._injection.identities] if self._injection.text.free else []
+        freed_now = (
+            [identity.free_region for identity in self._injection.identities] if self._injection.text.free else []
+        )
         versions = tuple(one.track.version for one in self._injection.identities if one.track is not None)
         if versions != self._versions:
             self._versions = versions
@@ -150,14 +152,16 @@ class RegionCache:
         return self._flat[key]
 
     def _row_masks(self, step: Step) -> _RowMasks:
-        key = (step.rows, step.windows)
+        key = (step.rows, step.tiles)
         if key not in self._masks:
             masks = [identity.region for identity in self._injection.identities]
-            freed = [identity.freed if self._injection.text.free else None for identity in self._injection.identities]
+            freed = [
+                identity.free_region if self._injection.text.free else None for identity in self._injection.identities
+            ]
             tiles, rows = None, step.rows
-            if step.windows is not None:
+            if step.tiles is not None:
                 shared = all(mask is None or len(mask) == 1 for mask in (*masks, *freed))
-                of_rows = [(0 if shared else row.sample, box) for row, box in zip(step.rows, step.windows, strict=True)]
+                of_rows = [(0 if shared else row.sample, box) for row, box in zip(step.rows, step.tiles, strict=True)]
                 tiles = tuple(dict.fromkeys(of_rows))
                 rows = tuple(Row(row.kind, tiles.index(tile)) for row, tile in zip(rows, of_rows, strict=True))
                 masks, freed = (
@@ -177,4 +181,4 @@ def _by_row(share: Tensor, rows: Sequence[Row]) -> Tensor:
 
 def _layout(step: Step) -> tuple[object, ...]:
     """What of a call the regions of its rows depend on."""
-    return step.latent, step.rows, step.windows
+    return step.latent, step.rows, step.tiles

@@ -1,4 +1,4 @@
-"""Visually sensitive regions: masks in picture space, their pyramid over the UNet's grids, and where they act.
+"""Visually sensitive regions: masks in picture space, on the UNet's grids, and as positions of rows.
 
 Shapes: S samples of a batch (1 where they share a mask), N positions of a grid, n positions inside a mask.
 """

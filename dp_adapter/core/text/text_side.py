@@ -66,7 +66,7 @@ class TextIdentity:
 
 
 @dataclass(frozen=True, eq=False)
-class Spelling:
+class LearnedChunk:
     """One chunk of a text as a host encodes it, with a person's word and with their learned vectors in its place.
 
     Attributes:
@@ -80,8 +80,8 @@ class Spelling:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """How a person has to be spoken of in prompts.
+class PromptPerson:
+    """A person who acts through a word of the prompt, and what prompts have to say of them.
 
     Attributes:
         person: number in the request.
@@ -101,7 +101,7 @@ class PersonWords(Protocol):
     """Where the persons' words stand in the texts of a generation."""
 
     @property
-    def spellings(self) -> Sequence[Spelling]:
+    def learned_chunks(self) -> Sequence[LearnedChunk]:
         """Of every chunk with the word of a person who has learned vectors."""
         ...
 
@@ -152,12 +152,12 @@ class TextPart:
 
 
 def compute_change(
-    identity: TextIdentity, context: Tensor, words: Positions, spellings: Sequence[Spelling] = ()
+    identity: TextIdentity, context: Tensor, words: Positions, learned_chunks: Sequence[LearnedChunk] = ()
 ) -> Change:
     """What a person changes in a context [L, D] with their word at some positions.
 
     Args:
-        spellings: the person's, where they have learned vectors.
+        learned_chunks: the person's, where they have learned vectors.
 
     Raises:
         HostError: a chunk with their word is none of these.
@@ -167,7 +167,7 @@ def compute_change(
     fused: list[Tensor] = []
     for start in range(0, len(plain), step):
         chunk, inside = plain[start : start + step], [one - start for one in words if start <= one < start + step]
-        replaced = chunk if identity.learned is None or not inside else _replace_by_learned(chunk, spellings)
+        replaced = chunk if identity.learned is None or not inside else _replace_by_learned(chunk, learned_chunks)
         fused.append(identity.fuse(replaced, inside).to("cpu", torch.float32))
     delta = torch.cat(fused) - plain
     if identity.lock == "others":
@@ -177,9 +177,9 @@ def compute_change(
     return Change(tokens, delta[tokens])
 
 
-def _replace_by_learned(chunk: Tensor, spellings: Sequence[Spelling]) -> Tensor:
+def _replace_by_learned(chunk: Tensor, learned_chunks: Sequence[LearnedChunk]) -> Tensor:
     """A chunk [77, D] with learned vectors in the word's place. The nearest is taken: batches round differently."""
-    near = [(float((one.plain - chunk).abs().max()), one) for one in spellings if one.plain.shape == chunk.shape]
+    near = [(float((one.plain - chunk).abs().max()), one) for one in learned_chunks if one.plain.shape == chunk.shape]
     distance, found = min(near, key=lambda one: one[0], default=(float("inf"), None))
     if found is None or distance > _SAME * float(chunk.abs().max()):
         raise HostError(
@@ -198,7 +198,7 @@ def find_period(context: Tensor) -> int:
     return next((n for n in periods if torch.equal(context[n:], context[:-n])), length)
 
 
-def in_context(positions: Sequence[int], context: Tensor) -> list[int]:
+def find_in_context(positions: Sequence[int], context: Tensor) -> list[int]:
     """Positions in a context [L, D], which hosts pad or cut, and Forge repeats."""
     length, period = len(context), find_period(context) if positions else len(context)
     return [one + shift for shift in range(0, length, period) for one in positions if one < period]
@@ -230,7 +230,7 @@ class TextContexts:
         """A call of the UNet begins."""
         self._outer = None
 
-    def learn(self, rows: Sequence[Row], context: Tensor) -> None:
+    def note_texts(self, rows: Sequence[Row], context: Tensor) -> None:
         """Takes note of the texts [R, L, D] that the rows of a call have, as an attention gets them."""
         if self._outer is not None and _memory_of(self._outer) == _memory_of(context):
             return
@@ -274,14 +274,14 @@ class TextContexts:
     def change(self, text: _Text, number: int) -> Change:
         """What identity ``number`` of the injection changes in a text."""
         if number not in text.changes:
-            words, spellings = text.words[number], self._spellings(number)
-            text.changes[number] = compute_change(self.of(number), text.context, words, spellings)
+            words, learned_chunks = text.words[number], self._learned_chunks(number)
+            text.changes[number] = compute_change(self.of(number), text.context, words, learned_chunks)
         return text.changes[number]
 
-    def _spellings(self, number: int) -> list[Spelling]:
+    def _learned_chunks(self, number: int) -> list[LearnedChunk]:
         """Those of identity ``number`` of the injection."""
         person = self._people[number]
-        given = () if self._words is None or person is None or person[1].learned is None else self._words.spellings
+        given = () if self._words is None or person is None or person[1].learned is None else self._words.learned_chunks
         return [one for one in given if person is not None and one.person == person[0]]
 
     def _text(self, row: Row, context: Tensor) -> _Text:
@@ -298,7 +298,7 @@ class TextContexts:
                 self._texts.remove(text)
                 break
         else:
-            words = tuple(tuple(in_context(one, context)) for one in positions)
+            words = tuple(tuple(find_in_context(one, context)) for one in positions)
             text = _Text(positions, words, context.detach().clone())
         self._texts = [text, *self._texts[: _KEPT - 1]]
         return text

@@ -101,7 +101,7 @@ def attach(
     attached = Attached()
     with ExitStack() as stack:
         if injection.active:
-            _Attachment(unet.model, injection.without_idle(), rows, latent, attached, maps, words).register(stack)
+            _Attachment(unet.model, injection.drop_idle(), rows, latent, attached, maps, words).register(stack)
         yield attached
         attached.acting.require()
 
@@ -161,7 +161,7 @@ class _Attachment:
             follow_loads(stack, attn2, pathways)
             attn1 = self._unet.get_submodule(name.ldm + ".attn1")
             self._photos.listen(stack, site, attn1, self._on_grid(site), self._attached.acting)
-            if self._injection.text.strict or self._injection.text.free or self._photos.refers:
+            if self._injection.text.strict or self._injection.text.free or self._photos.uses_photo:
                 stack.callback(to_q.register_forward_pre_hook(self._require_twins).remove)
         if self._maps is not None:
             self._maps.listen(stack, self._sites, self._attn2)
@@ -246,7 +246,7 @@ class _Attachment:
         if places is None:
             raise tiles.not_found()
         rows = tuple(replace(row, sample=place.picture) for row, place in zip(step.rows, places, strict=True))
-        return replace(step, rows=rows, windows=tuple(place.window(step.latent, whole) for place in places))
+        return replace(step, rows=rows, tiles=tuple(place.window(step.latent, whole) for place in places))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
         """Drops the text-only twins and the photos."""
@@ -257,7 +257,7 @@ class _Attachment:
         self._attached.acting.leave()
         if not (self._twinned or step.references):
             return None
-        return twins.own_rows(self._cache, step, output, self._twinned)
+        return twins.drop_twins(self._cache, step, output, self._twinned)
 
     def _with_patches(self, options: Options) -> dict[str, Any]:
         first: dict[str, Patch] = {}
@@ -340,7 +340,7 @@ class _Attachment:
 
     def _after_self_attention(self, n: Tensor, extra: Options) -> Tensor:
         site = self._pathways[place_of(extra)].site
-        return twins.self_attention(self._cache, site, self._at(site, n), n)
+        return twins.mix_self_attention(self._cache, site, self._at(site, n), n)
 
     def _register_plain(self, stack: ExitStack, attn2: nn.Module, pathways: SitePathways) -> None:
         """Takes q, k, v and the text attention where the layer computes them; F goes on to ``to_out`` in its place."""
@@ -363,7 +363,7 @@ class _Attachment:
             seen.clear()
             inside = step_inside(self._step, self._input, inner, self._twinned)
             if self._side is not None:
-                self._side.learn(self._step.rows, self._input.context)
+                self._side.note_texts(self._step.rows, self._input.context)
             self._mark(pathways)
             return (pathways.blended(self._at(pathways.site, captured.q, inside), captured), *args[1:])
 

@@ -85,7 +85,7 @@ def attach(
         if known is None:
             return None
         progress = progress_of(named["timesteps"], train_timesteps)
-        return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.windows)
+        return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.tiles)
 
     unet = original_of(unet)
     with ExitStack() as stack:
@@ -102,7 +102,7 @@ def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, plac
     if not isinstance(rows, CfgRows):
         return KnownRows(require_rows(rows, len(latents)), True)
     known = rows.of(latents, context, locate=placed)
-    if placed and known and not known.whole and known.windows is None:
+    if placed and known and not known.whole and known.tiles is None:
         raise tiles.not_found()
     return known
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.core.res_adapter import ConvLowRank, Place, SizeCompanion
+from dp_adapter.core.res_adapter import ConvLowRank, PathMap, SizeCompanion
 from dp_adapter.errors import HostError
 
 _RESNET = re.compile(r"(down|up)_blocks\.(\d)\.resnets\.(\d)\.norm([12])")
@@ -20,7 +20,7 @@ _NORMS = {"1": "in_layers.0", "2": "out_layers.0"}
 
 
 def apply_companion(
-    stack: ExitStack, companion: tuple[SizeCompanion, float] | None, unet: nn.Module, place: Place | None = None
+    stack: ExitStack, companion: tuple[SizeCompanion, float] | None, unet: nn.Module, place: PathMap | None = None
 ) -> None:
     """The UNet's layers with the companion's weights, until ``stack`` closes.
 
@@ -44,7 +44,7 @@ def apply_companion(
         stack.callback(module.register_forward_hook(_renormed(*norm, strength)).remove)
 
 
-def ldm_place(unet: nn.Module) -> Place:
+def ldm_place(unet: nn.Module) -> PathMap:
     """Where ldm, sgm and Forge have the layers: three blocks a level, the sampler last in the level's third."""
 
     def place(path: str) -> str:
@@ -65,7 +65,7 @@ def ldm_place(unet: nn.Module) -> Place:
     return place
 
 
-def _layer(unet: nn.Module, path: str, place: Place | None) -> nn.Module:
+def _layer(unet: nn.Module, path: str, place: PathMap | None) -> nn.Module:
     try:
         return unet.get_submodule(path if place is None else place(path))
     except AttributeError:
@@ -87,7 +87,7 @@ def _adding(conv: ConvLowRank, strength: float) -> Callable[..., Tensor]:
         x: Tensor = args[0]
         if (there[0].down.device, there[0].down.dtype) != (x.device, x.dtype):
             there[0] = conv.to(x)
-        return output + strength * there[0].added(x, module.stride, module.padding).to(output.dtype)
+        return output + strength * there[0].term(x, module.stride, module.padding).to(output.dtype)
 
     return hook
 

@@ -19,7 +19,7 @@ from dp_adapter.core.injection import Injection
 from dp_adapter.core.pathways import SitePathways
 from dp_adapter.core.reference_photo import NoiseLevel
 from dp_adapter.core.regions.region_cache import RegionCache
-from dp_adapter.core.res_adapter import Place
+from dp_adapter.core.res_adapter import PathMap
 from dp_adapter.core.text.site_text import SiteText
 from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Captured, Site, Step
@@ -61,7 +61,7 @@ class UNetParts:
     context: str
     call: tuple[str, str]
     merge_lora: bool
-    place: Place | None = None
+    place: PathMap | None = None
 
 
 class Attachment:
@@ -93,7 +93,7 @@ class Attachment:
         """
         self._parts = parts
         self._maps = maps
-        self._injection = injection.without_idle()
+        self._injection = injection.drop_idle()
         self._step_of = step_of
         self.progress = 0.0
         self.acting = Acting()
@@ -138,7 +138,7 @@ class Attachment:
             follows = self._injection.text.strict or self._injection.text.free
             if follows:
                 self._register_change(stack, site, block, self._follow_twins(site))
-            if follows or self._photos.refers:
+            if follows or self._photos.uses_photo:
                 stack.callback(attn2.get_submodule("to_q").register_forward_pre_hook(self._require_twins).remove)
 
     def _all_pathways(self) -> list[SitePathways]:
@@ -196,11 +196,11 @@ class Attachment:
         if not (self._twinned or step.references):
             return output
         if isinstance(output, Tensor):
-            return twins.own_rows(self._cache, step, output, self._twinned)
+            return twins.drop_twins(self._cache, step, output, self._twinned)
         if isinstance(output, tuple):
             first, *rest = cast("tuple[Any, ...]", output)
-            return (twins.own_rows(self._cache, step, first, self._twinned), *rest)
-        output.sample = twins.own_rows(self._cache, step, output.sample, self._twinned)
+            return (twins.drop_twins(self._cache, step, first, self._twinned), *rest)
+        output.sample = twins.drop_twins(self._cache, step, output.sample, self._twinned)
         return output
 
     def _hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -273,7 +273,7 @@ class Attachment:
             seen.clear()
             self._require_grid(site, step, captured.z)
             if self._side is not None:
-                self._side.learn(self._step.rows, self._attention.context)
+                self._side.note_texts(self._step.rows, self._attention.context)
             self._mark(site)
             return (self._pathways[site.index].blended(step, captured), *args[1:])
 
@@ -299,7 +299,7 @@ class Attachment:
             if not self._twinned:
                 return None
             attention = after - before
-            return twins.self_attention(self._cache, site, step, attention) - attention
+            return twins.mix_self_attention(self._cache, site, step, attention) - attention
 
         return change
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.core.regions.attention_maps import word_share
-from dp_adapter.core.text.text_side import Positions, in_context
+from dp_adapter.core.text.text_side import Positions, find_in_context
 from dp_adapter.core.types import Grid, Site, Step
 
 KEEP = 0.7  # of the map so far, when a further noise level is seen
@@ -176,7 +176,7 @@ def _where(rows: Sequence[Words], context: Tensor) -> tuple[Tensor, Tensor, Tens
     """Places in the batch [r], pictures [r], and the words' tokens [r, L], on the device of the contexts [R, L, D]."""
     words = torch.zeros(len(rows), context.shape[1])
     for number, (row, _, positions) in enumerate(rows):
-        words[number, in_context(positions, context[row])] = 1
+        words[number, find_in_context(positions, context[row])] = 1
     places, samples = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
     return places.to(context.device), samples.to(context.device), words.to(context.device)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dp_adapter.core.text.text_side import Spoken
+from dp_adapter.core.text.text_side import PromptPerson
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Prompts
 from dp_adapter.hosts.prompts.person_words import FoundWords, in_text
@@ -123,7 +123,7 @@ def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Fou
     return FoundWords(((found,),) * batch)
 
 
-def spoken(pipeline: Any, job: DiffusersJob, people: Sequence[Spoken]) -> SpokenTexts:
+def spoken(pipeline: Any, job: DiffusersJob, people: Sequence[PromptPerson]) -> SpokenTexts:
     """Where the persons' words stand in what ``encode`` makes of a job's prompts.
 
     Raises:

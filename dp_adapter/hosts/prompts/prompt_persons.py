@@ -17,7 +17,7 @@ from dp_adapter.hosts.prompts.person_words import PERSON
 from dp_adapter.hosts.prompts.trigger_words import without_triggers
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text.text_side import Spoken
+    from dp_adapter.core.text.text_side import PromptPerson
 
 _AND = re.compile(r"\bAND\b")  # modules/prompt_parser.py of the WebUIs, re_AND
 _HIDDEN = re.compile(r"<[^<>]*>")  # <lora:…> and the like
@@ -66,7 +66,7 @@ class WordPosition:
 
 
 def shared_out(
-    parts: Sequence[Sequence[WordPosition]], own: Sequence[Mapping[int, WordPosition]], people: Sequence[Spoken]
+    parts: Sequence[Sequence[WordPosition]], own: Sequence[Mapping[int, WordPosition]], people: Sequence[PromptPerson]
 ) -> list[dict[int, WordPosition]]:
     """Whose each place is, per part of AND.
 
@@ -108,7 +108,7 @@ def _overlap(one: WordPosition, other: WordPosition) -> bool:
     return one.start < other.end and other.start < one.end
 
 
-def repeated(prompt: str, people: Sequence[Spoken], *, webui: bool = True) -> str:
+def repeated(prompt: str, people: Sequence[PromptPerson], *, webui: bool = True) -> str:
     """A prompt in which each person's word stands as often as it has to, without the trigger behind it.
 
     What is there already is not added again.
@@ -124,7 +124,7 @@ def repeated(prompt: str, people: Sequence[Spoken], *, webui: bool = True) -> st
     return "".join(joined)
 
 
-def words_in(prompt: str, people: Sequence[Spoken]) -> dict[int, str]:
+def words_in(prompt: str, people: Sequence[PromptPerson]) -> dict[int, str]:
     """The word of each person in a WebUI's prompt, as it is written there; none for those who have none."""
     found: dict[int, str] = {}
     texts = _AND.split(prompt)
@@ -134,7 +134,7 @@ def words_in(prompt: str, people: Sequence[Spoken]) -> dict[int, str]:
     return found
 
 
-def hinted(prompts: Sequence[str], people: Sequence[Spoken], *, webui: bool = True) -> tuple[Spoken, ...]:
+def hinted(prompts: Sequence[str], people: Sequence[PromptPerson], *, webui: bool = True) -> tuple[PromptPerson, ...]:
     """The persons with the words that triggers in these prompts say are theirs, where nothing else would say so.
 
     For whoever reads the prompts when ``repeated`` has taken the triggers out; the same persons where that is enough.
@@ -159,7 +159,7 @@ def hinted(prompts: Sequence[str], people: Sequence[Spoken], *, webui: bool = Tr
 
 
 def _unmarked(
-    texts: Sequence[str], people: Sequence[Spoken], webui: bool
+    texts: Sequence[str], people: Sequence[PromptPerson], webui: bool
 ) -> tuple[list[str], list[list[WordPosition]]]:
     """Texts without triggers, and the places of the words that had one behind them."""
     trigger = next((one.trigger for one in people if one.trigger), "")  # of the one checkpoint that speaks
@@ -192,7 +192,7 @@ def _told(text: str, place: WordPosition, webui: bool) -> str:
 
 
 def _in_texts(
-    texts: Sequence[str], marks: Sequence[Sequence[WordPosition]], people: Sequence[Spoken], webui: bool
+    texts: Sequence[str], marks: Sequence[Sequence[WordPosition]], people: Sequence[PromptPerson], webui: bool
 ) -> list[dict[int, WordPosition]]:
     parts: list[list[WordPosition]] = []
     own: list[dict[int, WordPosition]] = []

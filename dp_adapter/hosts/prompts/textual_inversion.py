@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
+from dp_adapter.core.text.text_side import LearnedChunk, Positions, PromptPerson
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob
 from dp_adapter.hosts.prompts.encode_prompts import chunks_of, encoded, readers_of, rows_of
@@ -107,7 +107,7 @@ def _at_input(encoder: Any, places: Tensor, vectors: Tensor) -> Generator[None]:
         handle.remove()
 
 
-def spelled(pipeline: Any, job: DiffusersJob, people: Sequence[Spoken], found: SpokenTexts) -> SpokenTexts:
+def spelled(pipeline: Any, job: DiffusersJob, people: Sequence[PromptPerson], found: SpokenTexts) -> SpokenTexts:
     """The same places, with what a pipeline encodes for each chunk in which a person's learned words stand.
 
     Args:
@@ -116,7 +116,7 @@ def spelled(pipeline: Any, job: DiffusersJob, people: Sequence[Spoken], found: S
     Raises:
         HostError: the vectors do not fit the text encoder, or the word is made of several tokens.
     """
-    spellings: list[Spelling] = []
+    spellings: list[LearnedChunk] = []
     for one in people:
         positions = found.texts[0][0].get(one.person, ())
         if one.learned is None or not positions:
@@ -127,5 +127,5 @@ def spelled(pipeline: Any, job: DiffusersJob, people: Sequence[Spoken], found: S
             with torch.no_grad():
                 plain, learned = (encode(pipeline, each, one.learned).float().cpu() for each in (texts.plain, texts))
             chunks = sorted({position // CHUNK for position in positions})
-            spellings += [Spelling(one.person, plain[chunk], learned[chunk]) for chunk in chunks]
-    return replace(found, spellings=tuple(spellings))
+            spellings += [LearnedChunk(one.person, plain[chunk], learned[chunk]) for chunk in chunks]
+    return replace(found, learned_chunks=tuple(spellings))

@@ -12,12 +12,12 @@ from dp_adapter.hosts.prompts.person_words import PERSON, Tokenize
 from dp_adapter.hosts.prompts.prompt_persons import Phrase, WordPosition, own_places, phrases_of, shared_out
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
+    from dp_adapter.core.text.text_side import LearnedChunk, Positions, PromptPerson
     from dp_adapter.core.types import Row
 
 
 def in_tokens(
-    texts: Sequence[Sequence[Sequence[int]]], tokenize: Tokenize, people: Sequence[Spoken]
+    texts: Sequence[Sequence[Sequence[int]]], tokenize: Tokenize, people: Sequence[PromptPerson]
 ) -> list[dict[int, Positions]]:
     """Where the persons' words stand: per text of AND, per person as many positions as the word has to take.
 
@@ -68,11 +68,11 @@ class SpokenTexts:
 
     Attributes:
         texts: per picture, per text that AND joins, per person the positions.
-        spellings: see ``PersonWords``.
+        learned_chunks: see ``PersonWords``.
     """
 
     texts: tuple[tuple[Mapping[int, Positions], ...], ...]
-    spellings: tuple[Spelling, ...] = ()
+    learned_chunks: tuple[LearnedChunk, ...] = ()
 
     @property
     def prompts(self) -> int:
@@ -96,7 +96,7 @@ class SpokenTexts:
         return places.pop()
 
 
-def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:
+def require(texts: SpokenTexts, people: Sequence[PromptPerson]) -> None:
     """Raises HostError where a picture has no word for a person who cannot do without, or too few of it."""
     for one in people:
         for parts in texts.texts if one.needed else ():
@@ -116,7 +116,7 @@ def require(texts: SpokenTexts, people: Sequence[Spoken]) -> None:
                 )
 
 
-def require_one_token(one: Spoken, positions: Positions) -> None:
+def require_one_token(one: PromptPerson, positions: Positions) -> None:
     """Raises HostError where the word of a person with learned vectors is several tokens, of which one would go."""
     if list(positions) != list(range(positions[0], positions[0] + len(positions))):
         raise HostError(
@@ -127,7 +127,7 @@ def require_one_token(one: Spoken, positions: Positions) -> None:
 
 
 def same_always(
-    stages: Sequence[Sequence[Mapping[int, Positions]]], people: Sequence[Spoken]
+    stages: Sequence[Sequence[Mapping[int, Positions]]], people: Sequence[PromptPerson]
 ) -> list[dict[int, Positions]]:
     """Where the words stand in texts that change on the way: per text of AND, per person.
 

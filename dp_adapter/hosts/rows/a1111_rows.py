@@ -30,12 +30,12 @@ class KnownRows:
 
     Attributes:
         whole: False where the latents are of another size than the step's (tiles).
-        windows: where the tiles lie, if that was asked and they were found.
+        tiles: where the tiles lie, if that was asked and they were found.
     """
 
     rows: tuple[Row, ...]
     whole: bool
-    windows: tuple[TileBox, ...] | None = None
+    tiles: tuple[TileBox, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,19 +43,19 @@ class PhotoRows:
     def __init__(
         self, injection: Injection, cache: RegionCache, level: NoiseLevel | None, names: tuple[str, str]
     ) -> None:
-        if injection.refers and level is None:
+        if injection.uses_photo and level is None:
             raise HostError(
                 "The noise schedule of the model is not known, so no photo can be shown to it",
                 "Set the photo attention to 0.",
             )
-        self.refers = injection.refers
+        self.uses_photo = injection.uses_photo
         self._attention = ReferenceSelfAttention(injection, cache)
         self._level = level
         self._names = names
 
     def acts(self, step: Step) -> bool:
         """Whether any photo is looked at in a call."""
-        return self.refers and bool(self._attention.acting(step))
+        return self.uses_photo and bool(self._attention.acting(step))
 
     def added(self, step: Step, chunk: int = 1) -> Step:
         """The step with the photos' rows, as many as fill whole chunks.
@@ -63,12 +63,12 @@ class PhotoRows:
         Raises:
             HostError: the call is about another size than the photo was encoded for.
         """
-        numbers = self._attention.acting(step) if self.refers else ()
+        numbers = self._attention.acting(step) if self.uses_photo else ()
         if not numbers:
             return step
         for number in numbers:
             size = self._attention.of(number).size
-            if size != step.latent or step.windows is not None:
+            if size != step.latent or step.tiles is not None:
                 called, shown = (f"{8 * grid.width} x {8 * grid.height}" for grid in (step.latent, size))
                 raise HostError(
                     f"The model was called for {called} pixels, but the photo is shown at {shown}",
@@ -104,7 +104,7 @@ class PhotoRows:
         rows: list[Tensor] = []
         for number in step.references:
             reference = self._attention.of(number)
-            row = reference.noised(*level)
+            row = reference.add_noise(*level)
             further = latents.shape[1] - len(row)
             if latents.shape[1] == _INPAINTING:  # nothing is painted anew in the photo
                 row = torch.cat([row, torch.zeros_like(row[:1]), reference.latents])
@@ -145,7 +145,7 @@ class PhotoRows:
                     "Unfuse its projections, or set the photo attention to 0.",
                 )
             acting.acted = True
-            return (self._attention.joined(site, step, q, k, v, args[0]), *args[1:])
+            return (self._attention.attend(site, step, q, k, v, args[0]), *args[1:])
 
         for name in "qkv":
             stack.callback(attn1.get_submodule(f"to_{name}").register_forward_hook(capture(name)).remove)

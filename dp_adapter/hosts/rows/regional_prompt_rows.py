@@ -66,8 +66,8 @@ def step_inside(step: Step, outer: AttentionInputs, inner: AttentionInputs, twin
     if rows is None:
         rows = _by_content(step.rows, outer, inner)
     kinds = tuple(Row("text") if row is None else step.rows[row] for row in rows)
-    windows = None if step.windows is None else tuple(step.windows[row or 0] for row in rows)
-    return replace(step, rows=kinds, windows=windows)
+    tiles = None if step.tiles is None else tuple(step.tiles[row or 0] for row in rows)
+    return replace(step, rows=kinds, tiles=tiles)
 
 
 def _by_storage(outer: Tensor, inner: Tensor) -> list[int | None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from dp_adapter.core.injection import OWN_MODES
+from dp_adapter.core.injection import REQUIRED_MODES
 from dp_adapter.core.types import BlendMode
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings import Settings
@@ -55,7 +55,7 @@ def with_parts(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, tu
 def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:
     if settings.blend == "auto":
         return checkpoint.mode
-    if settings.blend != checkpoint.mode and {settings.blend, checkpoint.mode} & OWN_MODES:
+    if settings.blend != checkpoint.mode and {settings.blend, checkpoint.mode} & REQUIRED_MODES:
         raise SettingsError(
             "blend",
             f"'{settings.blend}' does not go with {checkpoint.title} weights, which were trained for "

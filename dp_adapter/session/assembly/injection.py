@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.text.text_side import Spoken, TextIdentity
+from dp_adapter.core.text.text_side import PromptPerson, TextIdentity
 from dp_adapter.modes import ResolvedMode
 from dp_adapter.session.assembly import identity_net, sharing_by_words
 from dp_adapter.session.assembly.attention_form import megabytes, with_form
@@ -21,7 +21,7 @@ from dp_adapter.session.regions.tracker import Tracker
 from dp_adapter.session.regions.tracker_setup import following_words
 from dp_adapter.session.scene import Encode, Scene
 from dp_adapter.settings import Settings
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, Variant
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions, Variant
 
 _UNKNOWN_START = 0.15  # without a known region the layout is left to the text first (FastComposer's delay)
 
@@ -43,7 +43,7 @@ class Prepared:
     tracker: Tracker | None = None
     edit: ResolvedMode | None = None
     net: identity_net.Net | None = None
-    spoken: tuple[Spoken, ...] = ()
+    spoken: tuple[PromptPerson, ...] = ()
 
 
 def off(notes: Sequence[str], idle: str = "", left_out: Sequence[str] = ()) -> Prepared:
@@ -121,7 +121,7 @@ def _persons(
     settings: Settings,
     checkpoint: Checkpoint,
     way: Way,
-    options: TokenOptions,
+    options: RecipeOptions,
     people: Mapping[int, Person],
     texts: Mapping[int, TextIdentity | None],
     areas: Mapping[int, PersonRegion],
@@ -196,7 +196,7 @@ def never_acted(injection: Injection, progress: Sequence[float]) -> tuple[str, .
     Args:
         progress: at each call, exactly.
     """
-    elsewhere = any(one.refers or one.on_text is not None for one in injection.identities)
+    elsewhere = any(one.uses_photo or one.on_text is not None for one in injection.identities)
     schedule = injection.schedule
     if not injection.active or elsewhere or not progress or any(map(schedule.at, progress)):
         return ()
@@ -242,6 +242,6 @@ def _schedule(settings: Settings, checkpoint: Checkpoint, known: bool, progress:
     )
 
 
-def options_of(settings: Settings, variant: Variant, encode: Encode | None) -> TokenOptions:
+def options_of(settings: Settings, variant: Variant, encode: Encode | None) -> RecipeOptions:
     structure = 1.0 if settings.structure is None else settings.structure
-    return TokenOptions(variant.shortcut, structure, encode)
+    return RecipeOptions(variant.shortcut, structure, encode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from dp_adapter.core.text.text_side import Lock, Spoken, TextIdentity
+from dp_adapter.core.text.text_side import Lock, PromptPerson, TextIdentity
 from dp_adapter.settings import Settings
 from dp_adapter.settings.messages import tidy
 
@@ -32,10 +32,10 @@ def words_of(settings: Settings, number: int) -> str:
     return next(filter(None, said), "")
 
 
-def spoken_of(settings: Settings, number: int, identity: TextIdentity) -> Spoken:
+def spoken_of(settings: Settings, number: int, identity: TextIdentity) -> PromptPerson:
     """How prompts have to speak of a person."""
     words = words_of(settings, number) or identity.word
-    return Spoken(number, words, identity.tokens, identity.needs_word, identity.trigger, identity.learned)
+    return PromptPerson(number, words, identity.tokens, identity.needs_word, identity.trigger, identity.learned)
 
 
 def in_words(settings: Settings, number: int, identity: TextIdentity | None) -> str:

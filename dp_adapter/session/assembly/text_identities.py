@@ -11,7 +11,7 @@ from torch import Tensor
 from dp_adapter.cache import Cache
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions
 
 
 class TextIdentities:
@@ -27,7 +27,7 @@ class TextIdentities:
     def forget(self) -> None:
         self._kept.clear()
 
-    def of(self, checkpoint: Checkpoint, features: Features, options: TokenOptions) -> TextIdentity | None:
+    def of(self, checkpoint: Checkpoint, features: Features, options: RecipeOptions) -> TextIdentity | None:
         """What a person changes in the text's context; None for families that leave it alone.
 
         No fusion asks how the base model encodes texts, so ``options.encode`` does not count.

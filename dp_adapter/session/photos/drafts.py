@@ -24,7 +24,7 @@ from dp_adapter.session.readers.eva import encoded, outlines
 from dp_adapter.session.readers.face_parts import PARTS, hidden_parts
 from dp_adapter.session.readers.faces_and_clip import aligned
 from dp_adapter.session.readers.own_tower import id_embeds
-from dp_adapter.weights.checkpoint import OwnTower
+from dp_adapter.weights.checkpoint import BuiltInTower
 
 _PULID = "insightface/antelopev2"
 _WITHOUT_CLIP = (_PULID,)  # no checkpoint takes both, and these features are the most of a file
@@ -133,7 +133,7 @@ def eva_towers(drafts: Sequence[Draft], encoders: EncoderPool, notes: list[str])
 
 
 def own_towers(
-    drafts: Sequence[Draft], encoders: EncoderPool, towers: Iterable[tuple[str, OwnTower]], notes: list[str]
+    drafts: Sequence[Draft], encoders: EncoderPool, towers: Iterable[tuple[str, BuiltInTower]], notes: list[str]
 ) -> dict[str, str]:
     """Runs the towers inside checkpoints, given by the names of their files; returns their versions.
 

@@ -13,7 +13,7 @@ from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, face_vector
 from dp_adapter.weights import formats
-from dp_adapter.weights.checkpoint import OwnTower
+from dp_adapter.weights.checkpoint import BuiltInTower
 from dp_adapter.weights.files import open_weights
 from dp_adapter.weights.library import Library
 
@@ -31,12 +31,12 @@ def read_pixels(reading: Reading, ask: Ask) -> Values:
     return Values("the model's own CLIP", {"id_embeds": vectors})
 
 
-def id_embeds(tower: OwnTower, one: SeenPhoto, face: Tensor | None) -> Tensor:
+def id_embeds(tower: BuiltInTower, one: SeenPhoto, face: Tensor | None) -> Tensor:
     """[1, T, D] of a photo, with the raw face embedding [1, e] where the tower takes it."""
     return tower.embed(torch.as_tensor(preprocess(one.picture, tower.image_size)), face)
 
 
-def towers_inside(library: Library, notes: list[str]) -> Iterator[tuple[str, OwnTower]]:
+def towers_inside(library: Library, notes: list[str]) -> Iterator[tuple[str, BuiltInTower]]:
     """Name of a file and the tower in it, one after the other; each tower once, and a note for a damaged one."""
     kinds: set[str] = set()
     for name, path in library.files().items():
@@ -54,7 +54,7 @@ def towers_inside(library: Library, notes: list[str]) -> Iterator[tuple[str, Own
             yield name, tower
 
 
-def _kept(reading: Reading, tower: OwnTower, one: SeenPhoto) -> Tensor:
+def _kept(reading: Reading, tower: BuiltInTower, one: SeenPhoto) -> Tensor:
     def seen() -> Tensor:
         encoder = None if tower.pack is None else reading.encoders.arcface(tower.pack, normed=False)
         return id_embeds(tower, one, None if encoder is None else face_vector(reading, encoder, one))

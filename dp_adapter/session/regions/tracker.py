@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter import naming
-from dp_adapter.core.regions.attention_maps import region_of
+from dp_adapter.core.regions.attention_maps import find_regions
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.faces.face import Face, Floats
@@ -117,7 +117,7 @@ class Surroundings:
     taken: Tensor | None = None
     init: tuple[Places, ...] = ()
     likeness: Likeness | None = None
-    heads: Heads = lambda share, people, head: region_of(share, people, head=head)
+    heads: Heads = lambda share, people, head: find_regions(share, people, head=head)
 
 
 @dataclass

@@ -40,7 +40,7 @@ class Calls:
         """The call at this progress is over; what has its own schedule, or none, is taken to act in every call."""
         self.seen = True
         shown = [one for one in injection.identities if one.visible]
-        freely = any(one.refers or one.on_text is not None for one in shown)
+        freely = any(one.uses_photo or one.on_text is not None for one in shown)
         within = freely or injection.schedule.at(progress) != 0
         self.within |= within
         if within and not self.acting:

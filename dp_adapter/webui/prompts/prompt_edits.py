@@ -15,7 +15,7 @@ from dp_adapter import naming
 from dp_adapter.settings.result_sections import RESULT
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text.text_side import Spoken
+    from dp_adapter.core.text.text_side import PromptPerson
     from dp_adapter.session import Prepared
     from dp_adapter.settings import Settings
 
@@ -37,7 +37,7 @@ def worded(pair: Pair, prepared: Prepared) -> Pair:
     return pair
 
 
-def hinted(p: Any, settings: Settings, people: Sequence[Spoken]) -> Settings:
+def hinted(p: Any, settings: Settings, people: Sequence[PromptPerson]) -> Settings:
     """The request with the words that triggers in a job's prompts say are a person's ("a man and a woman img").
 
     So they are known when the triggers are taken out.

@@ -18,13 +18,15 @@ from dp_adapter.hosts.prompts.word_positions import require_one_token
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dp_adapter.core.text.text_side import Positions, Spelling, Spoken
+    from dp_adapter.core.text.text_side import LearnedChunk, Positions, PromptPerson
 
 _TABLE = "token_embedding"  # the name in transformers and in OpenCLIP
 _ENGINES = ("text_processing_engine", "text_processing_engine_l", "text_processing_engine_g")  # Forge's, in order
 
 
-def spellings(p: Any, people: Sequence[Spoken], texts: Mapping[str, Mapping[int, Positions]]) -> list[Spelling]:
+def spellings(
+    p: Any, people: Sequence[PromptPerson], texts: Mapping[str, Mapping[int, Positions]]
+) -> list[LearnedChunk]:
     """What the host encodes for the texts in which a person's learned words stand.
 
     Args:
@@ -34,10 +36,10 @@ def spellings(p: Any, people: Sequence[Spoken], texts: Mapping[str, Mapping[int,
         HostError: the model has no text encoder that can be asked, the vectors do not fit it, or a word is several
             tokens.
     """
-    from dp_adapter.core.text.text_side import Spelling
+    from dp_adapter.core.text.text_side import LearnedChunk
     from dp_adapter.webui.prompts.encode_texts import conditions
 
-    found: list[Spelling] = []
+    found: list[LearnedChunk] = []
     for text, places in texts.items():
         for one in people:
             positions = places.get(one.person, ())
@@ -48,7 +50,7 @@ def spellings(p: Any, people: Sequence[Spoken], texts: Mapping[str, Mapping[int,
             with at_input(tables_of(p.sd_model), one.learned, positions):
                 spelled = conditions(p, [text])[0]
             for start in sorted({position // CHUNK * CHUNK for position in positions}):
-                found.append(Spelling(one.person, plain[start : start + CHUNK], spelled[start : start + CHUNK]))
+                found.append(LearnedChunk(one.person, plain[start : start + CHUNK], spelled[start : start + CHUNK]))
     return found
 
 

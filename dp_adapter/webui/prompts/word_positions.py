@@ -16,7 +16,7 @@ from dp_adapter.hosts.prompts.word_positions import SpokenTexts, in_tokens, requ
 from dp_adapter.webui.prompts.textual_inversion import spellings
 
 if TYPE_CHECKING:
-    from dp_adapter.core.text.text_side import Positions, Spoken
+    from dp_adapter.core.text.text_side import Positions, PromptPerson
 
 _log = logging.getLogger("dp_adapter")
 # Forge's SD1.5 and SDXL (backend/diffusion_engine), and all others (sd_hijack.py, forge_loader.py). SDXL's two encoders
@@ -38,7 +38,7 @@ def find(p: Any, words: str) -> FoundWords:
         return FoundWords(())
 
 
-def spoken(p: Any, people: Sequence[Spoken]) -> SpokenTexts:
+def spoken(p: Any, people: Sequence[PromptPerson]) -> SpokenTexts:
     """Where the persons' words stand in the prompts of the pass that is about to be sampled.
 
     Raises:
@@ -59,10 +59,10 @@ def spoken(p: Any, people: Sequence[Spoken]) -> SpokenTexts:
     for parts, texts in zip(prompts, found.texts, strict=True):
         for stages, where in zip(parts, texts, strict=True):
             places.update(dict.fromkeys(stages, where))
-    return replace(found, spellings=tuple(spellings(p, people, places)))
+    return replace(found, learned_chunks=tuple(spellings(p, people, places)))
 
 
-def _spoken(reader: Any, parts: Sequence[Sequence[str]], people: Sequence[Spoken]) -> list[dict[int, Positions]]:
+def _spoken(reader: Any, parts: Sequence[Sequence[str]], people: Sequence[PromptPerson]) -> list[dict[int, Positions]]:
     """Per text of AND, per person. A text that changes is looked at in all its stages, beside the others' first."""
     tokens = [_tokens(reader, texts) for texts in parts]
     first = [stages[0] for stages in tokens]

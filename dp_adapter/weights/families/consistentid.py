@@ -19,7 +19,7 @@ from dp_adapter.core.text.fusion import FuseModule, fuse_with
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.weights.build_modules import build_module
-from dp_adapter.weights.checkpoint import Checkpoint, Encoder, TokenOptions, require
+from dp_adapter.weights.checkpoint import Checkpoint, Encoder, RecipeOptions, require
 from dp_adapter.weights.families import ip_adapter
 from dp_adapter.weights.files import WeightFile
 
@@ -82,14 +82,14 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _make_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, options: RecipeOptions) -> Tokens:
     both = adapter.projection
     assert isinstance(both, Projections)
     # The SDXL pipeline adds the face's own tokens (shortcut=True), the SD1.5 pipeline does not.
     return ip_adapter.make_face_plus_tokens(both.tokens, features, len(adapter.sites) > 16, options.structure)
 
 
-def _make_text_identity(adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
+def _make_text_identity(adapter: Adapter, features: Features, _options: RecipeOptions) -> TextIdentity:
     both = adapter.projection
     assert isinstance(both, Projections)
     net = both.parts

@@ -17,11 +17,11 @@ from dp_adapter.core.projection import Resampler, State, strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_module, build_projection
-from dp_adapter.weights.checkpoint import SITES, Checkpoint, Recipe, TokenOptions, require
+from dp_adapter.weights.checkpoint import SITES, Checkpoint, Recipe, RecipeOptions, require
 from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.site_layers import checkpoint_order
 
 _SITE = re.compile(r"((down|up|mid)_block.*)\.attn2\.processor\.(.+)")
-_ORDER = {"down": 0, "up": 1, "mid": 2}
 
 
 class PatchProjection(nn.Module):
@@ -96,11 +96,7 @@ def _read_sites(file: WeightFile) -> list[GatedSiteAdapter]:
             sites.setdefault(match[1], {})[match[3]] = tensor
     if len(sites) != SITES["sd15"]:
         raise WeightsError(f"{file.path.name} has {len(sites)} gated attention layers; SD1.5 needs {SITES['sd15']}")
-    return [build_gated_site(sites[name], name, file) for name in sorted(sites, key=_checkpoint_order)]
-
-
-def _checkpoint_order(name: str) -> tuple[int, ...]:
-    return _ORDER[name.split("_", maxsplit=1)[0]], *map(int, re.findall(r"\d+", name))
+    return [build_gated_site(sites[name], name, file) for name in sorted(sites, key=checkpoint_order)]
 
 
 def build_gated_site(state: State, name: str | int, file: WeightFile) -> GatedSiteAdapter:
@@ -113,7 +109,7 @@ def _gated_like(state: State) -> GatedSiteAdapter:
     return GatedSiteAdapter(context, width, state["ff.net.2.weight"].shape[1])
 
 
-def make_resampled_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def make_resampled_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     """Tokens of TransFace's patches; uncond are those of zeros."""
     net = adapter.projection
     assert isinstance(net, Resampler)
@@ -121,7 +117,7 @@ def make_resampled_tokens(adapter: Adapter, features: Features, _options: TokenO
     return Tokens(net(x).flatten(0, 1), net(torch.zeros_like(x)).flatten(0, 1))
 
 
-def _make_first_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_first_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, PatchProjection)
     x = require(features.face_patches, "TransFace patch features", net.width)

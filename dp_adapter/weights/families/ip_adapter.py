@@ -16,7 +16,7 @@ from dp_adapter.core.projection import strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_projection, build_site
-from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, TokenOptions, Variant, require
+from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, RecipeOptions, Variant, require
 from dp_adapter.weights.files import WeightFile
 
 # Of MIP-Adapter, StoryMaker and ConsistentID, which have all of IP-Adapter's layers and more.
@@ -159,14 +159,14 @@ def _make_checkpoint(
     )
 
 
-def _make_image_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_image_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.ImageProjection)
     x = require(features.image_embeds, "CLIP image embeddings", net.proj.in_features)
     return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _make_hidden_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_hidden_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     net = adapter.projection
     width = net.proj_in.in_features if isinstance(net, projection.Resampler) else _input_width(net)
     x = require(features.clip_hidden, "CLIP hidden states", width)
@@ -174,14 +174,14 @@ def _make_hidden_tokens(adapter: Adapter, features: Features, _options: TokenOpt
     return _project(net, x, uncond=zero_pixels.expand(len(x), -1, -1))
 
 
-def make_face_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def make_face_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     """Tokens of a projection from a face embedding; uncond is the projection of zeros."""
     net = adapter.projection
     x = require(features.faceid, "face embeddings", _input_width(net))
     return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _make_sequence_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_sequence_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.Resampler)
     x = require(features.faceid, "raw face embeddings", net.proj_in.in_features)
@@ -189,7 +189,7 @@ def _make_sequence_tokens(adapter: Adapter, features: Features, _options: TokenO
     return _project(net, x, uncond=torch.zeros_like(x))
 
 
-def _make_variant_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+def _make_variant_tokens(adapter: Adapter, features: Features, options: RecipeOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, projection.FacePlusProjection)
     return make_face_plus_tokens(net, features, options.shortcut, options.structure)

@@ -13,7 +13,7 @@ from dp_adapter.core.attention import attend
 from dp_adapter.core.projection import HEAD_DIM, Perceiver, State, strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.weights.build_modules import build_projection, build_site
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, require
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions, require
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.site_layers import read_layers
 
@@ -83,7 +83,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _make_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, IDResampler)
     width = net.proj_in.in_features

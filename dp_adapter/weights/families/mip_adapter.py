@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights.checkpoint import Checkpoint, Recipe, TokenOptions
+from dp_adapter.weights.checkpoint import Checkpoint, Recipe, RecipeOptions
 from dp_adapter.weights.families import ip_adapter
 from dp_adapter.weights.files import WeightFile
 
@@ -66,7 +66,7 @@ def _read_layer(file: WeightFile, number: int, width: int) -> nn.Linear:
 def _average_photos(recipe: Recipe, count: int) -> Recipe:
     """The recipe with the photos' tokens [n * T, D] averaged: [T, D]."""
 
-    def averaged(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+    def averaged(adapter: Adapter, features: Features, options: RecipeOptions) -> Tokens:
         tokens = recipe(adapter, features, options)
         return Tokens(_mean(tokens.cond, count), _mean(tokens.uncond, count))
 

@@ -21,7 +21,7 @@ from dp_adapter.weights.build_modules import build_module, build_projection
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder
 from dp_adapter.weights.families.facechain_fact import build_gated_site, make_resampled_tokens
 from dp_adapter.weights.families.ip_adapter import make_face_tokens
-from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.files import WeightFile, require_version
 
 VERSION = 1
 FORMAT = "dp_adapter"
@@ -89,12 +89,7 @@ def _read_patch_projection(file: WeightFile) -> tuple[nn.Module, int, int]:
 
 def _read_metadata(file: WeightFile) -> tuple[Base, Encoder]:
     facts = file.metadata
-    if not facts.get("version", "").isdigit() or int(facts["version"]) > VERSION:
-        raise WeightsError(
-            f"{file.path.name} was written in version {facts.get('version')} of the format; this extension reads "
-            f"up to {VERSION}",
-            "Update the extension.",
-        )
+    require_version(file, VERSION)
     for key, known in (("base", get_args(Base)), ("encoder", get_args(Encoder)), ("kind", KINDS)):
         if facts.get(key) not in known:
             raise WeightsError(f"{file.path.name}: its metadata says {key} '{facts.get(key)}', known are {known}")

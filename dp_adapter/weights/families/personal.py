@@ -32,8 +32,8 @@ from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_module
-from dp_adapter.weights.checkpoint import Base, Checkpoint, TokenOptions, make_no_tokens
-from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.checkpoint import Base, Checkpoint, RecipeOptions, make_no_tokens
+from dp_adapter.weights.files import WeightFile, require_version
 
 FORMAT = "dp_adapter_personal"
 VERSION = 2
@@ -159,12 +159,7 @@ def _personal_like(state: Mapping[str, Tensor]) -> Personal:
 
 def _read_base(file: WeightFile) -> Base:
     facts = file.metadata
-    if not facts.get("version", "").isdigit() or int(facts["version"]) > VERSION:
-        raise WeightsError(
-            f"{file.path.name} was written in version {facts.get('version')} of the format; this extension reads "
-            f"up to {VERSION}",
-            "Update the extension.",
-        )
+    require_version(file, VERSION)
     if facts.get("base") not in get_args(Base):
         raise WeightsError(
             f"{file.path.name}: its metadata says base '{facts.get('base')}', known are {get_args(Base)}"
@@ -172,7 +167,7 @@ def _read_base(file: WeightFile) -> Base:
     return next(name for name in get_args(Base) if name == facts["base"])
 
 
-def _make_text_identity(adapter: Adapter, _features: Features, _options: TokenOptions, *, word: str) -> TextIdentity:
+def _make_text_identity(adapter: Adapter, _features: Features, _options: RecipeOptions, *, word: str) -> TextIdentity:
     net = adapter.projection
     assert isinstance(net, Personal)
 

@@ -25,7 +25,7 @@ from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Features
 from dp_adapter.weights.attention_lora import attention_lora
 from dp_adapter.weights.build_modules import build_module
-from dp_adapter.weights.checkpoint import Checkpoint, Encoder, OwnTower, TokenOptions, make_no_tokens, require
+from dp_adapter.weights.checkpoint import BuiltInTower, Checkpoint, Encoder, RecipeOptions, make_no_tokens, require
 from dp_adapter.weights.files import WeightFile, require_finite
 
 _FUSE = "fuse_module.mlp1.fc1.weight"
@@ -125,7 +125,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def read_tower(file: WeightFile) -> OwnTower:
+def read_tower(file: WeightFile) -> BuiltInTower:
     """What looks at photos alone; of a mapped file nothing else is read.
 
     Raises:
@@ -142,7 +142,7 @@ def _encoder_state(file: WeightFile) -> Mapping[str, Tensor]:
     return strip_prefix(file.tensors, "id_encoder.")
 
 
-def _make_tower(net: PhotoMakerEncoder) -> OwnTower:
+def _make_tower(net: PhotoMakerEncoder) -> BuiltInTower:
     size, perceiver = net.vision_model.image_size, net.qformer_perceiver
 
     def embed(pixels: Tensor, faceid: Tensor | None) -> Tensor:
@@ -151,7 +151,7 @@ def _make_tower(net: PhotoMakerEncoder) -> OwnTower:
         with torch.no_grad():
             return net.embed(pixels, face)
 
-    return OwnTower("photomaker", lambda: _digest(net), size, None if perceiver is None else _PACK, embed)
+    return BuiltInTower("photomaker", lambda: _digest(net), size, None if perceiver is None else _PACK, embed)
 
 
 def _digest(net: PhotoMakerEncoder) -> str:
@@ -164,7 +164,7 @@ def _digest(net: PhotoMakerEncoder) -> str:
     return sha.hexdigest()[:16]
 
 
-def _make_text_identity(adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
+def _make_text_identity(adapter: Adapter, features: Features, _options: RecipeOptions) -> TextIdentity:
     net = adapter.projection
     assert isinstance(net, PhotoMakerEncoder)
     embeds = require(features.id_embeds, "what its own vision tower sees", net.context).flatten(0, 1)  # [n T, D]

@@ -24,7 +24,7 @@ from dp_adapter.core.projection import PerceiverAttention, State, feed_forward, 
 from dp_adapter.core.types import BlendMode, Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_projection, build_site
-from dp_adapter.weights.checkpoint import SITES, Checkpoint, TokenOptions, require
+from dp_adapter.weights.checkpoint import SITES, Checkpoint, RecipeOptions, require
 from dp_adapter.weights.files import WeightFile
 
 _PREFIX = "image_proj."
@@ -197,7 +197,7 @@ def _read_sites(file: WeightFile, context: int) -> list[SiteAdapter]:
     return sites
 
 
-def _make_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     """v1: the photos' tokens one after another; v1.1: the same number for any number of photos.
 
     The unconditional tokens are the encoder's for zeros; v1.1 takes one photo of them

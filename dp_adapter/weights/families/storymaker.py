@@ -15,7 +15,7 @@ from dp_adapter.core.projection import FacePlusProjection, Resampler, State, str
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_projection, build_site
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, require
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions, require
 from dp_adapter.weights.families.ip_adapter import read_lora
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.site_layers import read_layers
@@ -87,7 +87,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
     )
 
 
-def _make_tokens(adapter: Adapter, features: Features, options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, options: RecipeOptions) -> Tokens:
     """The background's tokens, then those of each person in the features: one, whose number the options say, or all.
 
     The unconditional tokens are made of zeros in place of what the encoders give; the background's stay what they are.

@@ -13,7 +13,7 @@ from dp_adapter.core.adapter import Adapter, TextQuerySiteAdapter
 from dp_adapter.core.projection import State, strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.weights.build_modules import build_projection
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions, require
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions, require
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.site_layers import read_layers
 from dp_adapter.weights.w_plus_latents import LATENT
@@ -71,7 +71,7 @@ def _build_site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
     return site.eval().requires_grad_(False)
 
 
-def _make_tokens(adapter: Adapter, features: Features, _options: TokenOptions) -> Tokens:
+def _make_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
     net = adapter.projection
     assert isinstance(net, WPlusProjection)
     x = require(features.w_plus, "latents of StyleGAN2", LATENT[1])

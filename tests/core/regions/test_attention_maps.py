@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dp_adapter.core.regions.attention_maps import components, region_of, upper_end, word_share
+from dp_adapter.core.regions.attention_maps import components, find_regions, upper_end, word_share
 
 
 def blobs(*places: tuple[float, float, float], size: tuple[int, int] = (32, 32)) -> Tensor:
@@ -41,7 +41,7 @@ def test_share_is_the_softmax_over_all_tokens_head_by_head() -> None:
 
 
 def test_a_face_word_gives_the_bright_place_whole() -> None:
-    (region,) = region_of(blobs((0.3, 0.7, 0.1)), people=1, head=True)
+    (region,) = find_regions(blobs((0.3, 0.7, 0.1)), people=1, head=True)
     assert where(region) == pytest.approx((0.3, 0.7), abs=0.04)
     assert region is not None
     assert set(region.unique().tolist()) == {0.0, 1.0}
@@ -51,14 +51,14 @@ def test_a_face_word_gives_the_bright_place_whole() -> None:
 def test_no_more_than_the_quantile() -> None:
     wide = blobs((0.5, 0.5, 0.35))
     for quantile in (0.05, 0.1, 0.2):
-        (region,) = region_of(wide, 1, quantile, head=True)
+        (region,) = find_regions(wide, 1, quantile, head=True)
         assert region is not None
         assert region.mean() == pytest.approx(quantile, abs=0.02)
 
 
 def test_scale_does_not_matter() -> None:
     share = blobs((0.4, 0.4, 0.1))
-    (one,), (other,) = region_of(share, 1), region_of(share * 0.01, 1)
+    (one,), (other,) = find_regions(share, 1), find_regions(share * 0.01, 1)
     assert one is not None and other is not None
     assert torch.equal(one, other)
 
@@ -75,32 +75,32 @@ def test_scale_does_not_matter() -> None:
     ids=["zero", "one value", "not a number", "a slope", "noise 16", "noise 24", "noise 32"],
 )
 def test_a_flat_map_says_nothing(share: Tensor) -> None:
-    assert region_of(share, 1) == [None]
-    assert region_of(share, 2) == [None, None]
+    assert find_regions(share, 1) == [None]
+    assert find_regions(share, 2) == [None, None]
 
 
 def test_two_people_from_left_to_right() -> None:
-    regions = region_of(blobs((0.4, 0.75, 0.09), (0.5, 0.2, 0.08)), 2, head=True)
+    regions = find_regions(blobs((0.4, 0.75, 0.09), (0.5, 0.2, 0.08)), 2, head=True)
     assert [where(one) for one in regions] == [pytest.approx(p, abs=0.04) for p in ((0.5, 0.2), (0.4, 0.75))]
 
 
 def test_one_of_two_people_takes_the_larger_place() -> None:
-    (region,) = region_of(blobs((0.4, 0.75, 0.1), (0.5, 0.2, 0.06)), 1, head=True)
+    (region,) = find_regions(blobs((0.4, 0.75, 0.1), (0.5, 0.2, 0.06)), 1, head=True)
     assert where(region) == pytest.approx((0.4, 0.75), abs=0.04)
 
 
 def test_fewer_places_than_people_say_nothing() -> None:
     """Who of the two it would be is not known."""
-    assert region_of(blobs((0.5, 0.5, 0.1)), 2) == [None, None]
+    assert find_regions(blobs((0.5, 0.5, 0.1)), 2) == [None, None]
     speck = blobs((0.5, 0.3, 0.12))
     speck[28, 28] = 1.0
-    assert region_of(speck, 2) == [None, None]
+    assert find_regions(speck, 2) == [None, None]
 
 
 def test_a_person_word_gives_the_upper_end() -> None:
     standing = 0.05 + torch.zeros(32, 32)
     standing[4:30, 12:18] = 1.0
-    (region,) = region_of(standing, 1)
+    (region,) = find_regions(standing, 1)
     assert region is not None
     ys, xs = region.nonzero(as_tuple=True)
     assert (ys.min().item(), ys.max().item()) == (4, 9), "as tall as the figure is wide"

@@ -15,7 +15,7 @@ from torch import Tensor
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
-from dp_adapter.core.text.text_side import Lock, Positions, Spelling, TextIdentity
+from dp_adapter.core.text.text_side import LearnedChunk, Lock, Positions, TextIdentity
 from dp_adapter.core.types import Row, Tokens
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.sites import Base, site_names
@@ -37,7 +37,7 @@ class Words:
     """The same places in every text: per person."""
 
     places: Mapping[int, Positions]
-    spellings: tuple[Spelling, ...] = ()
+    learned_chunks: tuple[LearnedChunk, ...] = ()
 
     def positions(self, row: Row, person: int) -> Positions:
         return self.places.get(person, ())

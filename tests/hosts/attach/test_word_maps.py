@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.core.regions.attention_maps import region_of
+from dp_adapter.core.regions.attention_maps import find_regions
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Site, Step, Tokens
 from dp_adapter.hosts.attach import diffusers as diffusers_host
@@ -339,7 +339,7 @@ def test_a_word_looked_at_from_one_place_gives_a_region_there() -> None:
     with by_hand(maps) as attn2:
         maps.enter(Step(0.1, (UNCOND, COND), Grid(64, 64)))
         look(attn2, q, k)
-    (region,) = region_of(seen(maps)[0], people=1, head=True)
+    (region,) = find_regions(seen(maps)[0], people=1, head=True)
     assert region is not None
     assert (region[4:12, 20:28].sum() / region.sum()).item() > 0.6
     assert region[5:11, 21:27].all()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dp_adapter.core.text.text_side import Positions, Spoken
+from dp_adapter.core.text.text_side import Positions, PromptPerson
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Prompts
@@ -17,10 +17,10 @@ from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.hosts.prompts.prompt_persons import hinted, repeated, words_in
 from dp_adapter.hosts.prompts.word_positions import SpokenTexts, in_tokens
 
-ONE = (Spoken(0),)
-TWICE = (Spoken(0, tokens=2, trigger="img"),)
-TWO = (Spoken(0), Spoken(1))
-NAMED = (Spoken(0, "woman in red, lady"), Spoken(1))
+ONE = (PromptPerson(0),)
+TWICE = (PromptPerson(0, tokens=2, trigger="img"),)
+TWO = (PromptPerson(0), PromptPerson(1))
+NAMED = (PromptPerson(0, "woman in red, lady"), PromptPerson(1))
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,22 @@ def pipeline() -> Any:
         ("1girl, solo", TWICE, "1girl girl, solo"),
         ("a mantle on a womanizer", TWICE, "a mantle on a womanizer"),
         ("# a man\na woman", TWICE, "# a man\na woman woman"),
-        ("a man and a woman", (Spoken(0, tokens=2), Spoken(1, tokens=3)), "a man man and a woman woman woman"),
-        ("a man and a woman in red", (Spoken(0, "woman in red", 2),), "a man and a woman woman in red"),
+        (
+            "a man and a woman",
+            (PromptPerson(0, tokens=2), PromptPerson(1, tokens=3)),
+            "a man man and a woman woman woman",
+        ),
+        ("a man and a woman in red", (PromptPerson(0, "woman in red", 2),), "a man and a woman woman in red"),
         ("a garden", TWICE, "a garden"),
     ],
 )
-def test_words_as_often_as_they_have_to_stand(prompt: str, people: tuple[Spoken, ...], expected: str) -> None:
+def test_words_as_often_as_they_have_to_stand(prompt: str, people: tuple[PromptPerson, ...], expected: str) -> None:
     assert repeated(prompt, people) == expected
     assert repeated(expected, people) == expected
 
 
-PHOTOMAKER = (Spoken(0, trigger="img"),)
-PAIR = (Spoken(0, trigger="img"), Spoken(1, trigger="img"))
+PHOTOMAKER = (PromptPerson(0, trigger="img"),)
+PAIR = (PromptPerson(0, trigger="img"), PromptPerson(1, trigger="img"))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_a_trigger_among_several_persons() -> None:
 
 
 def test_own_words_come_before_a_trigger_where_they_are_written() -> None:
-    people = (Spoken(0, "knight", trigger="img"),)
+    people = (PromptPerson(0, "knight", trigger="img"),)
     assert hinted(["a knight and a man img"], people) == people
     assert words_in("a man and an elf", hinted(["a man and an elf img"], people)) == {0: "elf"}
 
@@ -123,7 +127,7 @@ def test_whose_word_is_which() -> None:
 Found = list[Mapping[int, Positions]]
 
 
-def found(pipeline: Any, people: tuple[Spoken, ...], *texts: str) -> Found:
+def found(pipeline: Any, people: tuple[PromptPerson, ...], *texts: str) -> Found:
     tokenizer = pipeline.tokenizer
     chunks = [encode_prompts.rows_of(tokenizer, text, encode_prompts.chunks_of(tokenizer, text)) for text in texts]
     return list(in_tokens(chunks, lambda words: [encode_prompts._tokens(tokenizer, word) for word in words], people))
@@ -141,12 +145,12 @@ def found(pipeline: Any, people: tuple[Spoken, ...], *texts: str) -> Found:
         (TWO, ["a man"], [{0: (2,)}]),
         (NAMED, ["a man and a woman in red"], [{0: (5,), 1: (2,)}]),
         (NAMED, ["a woman and a lady"], [{0: (5,), 1: (2,)}]),
-        ((Spoken(0, "old knight", 2),), ["an old knight knight"], [{0: (3, 4)}]),
-        ((Spoken(0, "headshots"),), ["two headshots"], [{0: (3,)}]),  # of two tokens: the last
+        ((PromptPerson(0, "old knight", 2),), ["an old knight knight"], [{0: (3, 4)}]),
+        ((PromptPerson(0, "headshots"),), ["two headshots"], [{0: (3,)}]),  # of two tokens: the last
         (TWICE, ["a man and a woman woman"], [{0: (5, 6)}]),  # marked by standing twice
         (hinted(["a man and a woman img"], PHOTOMAKER), ["a man and a woman"], [{0: (5,)}]),
         (hinted(["a woman and a woman img"], PHOTOMAKER), ["a woman and a woman"], [{0: (5,)}]),
-        ((Spoken(0, "man"), Spoken(1, "man")), ["a man and a man"], [{0: (2,), 1: (5,)}]),
+        ((PromptPerson(0, "man"), PromptPerson(1, "man")), ["a man and a man"], [{0: (2,), 1: (5,)}]),
         # AND: anew where one text has words for all, else on
         (TWO, ["a man", "a woman"], [{0: (2,)}, {1: (2,)}]),
         (TWO, ["a man and a woman", "a woman"], [{0: (2,), 1: (5,)}, {0: (2,)}]),
@@ -154,7 +158,7 @@ def found(pipeline: Any, people: tuple[Spoken, ...], *texts: str) -> Found:
         (ONE, ["tree, " * 40 + "a man"], [{0: (77 + 7,)}]),
     ],
 )
-def test_positions(pipeline: Any, people: tuple[Spoken, ...], texts: list[str], expected: Found) -> None:
+def test_positions(pipeline: Any, people: tuple[PromptPerson, ...], texts: list[str], expected: Found) -> None:
     assert found(pipeline, people, *texts) == expected
 
 
@@ -169,19 +173,19 @@ def test_of_a_job(pipeline: Any) -> None:
     [
         (DiffusersJob("a garden"), ONE, "no word for person 1"),
         (DiffusersJob("a man"), TWO, "no word for person 2"),
-        (DiffusersJob("a man"), (Spoken(0, "old knight"),), "no word for person 1 .'old knight'."),
+        (DiffusersJob("a man"), (PromptPerson(0, "old knight"),), "no word for person 1 .'old knight'."),
         (DiffusersJob("a man"), TWICE, "2 times in a row, and the prompt has it 1 times"),
         (DiffusersJob("a man", later=(Prompts(0.5, "an old man", ""),)), ONE, "does not stand at one place"),
     ],
 )
-def test_refusals(pipeline: Any, job: DiffusersJob, people: tuple[Spoken, ...], words: str) -> None:
+def test_refusals(pipeline: Any, job: DiffusersJob, people: tuple[PromptPerson, ...], words: str) -> None:
     with pytest.raises(HostError, match=words):
         encode_prompts.spoken(pipeline, job, people)
 
 
 def test_a_word_that_is_not_needed(pipeline: Any) -> None:
     job = DiffusersJob("a garden with a man", later=(Prompts(0.5, "a man", ""),))
-    assert encode_prompts.spoken(pipeline, job, (Spoken(0, needed=False),)).positions(Row("cond"), 0) == ()
+    assert encode_prompts.spoken(pipeline, job, (PromptPerson(0, needed=False),)).positions(Row("cond"), 0) == ()
 
 
 def test_a_row_of_an_unknown_part() -> None:

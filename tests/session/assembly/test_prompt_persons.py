@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dp_adapter import generation
 from dp_adapter.core.adapter import Adapter
-from dp_adapter.core.text.text_side import Spoken, TextIdentity
+from dp_adapter.core.text.text_side import PromptPerson, TextIdentity
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import HostError, SettingsError
 from dp_adapter.hosts.pipelines import load_pipeline
@@ -22,13 +22,13 @@ from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
-from dp_adapter.weights.checkpoint import TokenOptions
+from dp_adapter.weights.checkpoint import RecipeOptions
 from tests.session.conftest import SCENE, Request
 
 WIDTH = 64  # of the tiny base's text
 
 
-def fusion(_adapter: Adapter, features: Features, _options: TokenOptions) -> TextIdentity:
+def fusion(_adapter: Adapter, features: Features, _options: RecipeOptions) -> TextIdentity:
     assert features.faceid is not None
     person = features.faceid[0, :WIDTH]
 
@@ -40,7 +40,7 @@ def fusion(_adapter: Adapter, features: Features, _options: TokenOptions) -> Tex
     return TextIdentity(fuse, 2, "key", trigger="img")
 
 
-def nothing(_adapter: Adapter, _features: Features, _options: TokenOptions) -> Tokens:
+def nothing(_adapter: Adapter, _features: Features, _options: RecipeOptions) -> Tokens:
     return Tokens(torch.zeros(0, WIDTH), torch.zeros(0, WIDTH))
 
 
@@ -58,7 +58,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
     (identity,) = prepared.injection.identities
     assert identity.text is not None and (identity.text.lock, identity.text.weight) == ("key", 1.0)
     assert prepared.injection.active and not prepared.injection.folded and prepared.explanation.form == "plain"
-    assert prepared.spoken == (Spoken(0, "", 2, True, "img"),)
+    assert prepared.spoken == (PromptPerson(0, "", 2, True, "img"),)
     (line,) = (line for line in prepared.explanation.lines() if line.startswith("Person 1"))
     assert line.endswith(
         "through the person word that is theirs in the prompt, 2 times in a row, weight 1, its keys locked"
@@ -66,7 +66,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
     named = [{"image": str(portrait), "identity": 1, "words": " woman in red "}, {"image": str(portrait)}]
     asked = request_of(*named, text_side={"lock": "others", "weight": 0.5})
     prepared = speaking.prepare(asked, SCENE)
-    assert prepared.spoken == (Spoken(0, "", 2, True, "img"), Spoken(1, "woman in red", 2, True, "img"))
+    assert prepared.spoken == (PromptPerson(0, "", 2, True, "img"), PromptPerson(1, "woman in red", 2, True, "img"))
     texts = [one.text for one in prepared.injection.identities]
     assert [(one.lock, one.weight) for one in texts if one is not None] == [("others", 0.5)] * 2
     assert [one.person for one in prepared.injection.identities] == [0, 1]

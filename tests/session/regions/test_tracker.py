@@ -243,12 +243,16 @@ def test_free_parts_move_with_the_face(portrait_session: Session, request_of: Re
     prepared = portrait_session.prepare(request_of(parts={"mouth": 0.0}, free_parts=True), SCENE)
     (identity,) = prepared.injection.identities
     tracker = tracker_of(prepared)
-    assert identity.freed is None and not any("free" in note for note in prepared.explanation.notes)
+    assert identity.free_region is None and not any("free" in note for note in prepared.explanation.notes)
     for x, expected in ((0, "left"), (160, "right")):
         seen(tracker, made((heads[0], x, 100)), progress=0.3 if x == 0 else 0.6)
-        assert side(identity.freed) == expected and identity.freed is not None and identity.freed.max() > 0.9
+        assert (
+            side(identity.free_region) == expected
+            and identity.free_region is not None
+            and identity.free_region.max() > 0.9
+        )
     tracker.restart()
-    assert identity.freed is None
+    assert identity.free_region is None
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: Bank, tmp_pat
     plain = encode_prompts.encode(pipeline, job.prompt, "", guided=False)["prompt_embeds"]
     (identity,) = prepared.injection.identities
     assert identity.text is not None
-    change = compute_change(identity.text, plain[0], words.texts[0][0][0], words.spellings)
+    change = compute_change(identity.text, plain[0], words.texts[0][0][0], words.learned_chunks)
     made = plain[0].index_add(0, change.tokens, change.delta)
     torch.testing.assert_close(made, expected[0], atol=1e-5, rtol=1e-5)
     latents, step = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(400)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.text.text_side import Spoken
+from dp_adapter.core.text.text_side import PromptPerson
 from dp_adapter.modes import TABLE, ModeFacts, resolve
 from dp_adapter.session import Explanation, Prepared
 from dp_adapter.settings import Settings
@@ -29,7 +29,7 @@ OFF = Prepared(Injection(()), Explanation(active=False))
 FULL_BODY = Settings(mode="full_body")
 
 
-def prepared(settings: Settings = FULL_BODY, spoken: tuple[Spoken, ...] = ()) -> Prepared:
+def prepared(settings: Settings = FULL_BODY, spoken: tuple[PromptPerson, ...] = ()) -> Prepared:
     edit = resolve(settings, TABLE[settings.mode], ModeFacts())
     return replace(OFF, edit=edit, spoken=spoken)
 
@@ -100,7 +100,7 @@ def test_what_was_added_is_in_the_parameters_and_never_read_back() -> None:
 
 
 def test_a_persons_word_stands_as_often_as_it_has_to() -> None:
-    people = prepared(Settings(), (Spoken(0, tokens=2, trigger="img"), Spoken(1, "dog")))
+    people = prepared(Settings(), (PromptPerson(0, tokens=2, trigger="img"), PromptPerson(1, "dog")))
     own = ["a (man:1.2) img AND a dog"] * 2
     hires = {"all_hr_prompts": ["a man", "<lora:man:1>, a dog"], "all_hr_negative_prompts": ["", ""]}
     p = job(all_prompts=own, **hires)

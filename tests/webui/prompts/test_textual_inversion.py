@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_adapter.core.text.text_side import Spoken
+from dp_adapter.core.text.text_side import PromptPerson
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
@@ -73,8 +73,8 @@ def job(tmp_path: Path, tiny_folder: Path) -> Iterator[Any]:
 @pytest.mark.parametrize(("text", "positions"), [("a photo of a man man", (5, 6)), (LONG, (5, 6)), (LATE, (84, 85))])
 def test_the_same_as_in_diffusers(job: Any, text: str, positions: tuple[int, int]) -> None:
     vectors = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
-    person = Spoken(0, tokens=2, learned=vectors)
-    (made,) = spellings(job, [person, Spoken(1)], {text: {0: positions, 1: (1,)}, "another text": {}})
+    person = PromptPerson(0, tokens=2, learned=vectors)
+    (made,) = spellings(job, [person, PromptPerson(1)], {text: {0: positions, 1: (1,)}, "another text": {}})
     texts = textual_inversion.read(job.pipeline, [text], [positions])
     with torch.no_grad():
         plain, spelled = (textual_inversion.encode(job.pipeline, one, vectors) for one in (texts.plain, texts))
@@ -91,7 +91,7 @@ def test_forges_engines_and_what_does_not_fit(job: Any) -> None:
     forge = SimpleNamespace(text_processing_engine_l=engine, text_processing_engine_g=engine)
     assert tables_of(forge) == [table, table] and not tables_of(SimpleNamespace(cond_stage_model=None))
     with pytest.raises(HostError, match="32 wide, the text encoder takes 64"):
-        spellings(job, [Spoken(0, learned=torch.zeros(1, 32))], {"a man": {0: (2,)}})
+        spellings(job, [PromptPerson(0, learned=torch.zeros(1, 32))], {"a man": {0: (2,)}})
     with pytest.raises(HostError, match="several tokens"):
-        spellings(job, [Spoken(0, learned=torch.zeros(2, 64))], {"a man man": {0: (2, 4)}})
+        spellings(job, [PromptPerson(0, learned=torch.zeros(2, 64))], {"a man man": {0: (2, 4)}})
     assert not table._forward_hooks

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dp_adapter.core.text.text_side import Spoken
+from dp_adapter.core.text.text_side import PromptPerson
 from dp_adapter.core.types import Row
 from dp_adapter.errors import HostError
 from dp_adapter.webui.prompts import word_positions
@@ -207,7 +207,7 @@ def test_what_is_not_understood_has_no_positions(opts: Any, caplog: pytest.LogCa
 
 # The persons' words.
 
-MAN, WOMAN = Spoken(0), Spoken(1)
+MAN, WOMAN = PromptPerson(0), PromptPerson(1)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -235,10 +235,12 @@ def test_the_hires_prompts_words(opts: Any) -> None:
         ("a tree", (MAN,), "no word for person 1"),
         ("a man", (MAN, WOMAN), "no word for person 2"),
         ("[old:old tree:0.5] man", (MAN,), "does not stand at one place"),
-        ("a man", (Spoken(0, tokens=2),), "2 times in a row"),
+        ("a man", (PromptPerson(0, tokens=2),), "2 times in a row"),
     ],
 )
-def test_prompts_without_the_word_are_refused(opts: Any, prompt: str, people: tuple[Spoken, ...], words: str) -> None:
+def test_prompts_without_the_word_are_refused(
+    opts: Any, prompt: str, people: tuple[PromptPerson, ...], words: str
+) -> None:
     with pytest.raises(HostError, match=words):
         word_positions.spoken(job(prompt), people)
 

@@ -15,7 +15,7 @@ from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.weights import formats
-from dp_adapter.weights.checkpoint import Checkpoint, TokenOptions
+from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions
 from tests import tiny
 
 MAKERS: Mapping[str, tuple[Callable[[], tiny.Nested], Base, int]] = {
@@ -73,10 +73,10 @@ def test_storymaker_makes_each_person_by_themselves(tmp_path: Path) -> None:
     joint = checkpoint.tokens(all_three)
     background, *groups = joint.cond.split(6)
     for person, group in enumerate(groups):
-        alone = checkpoint.tokens(one_of(all_three, person), TokenOptions(person=person))
+        alone = checkpoint.tokens(one_of(all_three, person), RecipeOptions(person=person))
         torch.testing.assert_close(alone.cond, torch.cat([background, group]))
         torch.testing.assert_close(alone.uncond, torch.cat([background, joint.uncond.split(6)[1 + person]]))
-    first = checkpoint.tokens(one_of(all_three, 1), TokenOptions(person=0)).cond
+    first = checkpoint.tokens(one_of(all_three, 1), RecipeOptions(person=0)).cond
     assert not torch.allclose(first[6:], groups[1], atol=0.1), "the place counts"
 
 
@@ -84,7 +84,7 @@ def test_storymaker_knows_three_persons(tmp_path: Path) -> None:
     checkpoint = read(tmp_path, "storymaker")
     for given, person in ((features(4), 0), (features(1), 3)):
         with pytest.raises(WeightsError, match=r"at most 3 persons; person 4 is one too many\. Use fewer"):
-            checkpoint.tokens(given, TokenOptions(person=person))
+            checkpoint.tokens(given, RecipeOptions(person=person))
 
 
 @pytest.mark.parametrize(("photos", "groups"), [(1, 3), (2, 3), (3, 3), (4, 4)])
