@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, embed_crops
-from tools.small_base import vae_start
-from tools.small_base.pool import Chunk, Held, Pool
-from tools.small_base.progress import Progress
+from tools.small_base import initial_vae
+from tools.small_base.scene_pool import Chunk, Held, Pool
+from tools.small_base.training_progress import Progress
 from tools.tiny_base import tiny_vae
 
 CONFIG: dict[str, Any] = tiny_vae.CONFIG | {
@@ -110,7 +110,7 @@ def new() -> Any:
     import diffusers
 
     vae = cast(Any, diffusers).AutoencoderKL(**CONFIG)
-    vae_start.construct(vae)
+    initial_vae.construct(vae)
     return vae.to(memory_format=torch.channels_last)
 
 
@@ -178,7 +178,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=Path, required=True, help="folder that pool.py fills")
+    parser.add_argument("--pool", type=Path, required=True, help="folder that scene_pool.py fills")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch", type=int, default=2)

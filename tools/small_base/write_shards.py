@@ -11,7 +11,7 @@ import numpy as np
 import webdataset
 
 from dp_adapter.training.data.sample import Sample
-from tools.small_base import mixing, portraits, scenes
+from tools.small_base import mixed_faces, portraits, scenes
 from tools.small_base.portraits import Portrait
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     people = portraits.split(portraits.load(args.portraits))[0]
-    people += mixing.crowd(np.random.default_rng(args.seed), people, args.mixes)
+    people += mixed_faces.crowd(np.random.default_rng(args.seed), people, args.mixes)
     with cast(Any, webdataset).TarWriter(str(args.out / "scenes-000000.tar")) as writer:
         for sample in samples(people, args.count, args.seed):
             writer.write(sample.to_record(lossless=True))

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from dp_adapter.weights.families import own
-from tools.small_base import vae
-from tools.small_base.base import Joint
-from tools.small_base.pool import Pool
+from tools.small_base import train_vae
+from tools.small_base.scene_pool import Pool
+from tools.small_base.train_base import Joint
 from tools.tiny_base import tiny_pipeline
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--state", type=Path, nargs="+", required=True, help="state.pt of base.py; of several the mean")
+    parser.add_argument(
+        "--state", type=Path, nargs="+", required=True, help="state.pt of train_base.py; of several the mean"
+    )
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True, help="whose captions say which words were trained")
     parser.add_argument("--out", type=Path, required=True)
@@ -27,7 +29,7 @@ def main() -> None:
     model = Joint()
     model.load_state_dict(mean([one["ema"] for one in stored]))
     hush(model.text_encoder.get_input_embeddings().weight, Pool(args.pool).ids())
-    net = vae.loaded(args.vae)
+    net = train_vae.loaded(args.vae)
     pipeline = tiny_pipeline.assembled(model.unet, net, model.text_encoder)
     pipeline.save_pretrained(args.out)
     steps = {"steps": sum(one["step"] for one in stored), "with": "the small base"}

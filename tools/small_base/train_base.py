@@ -28,9 +28,9 @@ from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, embed_crops
 from dp_adapter.training.losses import clean_latents
-from tools.small_base import vae as autoencoder
-from tools.small_base.pool import Chunk, Held, Pool, tokens
-from tools.small_base.progress import Progress
+from tools.small_base import train_vae as autoencoder
+from tools.small_base.scene_pool import Chunk, Held, Pool, tokens
+from tools.small_base.training_progress import Progress
 from tools.tiny_base import tiny_pipeline
 
 UNET: dict[str, Any] = {
@@ -333,7 +333,7 @@ def keep(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--pool", type=Path, required=True, help="folder that pool.py fills")
+    parser.add_argument("--pool", type=Path, required=True, help="folder that scene_pool.py fills")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="of training in all; the learning rate falls at the end"

@@ -26,10 +26,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, decoded_crops
 from dp_adapter.training.losses import clean_latents
-from tools.small_base import vae as autoencoder
-from tools.small_base.base import Joint, alphas_cumprod, average, grown, spread_noise
-from tools.small_base.pool import REAL, Chunk, Held, Pool, tokens
-from tools.small_base.progress import Progress
+from tools.small_base import train_vae as autoencoder
+from tools.small_base.scene_pool import REAL, Chunk, Held, Pool, tokens
+from tools.small_base.train_base import Joint, alphas_cumprod, average, grown, spread_noise
+from tools.small_base.training_progress import Progress
 
 LAYERS = (56, 28, 14, 7)
 """Sides of SFace's feature maps, whose last layers are looked at."""
@@ -219,7 +219,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path, required=True, help="of base.py")
+    parser.add_argument("--state", type=Path, required=True, help="of train_base.py")
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

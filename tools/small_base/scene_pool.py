@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp
-from tools.small_base import mixing, portraits, scenes
+from tools.small_base import mixed_faces, portraits, scenes
 from tools.small_base.portraits import Bytes, Floats, Portrait
 
 CHUNK = 250
@@ -162,7 +162,7 @@ def fill(portraits_file: Path, out: Path, numbers: Sequence[int]) -> None:
         target = out / f"{number:05d}.safetensors"
         if not target.exists():
             random = np.random.default_rng((1000, number))
-            people = mixing.crowd(random, known, MIXES) if number % REAL else known
+            people = mixed_faces.crowd(random, known, MIXES) if number % REAL else known
             write(target, make(random, people, tokenizer))
             print(target.name, flush=True)
 
