@@ -63,7 +63,7 @@ def layers_of(base: Base, latent: Grid, dtype: torch.dtype, device: str) -> list
     return layers
 
 
-def call(layers: Sequence[Layer], pathways: Sequence[SitePathways], step: Step, form: FormUsed) -> float:
+def time_call(layers: Sequence[Layer], pathways: Sequence[SitePathways], step: Step, form: FormUsed) -> float:
     """Seconds that the identity takes at all sites."""
     spent = 0.0
     for layer, pathway in zip(layers, pathways, strict=True):
@@ -124,7 +124,7 @@ def measure(layers: Sequence[Layer], identity: Identity, step: Step, rounds: int
             pathways = [
                 SitePathways(injection, layer.site, cache, layer.to_q, layer.to_out, layer.to_q) for layer in layers
             ]
-            first, second = (call(layers, pathways, step, form) for _ in range(2))
+            first, second = (time_call(layers, pathways, step, form) for _ in range(2))
             ratios[form].append(second / own)
             once[form].append((first - second) / own)
     region = "whole picture" if identity.mask is None else "face"

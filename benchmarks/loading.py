@@ -32,7 +32,7 @@ WIDTHS = {1: 640, 2: 1280}  # by halvings
 CONTAINERS = ("safetensors", "zip", "legacy")
 
 
-def shapes(part: float) -> dict[str, tuple[int, ...]]:
+def checkpoint_shapes(part: float) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of ``ip-adapter-plus_sdxl_vit-h`` (docs/formats.md)."""
     from dp_adapter.hosts.attach.sites import site_names
 
@@ -58,7 +58,7 @@ def write(path: Path, container: str, part: float) -> None:
     import torch
     from safetensors.torch import save_file
 
-    tensors = {key: torch.randn(shape).half() for key, shape in shapes(part).items()}
+    tensors = {key: torch.randn(shape).half() for key, shape in checkpoint_shapes(part).items()}
     if container == "safetensors":
         save_file(tensors, str(path))
         return

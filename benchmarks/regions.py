@@ -34,8 +34,8 @@ MOMENTS = (15, 30, 55)
 KINDS: Mapping[str, tuple[scenes.Noise, tuple[float, float, float]]] = {
     "pixel": (scenes.pixel_noise, (0.30, 0.20, 0.10)),
     "cells": (scenes.cell_noise, (0.30, 0.20, 0.10)),
-    "blocks": (scenes.blocks, (0.30, 0.20, 0.10)),
-    "blur": (scenes.blurred, (0.60, 0.40, 0.20)),
+    "blocks": (scenes.block_noise, (0.30, 0.20, 0.10)),
+    "blur": (scenes.blur, (0.60, 0.40, 0.20)),
     "wiener": (scenes.wiener, (0.15, 0.30, 0.55)),
     "latent": (scenes.latent_wiener, (0.15, 0.30, 0.55)),
 }
@@ -60,18 +60,18 @@ class Tally:
         return f"{np.mean(self.found):.0%} · {np.mean(self.overlap):.2f} · {tenth:.2f}"
 
 
-def load_portraits(assets: Path, parser: Parser) -> list[scenes.Portrait]:
+def load_portraits(assets: Path, parser: Parser) -> list[scenes.CutOut]:
     detector = YuNet()
-    portraits: list[scenes.Portrait] = []
+    portraits: list[scenes.CutOut] = []
     for file in sorted((assets / "test_portraits").glob("*.jpg")):
         picture = load_picture(file)
         face = detector.detect(picture)[0]
         parts = parser.parse(picture, face)
-        portraits.append(scenes.Portrait(picture, 1 - parts["background"], parts["face"], face.box, face.points))
+        portraits.append(scenes.CutOut(picture, 1 - parts["background"], parts["face"], face.box, face.points))
     return portraits
 
 
-def references(clean: Picture, placed: Sequence[scenes.Placed], parser: Parser) -> list[tuple[Face, Floats]]:
+def find_references(clean: Picture, placed: Sequence[scenes.PlacedFace], parser: Parser) -> list[tuple[Face, Floats]]:
     """Each placed face with its region in the clean picture: as found there, else as placed."""
     found = YuNet().detect(clean)
     pairs: list[tuple[Face, Floats]] = []
@@ -124,7 +124,7 @@ class Benchmark:
 
 def backgrounds(random: scenes.Random, count: int, side: int) -> list[Floats]:
     """Pictures without a face: made-up ones, pure grey, and scikit-image's photographs where it is installed."""
-    pictures = [scenes.background(random, side) for _ in range(count)]
+    pictures = [scenes.draw_behind(random, side) for _ in range(count)]
     pictures.append(np.full((side, side, 3), 0.5, np.float32))
     try:
         from skimage import data
@@ -137,7 +137,7 @@ def backgrounds(random: scenes.Random, count: int, side: int) -> list[Floats]:
     return pictures
 
 
-def heights(random: scenes.Random) -> list[float]:
+def draw_heights(random: scenes.Random) -> list[float]:
     """1 to 4 faces; with more of them the tallest is smaller, so that they find a place."""
     count = int(random.integers(1, 5))
     tallest = (0.6, 0.45, 0.35, 0.3)[count - 1]
@@ -160,21 +160,21 @@ def main() -> None:
     random = np.random.default_rng(args.seed)
     count = 6 if args.quick else args.scenes
     for number in range(count):
-        tall = heights(random)
+        tall = draw_heights(random)
         chosen = [portraits[int(i)] for i in np.argsort(random.random(len(portraits)))[: len(tall)]]
-        picture, placed = scenes.scene(random, chosen, tall, scenes.background(random, 512))
-        clean = _sized(scenes.to_picture(picture), args.side)
-        truth = references(clean, [_scaled(each, args.side / 512) for each in placed], shipped)
-        for kind, moment, spoiled in _spoiled(random, picture, args):
-            bench.scene(kind, moment, _sized(spoiled, args.side), truth)
+        picture, placed = scenes.compose_scene(random, chosen, tall, scenes.draw_behind(random, 512))
+        clean = _resize(scenes.to_picture(picture), args.side)
+        truth = find_references(clean, [_scale(each, args.side / 512) for each in placed], shipped)
+        for kind, moment, spoiled in _spoil(random, picture, args):
+            bench.scene(kind, moment, _resize(spoiled, args.side), truth)
         print(f"scene {number + 1} of {count}", file=sys.stderr, flush=True)
     for empty in backgrounds(random, count // 4, 512):
-        for kind, moment, spoiled in _spoiled(random, empty, args):
-            bench.empty[kind, moment].append(len(bench.finder.detect(_sized(spoiled, args.side))))
+        for kind, moment, spoiled in _spoil(random, empty, args):
+            bench.empty[kind, moment].append(len(bench.finder.detect(_resize(spoiled, args.side))))
     print(bench.table())
 
 
-def _spoiled(random: scenes.Random, picture: Floats, args: argparse.Namespace) -> list[tuple[str, int, Picture]]:
+def _spoil(random: scenes.Random, picture: Floats, args: argparse.Namespace) -> list[tuple[str, int, Picture]]:
     made = [("none", 100, scenes.to_picture(picture))]
     for kind, (noise, levels) in KINDS.items():
         for moment, level in zip(MOMENTS, levels, strict=True):
@@ -183,13 +183,13 @@ def _spoiled(random: scenes.Random, picture: Floats, args: argparse.Namespace) -
     return made
 
 
-def _sized(picture: Picture, side: int) -> Picture:
+def _resize(picture: Picture, side: int) -> Picture:
     return np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _scaled(placed: scenes.Placed, scale: float) -> scenes.Placed:
+def _scale(placed: scenes.PlacedFace, scale: float) -> scenes.PlacedFace:
     factor = np.float32(scale)
-    return scenes.Placed(placed.box * factor, placed.points * factor, placed.face)
+    return scenes.PlacedFace(placed.box * factor, placed.points * factor, placed.face)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ HIDDEN = 0.1  # the most of a face that a later portrait may cover
 
 
 @dataclass(frozen=True, eq=False)
-class Portrait:
+class CutOut:
     """One person to put into scenes.
 
     Attributes:
@@ -39,7 +39,7 @@ class Portrait:
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class PlacedFace:
     """A face in a scene, in px of the scene: box [4], points [5, 2], and its visible region [H, W]."""
 
     box: Floats
@@ -47,41 +47,43 @@ class Placed:
     face: Floats
 
 
-def scene(
-    random: Random, portraits: Sequence[Portrait], heights: Sequence[float], behind: Floats
-) -> tuple[Floats, list[Placed]]:
+def compose_scene(
+    random: Random, portraits: Sequence[CutOut], heights: Sequence[float], behind: Floats
+) -> tuple[Floats, list[PlacedFace]]:
     """A picture [side, side, 3] with portraits before `behind`, their faces of the given heights in fractions of it.
 
     Portraits that find no free place, or would cover a face, are left out. Half are cut out, half keep their
     own background.
     """
     picture, side = behind, behind.shape[0]
-    placed: list[Placed] = []
+    placed: list[PlacedFace] = []
     for portrait, height in sorted(zip(portraits, heights, strict=True), key=lambda pair: -pair[1]):
-        warp = _place(random, portrait, height * side, side, placed)
+        warp = _find_warp(random, portrait, height * side, side, placed)
         if warp is None:
             continue
         cut = portrait.person if random.random() < 0.5 else np.ones_like(portrait.person)
-        share = _warped(cut, warp, side)
+        share = _warp(cut, warp, side)
         if any(float((share * other.face).sum()) > HIDDEN * float(other.face.sum()) for other in placed):
             continue
-        source = _toned(random, portrait.picture.astype(np.float32) / np.float32(255))
-        picture = picture + share[..., None] * (_warped(source, warp, side) - picture)
-        placed = [Placed(other.box, other.points, other.face * (1 - share)) for other in placed]
-        placed.append(_placed(portrait, warp, side))
+        source = _retone(random, portrait.picture.astype(np.float32) / np.float32(255))
+        picture = picture + share[..., None] * (_warp(source, warp, side) - picture)
+        placed = [PlacedFace(other.box, other.points, other.face * (1 - share)) for other in placed]
+        placed.append(_place_face(portrait, warp, side))
     return picture.clip(0, 1).astype(np.float32), placed
 
 
-def _placed(portrait: Portrait, warp: Floats, side: int) -> Placed:
-    corners = _moved(portrait.box.reshape(2, 2), warp)
-    points = _moved(portrait.points, warp)
+def _place_face(portrait: CutOut, warp: Floats, side: int) -> PlacedFace:
+    corners = _move(portrait.box.reshape(2, 2), warp)
+    points = _move(portrait.points, warp)
     if warp[0, 0] < 0:  # mirrored: left and right change their names
         points = points[[1, 0, 2, 4, 3]]
     box = np.concatenate([corners.min(0), corners.max(0)])
-    return Placed(box, points, _warped(portrait.face, warp, side))
+    return PlacedFace(box, points, _warp(portrait.face, warp, side))
 
 
-def _place(random: Random, portrait: Portrait, height: float, side: int, placed: Sequence[Placed]) -> Floats | None:
+def _find_warp(
+    random: Random, portrait: CutOut, height: float, side: int, placed: Sequence[PlacedFace]
+) -> Floats | None:
     """An affine map [2, 3] that puts the face, `height` px tall, wholly into the picture and clear of the others."""
     x1, y1, x2, y2 = portrait.box.tolist()
     scale = height / (y2 - y1)
@@ -105,7 +107,7 @@ def _turn(degrees: float) -> Floats:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
 
 
-def _warped(image: Floats, warp: Floats, side: int) -> Floats:
+def _warp(image: Floats, warp: Floats, side: int) -> Floats:
     smooth = cv2.INTER_AREA if abs(float(np.linalg.det(warp[:, :2]))) < 0.25 else cv2.INTER_LINEAR
     if smooth == cv2.INTER_AREA:  # warpAffine does not average
         shrink = float(abs(np.linalg.det(warp[:, :2]))) ** 0.5 * 1.5
@@ -116,11 +118,11 @@ def _warped(image: Floats, warp: Floats, side: int) -> Floats:
     return np.asarray(cv2.warpAffine(image, warp, (side, side), flags=cv2.INTER_LINEAR), np.float32)
 
 
-def _moved(points: Floats, warp: Floats) -> Floats:
+def _move(points: Floats, warp: Floats) -> Floats:
     return (points @ np.transpose(warp[:, :2]) + warp[:, 2]).astype(np.float32)
 
 
-def _toned(random: Random, picture: Floats) -> Floats:
+def _retone(random: Random, picture: Floats) -> Floats:
     """The portrait under another light: gain per channel, gamma, sometimes grey."""
     if random.random() < 0.1:
         picture = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
@@ -128,23 +130,23 @@ def _toned(random: Random, picture: Floats) -> Floats:
     return (picture**gamma * np.exp(random.normal(0, 0.08, 3)).astype(np.float32)).clip(0, 1).astype(np.float32)
 
 
-def background(random: Random, side: int) -> Floats:
+def draw_behind(random: Random, side: int) -> Floats:
     """A face-free picture [side, side, 3]: a gradient, clouds of 1/f noise, shapes that heads could be taken for."""
     steps = np.linspace(0, 1, side, dtype=np.float32)
     colours = random.random((4, 3)).astype(np.float32)
     picture = np.asarray(cv2.resize(colours.reshape(2, 2, 3), (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
     strength = random.choice([0.0, 0.1, 0.25])
     tint = random.random(3).astype(np.float32)
-    picture = picture + strength * clouds(random, side, random.uniform(0.7, 1.6))[..., None] * tint
+    picture = picture + strength * draw_clouds(random, side, random.uniform(0.7, 1.6))[..., None] * tint
     for _ in range(int(random.integers(0, 14))):
-        _shape(random, picture)
+        _draw_shape(random, picture)
     if random.random() < 0.3:
         waves = np.sin(steps * random.uniform(10, 120) + random.uniform(0, 6))
         picture = picture + 0.1 * (waves[None, :, None] if random.random() < 0.5 else waves[:, None, None])
     return picture.clip(0, 1).astype(np.float32)
 
 
-def _shape(random: Random, picture: Floats) -> None:
+def _draw_shape(random: Random, picture: Floats) -> None:
     """Draws an ellipse, a box or a line; some in colours of skin, with a darker cap as hair would be."""
     side = picture.shape[0]
     skin = random.random() < 0.4
@@ -169,7 +171,7 @@ def frequencies(side: int) -> Floats:
     return np.maximum(1, np.hypot(down[:, None], across[None, :])).astype(np.float32)
 
 
-def clouds(random: Random, side: int, power: float) -> Floats:
+def draw_clouds(random: Random, side: int, power: float) -> Floats:
     """Noise [side, side] with amplitudes falling as frequency to `power`, standard deviation 1."""
     spectrum = np.fft.rfft2(random.standard_normal((side, side))) / frequencies(side) ** power
     spectrum[0, 0] = 0
@@ -190,12 +192,12 @@ def cell_noise(random: Random, picture: Floats, level: float, nearest: bool = Fa
     return picture + np.asarray(cv2.resize(grid, (side, side), interpolation=smooth), np.float32)
 
 
-def blocks(random: Random, picture: Floats, level: float) -> Floats:
+def block_noise(random: Random, picture: Floats, level: float) -> Floats:
     """`cell_noise` without interpolation."""
     return cell_noise(random, picture, level, nearest=True)
 
 
-def blurred(random: Random, picture: Floats, level: float) -> Floats:
+def blur(random: Random, picture: Floats, level: float) -> Floats:
     """A posterior mean: blur of `level` in 20ths of the side, with a third as much noise in cells as `cell_noise`."""
     smooth = np.asarray(cv2.GaussianBlur(picture, (0, 0), max(level * picture.shape[0] / 20, 0.3)), np.float32)
     return cell_noise(random, smooth, level / 3)

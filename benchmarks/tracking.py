@@ -42,7 +42,7 @@ def main() -> None:
     latents = torch.randn(1, 4, given.size // 8, given.size // 8)
     generation = given.steps * _step_seconds(given.size, given.repeats)
     moments = len(Tracking().moments)
-    portrait = _scene(given.size)
+    portrait = _draw_scene(given.size)
     print(f"{given.steps} steps at {given.size} px: {generation:.1f} s of CPU time, {moments} looks")
     print(f"{'decoder':10} {'decode':>9} {'look':>9} {'move':>9} {'all work':>9} {'own':>8}")
     for name, decode in _decoders().items():
@@ -100,7 +100,7 @@ def _tracker(size: int) -> Tracker:
     return Tracker([person], TrackingPlan(defaults.moments), finder, Surroundings(grid))
 
 
-def _scene(size: int) -> NDArray[np.uint8]:
+def _draw_scene(size: int) -> NDArray[np.uint8]:
     """A portrait whose face has ``FACE`` of the height, on grey."""
     import cv2
     from skimage import data

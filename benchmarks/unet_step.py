@@ -74,13 +74,13 @@ def random_adapter(unet: nn.Module) -> Adapter:
     return Adapter(FaceProjection(512, 1024, 4, context), sites).requires_grad_(False)
 
 
-def ours(adapter: Adapter, tokens: int, form: Form, mask: Tensor | None, weight: float = 0.8) -> Injection:
+def make_injection(adapter: Adapter, tokens: int, form: Form, mask: Tensor | None, weight: float = 0.8) -> Injection:
     context = adapter.site(0).context
     both = Tokens(torch.randn(tokens, context), torch.randn(tokens, context))
     return Injection((Identity(adapter, both, weight, mask),), form=form)
 
 
-def nowhere(injection: Injection) -> Injection:
+def without_region(injection: Injection) -> Injection:
     """The same with a region that is still to be found."""
     (identity,) = injection.identities
     return replace(injection, identities=(replace(identity, track=Track(torch.zeros(1, 64, 64))),))
@@ -129,13 +129,13 @@ def main() -> None:
             torch.cuda.synchronize()
 
     injections = {
-        f"ours, {form}, {region}, T = {tokens}": ours(adapter, tokens, form, where)
+        f"ours, {form}, {region}, T = {tokens}": make_injection(adapter, tokens, form, where)
         for tokens in args.tokens
         for region, where in (("face mask", mask), ("whole picture", None))
         for form in args.forms
     }
-    injections["ours, weight 0"] = ours(adapter, 4, "folded", mask, weight=0.0)
-    injections[WORD_MAPS] = nowhere(ours(adapter, 4, "folded", None))
+    injections["ours, weight 0"] = make_injection(adapter, 4, "folded", mask, weight=0.0)
+    injections[WORD_MAPS] = without_region(make_injection(adapter, 4, "folded", None))
     theirs = {"ip_adapter_masks": [mask[:, None].to(args.device, dtype)]}
     arms: dict[str, Callable[[], object]] = {
         "diffusers IP-Adapter, T = 4": lambda: step(twin),
@@ -201,10 +201,10 @@ def measure(
             with nullcontext() if injection is None else host.attach(unet, injection, ROWS, maps=maps):
                 run = arms.get(name, lambda maps=maps: (step(unet), maps and maps.latest()))
                 if injection is not None:  # the first step folds, whatever its size
-                    folding[name].append(_timed(lambda: step(unet, small=True)))
+                    folding[name].append(_seconds(lambda: step(unet, small=True)))
                 spent = [0.0]
                 with stopwatch(spent):
-                    seconds[name].append(_timed(run))
+                    seconds[name].append(_seconds(run))
                 if name in within:
                     within[name].append(seconds[name][-1] / (seconds[name][-1] - spent[0]))
     base = seconds["unpatched"]
@@ -220,7 +220,7 @@ def measure(
         print(f"{name:42} {best:7.2f}s {best / min(base):7.3f} {ratio:7.3f} {own}")
 
 
-def _timed(run: Callable[[], object]) -> float:
+def _seconds(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started

@@ -42,7 +42,7 @@ def draw(folder: Path, out: Path) -> None:
         for gate in gains([area.mask for area in found], latent, 0, "down", {"down": 1.0, "middle": 1.0, "up": 1.0})
         if gate is not None
     ]
-    top = np.concatenate([_framed(_square(path), n) for n, path in enumerate(photos)], 1)
+    top = np.concatenate([_frame(_square(path), n) for n, path in enumerate(photos)], 1)
     drawn = np.ascontiguousarray(overlaid(picture, masks))
     for n, area in enumerate(found):
         label(drawn, [area.source.split(",")[0]], (8 + ORDER.index(n) * SIDE, 34), 0.5)
@@ -58,7 +58,7 @@ def _square(path: Path) -> Picture:
     return np.asarray(Image.fromarray(picture[:side, :side]).resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.uint8)
 
 
-def _framed(picture: Picture, number: int) -> Picture:
+def _frame(picture: Picture, number: int) -> Picture:
     framed = np.full_like(picture, COLOURS[number])
     framed[6:-6, 6:-6] = picture[6:-6, 6:-6]
     label(framed, [f"person {number}"], (10, 40), 0.6)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.scenes import Placed, Portrait, Random, background, frequencies, scene
+from benchmarks.scenes import CutOut, PlacedFace, Random, compose_scene, draw_behind, frequencies
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.face_parsing import Parser
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -31,13 +31,13 @@ BATCH = 32
 Sample: TypeAlias = "tuple[Floats, Floats, Floats, Floats]"
 
 
-def load_portraits(assets: Path, out: Path) -> list[Portrait]:
+def load_portraits(assets: Path, out: Path) -> list[CutOut]:
     """The portraits of people who are not among the test portraits; masks by the shipped parser, kept in `out`."""
     data = np.load(assets / "portraits" / "portraits_192x240.npz")
     tested = {line.split("\t")[0] for line in (assets / "test_portraits" / "people.tsv").read_text().splitlines()}
     cache, parser = out / "masks.npz", Parser()
     masks = dict(np.load(cache)) if cache.is_file() else {}
-    portraits: list[Portrait] = []
+    portraits: list[CutOut] = []
     made: dict[str, list[Picture]] = {"face": [], "person": []}
     for i, name in enumerate(data["person"].tolist()):
         start, stop = data["jpeg_offsets"][i : i + 2].tolist()
@@ -51,7 +51,7 @@ def load_portraits(assets: Path, out: Path) -> list[Portrait]:
             made["person"].append((255 - parts["background"] * 255).round().astype(np.uint8))
         own = {key: np.asarray((masks or made)[key][i], np.float32) / np.float32(255) for key in made}
         if name not in tested:
-            portraits.append(Portrait(picture, own["person"], own["face"], face.box, face.points))
+            portraits.append(CutOut(picture, own["person"], own["face"], face.box, face.points))
     if not masks:
         np.savez_compressed(cache, face=np.stack(made["face"]), person=np.stack(made["person"]))
     return portraits
@@ -60,7 +60,7 @@ def load_portraits(assets: Path, out: Path) -> list[Portrait]:
 class Scenes(IterableDataset[Sample]):
     """Endless pictures [3, S, S] with masks [S, S], centres [S/4, S/4], boxes and points [14, S/4, S/4]."""
 
-    def __init__(self, portraits: Sequence[Portrait], seed: int) -> None:
+    def __init__(self, portraits: Sequence[CutOut], seed: int) -> None:
         self._portraits = portraits
         self._seed = seed
 
@@ -68,24 +68,24 @@ class Scenes(IterableDataset[Sample]):
         cv2.setNumThreads(1)
         random = np.random.default_rng(self._seed)
         while True:
-            picture, placed = random_scene(random, self._portraits)
+            picture, placed = draw_scene(random, self._portraits)
             told = targets(placed)
             for _ in range(2):  # a scene takes longer to make than to spoil
-                noised = degraded(random, picture)
+                noised = degrade(random, picture)
                 yield np.ascontiguousarray(np.moveaxis(noised, -1, 0)), *told
 
 
-def random_scene(random: Random, portraits: Sequence[Portrait]) -> tuple[Floats, list[Placed]]:
+def draw_scene(random: Random, portraits: Sequence[CutOut]) -> tuple[Floats, list[PlacedFace]]:
     count = int(random.choice([0, 1, 2, 3, 4], p=[0.2, 0.36, 0.18, 0.13, 0.13]))
     chosen = [portraits[int(i)] for i in random.integers(0, len(portraits), count)]
     tallest = 0.65 if count < 2 else 0.45
     heights = np.exp(random.uniform(np.log(0.06), np.log(tallest), count)).tolist()
-    return scene(random, chosen, heights, faceless(random, portraits))
+    return compose_scene(random, chosen, heights, draw_faceless(random, portraits))
 
 
-def faceless(random: Random, portraits: Sequence[Portrait]) -> Floats:
+def draw_faceless(random: Random, portraits: Sequence[CutOut]) -> Floats:
     """A picture without a face: made up, often with patches of clothes, flags and hands from below portraits' chins."""
-    picture = background(random, SIDE)
+    picture = draw_behind(random, SIDE)
     for _ in range(int(random.choice([0, 1, 3, 6], p=[0.4, 0.2, 0.2, 0.2]))):
         portrait = portraits[int(random.integers(0, len(portraits)))]
         chin = float(portrait.box[3]) + 0.1 * float(portrait.box[3] - portrait.box[1])
@@ -107,20 +107,20 @@ def faceless(random: Random, portraits: Sequence[Portrait]) -> Floats:
     return picture
 
 
-def degraded(random: Random, picture: Floats) -> Floats:
+def degrade(random: Random, picture: Floats) -> Floats:
     """The picture as x̂0 might look: one of the ways of benchmarks/scenes.py, or several, seen whole or from near."""
     zoom = 1.0 if random.random() < 0.6 else float(np.exp(random.uniform(0, np.log(6))))
     if random.random() < 0.3:
         contrast, shift = np.float32(random.uniform(0.5, 1.4)), np.float32(random.normal(0, 0.06))
         picture = (picture - picture.mean()) * contrast + picture.mean() + shift
     if random.random() < 0.4:
-        picture = estimated(random, picture)
+        picture = estimate(random, picture)
     else:
         if random.random() < 0.55:
             picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), random.uniform(0.2, 4.0) * zoom**0.5), np.float32)
         level = np.float32(random.uniform(0, 0.4) * random.random() ** 0.5)
         cell = zoom * float(random.choice([0.25, 0.5, 1, 2, 2, 2]))
-        picture = np.asarray(picture + level * grain(random, max(cell, 1.0), min(1.0, cell)), np.float32)
+        picture = np.asarray(picture + level * draw_grain(random, max(cell, 1.0), min(1.0, cell)), np.float32)
     if random.random() < 0.3:
         small = cv2.resize(picture, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
         way = int(random.choice([cv2.INTER_LINEAR, cv2.INTER_NEAREST, cv2.INTER_CUBIC]))
@@ -128,7 +128,7 @@ def degraded(random: Random, picture: Floats) -> Floats:
     return ((picture.clip(0, 1) * 255).round() / 255).astype(np.float32)
 
 
-def grain(random: Random, cell: float, strength: float) -> Floats:
+def draw_grain(random: Random, cell: float, strength: float) -> Floats:
     """Noise [S, S, 3] in cells of `cell` px."""
     side = max(2, round(SIDE / cell))
     field = random.normal(0, strength, (side, side, 1 if random.random() < 0.1 else 3)).astype(np.float32)
@@ -137,7 +137,7 @@ def grain(random: Random, cell: float, strength: float) -> Floats:
     return large if large.ndim == 3 else large[..., None]
 
 
-def estimated(random: Random, picture: Floats) -> Floats:
+def estimate(random: Random, picture: Floats) -> Floats:
     """A linear estimate that keeps frequencies below a random one, with the noise that then remains."""
     at = frequencies(SIDE)[..., None]
     edge = float(np.exp(random.uniform(np.log(2.5), np.log(48))))
@@ -151,7 +151,7 @@ def estimated(random: Random, picture: Floats) -> Floats:
     return (np.fft.irfft2(spectrum, (SIDE, SIDE), axes=(0, 1)) + mean).astype(np.float32)
 
 
-def targets(placed: Sequence[Placed]) -> tuple[Floats, Floats, Floats]:
+def targets(placed: Sequence[PlacedFace]) -> tuple[Floats, Floats, Floats]:
     """What the network is to say: see `Scenes`. Boxes and points are 0 where no face's centre is near."""
     side = SIDE // STRIDE
     mask, centres = np.zeros((SIDE, SIDE), np.float32), np.zeros((side, side), np.float32)
@@ -195,7 +195,7 @@ def loss_of(heads: Tensor, logits: Tensor, batch: Sequence[Tensor]) -> Tensor:
     return focal + 0.5 * regression + 4 * entropy + dice.mean()
 
 
-def train(portraits: Sequence[Portrait], network: PreviewNet, args: argparse.Namespace) -> PreviewNet:
+def train(portraits: Sequence[CutOut], network: PreviewNet, args: argparse.Namespace) -> PreviewNet:
     torch.set_num_threads(1)
     network.train()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)

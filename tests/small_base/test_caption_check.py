@@ -35,7 +35,7 @@ def portrait(people: list[Path], check: CaptionCheck) -> portraits.Portrait:
     )
     x0, y0, x1, y1 = face.box.tolist()
     box = np.array([x0, y0, x1 - x0, y1 - y0], np.float32)
-    return portraits.of("a", 0, picture, np.asarray(labels, np.uint8), face.points, box, np.zeros(128, np.float32))
+    return portraits.measure("a", 0, picture, np.asarray(labels, np.uint8), face.points, box, np.zeros(128, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_composed_scene_is_what_its_caption_says(
     person = scenes.Person(0, clothes, place, portrait.hair, portrait.glasses, None, False)
     plan = scenes.Plan(size, background, pattern, grey, (person,))
     random = np.random.default_rng(5)
-    caption = scenes.caption(random, plan, whole=True)
-    scene = scenes.composed(random, plan, [portrait])
+    caption = scenes.write_caption(random, plan, whole=True)
+    scene = scenes.compose(random, plan, [portrait])
     measured = check.measure(scene.picture)
     assert [str(one) for one in parse_caption(caption) if not measured.confirms(one)] == []
 

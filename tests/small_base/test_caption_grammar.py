@@ -39,8 +39,8 @@ def test_the_training_scenes_captions_are_of_the_grammar() -> None:
     random = np.random.default_rng(0)
     assert COLOURS == scenes.COLOURS
     for _ in range(200):
-        plan = scenes.planned(random, [portrait])
-        said = {one.kind: one.value for one in parse_caption(scenes.caption(random, plan, whole=True))}
+        plan = scenes.draw_plan(random, [portrait])
+        said = {one.kind: one.value for one in parse_caption(scenes.write_caption(random, plan, whole=True))}
         assert said["people"] == str(len(plan.people)) and (said["medium"] == "grey") == plan.grey
         if not plan.grey:
             assert (said["background"], said["pattern"]) == (plan.background, plan.pattern)

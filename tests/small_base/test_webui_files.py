@@ -46,7 +46,7 @@ VAE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def base() -> Any:
     torch.manual_seed(0)
-    return tiny_pipeline.assembled(
+    return tiny_pipeline.assemble(
         diffusers.UNet2DConditionModel(**UNET),
         diffusers.AutoencoderKL(**VAE),
         CLIPTextModel(CLIPTextConfig(**tiny_pipeline.TEXT_CONFIG)),

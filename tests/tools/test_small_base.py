@@ -14,7 +14,16 @@ import torch
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp, cropped
-from tools.small_base import base, decoder, folder, mixing, pool, portraits, scenes, vae
+from tools.small_base import (
+    assemble_pipeline,
+    mixed_faces,
+    portraits,
+    scene_pool,
+    scenes,
+    train_base,
+    train_decoder,
+    train_vae,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,7 @@ def people() -> list[portraits.Portrait]:
     box = np.array([52, 35, 88, 120], np.float32)
     random = np.random.default_rng(0)
     return [
-        portraits.of(
+        portraits.measure(
             f"p{i}",
             i,
             palette[labels].astype(np.uint8),
@@ -45,7 +54,7 @@ def people() -> list[portraits.Portrait]:
 
 def test_the_autoencoder_starts_from_the_mean_colours() -> None:
     torch.manual_seed(0)
-    net = vae.new().eval()
+    net = train_vae.build().eval()
     colours = torch.tensor([[-0.5, 0.2, 0.7], [0.8, -0.8, 0.0]])
     pictures = colours[:, :, None, None].expand(2, 3, 128, 128).contiguous()
     with torch.no_grad():
@@ -57,11 +66,11 @@ def test_the_autoencoder_starts_from_the_mean_colours() -> None:
 
 def test_whitened_latents_have_the_deviation_that_hosts_expect() -> None:
     torch.manual_seed(0)
-    net = vae.new().eval()
+    net = train_vae.build().eval()
     pictures = torch.nn.functional.interpolate(torch.rand(6, 3, 8, 8) * 2 - 1, size=64, mode="bilinear")
     with torch.no_grad():
         before = net.decode(net.encode(pictures).latent_dist.mean).sample
-        vae.whiten(net, pictures)
+        train_vae.whiten(net, pictures)
         latents = net.encode(pictures).latent_dist.mean
         after = net.decode(latents).sample
     flat = latents.permute(1, 0, 2, 3).flatten(1) * 0.18215
@@ -71,30 +80,30 @@ def test_whitened_latents_have_the_deviation_that_hosts_expect() -> None:
 
 def test_a_faces_features_count_where_the_face_is_large() -> None:
     torch.manual_seed(0)
-    net, sface = vae.new(), DifferentiableSFace()
+    net, sface = train_vae.build(), DifferentiableSFace()
     pictures = torch.nn.functional.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=64, mode="bilinear")
     small = np.array([[28, 28], [34, 28], [31, 31], [29, 34], [33, 34]], np.float32)
     points = np.stack([small, (small - 31) * 4 + 31])
     warps = torch.from_numpy(np.stack([crop_warp(five, 64, 64, 112) for five in points]))
     both = (torch.from_numpy(points), warps)
-    losses = vae.loss_of(net, sface, pictures, *both, facing=0.5)
+    losses = train_vae.loss_of(net, sface, pictures, *both, facing=0.5)
     assert set(losses) == {"size", "l1", "edges", "colour", "face"} and losses["face"] > 0
-    assert "face" not in vae.loss_of(net, sface, pictures, *both, facing=0.0)
-    none = vae.loss_of(net, sface, pictures[:1], both[0][:1], warps[:1], facing=0.5)
+    assert "face" not in train_vae.loss_of(net, sface, pictures, *both, facing=0.0)
+    none = train_vae.loss_of(net, sface, pictures[:1], both[0][:1], warps[:1], facing=0.5)
     assert none["face"] == 0
 
 
 def test_the_pool_gives_each_file_once(tmp_path: Path, people: list[portraits.Portrait]) -> None:
     tokenizer = clip_tokenizer()
-    chunk = pool.make(np.random.default_rng(5), people, tokenizer, 24)
-    pool.write(tmp_path / "00000.safetensors", chunk)
-    found = pool.Pool(tmp_path)
+    chunk = scene_pool.make_scenes(np.random.default_rng(5), people, tokenizer, 24)
+    scene_pool.write(tmp_path / "00000.safetensors", chunk)
+    found = scene_pool.Pool(tmp_path)
     (back,) = found.new()
     assert list(found.new()) == [] and len(found) == 1
     for name, value in vars(chunk).items():
         assert torch.equal(getattr(back, name), value), name
     assert torch.equal(found.ids(), chunk.ids)
-    assert chunk.pictures.shape == (24, 128, 128, 3) and chunk.ids.shape == (24, pool.CAPTIONS, 77)
+    assert chunk.pictures.shape == (24, 128, 128, 3) and chunk.ids.shape == (24, scene_pool.CAPTIONS, 77)
     captions = tokenizer.batch_decode(chunk.ids[:, 0], skip_special_tokens=True)
     assert all("photo of" in caption for caption in captions)
     two = chunk.vectors[:, 1].any(-1)
@@ -104,21 +113,21 @@ def test_the_pool_gives_each_file_once(tmp_path: Path, people: list[portraits.Po
 
 
 def test_warps_of_the_pool_lead_to_the_faces(people: list[portraits.Portrait]) -> None:
-    chunk = pool.make(np.random.default_rng(1), people, clip_tokenizer(), 1)
-    crop = cropped(vae.shown(chunk.pictures), chunk.warps[:, 0], 112)[0]
+    chunk = scene_pool.make_scenes(np.random.default_rng(1), people, clip_tokenizer(), 1)
+    crop = cropped(train_vae.to_tensor(chunk.pictures), chunk.warps[:, 0], 112)[0]
     from_opencv = norm_crop(chunk.pictures[0].numpy(), chunk.points[0, 0].numpy(), 112)
     assert (crop.permute(1, 2, 0) * 127.5 + 127.5 - torch.from_numpy(from_opencv)).abs().mean() < 2
 
 
 def test_other_photos_of_a_person_are_references(people: list[portraits.Portrait]) -> None:
     twins = [people[0], replace(people[1], person=people[0].person)]
-    chunk = pool.make(np.random.default_rng(1), twins, clip_tokenizer(), 12)
+    chunk = scene_pool.make_scenes(np.random.default_rng(1), twins, clip_tokenizer(), 12)
     same = (chunk.vectors[:, 0] == chunk.references[:, 0]).all(-1)
     assert same.any() and not same.all()
 
 
 def test_mixed_faces_have_vectors_of_their_own(people: list[portraits.Portrait]) -> None:
-    crowd = mixing.crowd(np.random.default_rng(4), people, 3)
+    crowd = mixed_faces.mix_people(np.random.default_rng(4), people, 3)
     assert all("+" in one.person for one in crowd)
     assert [np.linalg.norm(one.sface) for one in crowd] == pytest.approx([1, 1, 1], abs=1e-5)
 
@@ -127,7 +136,7 @@ def test_landmarks_move_with_the_features(people: list[portraits.Portrait]) -> N
     marked = replace(people[0], picture=np.zeros_like(people[0].picture))
     for number, (x, y) in enumerate(marked.points.round().astype(int)):
         cv2.circle(marked.picture, (int(x), int(y)), 3, (50.0 + 40 * number, 0, 0), -1)
-    moved = mixing.reshaped(np.random.default_rng(3), marked)
+    moved = mixed_faces.reshape_features(np.random.default_rng(3), marked)
     assert np.abs(moved.points - marked.points).max() > 1.5
     for number, point in enumerate(moved.points):
         rows, columns = np.nonzero(np.abs(moved.picture[..., 0] - (50 + 40 * number)) < 4)
@@ -138,7 +147,7 @@ def test_a_mixed_face_has_the_others_features_in_a_tone_between(people: list[por
     one, other = people[0], replace(people[1], picture=people[1].picture.copy())
     other.picture[148:160, 120:168] = 250  # a mouth; portraits are widened by 48 columns
     other.picture[..., 0] *= 0.5
-    mixed = mixing.blended(one, other, 0.5)
+    mixed = mixed_faces.blend_faces(one, other, 0.5)
     assert mixed is not None
     red = [float(picture[130, 144, 0]) for picture in (one.picture, mixed, other.picture)]
     assert red[0] > red[1] > red[2]
@@ -148,7 +157,7 @@ def test_a_mixed_face_has_the_others_features_in_a_tone_between(people: list[por
 
 def test_the_middle_of_a_face_counts_more() -> None:
     points = torch.tensor([[[40.0, 40], [60, 40], [50, 50], [42, 60], [58, 60]]])
-    weights = vae.around(points, 128)
+    weights = train_vae.face_weights(points, 128)
     assert weights.shape == (1, 1, 128, 128)
     assert weights[0, 0, 50, 50] > 0.99 and 0.5 < weights[0, 0, 50, 70] < 0.8 and weights[0, 0, 110, 110] < 0.01
 
@@ -156,8 +165,8 @@ def test_the_middle_of_a_face_counts_more() -> None:
 def test_a_face_mask_is_the_owners_face(people: list[portraits.Portrait]) -> None:
     person = scenes.Person(0, "red", "on the left", None, None, None, False)
     plan = scenes.Plan("portrait", "blue", "plain", False, (person,))
-    scene = scenes.composed(np.random.default_rng(2), plan, people)
-    masks = pool.face_masks(scene.labels, scene.owner)
+    scene = scenes.compose(np.random.default_rng(2), plan, people)
+    masks = scene_pool.face_masks(scene.labels, scene.owner)
     x, y = scene.points[0].mean(0) / 8
     assert masks[0, int(y), int(x)] == 1 and masks[0, :, -1].max() == 0 and masks[1].max() == 0
 
@@ -167,16 +176,21 @@ def filled(tmp_path: Path, people: list[portraits.Portrait]) -> Path:
     """A folder with an untrained autoencoder and a pool of 12 scenes."""
     torch.manual_seed(0)
     (tmp_path / "pool").mkdir()
-    pool.write(tmp_path / "pool" / "0.safetensors", pool.make(np.random.default_rng(3), people, clip_tokenizer(), 12))
-    net = vae.new()
+    scene_pool.write(
+        tmp_path / "pool" / "0.safetensors",
+        scene_pool.make_scenes(np.random.default_rng(3), people, clip_tokenizer(), 12),
+    )
+    net = train_vae.build()
     torch.save(net.state_dict(), tmp_path / "vae.pt")
     return tmp_path
 
 
 def test_an_identity_acts_in_a_face_or_everywhere_or_not_at_all(filled: Path) -> None:
     torch.manual_seed(0)
-    batches = base.Batches(pool.Pool(filled / "pool"), vae.loaded(filled / "vae.pt"), torch.device("cpu"))
-    assert batches.look() == 1 and batches.look() == 1
+    batches = train_base.Batches(
+        scene_pool.Pool(filled / "pool"), train_vae.load(filled / "vae.pt"), torch.device("cpu")
+    )
+    assert batches.load_new() == 1 and batches.load_new() == 1
     batch = batches.next(200)
     least, most = batch.gates.amin((1, 2, 3)), batch.gates.amax((1, 2, 3))
     nowhere, everywhere = most == 0, least == 1
@@ -191,11 +205,11 @@ def test_an_identity_acts_in_a_face_or_everywhere_or_not_at_all(filled: Path) ->
 def test_a_likeness_that_is_asked_for_reaches_the_adapter(filled: Path) -> None:
     torch.manual_seed(0)
     device = torch.device("cpu")
-    net = vae.loaded(filled / "vae.pt").requires_grad_(False)
-    batches, model = base.Batches(pool.Pool(filled / "pool"), net, device), base.Joint()
-    batches.look()
+    net = train_vae.load(filled / "vae.pt").requires_grad_(False)
+    batches, model = train_base.Batches(scene_pool.Pool(filled / "pool"), net, device), train_base.Joint()
+    batches.load_new()
     asked = Namespace(likeness=0.1, likeness_below=1000, faces=3.0, middle=0.5, device="cpu")
-    objective = base.Objective(net, asked)
+    objective = train_base.Objective(net, asked)
     batch = batches.next(12)
     assert set(objective(model, batch, liking=False)) == {"noise"}
     objective(model, batch, liking=True)["likeness"].backward()
@@ -207,12 +221,12 @@ def test_a_run_goes_on(filled: Path) -> None:
     files = {"pool": filled / "pool", "vae": filled / "vae.pt", "out": filled}
     pace = {"minutes": 1e-6, "cooldown": 0.5, "rate": 1e-3, "ema": 0.9, "batch": 2, "threads": 1}
     likeness = {"likeness": 0.1, "likeness_from": 0.0, "likeness_below": 400, "likeness_every": 2}
-    run = Namespace(**files, **pace, **likeness, faces=3.0, middle=0.0, look=9, device="cpu", seed=0, compile=False)
-    base.train(run)
+    run = Namespace(**files, **pace, **likeness, faces=3.0, middle=0.0, load_new=9, device="cpu", seed=0, compile=False)
+    train_base.train(run)
     first = torch.load(filled / "state.pt", weights_only=True)
-    base.train(run)  # its time is spent: nothing more happens
+    train_base.train(run)  # its time is spent: nothing more happens
     assert torch.load(filled / "state.pt", weights_only=True)["step"] == first["step"] == 1
-    base.train(Namespace(**(vars(run) | {"minutes": first["spent"] / 60 + 1e-6})))
+    train_base.train(Namespace(**(vars(run) | {"minutes": first["spent"] / 60 + 1e-6})))
     second = torch.load(filled / "state.pt", weights_only=True)
     assert second["step"] == 2 and second["spent"] > first["spent"]
     key = "unet.conv_in.weight"
@@ -222,38 +236,41 @@ def test_a_run_goes_on(filled: Path) -> None:
 
 def test_an_autoencoder_is_trained_and_whitened(filled: Path) -> None:
     run = Namespace(pool=filled / "pool", out=filled / "new.pt", minutes=1e-6, batch=2, rate=1e-3, facing=0.3)
-    vae.train(Namespace(**vars(run), start=filled / "vae.pt", device="cpu", seed=0))
-    latents = vae.encoded(vae.loaded(filled / "new.pt"), next(pool.Pool(filled / "pool").new()).pictures)
+    train_vae.train(Namespace(**vars(run), start=filled / "vae.pt", device="cpu", seed=0))
+    latents = train_vae.encode(train_vae.load(filled / "new.pt"), next(scene_pool.Pool(filled / "pool").new()).pictures)
     assert latents.std((0, 2, 3)).log().abs().max() < 0.5
 
 
 def test_a_decoder_learns_from_what_the_base_makes(filled: Path) -> None:
     torch.manual_seed(0)
-    torch.save({"ema": base.Joint().state_dict()}, filled / "state.pt")
+    torch.save({"ema": train_base.Joint().state_dict()}, filled / "state.pt")
     files = {name: filled / name for name in ("state.pt", "vae.pt", "pool", "new.pt")}
     run = Namespace(
         state=files["state.pt"], vae=files["vae.pt"], pool=files["pool"], out=files["new.pt"], minutes=1e-6, count=24,
         batch=2, rate=1e-3, device="cpu", threads=1, seed=0,
     )  # fmt: skip
-    decoder.train(run)
+    train_decoder.train(run)
     before, after = (torch.load(files[name], weights_only=True) for name in ("vae.pt", "new.pt"))
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert moved == {"decoder"}
 
 
 def test_a_decoders_losses_are_about_the_face(filled: Path) -> None:
-    held = pool.Held(pool.Pool(filled / "pool"), decoder.of_large_faces, torch.device("cpu"))
-    held.look()
-    rows = held.drawn(4)
-    photos = vae.shown(rows["pictures"])
-    teacher = decoder.Teacher(DifferentiableSFace(), rows["pictures"], rows["warps"])
+    held = scene_pool.SceneRows(
+        scene_pool.Pool(filled / "pool"), train_decoder.rows_of_large_faces, torch.device("cpu")
+    )
+    held.load_new()
+    rows = held.draw(4)
+    photos = train_vae.to_tensor(rows["pictures"])
+    teacher = train_decoder.Teacher(DifferentiableSFace(), rows["pictures"], rows["warps"])
     torch.manual_seed(0)
     same = teacher(photos, photos, rows, 0.0)
     assert same["kept"] == 0 and same["adversarial"] == 0 and same["layers"] < 1e-5
-    face = vae.around(rows["points"], 128) > 0.7
+    face = train_vae.face_weights(rows["points"], 128) > 0.7
     noise = torch.randn_like(photos)
     inside, outside = (
-        teacher(photos + noise * where, photos, rows, 1.0) for where in (face, vae.around(rows["points"], 128) < 0.01)
+        teacher(photos + noise * where, photos, rows, 1.0)
+        for where in (face, train_vae.face_weights(rows["points"], 128) < 0.01)
     )
     assert inside["layers"] > 0.1 > outside["layers"] and outside["kept"] > 5 * inside["kept"]
     assert inside["adversarial"] != 0 and inside["discriminators"] > 0
@@ -261,10 +278,10 @@ def test_a_decoders_losses_are_about_the_face(filled: Path) -> None:
 
 def test_the_mean_of_two_states() -> None:
     one, other = ({"w": torch.tensor([x]), "n": torch.tensor([4])} for x in (1.0, 2.0))
-    assert folder.mean([one, other]) == {"w": torch.tensor([1.5]), "n": torch.tensor([4])}
+    assert assemble_pipeline.average_states([one, other]) == {"w": torch.tensor([1.5]), "n": torch.tensor([4])}
 
 
 def test_words_that_no_caption_has_say_nothing() -> None:
     embeddings = torch.arange(10.0).reshape(5, 2)
-    folder.hush(embeddings, torch.tensor([[1, 3, 4], [1, 4, 4]], dtype=torch.int32))
+    assemble_pipeline.silence_unknown_words(embeddings, torch.tensor([[1, 3, 4], [1, 4, 4]], dtype=torch.int32))
     assert embeddings.tolist() == [[8, 9], [2, 3], [8, 9], [6, 7], [8, 9]]

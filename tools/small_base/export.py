@@ -1,4 +1,4 @@
-"""The small base as it is shipped: one file in half precision in the naming of SD1.5, and its configurations.
+"""Exports the small base as it is shipped: one file in half precision, named as SD1.5, and its configurations.
 
     python -m tools.small_base.export DIFFUSERS_FOLDER models/demo --adapter RUN/adapter.safetensors
 

@@ -1,4 +1,4 @@
-"""The portraits that the scenes are made of, with what can be told about each by measuring it."""
+"""Loads the portraits that scenes are made of, with what is measured of each."""
 
 from __future__ import annotations
 
@@ -69,18 +69,20 @@ def load(path: Path) -> list[Portrait]:
     pictures, labels = stored["jpeg_offsets"], stored["segmentation_offsets"]
     found: list[Portrait] = []
     for i, person in enumerate(stored["person"]):
-        rgb = _decoded(stored["jpeg"][pictures[i] : pictures[i + 1]], cv2.IMREAD_COLOR)[..., ::-1]
-        segmented = _decoded(stored["segmentation_png"][labels[i] : labels[i + 1]], cv2.IMREAD_GRAYSCALE)
+        rgb = _decode(stored["jpeg"][pictures[i] : pictures[i + 1]], cv2.IMREAD_COLOR)[..., ::-1]
+        segmented = _decode(stored["segmentation_png"][labels[i] : labels[i + 1]], cv2.IMREAD_GRAYSCALE)
         at: dict[str, Floats] = {name: stored[name][i].astype(np.float32) for name in ("landmarks", "face_box")}
         sface = stored["sface128"][i].astype(np.float32)
-        found.append(of(str(person), i, rgb, segmented, at["landmarks"], at["face_box"], sface))
+        found.append(measure(str(person), i, rgb, segmented, at["landmarks"], at["face_box"], sface))
     return found
 
 
-def of(person: str, number: int, rgb: Bytes, labels: Bytes, points: Floats, box: Floats, sface: Floats) -> Portrait:
+def measure(
+    person: str, number: int, rgb: Bytes, labels: Bytes, points: Floats, box: Floats, sface: Floats
+) -> Portrait:
     """A portrait from what the networks found in it, all in pixels of ``rgb``."""
     picture = np.ascontiguousarray(rgb, np.float32)
-    wide, wide_labels = widened(picture, labels)
+    wide, wide_labels = widen(picture, labels)
     lab = np.asarray(cv2.cvtColor(picture / 255, cv2.COLOR_RGB2Lab), np.float32)
     return Portrait(
         person=person,
@@ -104,12 +106,12 @@ def split(portraits: Sequence[Portrait]) -> tuple[list[Portrait], list[Portrait]
     return [p for p in portraits if p.person not in kept_out], [p for p in portraits if p.person in kept_out]
 
 
-def face_of(labels: Bytes) -> Floats:
+def face_mask(labels: Bytes) -> Floats:
     """[H, W]: 1 where a face is, glasses and beard with it, else 0."""
     return np.isin(labels, (FACE_SKIN, OTHERS)).astype(np.float32)
 
 
-def widened(picture: Floats, labels: Bytes) -> tuple[Floats, Bytes]:
+def widen(picture: Floats, labels: Bytes) -> tuple[Floats, Bytes]:
     """Continues clothes that the frame cuts off, in a falling line, to both sides."""
     sides = (0, 0, SLOPE, SLOPE)
     wide = np.asarray(cv2.copyMakeBorder(picture, *sides, cv2.BORDER_REPLICATE), np.float32)
@@ -131,7 +133,7 @@ def widened(picture: Floats, labels: Bytes) -> tuple[Floats, Bytes]:
     return wide, wide_labels
 
 
-def _decoded(data: Any, mode: int) -> Bytes:
+def _decode(data: Any, mode: int) -> Bytes:
     picture = cv2.imdecode(data, mode)
     assert picture is not None
     return np.asarray(picture, np.uint8)

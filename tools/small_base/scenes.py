@@ -66,7 +66,7 @@ class Scene:
     points: list[Floats] = field(default_factory=list[Floats])
 
 
-def planned(random: Random, portraits: Sequence[Portrait], size: str | None = None) -> Plan:
+def draw_plan(random: Random, portraits: Sequence[Portrait], size: str | None = None) -> Plan:
     """A random plan; portraits without colour are in grey scenes only."""
     size = size or str(random.choice(list(SIZES), p=[0.35, 0.5, 0.15]))
     count = 2 if size == "portrait" and random.random() < 0.2 else 1
@@ -89,9 +89,9 @@ def _person(
     return Person(index, clothes, place, *facts, bool(random.random() < 0.5))
 
 
-def composed(random: Random, plan: Plan, portraits: Sequence[Portrait]) -> Scene:
+def compose(random: Random, plan: Plan, portraits: Sequence[Portrait]) -> Scene:
     """Paints a plan."""
-    canvas = _background(random, plan)
+    canvas = _paint_background(random, plan)
     labels, owner = np.zeros((SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
     scene = Scene(plan, np.zeros(0, np.uint8), labels, owner)
     for number, person in enumerate(plan.people, 1):
@@ -102,7 +102,7 @@ def composed(random: Random, plan: Plan, portraits: Sequence[Portrait]) -> Scene
     return scene
 
 
-def caption(random: Random, plan: Plan, *, whole: bool = False) -> str:
+def write_caption(random: Random, plan: Plan, *, whole: bool = False) -> str:
     """A true sentence about a scene; a random part of the facts unless ``whole``, the medium always."""
 
     def said(probability: float) -> bool:
@@ -142,7 +142,7 @@ def _colour(random: Random, name: str) -> Floats:
     return (_floats(COLOURS[name]) + random.normal(0, 7, 3).astype(np.float32)).clip(0, 255)
 
 
-def _background(random: Random, plan: Plan) -> Floats:
+def _paint_background(random: Random, plan: Plan) -> Floats:
     """[S, S, 3]: the colour, in a pattern with itself, lighter or darker."""
     colour = _colour(random, plan.background)
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
@@ -172,7 +172,7 @@ def _paint(random: Random, canvas: Floats, scene: Scene, person: Person, portrai
     height = float(random.uniform(40, 46) if two else random.uniform(low, high))
     picture, labels, points, box = portrait.picture, portrait.labels, portrait.points, portrait.box
     if person.mirrored:
-        picture, labels, points, box = _mirrored(picture, labels, points, box)
+        picture, labels, points, box = _mirror(picture, labels, points, box)
     scale = height / float(box[3])
     shift = PLACES[person.place] * (30 if scene.plan.size != "full body" else 36) + random.normal(0, 3)
     centre = SIDE / 2 + shift
@@ -184,7 +184,7 @@ def _paint(random: Random, canvas: Floats, scene: Scene, person: Person, portrai
         top = max(float(top + random.normal(0, 2)), float(box[1] * scale + lowest) + 0.0)
     move = _floats([[scale, 0, centre - scale * (box[0] + box[2] / 2)], [0, scale, top - scale * box[1]]])
     size = (SIDE, SIDE)
-    tinted = _dressed(random, picture, labels, person.clothes)
+    tinted = _dress(random, picture, labels, person.clothes)
     alpha = cv2.GaussianBlur((labels != BACKGROUND).astype(np.float32), (0, 0), 1.0)
     smooth = cv2.INTER_AREA if scale > 0.9 else cv2.INTER_LINEAR
     if scale < 0.6:  # before a strong reduction, against aliasing
@@ -193,7 +193,7 @@ def _paint(random: Random, canvas: Floats, scene: Scene, person: Person, portrai
     cover = cv2.warpAffine(alpha, move, size, flags=cv2.INTER_LINEAR)
     moved_labels = cv2.warpAffine(labels, move, size, flags=cv2.INTER_NEAREST)
     if scene.plan.size == "full body":
-        _body(random, canvas, scene, person, move, len(picture), centre, number)
+        _paint_body(random, canvas, scene, person, move, len(picture), centre, number)
     cover = cover[..., None]
     canvas *= 1 - cover
     canvas += cover * moved
@@ -203,7 +203,7 @@ def _paint(random: Random, canvas: Floats, scene: Scene, person: Person, portrai
     return points @ move[:, :2].T + move[:, 2]
 
 
-def _mirrored(picture: Floats, labels: Bytes, points: Floats, box: Floats) -> tuple[Floats, Bytes, Floats, Floats]:
+def _mirror(picture: Floats, labels: Bytes, points: Floats, box: Floats) -> tuple[Floats, Bytes, Floats, Floats]:
     width = picture.shape[1]
     turned = points[[1, 0, 2, 4, 3]] * _floats([-1, 1]) + _floats([width - 1, 0])
     return (
@@ -214,7 +214,7 @@ def _mirrored(picture: Floats, labels: Bytes, points: Floats, box: Floats) -> tu
     )
 
 
-def _dressed(random: Random, picture: Floats, labels: Bytes, clothes: str) -> Floats:
+def _dress(random: Random, picture: Floats, labels: Bytes, clothes: str) -> Floats:
     """The picture with its clothes in another colour; folds stay, as differences of light."""
     mask = labels == CLOTHES
     if not mask.any():
@@ -225,7 +225,7 @@ def _dressed(random: Random, picture: Floats, labels: Bytes, clothes: str) -> Fl
     return picture * (1 - share) + share * (_colour(random, clothes) + relief[..., None]).clip(0, 255)
 
 
-def _body(
+def _paint_body(
     random: Random, canvas: Floats, scene: Scene, person: Person, move: Floats, rows: int, centre: float, number: int
 ) -> None:
     """A drawn body below the bust: arms and trunk in the colour of the clothes, legs, shoes."""

@@ -105,10 +105,10 @@ def _pipeline(seed: int) -> Any:
     tiny_unet.construct(unet, seed)
     text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT_CONFIG))
     random_weights.fill(text_encoder, seed, "text.")
-    return assembled(unet, vae, text_encoder)
+    return assemble(unet, vae, text_encoder)
 
 
-def assembled(unet: Any, vae: Any, text_encoder: Any) -> Any:
+def assemble(unet: Any, vae: Any, text_encoder: Any) -> Any:
     """A Stable Diffusion pipeline of SD1.5's tokenizer and schedule around other networks."""
     import diffusers
 

@@ -62,7 +62,7 @@ def construct(vae: nn.Module) -> None:
             _interpolate(module)
     for block in (1, 2, 3):
         for resnet, gate in ((0, 12), (1, 14)):
-            _give_back(vae.get_submodule(f"decoder.up_blocks.{block}.resnets.{resnet}"), gate)
+            _restore_border(vae.get_submodule(f"decoder.up_blocks.{block}.resnets.{resnet}"), gate)
     latent_per_colour = GAIN / CONFIG["scaling_factor"]
     split(_conv(vae, "encoder.conv_in"), colours=3, gain=1.0)
     join(_conv(vae, "encoder.conv_out"), colours=3, gain=latent_per_colour)
@@ -89,7 +89,7 @@ def _interpolate(conv: nn.Conv2d) -> None:
         conv.weight[14 + offset, 2, 1, :] = sign * torch.tensor([-1.0, 1.0, -1.0])
 
 
-def _give_back(resnet: nn.Module, gate: int) -> None:
+def _restore_border(resnet: nn.Module, gate: int) -> None:
     """Adds a third of each colour where the gate's channel G, normalised to 0 and -1, is open."""
     conv1, conv2, norm2 = _conv(resnet, "conv1"), _conv(resnet, "conv2"), resnet.get_submodule("norm2")
     assert isinstance(norm2, nn.GroupNorm)

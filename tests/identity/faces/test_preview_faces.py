@@ -18,8 +18,8 @@ from dp_adapter.identity.pictures.picture_files import Picture
 SPOILED = {
     "pixel": (scenes.pixel_noise, 0.2),
     "cells": (scenes.cell_noise, 0.2),
-    "blocks": (scenes.blocks, 0.1),
-    "blur": (scenes.blurred, 0.2),
+    "blocks": (scenes.block_noise, 0.1),
+    "blur": (scenes.blur, 0.2),
     "wiener": (scenes.wiener, 0.3),
     "latent": (scenes.latent_wiener, 0.7),
 }
@@ -103,7 +103,11 @@ def test_a_wide_preview(finder: PreviewFinder, astronaut: Picture, clean: tuple[
 @pytest.mark.parametrize("kind", SPOILED)
 def test_no_face_where_there_is_none(finder: PreviewFinder, kind: str) -> None:
     random = np.random.default_rng(4)
-    pictures = [np.full((512, 512, 3), 0.5, np.float32), scenes.background(random, 512), scenes.background(random, 512)]
+    pictures = [
+        np.full((512, 512, 3), 0.5, np.float32),
+        scenes.draw_behind(random, 512),
+        scenes.draw_behind(random, 512),
+    ]
     for picture in pictures:
         assert finder.detect(spoil(scenes.to_picture(picture), kind)) == []
 
@@ -162,9 +166,9 @@ def test_the_network_gives_faces_in_px_of_the_picture(astronaut: Picture, clean:
 
 def test_scenes_of_the_benchmark(astronaut: Picture, clean: tuple[Face, Floats]) -> None:
     face, mask = clean
-    portrait = scenes.Portrait(astronaut, mask, mask, face.box, face.points)
+    portrait = scenes.CutOut(astronaut, mask, mask, face.box, face.points)
     behind = np.full((256, 256, 3), 0.5, np.float32)
-    made = [scenes.scene(np.random.default_rng(1), [portrait] * 2, [0.3, 0.2], behind) for _ in range(2)]
+    made = [scenes.compose_scene(np.random.default_rng(1), [portrait] * 2, [0.3, 0.2], behind) for _ in range(2)]
     (picture, placed), (again, _) = made
     assert (
         np.array_equal(picture, again) and picture.shape == (256, 256, 3) and 0 <= picture.min() <= picture.max() <= 1

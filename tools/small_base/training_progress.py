@@ -1,4 +1,4 @@
-"""How far a training is, and what it says of itself."""
+"""Progress of a training run: time, steps and running means of the losses."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Progress:
     means: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def note(self, losses: dict[str, Tensor]) -> None:
-        """A step is over."""
+        """Takes in the losses of a finished step."""
         for name, loss in losses.items():
             self.means[name] = torch.lerp(self.means.get(name, loss.detach()), loss.detach(), self.newest)
         self.step += 1
 
-    def told(self) -> str:
-        """In words; waits for the device."""
+    def describe(self) -> str:
+        """Describes the progress in a line; waits for the device."""
         means = " ".join(f"{name} {float(value):.4f}" for name, value in self.means.items())
         return f"{self.step} {means} {self.spent:.0f} s"

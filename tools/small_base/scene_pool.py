@@ -1,4 +1,4 @@
-"""Composed scenes in files of a few hundred, for autoencoder and base, which take what is there while more is made."""
+"""Writes composed scenes in files of a few hundred; autoencoder and base train on those that are there already."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp
-from tools.small_base import mixing, portraits, scenes
+from tools.small_base import mixed_faces, portraits, scenes
 from tools.small_base.portraits import Bytes, Floats, Portrait
 
 CHUNK = 250
@@ -34,7 +34,7 @@ REAL = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Chunk:
+class Scenes:
     """n scenes of up to two people; zeros where a scene has no second one.
 
     Attributes:
@@ -57,42 +57,42 @@ def face_masks(labels: Bytes, owner: Bytes) -> Floats:
     """[2, 16, 16]: the share of each latent cell that is a person's face."""
     masks = np.zeros((MOST, GRID, GRID), np.float32)
     for number in range(MOST):
-        face = portraits.face_of(labels) * (owner == number + 1)
+        face = portraits.face_mask(labels) * (owner == number + 1)
         masks[number] = cv2.resize(face, (GRID, GRID), interpolation=cv2.INTER_AREA)
     return masks
 
 
-def make(random: np.random.Generator, people: Sequence[Portrait], tokenizer: Any, count: int = CHUNK) -> Chunk:
+def make_scenes(random: np.random.Generator, people: Sequence[Portrait], tokenizer: Any, count: int = CHUNK) -> Scenes:
     """``count`` random scenes of these people."""
-    plans = [scenes.planned(random, people) for _ in range(count)]
-    made = [scenes.composed(random, plan, people) for plan in plans]
-    captions = [scenes.caption(random, plan) for plan in plans for _ in range(CAPTIONS)]
-    ids = tokens(tokenizer, captions).reshape(count, CAPTIONS, -1)
+    plans = [scenes.draw_plan(random, people) for _ in range(count)]
+    made = [scenes.compose(random, plan, people) for plan in plans]
+    captions = [scenes.write_caption(random, plan) for plan in plans for _ in range(CAPTIONS)]
+    ids = tokenize(tokenizer, captions).reshape(count, CAPTIONS, -1)
     photos: dict[str, list[int]] = {}
     for index, portrait in enumerate(people):
         photos.setdefault(portrait.person, []).append(index)
     own = [[person.portrait for person in plan.people] for plan in plans]
     other = [[int(random.choice(photos[people[i].person])) for i in row] for row in own]
-    return Chunk(
+    return Scenes(
         torch.from_numpy(np.stack([scene.picture for scene in made])),
         ids,
         torch.from_numpy(np.stack([face_masks(scene.labels, scene.owner) for scene in made])).half(),
-        _padded([scene.points for scene in made], (5, 2)),
-        _padded(
+        _pad([scene.points for scene in made], (5, 2)),
+        _pad(
             [[crop_warp(five, scenes.SIDE, scenes.SIDE, DifferentiableSFace.size) for five in s.points] for s in made],
             (2, 3),
         ),
-        *(_padded([[people[i].vector for i in row] for row in rows], (128,)) for rows in (own, other)),
+        *(_pad([[people[i].vector for i in row] for row in rows], (128,)) for rows in (own, other)),
     )
 
 
-def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
+def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
     """[n, 77], int32"""
     options = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
     return tokenizer(list(captions), **options).input_ids.int()
 
 
-def _padded(rows: Sequence[Sequence[NDArray[Any]]], shape: tuple[int, ...]) -> Tensor:
+def _pad(rows: Sequence[Sequence[NDArray[Any]]], shape: tuple[int, ...]) -> Tensor:
     """[n, 2, *shape]"""
     made = np.zeros((len(rows), MOST, *shape), np.float32)
     for i, row in enumerate(rows):
@@ -100,7 +100,7 @@ def _padded(rows: Sequence[Sequence[NDArray[Any]]], shape: tuple[int, ...]) -> T
     return torch.from_numpy(made)
 
 
-def write(path: Path, chunk: Chunk) -> None:
+def write(path: Path, chunk: Scenes) -> None:
     part = path.with_suffix(".part")
     save_file(vars(chunk), str(part))
     part.replace(path)
@@ -110,17 +110,17 @@ class Pool:
     """The files of a folder, which may become more; of ``ranks`` processes each takes its part."""
 
     def __init__(self, folder: Path, rank: int = 0, ranks: int = 1) -> None:
-        self._folder, self._rank, self._ranks, self._seen = folder, rank, ranks, set[str]()
+        self._folder, self._rank, self._ranks, self._read = folder, rank, ranks, set[str]()
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return len(self._read)
 
-    def new(self, most: int = 1 << 30) -> Iterator[Chunk]:
+    def new(self, most: int = 1 << 30) -> Iterator[Scenes]:
         """What was not given yet, read a file at a time: all pictures at once would fill the memory."""
-        paths = [path for path in sorted(self._folder.glob("*.safetensors")) if path.name not in self._seen]
+        paths = [path for path in sorted(self._folder.glob("*.safetensors")) if path.name not in self._read]
         for path in [path for path in paths if int(path.stem) % self._ranks == self._rank][:most]:
-            self._seen.add(path.name)
-            yield Chunk(**load_file(str(path)))
+            self._read.add(path.name)
+            yield Scenes(**load_file(str(path)))
 
     def ids(self) -> Tensor:
         """Token ids of all captions that there are, without the pictures; [files x n, CAPTIONS, 77]."""
@@ -131,22 +131,22 @@ class Pool:
         return torch.cat(made)
 
 
-class Held:
+class SceneRows:
     """Rows that ``taken`` makes of a pool's files, joined by name on a device; they become more as the files do."""
 
-    def __init__(self, pool: Pool, taken: Callable[[Chunk], dict[str, Tensor]], device: torch.device) -> None:
-        self._pool, self._taken, self._device = pool, taken, device
+    def __init__(self, pool: Pool, taken: Callable[[Scenes], dict[str, Tensor]], device: torch.device) -> None:
+        self._pool, self._select, self._device = pool, taken, device
         self._rows: dict[str, Tensor] = {}
 
-    def look(self, most: int = 1 << 30) -> int:
+    def load_new(self, most: int = 1 << 30) -> int:
         """Takes files that are new; returns how many there are."""
-        made = [self._taken(chunk) for chunk in self._pool.new(most)]
+        made = [self._select(chunk) for chunk in self._pool.new(most)]
         rows = [*([self._rows] if self._rows else []), *made]
         if made:
             self._rows = {name: torch.cat([one[name].to(self._device) for one in rows]) for name in made[0]}
         return len(self._pool)
 
-    def drawn(self, count: int) -> dict[str, Tensor]:
+    def draw(self, count: int) -> dict[str, Tensor]:
         """``count`` random rows of each."""
         which = torch.randint(0, len(next(iter(self._rows.values()))), (count,), device=self._device)
         return {name: rows[which] for name, rows in self._rows.items()}
@@ -162,8 +162,8 @@ def fill(portraits_file: Path, out: Path, numbers: Sequence[int]) -> None:
         target = out / f"{number:05d}.safetensors"
         if not target.exists():
             random = np.random.default_rng((1000, number))
-            people = mixing.crowd(random, known, MIXES) if number % REAL else known
-            write(target, make(random, people, tokenizer))
+            people = mixed_faces.mix_people(random, known, MIXES) if number % REAL else known
+            write(target, make_scenes(random, people, tokenizer))
             print(target.name, flush=True)
 
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, embed_crops
-from tools.small_base import vae_start
-from tools.small_base.pool import Chunk, Held, Pool
-from tools.small_base.progress import Progress
+from tools.small_base import initial_vae
+from tools.small_base.scene_pool import Pool, SceneRows, Scenes
+from tools.small_base.training_progress import Progress
 from tools.tiny_base import tiny_vae
 
 CONFIG: dict[str, Any] = tiny_vae.CONFIG | {
@@ -52,16 +52,16 @@ def loss_of(
         spread = latents.detach().std((0, 2, 3), keepdim=True)
         decoded = vae.decode(latents + 0.06 * spread * torch.randn_like(latents)).sample.float()
     losses = {"size": 1e-4 * latents.square().mean()}
-    weights = 1 + FACES * around(points, pictures.shape[-1])
-    losses["l1"] = _weighted(decoded - pictures, weights)
+    weights = 1 + FACES * face_weights(points, pictures.shape[-1])
+    losses["l1"] = _mean(decoded - pictures, weights)
     edges = [
-        _weighted(decoded.diff(dim=axis) - pictures.diff(dim=axis), weights.narrow(axis, 1, weights.shape[axis] - 1))
+        _mean(decoded.diff(dim=axis) - pictures.diff(dim=axis), weights.narrow(axis, 1, weights.shape[axis] - 1))
         for axis in (2, 3)
     ]
     losses["edges"] = 0.5 * torch.stack(edges).sum()
     losses["colour"] = (F.avg_pool2d(decoded, 8) - F.avg_pool2d(pictures, 8)).abs().mean()
     if facing:
-        counted = large(points).float()
+        counted = are_large(points).float()
         with torch.no_grad():
             true = embed_crops(sface, pictures, warps)
         apart = 1 - F.cosine_similarity(embed_crops(sface, decoded, warps), true, dim=-1)
@@ -69,12 +69,12 @@ def loss_of(
     return losses
 
 
-def large(points: Tensor) -> Tensor:
+def are_large(points: Tensor) -> Tensor:
     """Whether SFace sees enough of the faces of these landmarks: [B, 5, 2] -> [B]."""
     return (points[:, 1] - points[:, 0]).norm(dim=-1) > LEAST_APART
 
 
-def around(points: Tensor, side: int) -> Tensor:
+def face_weights(points: Tensor, side: int) -> Tensor:
     """[B, 1, S, S]: 1 in the middle of the five landmarks, falling off over the face."""
     middle, reach = points.mean(1), 1.2 * (points[:, 1] - points[:, 0]).norm(dim=-1)
     place = torch.arange(side, device=points.device) + 0.5
@@ -82,7 +82,7 @@ def around(points: Tensor, side: int) -> Tensor:
     return torch.exp(-(y[:, :, None] + x[:, None]) / (2 * reach.square().clamp(min=4.0)[:, None, None]))[:, None]
 
 
-def _weighted(difference: Tensor, weights: Tensor) -> Tensor:
+def _mean(difference: Tensor, weights: Tensor) -> Tensor:
     return (difference.abs().mean(1, keepdim=True) * weights).sum() / weights.sum()
 
 
@@ -106,41 +106,41 @@ def whiten(vae: Any, pictures: Tensor) -> None:
     post.weight[:, :, 0, 0] = (weight @ back).float()
 
 
-def new() -> Any:
+def build() -> Any:
     import diffusers
 
     vae = cast(Any, diffusers).AutoencoderKL(**CONFIG)
-    vae_start.construct(vae)
+    initial_vae.construct(vae)
     return vae.to(memory_format=torch.channels_last)
 
 
-def loaded(path: Path) -> Any:
-    vae = new()
+def load(path: Path) -> Any:
+    vae = build()
     vae.load_state_dict(torch.load(path, weights_only=True))
     return vae.eval()
 
 
-def shown(pictures: Tensor) -> Tensor:
+def to_tensor(pictures: Tensor) -> Tensor:
     """[n, S, S, 3] in 0..255 -> [n, 3, S, S] in -1..1, channels last."""
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
-def encoded(vae: Any, pictures: Tensor, rows: int = 50) -> Tensor:
+def encode(vae: Any, pictures: Tensor, rows: int = 50) -> Tensor:
     """Latents [n, 4, s, s] of unit variance, of pictures [n, S, S, 3] in 0..255."""
     device = next(vae.parameters()).device
     with torch.autocast(device.type, torch.bfloat16):  # half the time of a CPU; latents move by 1 % of their deviation
-        latents = [vae.encode(shown(part.to(device))).latent_dist.mean.float() for part in pictures.split(rows)]
+        latents = [vae.encode(to_tensor(part.to(device))).latent_dist.mean.float() for part in pictures.split(rows)]
     return torch.cat(latents) * CONFIG["scaling_factor"]
 
 
-def decoded(vae: Any, latents: Tensor) -> Tensor:
+def decode(vae: Any, latents: Tensor) -> Tensor:
     """Pictures [n, 3, S, S] in about -1..1, of latents of unit variance; gradients pass."""
     with torch.autocast(latents.device.type, torch.bfloat16):
         return vae.decode(latents / CONFIG["scaling_factor"]).sample.float()
 
 
-def one_face(chunk: Chunk) -> dict[str, Tensor]:
+def rows_of_first_faces(chunk: Scenes) -> dict[str, Tensor]:
     """Of each scene the picture, and a face's landmarks and warp."""
     return {"pictures": chunk.pictures, "points": chunk.points[:, 0], "warps": chunk.warps[:, 0]}
 
@@ -148,10 +148,10 @@ def one_face(chunk: Chunk) -> dict[str, Tensor]:
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
-    vae, sface = (loaded(args.start) if args.start else new()).to(device).train(), DifferentiableSFace().to(device)
+    vae, sface = (load(args.start) if args.start else build()).to(device).train(), DifferentiableSFace().to(device)
     optimiser = torch.optim.AdamW(vae.parameters(), args.rate, (0.9, 0.99), weight_decay=1e-4)
-    held = Held(Pool(args.pool), one_face, device)
-    while not held.look():
+    held = SceneRows(Pool(args.pool), rows_of_first_faces, device)
+    while not held.load_new():
         time.sleep(1)
     started, place, now = time.monotonic(), 0.0, Progress(newest=0.05)
     while place < 1:
@@ -160,8 +160,8 @@ def train(args: argparse.Namespace) -> None:
                 args.rate * min(1, (now.step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * place)))
             )
         facing = 2 * args.facing if now.step % 2 else 0.0  # it takes 40 % of a step on a CPU
-        rows = held.drawn(args.batch)
-        losses = loss_of(vae, sface, shown(rows["pictures"]), rows["points"], rows["warps"], facing)
+        rows = held.draw(args.batch)
+        losses = loss_of(vae, sface, to_tensor(rows["pictures"]), rows["points"], rows["warps"], facing)
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -169,16 +169,16 @@ def train(args: argparse.Namespace) -> None:
         now.note(losses)
         now.spent = time.monotonic() - started
         if now.step % 50 == 1:
-            print(f"{now.told()}, {held.look()} files", flush=True)
+            print(f"{now.describe()}, {held.load_new()} files", flush=True)
         place = now.spent / (60 * args.minutes)
     vae.eval()
-    whiten(vae, shown(held.drawn(256)["pictures"]))
+    whiten(vae, to_tensor(held.draw(256)["pictures"]))
     torch.save(vae.cpu().state_dict(), args.out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=Path, required=True, help="folder that pool.py fills")
+    parser.add_argument("--pool", type=Path, required=True, help="folder that scene_pool.py fills")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch", type=int, default=2)

@@ -1,4 +1,4 @@
-"""The autoencoder's decoder, taught to show faces of the latents that the base makes; the latents stay what they are.
+"""Trains the autoencoder's decoder to show faces of the latents that the base makes; the latents stay as they are.
 
 An autoencoder trained with L1 is soft where latents leave something open, and a small base's latents leave more open in
 faces than a picture's own do. Here scenes are noised in part and denoised by the base, so that for each such latent a
@@ -26,10 +26,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, decoded_crops
 from dp_adapter.training.losses import clean_latents
-from tools.small_base import vae as autoencoder
-from tools.small_base.base import Joint, alphas_cumprod, average, grown, spread_noise
-from tools.small_base.pool import REAL, Chunk, Held, Pool, tokens
-from tools.small_base.progress import Progress
+from tools.small_base import train_vae as autoencoder
+from tools.small_base.scene_pool import REAL, Pool, SceneRows, Scenes, tokenize
+from tools.small_base.train_base import Joint, alphas_cumprod, draw_noise, grow, update_average
+from tools.small_base.training_progress import Progress
 
 LAYERS = (56, 28, 14, 7)
 """Sides of SFace's feature maps, whose last layers are looked at."""
@@ -42,16 +42,16 @@ TRUE = 1 / 8
 """Share of pictures' own latents, so that img2img and inpainting keep what they are given."""
 
 
-def of_large_faces(chunk: Chunk) -> dict[str, Tensor]:
+def rows_of_large_faces(chunk: Scenes) -> dict[str, Tensor]:
     """Scenes whose first person SFace sees enough of."""
-    seen = autoencoder.large(chunk.points[:, 0])
+    seen = autoencoder.are_large(chunk.points[:, 0])
     rows = {"pictures": chunk.pictures, "ids": chunk.ids[:, 0]}
     rows |= {name: getattr(chunk, name)[:, 0] for name in ("faces", "points", "warps", "vectors", "references")}
     return {name: value[seen] for name, value in rows.items()}
 
 
 @torch.no_grad()
-def denoised(
+def denoise(
     model: Joint, latents: Tensor, rows: dict[str, Tensor], nothing: Tensor, steps: int = 8, guidance: float = 3.0
 ) -> Tensor:
     """Latents [B, 4, 16, 16], noised to one random timestep of ``NOISED`` and brought back by DDIM.
@@ -62,9 +62,9 @@ def denoised(
     device, count = latents.device, len(latents)
     bars = torch.cat([alphas_cumprod(), torch.ones(1)]).to(device)
     start = int(torch.randint(*NOISED, ()))
-    noisy = bars[start].sqrt() * latents + (1 - bars[start]).sqrt() * spread_noise(latents)
+    noisy = bars[start].sqrt() * latents + (1 - bars[start]).sqrt() * draw_noise(latents)
     ids = torch.cat([nothing.expand(count, -1), rows["ids"]])
-    gate = grown(rows["faces"][:, None].float()) if torch.rand(()) < 0.5 else torch.ones_like(latents[:, :1])
+    gate = grow(rows["faces"][:, None].float()) if torch.rand(()) < 0.5 else torch.ones_like(latents[:, :1])
     gates, faces = torch.cat([torch.zeros_like(gate), gate]), rows["references"].repeat(2, 1)
     places = [int(place) for place in np.linspace(start, 1, steps + 1)[:-1]]
     for place, following in zip(places, [*places[1:], -1], strict=True):  # -1: the 1 at the end of bars
@@ -79,20 +79,20 @@ def denoised(
 
 
 @torch.no_grad()
-def bank_of(model: Joint, vae: Any, held: Held, count: int) -> dict[str, Tensor]:
+def make_bank(model: Joint, vae: Any, held: SceneRows, count: int) -> dict[str, Tensor]:
     """Rows of scenes with ``latents``, what the base makes of them (``made``), and that decoded (``before``)."""
     parts: list[dict[str, Tensor]] = []
-    nothing = tokens(clip_tokenizer(), [""]).to(next(vae.parameters()).device)
+    nothing = tokenize(clip_tokenizer(), [""]).to(next(vae.parameters()).device)
     for _ in range(0, count, 24):
-        rows = held.drawn(24)
-        rows["latents"] = autoencoder.encoded(vae, rows["pictures"])
-        rows["made"] = denoised(model, rows["latents"], rows, nothing)
-        rows["before"] = autoencoder.decoded(vae, rows["made"]).clamp(-1, 1)
+        rows = held.draw(24)
+        rows["latents"] = autoencoder.encode(vae, rows["pictures"])
+        rows["made"] = denoise(model, rows["latents"], rows, nothing)
+        rows["before"] = autoencoder.decode(vae, rows["made"]).clamp(-1, 1)
         parts.append(rows)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def layers(sface: DifferentiableSFace, crops: Tensor) -> tuple[list[Tensor], Tensor]:
+def run_sface(sface: DifferentiableSFace, crops: Tensor) -> tuple[list[Tensor], Tensor]:
     """SFace's feature maps of the sides ``LAYERS``, and the vectors, of crops [B, 3, 112, 112] in 0..255."""
     found: dict[int, Tensor] = {}
 
@@ -135,7 +135,7 @@ class Teacher:
     def __init__(self, sface: DifferentiableSFace, pictures: Tensor, warps: Tensor) -> None:
         self._sface = sface
         with torch.no_grad():
-            seen, _ = layers(sface, decoded_crops(autoencoder.shown(pictures), warps, DifferentiableSFace.size))
+            seen, _ = run_sface(sface, decoded_crops(autoencoder.to_tensor(pictures), warps, DifferentiableSFace.size))
         self._judges = Discriminators(seen).to(pictures.device)
         self._optimiser = torch.optim.AdamW(self._judges.parameters(), 3e-4, (0.5, 0.99))
 
@@ -144,8 +144,8 @@ class Teacher:
         Args:
             before: what the decoder gave before; trust: weight of the discriminators, in 0..1.
         """
-        photos = autoencoder.shown(rows["pictures"])
-        face = (1.6 * autoencoder.around(rows["points"], photos.shape[-1])).clamp(0, 1)
+        photos = autoencoder.to_tensor(rows["pictures"])
+        face = (1.6 * autoencoder.face_weights(rows["points"], photos.shape[-1])).clamp(0, 1)
         coarse = F.interpolate(F.avg_pool2d(decoded - before, 4), scale_factor=4, mode="bilinear")
         losses = {"kept": ((1 - face) * (decoded - before).abs() + face * coarse.abs()).mean()}
         warps = rows["warps"].clone()
@@ -153,9 +153,9 @@ class Teacher:
         made, true = (decoded_crops(one, warps, DifferentiableSFace.size) for one in (decoded, photos))
         if torch.rand(()) < 0.5:
             made, true = made.flip(-1), true.flip(-1)
-        maps, vectors = layers(self._sface, made)
+        maps, vectors = run_sface(self._sface, made)
         with torch.no_grad():
-            wanted, _ = layers(self._sface, true)
+            wanted, _ = run_sface(self._sface, true)
         losses["discriminators"] = self._learn(wanted, true, [one.detach() for one in maps], made.detach())
         said = torch.stack([one.mean() for one in self._judges(maps, made)])
         losses["adversarial"] = -ADVERSARIAL * trust * said.mean()
@@ -182,12 +182,12 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
-    vae, sface = autoencoder.loaded(args.vae).requires_grad_(False).to(device), DifferentiableSFace().to(device)
-    held = Held(Pool(args.pool, 0, REAL), of_large_faces, device)  # files of the portraits' own faces
-    held.look()
+    vae, sface = autoencoder.load(args.vae).requires_grad_(False).to(device), DifferentiableSFace().to(device)
+    held = SceneRows(Pool(args.pool, 0, REAL), rows_of_large_faces, device)  # files of the portraits' own faces
+    held.load_new()
     model = Joint().to(device)
     model.load_state_dict(torch.load(args.state, map_location=device, weights_only=True)["ema"])
-    bank = bank_of(model.eval(), vae, held, args.count)
+    bank = make_bank(model.eval(), vae, held, args.count)
     print(f"{len(bank['made'])} latents made", flush=True)
     teacher = Teacher(sface, bank["pictures"][:16], bank["warps"][:16])
     decoder: nn.Module = vae.decoder.requires_grad_(True).train()
@@ -200,18 +200,18 @@ def train(args: argparse.Namespace) -> None:
         which = torch.randint(0, len(bank["made"]), (args.batch,), device=device)
         rows = {name: value[which] for name, value in bank.items()}
         own = (torch.arange(args.batch, device=device) < TRUE * args.batch)[:, None, None, None]
-        decoded = autoencoder.decoded(vae, torch.where(own, rows["latents"], rows["made"]))
-        before = torch.where(own, autoencoder.shown(rows["pictures"]), rows["before"])
+        decoded = autoencoder.decode(vae, torch.where(own, rows["latents"], rows["made"]))
+        before = torch.where(own, autoencoder.to_tensor(rows["pictures"]), rows["before"])
         losses = teacher(decoded, before, rows, min(1.0, max(0.0, (now.step - 60) / 100)))
         optimiser.zero_grad()
         torch.stack([loss for name, loss in losses.items() if name != "discriminators"]).sum().backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
-        average(ema, decoder, min(0.995, (1 + now.step) / (10 + now.step)))
+        update_average(ema, decoder, min(0.995, (1 + now.step) / (10 + now.step)))
         now.note(losses)
         now.spent = time.monotonic() - started
         if now.step % 50 == 1:
-            print(now.told(), flush=True)
+            print(now.describe(), flush=True)
         place = now.spent / (60 * args.minutes)
     decoder.load_state_dict(ema)
     torch.save(vae.eval().cpu().state_dict(), args.out)
@@ -219,7 +219,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path, required=True, help="of base.py")
+    parser.add_argument("--state", type=Path, required=True, help="of train_base.py")
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

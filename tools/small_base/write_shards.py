@@ -11,7 +11,7 @@ import numpy as np
 import webdataset
 
 from dp_adapter.training.data.sample import Sample
-from tools.small_base import mixing, portraits, scenes
+from tools.small_base import mixed_faces, portraits, scenes
 from tools.small_base.portraits import Portrait
 
 
@@ -20,19 +20,19 @@ def samples(people: Sequence[Portrait], count: int, seed: int) -> Iterator[Sampl
     random = np.random.default_rng(seed)
     made = 0
     while made < count:
-        plan = scenes.planned(random, people)
+        plan = scenes.draw_plan(random, people)
         if len(plan.people) != 1:
             continue
-        scene = scenes.composed(random, plan, people)
+        scene = scenes.compose(random, plan, people)
         portrait = people[plan.people[0].portrait]
-        rows, columns = np.nonzero(portraits.face_of(scene.labels))
+        rows, columns = np.nonzero(portraits.face_mask(scene.labels))
         if not len(rows):
             continue
         box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
         yield Sample(
             key=f"{made:06d}",
             person=portrait.person,
-            caption=scenes.caption(random, plan),
+            caption=scenes.write_caption(random, plan),
             picture=scene.picture,
             labels=scene.labels,
             box=box,
@@ -53,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     people = portraits.split(portraits.load(args.portraits))[0]
-    people += mixing.crowd(np.random.default_rng(args.seed), people, args.mixes)
+    people += mixed_faces.mix_people(np.random.default_rng(args.seed), people, args.mixes)
     with cast(Any, webdataset).TarWriter(str(args.out / "scenes-000000.tar")) as writer:
         for sample in samples(people, args.count, args.seed):
             writer.write(sample.to_record(lossless=True))

@@ -1,4 +1,4 @@
-"""Where the training of the autoencoder starts: weights that carry averaged colours through, and leave the rest free.
+"""Initial weights of the autoencoder: they carry averaged colours through, and leave the rest free to learn.
 
 ldm's GroupNorms have 32 groups whatever the width. With two or four channels a group they take the level of a plain
 colour away, and a small network needs thousands of steps to learn a way around. So the colours travel in groups whose

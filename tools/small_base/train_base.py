@@ -28,9 +28,9 @@ from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, embed_crops
 from dp_adapter.training.losses import clean_latents
-from tools.small_base import vae as autoencoder
-from tools.small_base.pool import Chunk, Held, Pool, tokens
-from tools.small_base.progress import Progress
+from tools.small_base import train_vae as autoencoder
+from tools.small_base.scene_pool import Pool, SceneRows, Scenes, tokenize
+from tools.small_base.training_progress import Progress
 from tools.tiny_base import tiny_pipeline
 
 UNET: dict[str, Any] = {
@@ -138,16 +138,16 @@ class Batch:
     large: Tensor
 
 
-class Batches(Held):
+class Batches(SceneRows):
     """Random scenes with captions and reference faces, from what the pool has so far, with latents for pictures."""
 
     def __init__(self, pool: Pool, vae: Any, device: torch.device) -> None:
-        super().__init__(pool, self._encoded, device)
+        super().__init__(pool, self._encode_pictures, device)
         self._vae = vae
-        self._nothing = tokens(clip_tokenizer(), [""])[0].to(device)
+        self._nothing = tokenize(clip_tokenizer(), [""])[0].to(device)
 
-    def _encoded(self, chunk: Chunk) -> dict[str, Tensor]:
-        known = vars(chunk) | {"latents": autoencoder.encoded(self._vae, chunk.pictures).half()}
+    def _encode_pictures(self, chunk: Scenes) -> dict[str, Tensor]:
+        known = vars(chunk) | {"latents": autoencoder.encode(self._vae, chunk.pictures).half()}
         return {name: value for name, value in known.items() if name != "pictures"}
 
     def next(self, count: int) -> Batch:
@@ -157,12 +157,12 @@ class Batches(Held):
         def chance(probability: float) -> Tensor:
             return torch.rand(count, device=device) < probability
 
-        known, row = self.drawn(count), torch.arange(count, device=device)
+        known, row = self.draw(count), torch.arange(count, device=device)
         two = known["vectors"][:, 1].any(-1)
         who = (two & chance(0.5)).long()
         caption = torch.randint(0, known["ids"].shape[1], (count,), device=device)
         faces = known["faces"].float()
-        gates = grown(faces[row, who][:, None])
+        gates = grow(faces[row, who][:, None])
         gates = torch.where((chance(EVERYWHERE) & ~two)[:, None, None, None], torch.ones_like(gates), gates)
         kept = ~chance(DROP_IDENTITY)
         noise = JITTER * torch.randn(count, FACE_DIM, device=device)
@@ -174,11 +174,11 @@ class Batches(Held):
             faces.sum(1, keepdim=True),
             known["vectors"][row, who],
             known["warps"][row, who],
-            kept & autoencoder.large(known["points"][row, who]),
+            kept & autoencoder.are_large(known["points"][row, who]),
         )
 
 
-def grown(mask: Tensor) -> Tensor:
+def grow(mask: Tensor) -> Tensor:
     """[..., h, w]: a mask's cells and their neighbours, feathered."""
     return F.avg_pool2d(F.max_pool2d(mask, 3, 1, 1), 3, 1, 1).clamp(0, 1)
 
@@ -189,7 +189,7 @@ def train(args: argparse.Namespace) -> None:
     Under ``torchrun`` each process has batches of its own, and gradients are averaged.
     """
     torch.set_num_threads(args.threads)
-    rank, ranks = joined()
+    rank, ranks = join_processes()
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
     model = Joint().to(device)
@@ -199,11 +199,11 @@ def train(args: argparse.Namespace) -> None:
     trained: nn.Module = DistributedDataParallel(model) if ranks > 1 else model
     ema = {key: value.clone() for key, value in model.state_dict().items()}
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
-    now = resumed(args.out / "state.pt", model, ema, optimiser)
+    now = resume(args.out / "state.pt", model, ema, optimiser)
     torch.manual_seed(args.seed + ranks * now.step + rank)
-    vae = autoencoder.loaded(args.vae).requires_grad_(False).to(device)
+    vae = autoencoder.load(args.vae).requires_grad_(False).to(device)
     batches, objective = Batches(Pool(args.pool, rank, ranks), vae, device), Objective(vae, args)
-    while not batches.look(8 * args.look):  # a start needs variety
+    while not batches.load_new(8 * args.look):  # a start needs variety
         time.sleep(2)
     clock = saved = time.monotonic()
     budget = 60.0 * args.minutes
@@ -217,20 +217,20 @@ def train(args: argparse.Namespace) -> None:
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        average(ema, model, min(args.ema, (1 + now.step) / (10 + now.step)))
+        update_average(ema, model, min(args.ema, (1 + now.step) / (10 + now.step)))
         now.note(losses)
         before, clock = clock, time.monotonic()
-        now.spent = agreed(now.spent + clock - before)
+        now.spent = broadcast_seconds(now.spent + clock - before)
         if now.step % 50 == 0:
-            files = batches.look(args.look)
+            files = batches.load_new(args.look)
             if rank == 0:
-                print(f"{now.told()}, {files} files", flush=True)
+                print(f"{now.describe()}, {files} files", flush=True)
         if rank == 0 and (clock - saved > 240 or now.spent >= budget):
-            keep(args.out / "state.pt", model, ema, optimiser, now)
+            save(args.out / "state.pt", model, ema, optimiser, now)
             clock = saved = time.monotonic()
 
 
-def joined() -> tuple[int, int]:
+def join_processes() -> tuple[int, int]:
     """This process's number and how many train; each has a core of its own, as threads of one process wait often."""
     if "RANK" not in os.environ:
         return 0, 1
@@ -242,7 +242,7 @@ def joined() -> tuple[int, int]:
     return rank, ranks
 
 
-def agreed(seconds: float) -> float:
+def broadcast_seconds(seconds: float) -> float:
     """The first process's seconds, so that all stop in the same step."""
     if not dist.is_initialized():
         return seconds
@@ -268,7 +268,7 @@ class Objective:
     def __call__(self, model: nn.Module, batch: Batch, liking: bool) -> dict[str, Tensor]:
         timesteps = self._timesteps(len(batch.latents))
         bar = self._bars[timesteps][:, None, None, None]
-        noise = spread_noise(batch.latents)
+        noise = draw_noise(batch.latents)
         noisy = (bar.sqrt() * batch.latents + (1 - bar).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16):
             made = model(noisy, timesteps, batch.ids, batch.references, batch.gates).float()
@@ -277,7 +277,7 @@ class Objective:
         if self._weight and liking:
             rows = (batch.large & (timesteps < self._below)).nonzero()[: max(1, len(noisy) // 8), 0]
             estimate = clean_latents(noisy[rows], made[rows], self._bars, timesteps[rows])
-            losses["likeness"] = self._weight * self._apart(estimate, batch.warps[rows], batch.vectors[rows])
+            losses["likeness"] = self._weight * self._distance(estimate, batch.warps[rows], batch.vectors[rows])
         return losses
 
     def _timesteps(self, count: int) -> Tensor:
@@ -286,14 +286,14 @@ class Objective:
         around = torch.randn(count, device=self._device).sigmoid()
         return (1000 * torch.where(torch.rand_like(place) < self._middle, around, place)).long().clamp(0, 999)
 
-    def _apart(self, latents: Tensor, warps: Tensor, vectors: Tensor) -> Tensor:
+    def _distance(self, latents: Tensor, warps: Tensor, vectors: Tensor) -> Tensor:
         if not len(latents):
             return latents.sum()
-        found = embed_crops(self._sface, autoencoder.decoded(self._vae, latents), warps)
+        found = embed_crops(self._sface, autoencoder.decode(self._vae, latents), warps)
         return 1 - F.cosine_similarity(found, vectors, dim=-1).mean()
 
 
-def spread_noise(like: Tensor) -> Tensor:
+def draw_noise(like: Tensor) -> Tensor:
     """White noise whose level moves with each channel and, less, with each quarter of a side.
 
     SD1.5's schedule leaves 0.5 % of a picture's variance at its noisiest step. Single cells are lost in it, but not the
@@ -308,12 +308,12 @@ def spread_noise(like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+def update_average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     pairs = [(ema[key], value) for key, value in model.state_dict().items() if value.is_floating_point()]
     get_ema_multi_avg_fn(decay)([pair[0] for pair in pairs], [pair[1] for pair in pairs], 0)
 
 
-def resumed(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
+def resume(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
     if not path.exists():
         return Progress()
     stored = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
@@ -323,7 +323,7 @@ def resumed(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: tor
     return Progress(stored["spent"], stored["step"])
 
 
-def keep(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer, now: Progress) -> None:
+def save(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer, now: Progress) -> None:
     part = path.with_suffix(".part")
     states = {"model": model.state_dict(), "ema": ema, "optimiser": optimiser.state_dict()}
     torch.save(states | {"spent": now.spent, "step": now.step}, part)
@@ -333,7 +333,7 @@ def keep(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--pool", type=Path, required=True, help="folder that pool.py fills")
+    parser.add_argument("--pool", type=Path, required=True, help="folder that scene_pool.py fills")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="of training in all; the learning rate falls at the end"

@@ -1,4 +1,4 @@
-"""New faces from two portraits each: a thousand people are few, and a network learns them by heart."""
+"""Mixes new faces from two portraits each, since a network learns a thousand people by heart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_embedding import SFace
-from tools.small_base.portraits import Floats, Portrait, face_of
+from tools.small_base.portraits import Floats, Portrait, face_mask
 
 SHARE = (0.35, 0.75)
 """Of the second face in the mixed one."""
@@ -22,13 +22,13 @@ MOVED = 0.025
 """Deviation of the ways by which eyes, nose, mouth and chin are moved, in widths of the face."""
 
 
-def crowd(random: np.random.Generator, people: Sequence[Portrait], count: int) -> list[Portrait]:
+def mix_people(random: np.random.Generator, people: Sequence[Portrait], count: int) -> list[Portrait]:
     """Portraits of people who do not exist, with the vectors that SFace gives them."""
     coloured, network = [p for p in people if not p.grey], SFace(threads=1)
     made: list[Portrait] = []
     while len(made) < count:
-        one, other = (reshaped(random, coloured[int(i)]) for i in random.integers(0, len(coloured), 2))
-        picture = blended(one, other, float(random.uniform(*SHARE)))
+        one, other = (reshape_features(random, coloured[int(i)]) for i in random.integers(0, len(coloured), 2))
+        picture = blend_faces(one, other, float(random.uniform(*SHARE)))
         if picture is None or one.person == other.person:
             continue
         x, y, width, height = one.box
@@ -47,7 +47,7 @@ def crowd(random: np.random.Generator, people: Sequence[Portrait], count: int) -
     return made
 
 
-def reshaped(random: np.random.Generator, portrait: Portrait) -> Portrait:
+def reshape_features(random: np.random.Generator, portrait: Portrait) -> Portrait:
     """The portrait with its features in slightly other places: eyes closer, a longer nose, a narrower mouth, …"""
     width, points = float(portrait.box[2]), portrait.points
     chin = points[3:].mean(0) + 0.45 * (points[3:].mean(0) - points[:2].mean(0))
@@ -72,13 +72,13 @@ def reshaped(random: np.random.Generator, portrait: Portrait) -> Portrait:
     )
 
 
-def blended(one: Portrait, other: Portrait, share: float) -> Floats | None:
+def blend_faces(one: Portrait, other: Portrait, share: float) -> Floats | None:
     """``one`` with ``share`` of the other's face laid over its own, in a tone between; None if they do not meet."""
     size = (one.picture.shape[1], one.picture.shape[0])
     known = np.hstack([other.points, np.ones((5, 1), np.float32)])
     move = np.linalg.lstsq(known, one.points, rcond=None)[0].T.astype(np.float32)  # [2, 3]
     moved = cv2.warpAffine(other.picture, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    own, others = face_of(one.labels), cv2.warpAffine(face_of(other.labels), move, size)
+    own, others = face_mask(one.labels), cv2.warpAffine(face_mask(other.labels), move, size)
     both = cv2.erode((own * others > 0.5).astype(np.float32), np.ones((5, 5)))
     cover = cv2.GaussianBlur(both, (0, 0), 3)[..., None]
     inside = cover[..., 0] > 0.5
