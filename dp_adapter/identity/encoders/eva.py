@@ -19,14 +19,13 @@ from dp_adapter.identity.faces.face import Floats
 if TYPE_CHECKING:
     import torch
 
-    from dp_adapter.identity.encoders.eva_net import EvaTower
+    from dp_adapter.identity.encoders.eva_net import EvaShape, EvaTower
 
 FOLDERS = ("clip_vision", "eva_clip", "clip", "pulid")  # A1111 and Forge, ComfyUI's PuLID nodes
 # huggingface_hub's folders: of the ControlNet extension's EVA-CLIP, of whatever else downloaded it.
 CACHED = "models--QuanSun--EVA-CLIP/snapshots"
 EXTENSIONS = ("sd-webui-controlnet-evaclip/models/" + CACHED, "sd-webui-controlnet/annotator/downloads/clip_vision")
 HUB = Path("~/.cache/huggingface/hub") / CACHED
-HIDDEN = (4, 8, 12, 16, 20)  # PuLID takes what comes out of this many blocks
 _PICKLES = (".pt", ".pth", ".bin")
 _HEAD = 64  # of all public towers; a narrower one is one head
 _ANCHOR = "blocks.0.attn.q_proj.weight"
@@ -42,41 +41,13 @@ _TIMM = (
 )
 
 
-@dataclass(frozen=True)
-class EvaShape:
-    """Sizes of a tower.
-
-    Attributes:
-        width: W; inner: of the feed-forward; depth: blocks; head: width d of an attention head.
-        patch: side of a patch in px; side: patches in a row; output: width of the image embedding.
-    """
-
-    width: int
-    inner: int
-    depth: int
-    head: int
-    patch: int
-    side: int
-    output: int
-
-    @property
-    def pixels(self) -> int:
-        """Side of the pictures it takes."""
-        return self.side * self.patch
-
-    @property
-    def tokens(self) -> int:
-        """Patches and the class token, L."""
-        return self.side**2 + 1
-
-
 @dataclass(frozen=True, eq=False)
 class EvaFeatures:
     """Of one picture.
 
     Args:
         pooled: image embedding [1, output], not normalised.
-        hidden: what comes out of `HIDDEN` blocks, [1, 5, L, W].
+        hidden: what comes out of five of its blocks, [1, 5, L, W].
     """
 
     pooled: torch.Tensor
@@ -171,6 +142,8 @@ def read_shape(path: Path) -> EvaShape:
     Raises:
         WeightsError: as `EvaVision`.
     """
+    from dp_adapter.identity.encoders.eva_net import HIDDEN, EvaShape
+
     shapes = _shapes(path)
     own = _own(shapes)
     try:

@@ -9,15 +9,44 @@ Shapes: n pictures, L tokens (the class token, then the patches by rows), W widt
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.identity.encoders.eva import HIDDEN, EvaShape
-
+HIDDEN = (4, 8, 12, 16, 20)  # PuLID takes what comes out of this many blocks
 _EPS = 1e-6
 _TRAINED_SIDE = 16  # positions are in patches of 224 px pictures, which the tower was trained on first
 _THETA = 10000.0
+
+
+@dataclass(frozen=True)
+class EvaShape:
+    """Sizes of a tower.
+
+    Attributes:
+        width: W; inner: of the feed-forward; depth: blocks; head: width d of an attention head.
+        patch: side of a patch in px; side: patches in a row; output: width of the image embedding.
+    """
+
+    width: int
+    inner: int
+    depth: int
+    head: int
+    patch: int
+    side: int
+    output: int
+
+    @property
+    def pixels(self) -> int:
+        """Side of the pictures it takes."""
+        return self.side * self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Patches and the class token, L."""
+        return self.side**2 + 1
 
 
 class EvaTower(nn.Module):
