@@ -19,10 +19,10 @@ from dp_adapter.identity.faces.face_quality import quality
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.identity.saved.saved_identity import EncoderView, SavedPhoto
 from dp_adapter.session.photos.reference_photos import SeenPhoto
+from dp_adapter.session.readers.clip import aligned
 from dp_adapter.session.readers.cut_outs import PARSED_CROP, PERSON_CROP, cut_parsed, cut_person
 from dp_adapter.session.readers.eva import encoded, outlines
 from dp_adapter.session.readers.face_parts import PARTS, hidden_parts
-from dp_adapter.session.readers.faces_and_clip import aligned
 from dp_adapter.session.readers.own_tower import id_embeds
 from dp_adapter.weights.checkpoint import OwnTower
 

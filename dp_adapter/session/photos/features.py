@@ -23,8 +23,8 @@ from dp_adapter.session.photos.latents import Latent
 from dp_adapter.session.photos.reference_photos import Known
 from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.photos.w_plus import Directions, require_kind
-from dp_adapter.session.readers import faces_and_clip, table
-from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values
+from dp_adapter.session.readers import clip, table
+from dp_adapter.session.readers.clip import Ask, Reading, Values
 from dp_adapter.settings import Settings, WPlus
 from dp_adapter.weights.checkpoint import Checkpoint
 
@@ -64,7 +64,7 @@ class FeatureReader:
     def detector(self, checkpoint: Checkpoint, variant: str) -> Detector:
         """ArcFace checkpoints were trained on insightface's own points; all others take the shipped detector."""
         if {"arcface", "arcface-raw"} & set(checkpoint.encoders):
-            return self._encoders.pack(faces_and_clip.pack_of(checkpoint, variant))
+            return self._encoders.pack(clip.pack_of(checkpoint, variant))
         return self._encoders.yunet
 
     def read(

@@ -12,7 +12,7 @@ from dp_adapter.identity.crops.person_cut_out import person_crop
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.photos.reference_photos import SeenPhoto
-from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, read_clip
+from dp_adapter.session.readers.clip import Ask, Reading, Values, read_clip
 from dp_adapter.weights.checkpoint import Encoder
 
 PERSON_CROP, PARSED_CROP = "person", "parsed"

@@ -11,7 +11,7 @@ from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
-from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, versions, zeros_of
+from dp_adapter.session.readers.clip import Ask, Reading, Values, versions, zeros_of
 
 PARTS = "parts"
 

@@ -11,7 +11,7 @@ from dp_adapter.errors import WeightsError
 from dp_adapter.identity.encoders.clip import preprocess
 from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import Remembered
-from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values, face_vector
+from dp_adapter.session.readers.clip import Ask, Reading, Values, face_vector
 from dp_adapter.weights.checkpoint import OwnTower
 from dp_adapter.weights.families import photomaker
 from dp_adapter.weights.files import open_weights

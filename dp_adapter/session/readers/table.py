@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dp_adapter.errors import WeightsError
-from dp_adapter.session.readers import cut_outs, face_parts, faces_and_clip, own_tower
-from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values
+from dp_adapter.session.readers import clip, cut_outs, face_parts, own_tower
+from dp_adapter.session.readers.clip import Ask, Reading, Values
 from dp_adapter.weights.checkpoint import Encoder
 
 READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
-    **faces_and_clip.READERS,
+    **clip.READERS,
     **cut_outs.READERS,
     "clip-parts": face_parts.read_clip_parts,
     "pixels": own_tower.read_pixels,
