@@ -39,28 +39,11 @@ class EncoderView:
             return raw
         return (raw / np.linalg.norm(raw)).astype(np.float32)
 
-    def clip(self, crop: str, part: str, width: int) -> tuple[str, Floats] | None:
-        """Name of a tower and its ``embeds`` or ``hidden`` of this crop, of this width."""
+    def find(self, prefix: str, suffix: str, width: int) -> tuple[str, Floats] | None:
+        """Name of a network with this prefix, and its vector with this suffix, of this width; the first by name."""
         for name, vector in sorted(self.vectors.items()):
-            tower, _, what = name.partition(f"/{crop}/")
-            if tower.startswith("clip/") and what == part and vector.shape[-1] == width:
-                return tower, vector
-        return None
-
-    def patches(self, width: int) -> tuple[str, Floats] | None:
-        """Name of a TransFace and its patch features, of this width."""
-        for name, vector in sorted(self.vectors.items()):
-            if name.startswith("transface/") and vector.shape[-1] == width:
-                return name.rpartition("/")[0], vector
-        return None
-
-    def eva(self, width: int) -> tuple[str, Floats, Floats] | None:
-        """Name of an EVA02-CLIP tower of this hidden width, its image embedding and its hidden states."""
-        for name, vector in sorted(self.vectors.items()):
-            tower, _, what = name.partition("/face/")
-            pooled = self.vectors.get(f"{tower}/face/pooled")
-            if tower.startswith("eva/") and what == "hidden" and vector.shape[-1] == width and pooled is not None:
-                return tower, pooled, vector
+            if name.startswith(prefix) and name.endswith(suffix) and vector.shape[-1] == width:
+                return name.removesuffix(suffix), vector
         return None
 
 
@@ -123,3 +106,8 @@ class SavedIdentity(Card):
     photos: tuple[SavedPhoto, ...]
     zeros: Mapping[str, Floats]
     notes: tuple[str, ...] = field(default=())
+
+
+def network_of(vector: str) -> str:
+    """The network of a vector: ``sface``, ``arcface/PACK``, ``clip/SIZES``."""
+    return "/".join(vector.split("/")[:2])

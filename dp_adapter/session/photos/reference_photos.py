@@ -24,7 +24,7 @@ from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.session.assembly.explanation import Photo
 from dp_adapter.session.photos.latents import LATENT, Latent, Latents
-from dp_adapter.session.photos.saved_photos import IDENTITY, Remembered, direction, remembered
+from dp_adapter.session.photos.saved_photos import IDENTITY, SavedReference, mean_direction, open_saved
 from dp_adapter.settings import FaceChoice, Reference, Settings
 
 Floats = NDArray[np.float32]
@@ -67,7 +67,7 @@ class SeenPhoto:
         )
 
 
-Known: TypeAlias = "SeenPhoto | Remembered"
+Known: TypeAlias = "SeenPhoto | SavedReference"
 
 
 def used(settings: Settings, identity: int) -> list[int]:
@@ -193,7 +193,7 @@ class ReferencePhotos:
             if reference.image.startswith(IDENTITY):
                 field = f"references[{number}].image"
                 saved = self.saved(reference.image, field)
-                seen += remembered(saved, field, reference.weight, detector.name, number)
+                seen += open_saved(saved, field, reference.weight, detector.name, number)
             elif (
                 not reference.image.startswith(LATENT)
                 and (one := self.look_at(settings, number, detector, notes)) is not None
@@ -249,7 +249,9 @@ class ReferencePhotos:
     def _like(self, field: str, source: str, detector: Detector) -> Floats:
         """The vector of the face to look for; its absence is no photo's fault, so it stops the job."""
         if source.startswith(IDENTITY):
-            return direction(self.saved(source, field), field, self._encoders.yunet.name, self._encoders.sface.name)
+            return mean_direction(
+                self.saved(source, field), field, self._encoders.yunet.name, self._encoders.sface.name
+            )
         target = self.read(source, field)
         faces = self.faces(target, detector)
         if not faces:
@@ -258,7 +260,7 @@ class ReferencePhotos:
 
     def judged(self, one: Known) -> Floats:
         """The shipped encoder's vector [128] of the chosen face, for comparing faces."""
-        if isinstance(one, Remembered):
+        if isinstance(one, SavedReference):
             return one.face(self._encoders.sface.name)
         return self.sface(one.picture, one.face)
 

@@ -1,261 +1,210 @@
-"""What each encoder sees in the photos of a person: readers of faces and of CLIP. ``readers`` has the whole table.
-
-A photo of a saved identity brings its vectors along; only photos that are here are encoded, and kept by content.
-"""
+"""The reader of CLIP, and the crops of a photo that it is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dp_adapter.cache import Cache
-from dp_adapter.identity.encoders.clip import ClipFeatures, ClipVision
-from dp_adapter.identity.encoders.encoder_pool import EncoderPool
-from dp_adapter.identity.encoders.transface import TransFace
+from dp_adapter.errors import SettingsError
+from dp_adapter.hints import command
+from dp_adapter.identity.crops.face_parts import part_pictures
+from dp_adapter.identity.crops.parsed_face import parsed_crop
+from dp_adapter.identity.crops.person_cut_out import person_crop
+from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.faces.face import norm_crop
-from dp_adapter.identity.faces.face_embedding import Encoder as FaceEncoder
+from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.pictures.picture_files import Picture, digest
-from dp_adapter.session.photos.latents import Latent
 from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
-from dp_adapter.session.photos.saved_photos import Remembered
-from dp_adapter.session.readers import eva
-from dp_adapter.weights.checkpoint import Checkpoint, Encoder
+from dp_adapter.session.photos.saved_photos import SavedReference
+from dp_adapter.session.readers.draft import ABSENT, Draft
+from dp_adapter.session.readers.reader import CachedEncoders, EncoderOutput, PhotoVectors, Reader, face_key
+from dp_adapter.weights.checkpoint import Encoder
 
 Part = Literal["embeds", "hidden"]
-Crop = Literal["face", "photo"]
-_CROP = 224  # what CLIP takes, and what the face variants were trained on
+_SIDE = 224  # what CLIP takes, and what the face variants were trained on
 _WHOLE_PICTURE = {"ip-adapter", "plus", "composition", "mip-adapter", "mip-adapter-plus", "consistentid"}
+_SHIPPED, _BUFFALO = "yunet", "insightface/buffalo_l"
+_UNCOND = "clip_hidden_uncond"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is asked of a reader.
+class ClipCrop:
+    """What CLIP is shown of a photo.
 
     Attributes:
-        need: the encoder, as the checkpoint names it.
-        variant: which of the families that share the checkpoint's keys it is.
-        latents: what is given in place of photos, for W+ adapters.
+        cut: makes it of a photo; None for the parts of the face, which are several pictures.
+        detectors: whose faces are saved: those of the checkpoints that take this crop.
+        outputs: of CLIP, that are saved.
+        unused: hidden widths of towers whose checkpoints take no such crop.
+        title: of what files that were saved before there was this crop lack.
     """
 
-    need: Encoder
-    seen: Sequence[Known]
-    checkpoint: Checkpoint
-    variant: str
-    latents: Sequence[Latent] = ()
-
-    @property
-    def width(self) -> int:
-        """Of the vectors that the checkpoint takes from this encoder."""
-        return self.checkpoint.features_width[self.need]
-
-    @property
-    def pack(self) -> str:
-        """The insightface pack whose networks the checkpoint was trained on."""
-        return pack_of(self.checkpoint, self.variant)
+    cut: Callable[[CachedEncoders, SeenPhoto], Picture] | None
+    detectors: tuple[str, ...]
+    outputs: tuple[Part, ...] = ("hidden",)
+    unused: tuple[int, ...] = ()
+    title: str = ""
 
 
-@dataclass(frozen=True)
-class Values:
-    """What one encoder saw in every photo.
-
-    Attributes:
-        name: of the encoder.
-        fields: by field of ``Features`` one tensor [1, ...] per photo.
-        constants: by field what is the same for all photos.
-        versions: of the encoder's file; more than one where saved vectors come from another.
-        notes: in words, what a user should know of how it saw them.
-    """
-
-    name: str
-    fields: Mapping[str, list[Tensor]]
-    versions: tuple[str, ...] = ()
-    constants: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    notes: tuple[str, ...] = ()
-
-    def doubts(self) -> list[str]:
-        if len(self.versions) < 2:
-            return [*self.notes]
-        return [
-            *self.notes,
-            f"The vectors of {self.name} come from different files of it. If these are different networks, save the "
-            "identity again.",
-        ]
+def cut_face(_encoders: CachedEncoders, photo: SeenPhoto) -> Picture:
+    """The chosen face, aligned, as CLIP's face variants take it."""
+    return norm_crop(photo.picture, photo.face.points, _SIDE)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The encoders, and what they saw already: tensors by content and encoder; ``large`` are some 12 MB each."""
-
-    encoders: EncoderPool
-    kept: Cache[Tensor]
-    large: Cache[Tensor] = field(default_factory=lambda: Cache[Tensor](32))
-
-    def forget(self) -> None:
-        self.kept.clear()
-        self.large.clear()
+def cut_person(encoders: CachedEncoders, photo: SeenPhoto) -> Picture:
+    """The person of the chosen face, as StoryMaker takes them."""
+    return _cut_once(
+        encoders, photo, "person", lambda parser: person_crop(photo.picture, photo.face, photo.faces, parser)
+    )
 
 
-def read_faces(reading: Reading, ask: Ask) -> Values:
-    """``faceid`` [1, e] of a face encoder: ArcFace as the checkpoint wants it, or SFace."""
-    encoder: FaceEncoder = reading.encoders.sface
-    if ask.need != "sface":
-        encoder = reading.encoders.arcface(ask.pack, normed=ask.need == "arcface")
-    kind = encoder.name.removesuffix("/normed").removesuffix("/raw")
-    vectors = [
-        torch.as_tensor(one.face(encoder.name))[None]
-        if isinstance(one, Remembered)
-        else face_vector(reading, encoder, one)
-        for one in ask.seen
-    ]
-    return Values(encoder.name, {"faceid": vectors}, versions(ask.seen, kind, lambda: encoder.version))
+def cut_parsed(encoders: CachedEncoders, photo: SeenPhoto) -> Picture:
+    """The chosen face without its background, as MasterWeaver takes it."""
+    return _cut_once(encoders, photo, "parsed", lambda parser: parsed_crop(photo.picture, photo.face, parser))
 
 
-def read_clip_embeds(reading: Reading, ask: Ask) -> Values:
-    """``image_embeds`` [1, c] of the tower that has this projection width."""
-    name, vectors, seen_versions, _ = read_clip(reading, ask, _crop_of(ask), "embeds")
-    return Values(name, {"image_embeds": vectors}, seen_versions)
-
-
-def read_clip_hidden(reading: Reading, ask: Ask) -> Values:
-    """``clip_hidden`` [1, L, c] of the tower that has this width, and of a black picture."""
-    name, vectors, seen_versions, zeros = read_clip(reading, ask, _crop_of(ask), "hidden")
-    assert zeros is not None
-    return Values(name, {"clip_hidden": vectors}, seen_versions, {"clip_hidden_uncond": zeros})
-
-
-def read_transface(reading: Reading, ask: Ask) -> Values:
-    """``face_patches`` [1, L, c] of TransFace; it and the parser are only asked where a photo is here."""
-    here = any(isinstance(one, SeenPhoto) for one in ask.seen)
-    network = reading.encoders.transface() if here else None
-    name = kind = "" if network is None else network.kind
-    vectors: list[Tensor] = []
-    for one in ask.seen:
-        if isinstance(one, Remembered):
-            kind, vector = one.patches(ask.width)
-            name = name or kind
-            vectors.append(torch.as_tensor(vector)[None])
-        else:
-            assert network is not None
-            vectors.append(_patches(reading, network, one))
-    return Values(name, {"face_patches": vectors}, versions(ask.seen, kind, lambda: network.version if network else ""))
-
-
-def read_eva(reading: Reading, ask: Ask) -> Values:
-    """``eva_pooled`` [1, c] and ``eva_hidden`` [1, 5, L, w] of the tower whose hidden states have this width."""
-    tower = reading.encoders.eva(ask.width) if any(isinstance(one, SeenPhoto) for one in ask.seen) else None
-    name, kind = ("", "") if tower is None else (tower.name, tower.kind)
-    pooled: list[Tensor] = []
-    hidden: list[Tensor] = []
-    for one in ask.seen:
-        if isinstance(one, Remembered):
-            kind, *saved = one.eva(ask.width)
-            name = name or kind
-            whole, states = (torch.as_tensor(vector)[None] for vector in saved)
-        else:
-            assert tower is not None
-            whole, states = eva.kept(reading.kept, reading.large, reading.encoders, tower, one)
-        pooled.append(whole)
-        hidden.append(states)
-    notes = () if tower is None else eva.outlines(reading.encoders)
-    of = versions(ask.seen, kind, lambda: tower.version if tower else "")
-    return Values(name, {"eva_pooled": pooled, "eva_hidden": hidden}, of, notes=notes)
-
-
-READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
-    "arcface": read_faces,
-    "arcface-raw": read_faces,
-    "sface": read_faces,
-    "clip-embeds": read_clip_embeds,
-    "clip-hidden": read_clip_hidden,
-    "transface": read_transface,
-    "eva": read_eva,
+# No checkpoint takes CLIP's features of the faces that antelopev2 frames, and these are the most of a file.
+CROPS: Mapping[str, ClipCrop] = {
+    "face": ClipCrop(cut_face, (_SHIPPED, _BUFFALO), ("embeds", "hidden")),
+    "photo": ClipCrop(lambda _, photo: photo.picture, (_SHIPPED,), ("embeds", "hidden")),
+    "person": ClipCrop(cut_person, (_BUFFALO,), unused=(1024, 1664), title="the cut-out person"),
+    "parsed": ClipCrop(cut_parsed, (_SHIPPED,), unused=(1280, 1664), title="the face without its background"),
+    "parts": ClipCrop(None, (_BUFFALO,), unused=(1024, 1664), title="the parts of the face"),
 }
 
 
-def pack_of(checkpoint: Checkpoint, variant: str) -> str:
-    """InstantID shares its keys with a FaceID checkpoint, but was trained on another pack."""
-    return "antelopev2" if variant == "instantid" else checkpoint.pack
+class _Use(NamedTuple):
+    """The field of ``Features`` that CLIP's output goes to; the crop where the encoder's name says it."""
+
+    field: str
+    output: Part = "hidden"
+    crop: str = ""
 
 
-def aligned(one: SeenPhoto) -> Picture:
-    """The chosen face as CLIP's face variants take it."""
-    return norm_crop(one.picture, one.face.points, _CROP)
+_USES: Mapping[Encoder, _Use] = {
+    "clip-embeds": _Use("image_embeds", "embeds"),  # [1, c]
+    "clip-hidden": _Use("clip_hidden"),  # [1, L, c], as all below
+    "clip-person": _Use("clip_person", crop="person"),
+    "clip-parsed": _Use("clip_hidden", crop="parsed"),
+    "clip-parts": _Use("clip_parts", crop="parts"),  # but this: [1, P, L, c] of the photo with one part of the face
+}
 
 
-def _whole(one: SeenPhoto) -> Picture:
-    return one.picture
+class ClipReader(Reader[ClipVision]):
+    """A field of ``Features`` that is CLIP's, of one crop, and for ``clip_hidden`` also that of a black picture."""
+
+    @property
+    def use(self) -> _Use:
+        return _USES[self.need.encoder]
+
+    @property
+    def crop(self) -> str:
+        """The aligned face, or the whole photo for the variants that were trained on whole pictures."""
+        whole = {self.need.variant, self.need.checkpoint.family} & _WHOLE_PICTURE
+        return self.use.crop or ("photo" if whole else "face")
+
+    def find(self) -> ClipVision:
+        return self.encoders.pool.clip(**{"projection" if self.use.output == "embeds" else "hidden": self.need.width})
+
+    def live(self, photo: SeenPhoto) -> PhotoVectors:
+        vector = _encode_once(self.encoders, self.network, self.crop, photo, self.use.output)
+        return self._vectors(self.network.name, vector, lambda: _zeros(self.encoders, self.network))
+
+    def saved(self, photo: SavedReference) -> PhotoVectors:
+        output, width, title = self.use.output, self.need.width, CROPS[self.crop].title
+        found = photo.view.find("clip/", f"/{self.crop}/{output}", width)
+        if found is None and title and photo.view.find("clip/", f"/face/{output}", width) is not None:
+            problem = f"the saved identity '{photo.identity}' has no vectors of {title}, which this model takes"
+            raise SettingsError(photo.field, problem, "Save the identity again from its photos.")
+        if found is None or found[0] not in photo.zeros:
+            which = f"{'projection' if output == 'embeds' else 'hidden'} width {width}"
+            hint = f"Put that encoder into models/clip_vision ({command('models get clip-vit-h')})"
+            raise photo.lacking(f"a CLIP vision encoder with {which}", hint)
+        tower, vector = found
+        return self._vectors(tower, torch.as_tensor(vector), lambda: torch.as_tensor(photo.zeros[tower])[None])
+
+    @classmethod
+    def store(cls, draft: Draft, encoders: CachedEncoders) -> None:
+        for tower in encoders.pool.towers():
+            try:
+                draft.zeros[tower.kind] = tower.zeros().hidden[0].numpy()
+            except ABSENT as error:
+                draft.leave_out(tower.kind, error)
+                continue
+            for detector, photo, vectors in draft.faces():
+                for name, crop in CROPS.items():
+                    if detector in crop.detectors and tower.shape.hidden_size not in crop.unused:
+                        seen = _encode(encoders, tower, name, photo)
+                        vectors |= {f"{tower.kind}/{name}/{part}": seen[part].numpy() for part in crop.outputs}
+            draft.versions[tower.kind] = tower.version
+
+    def version(self) -> str:
+        return self.network.version
+
+    def read(self, photos: Sequence[Known]) -> EncoderOutput:
+        output = super().read(photos)
+        return output if self.use.field != "clip_parts" else _without_absent_parts(output, photos)
+
+    def _vectors(self, tower: str, vector: Tensor, zeros: Callable[[], Tensor]) -> PhotoVectors:
+        uncond = {_UNCOND: zeros()} if self.use.field in {"clip_hidden", "clip_parts"} else {}
+        return PhotoVectors(tower, {self.use.field: vector[None]}, uncond)
 
 
-_CROPS: Mapping[str, Callable[[SeenPhoto], Picture]] = {"face": aligned, "photo": _whole}
+def _without_absent_parts(output: EncoderOutput, photos: Sequence[Known]) -> EncoderOutput:
+    """``clip_parts`` with what CLIP sees in a black picture for the parts that a photo does not show, zeros till then.
 
-
-def read_clip(
-    reading: Reading, ask: Ask, crop: str, part: Part, make: Callable[[SeenPhoto], Picture] | None = None
-) -> tuple[str, list[Tensor], tuple[str, ...], Tensor | None]:
-    """``part`` of CLIP's features of a crop of every photo; the tower is only asked where a photo is here.
-
-    Args:
-        crop: its name, under which saved identities keep the vectors; make: cuts it out of a photo.
-
-    Returns:
-        The tower's name, a tensor [1, ...] per photo, versions, and ``hidden`` of a black picture [1, L, c].
+    Raises:
+        SettingsError: saved vectors are not of this tower.
     """
-    cut = make or _CROPS[crop]
-    tower = None
-    if any(isinstance(one, SeenPhoto) for one in ask.seen):
-        tower = reading.encoders.clip(**{"projection" if part == "embeds" else "hidden": ask.width})
-    name, kind = ("", "") if tower is None else (tower.name, tower.kind)
-    zeros = None if tower is None or part == "embeds" else zeros_of(reading, tower)
-    vectors: list[Tensor] = []
-    for one in ask.seen:
-        if isinstance(one, Remembered):
-            kind, vector = one.clip(crop, part, ask.width)
-            name = name or kind
-            zeros = torch.as_tensor(one.zeros[kind])[None] if zeros is None else zeros
-            vectors.append(torch.as_tensor(vector)[None])
-        else:
-            assert tower is not None
-            vectors.append(_clip(reading, tower, cut(one), part))
-    return name, vectors, versions(ask.seen, kind, lambda: tower.version if tower else ""), zeros
+    black = output.constants[_UNCOND]  # [1, L, c]
+    parts: list[Tensor] = []
+    for photo, vectors in zip(photos, output.fields["clip_parts"], strict=True):
+        if isinstance(photo, SavedReference) and vectors.shape[2:] != black.shape[1:]:
+            problem = f"its vectors of {output.encoder} have another size than those of a black picture"
+            raise SettingsError(photo.field, problem, "Save the identity again.")
+        shown = vectors.flatten(2).any(2)[..., None, None]  # [1, P, 1, 1]
+        parts.append(torch.where(shown, vectors, black))
+    return replace(output, fields={"clip_parts": parts}, constants={})
 
 
-def versions(seen: Sequence[Known], kind: str, live: Callable[[], str]) -> tuple[str, ...]:
-    """Versions of the encoder that the vectors come from; looked up only where there can be more than one."""
-    saved = {one.versions.get(kind, "") for one in seen if isinstance(one, Remembered)}
-    mixed = saved and any(isinstance(one, SeenPhoto) for one in seen)
-    return tuple(sorted(saved | ({live()} if mixed else set())))
+def _encode(encoders: CachedEncoders, tower: ClipVision, crop: str, photo: SeenPhoto) -> dict[Part, Tensor]:
+    """``embeds`` [P] and ``hidden`` [L, c] of a crop; of the parts of the face ``hidden`` [P, L, c] alone."""
+    cut = CROPS[crop].cut
+    if cut is None:
+        return {"hidden": _encode_parts(encoders.pool.parser, tower, photo)}
+    features = tower.encode(cut(encoders, photo))
+    return {"embeds": features.image_embeds[0], "hidden": features.hidden[0]}
 
 
-def _crop_of(ask: Ask) -> Crop:
-    """The aligned face, or the whole photo for the variants that were trained on whole pictures."""
-    return "photo" if ask.variant in _WHOLE_PICTURE or ask.checkpoint.family in _WHOLE_PICTURE else "face"
+def _encode_parts(parser: FaceParser, tower: ClipVision, photo: SeenPhoto) -> Tensor:
+    """CLIP's hidden states of every part of the face [P, L, c]; zeros for a part that the photo does not show."""
+    pictures = part_pictures(photo.picture, photo.face, parser.parse(photo.picture, photo.face))
+    nothing = torch.zeros(tower.shape.tokens, tower.shape.hidden_size)
+    return torch.stack([nothing if part is None else tower.encode(part).hidden[0] for part in pictures])
 
 
-def face_vector(reading: Reading, encoder: FaceEncoder, one: SeenPhoto) -> Tensor:
-    """[1, e] of the chosen face."""
-    key = (one.digest, one.treated, one.face.box.tobytes(), encoder.name)
-    return reading.kept.get(key, lambda: torch.as_tensor(encoder.embed(one.picture, one.face)).float()[None])
+def _encode_once(encoders: CachedEncoders, tower: ClipVision, crop: str, photo: SeenPhoto, part: Part) -> Tensor:
+    """One of `_encode`, from the cache where it is there."""
+    cut = CROPS[crop].cut
+    if cut is None:
+        key, cache = (*face_key(photo), tower.name, encoders.pool.parser.name), encoders.large
+    else:
+        key, cache = (digest(cut(encoders, photo)), tower.name, part), encoders.small
+    return cache.get(key, lambda: _encode(encoders, tower, crop, photo)[part])
 
 
-def _patches(reading: Reading, network: TransFace, one: SeenPhoto) -> Tensor:
-    parser = reading.encoders.parser
-    key = (one.digest, one.treated, one.face.box.tobytes(), network.name, parser.name)
-    return reading.kept.get(key, lambda: network.encode(one.picture, one.face, parser.parse(one.picture, one.face)))
-
-
-def _clip(reading: Reading, tower: ClipVision, crop: Picture, part: Part) -> Tensor:
-    key = (digest(crop), tower.name, part)
-    return reading.kept.get(key, lambda: _part(tower.encode(crop), part).cpu().float())
-
-
-def zeros_of(reading: Reading, tower: ClipVision) -> Tensor:
+def _zeros(encoders: CachedEncoders, tower: ClipVision) -> Tensor:
     """CLIP's hidden states [1, L, c] of a black picture."""
-    return reading.kept.get(("zeros", tower.name), lambda: tower.zeros().hidden.cpu().float())
+    return encoders.small.get(("zeros", tower.name), lambda: tower.zeros().hidden)
 
 
-def _part(features: ClipFeatures, part: Part) -> Tensor:
-    return features.image_embeds if part == "embeds" else features.hidden
+def _cut_once(encoders: CachedEncoders, photo: SeenPhoto, crop: str, cut: Callable[[FaceParser], Picture]) -> Picture:
+    """A crop from the cache where it is there: parsing takes longer than looking it up."""
+    parser = encoders.pool.parser
+    key = (*face_key(photo), parser.name, crop)
+    return np.asarray(encoders.small.get(key, lambda: torch.as_tensor(cut(parser))), np.uint8)

@@ -103,9 +103,9 @@ def test_vectors_by_what_a_checkpoint_takes() -> None:
     assert np.array_equal(normed, raw / np.linalg.norm(raw))
     yunet = views["yunet"]
     assert yunet.face("arcface/buffalo_l/normed") is None
-    found = yunet.clip("face", "hidden", 40)
+    found = yunet.find("clip/", "/face/hidden", 40)
     assert found is not None and found[0] == "clip/40x2x24" and found[1].shape == (5, 40)
-    assert yunet.clip("face", "hidden", 24) is None and yunet.clip("photo", "hidden", 40) is None
+    assert yunet.find("clip/", "/face/hidden", 24) is None and yunet.find("clip/", "/photo/hidden", 40) is None
 
 
 def test_eva_clips_hidden_states_are_kept_in_half_precision(library: IdentityLibrary) -> None:
@@ -115,12 +115,13 @@ def test_eva_clips_hidden_states_are_kept_in_half_precision(library: IdentityLib
         view = replace(one.views["yunet"], vectors={name + "pooled": pooled, name + "hidden": values})
         made = replace(someone(digests="a"), photos=(replace(one, views={**one.views, "yunet": view}),))
         library.save(made, replace=True)
-        back = library.load("Anna").photos[0].views["yunet"].eva(32)
-        assert back is not None and back[0] == "eva/32x21x24" and np.array_equal(back[1], pooled)
-        assert back[2].dtype == np.float32 and np.allclose(back[2], values, rtol=1e-3, atol=1e-3)
+        view = library.load("Anna").photos[0].views["yunet"]
+        back = view.find("eva/", "/face/hidden", 32)
+        assert back is not None and back[0] == "eva/32x21x24" and np.array_equal(view.vectors[name + "pooled"], pooled)
+        assert back[1].dtype == np.float32 and np.allclose(back[1], values, rtol=1e-3, atol=1e-3)
         library.save(replace(library.load("Anna"), name="Copy"), replace=True)
-        copy = library.load("Copy").photos[0].views["yunet"].eva(32)
-        assert copy is not None and np.array_equal(copy[2], back[2]), "nothing more is lost when it is saved again"
+        copy = library.load("Copy").photos[0].views["yunet"].find("eva/", "/face/hidden", 32)
+        assert copy is not None and np.array_equal(copy[1], back[1]), "nothing more is lost when it is saved again"
 
 
 def test_the_digest_is_the_contents(library: IdentityLibrary) -> None:
