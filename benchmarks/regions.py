@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 
 from benchmarks import scenes
-from dp_adapter.identity.faces.detection_scales import iou
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.multiscale_detection import iou
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 

@@ -34,7 +34,7 @@ class FaceNetwork(Protocol):
 
 
 class DifferentiableSFace(nn.Module):
-    """The shipped SFace, as ``identity.faces.face_embedding.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
+    """The shipped SFace, as ``identity.faces.face_encoders.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
 
     Args:
         path: another SFace file; the shipped one when None.

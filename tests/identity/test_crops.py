@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.crops.parsed_face import ffhq_square, parsed_crop
+from dp_adapter.identity.crops.face_without_background import ffhq_square, parsed_crop
 from dp_adapter.identity.crops.person_cut_out import person_crop, person_mask
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face

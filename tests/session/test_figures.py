@@ -13,7 +13,7 @@ import torch
 
 from dp_adapter.core.types import Features
 from dp_adapter.errors import PictureError, SettingsError, WeightsError
-from dp_adapter.identity.crops.parsed_face import parsed_crop
+from dp_adapter.identity.crops.face_without_background import parsed_crop
 from dp_adapter.identity.crops.person_cut_out import person_crop
 from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS

@@ -14,7 +14,7 @@ from dp_adapter.errors import FaceError, WeightsError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Face, Floats
-from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.faces.face_encoders import Encoder
 from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.identity.saved.identity_library import IdentityLibrary

@@ -17,7 +17,7 @@ from dp_adapter.identity.encoders.eva import EvaVision, candidates
 from dp_adapter.identity.encoders.shipped_networks import providers_for
 from dp_adapter.identity.encoders.transface import TransFace
 from dp_adapter.identity.faces.detector import Detector, YuNet
-from dp_adapter.identity.faces.face_embedding import Encoder, SFace
+from dp_adapter.identity.faces.face_encoders import Encoder, SFace
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.faces.facexlib_parsing import find_parser
 from dp_adapter.identity.faces.insightface_packs import ArcFace, InsightFace

@@ -19,8 +19,8 @@ from dp_adapter.errors import CatalogError, MissingDependencyError
 from dp_adapter.hints import command
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.encoders.shipped_networks import CPU
-from dp_adapter.identity.faces.detection_scales import CANVAS, clip_face, sweep
 from dp_adapter.identity.faces.face import Face, Floats, norm_crop
+from dp_adapter.identity.faces.multiscale_detection import CANVAS, clip_face, sweep
 from dp_adapter.identity.pictures.picture_files import Picture
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.faces.detection_scales import distinct, iou
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.faces.landmark_regions import FACE, Oval, frame, oval_mask
+from dp_adapter.identity.faces.multiscale_detection import distinct, iou
 from dp_adapter.identity.faces.preview_net import PreviewNetwork
 from dp_adapter.identity.pictures.picture_files import Picture
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from dp_adapter.identity.encoders.shipped_networks import CPU, PREVIEW, open_network, shipped
-from dp_adapter.identity.faces.detection_scales import distinct
 from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.multiscale_detection import distinct
 from dp_adapter.identity.pictures.picture_files import Picture
 
 if TYPE_CHECKING:

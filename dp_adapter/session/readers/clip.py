@@ -13,7 +13,7 @@ from torch import Tensor
 from dp_adapter.errors import SettingsError
 from dp_adapter.hints import command
 from dp_adapter.identity.crops.face_parts import part_pictures
-from dp_adapter.identity.crops.parsed_face import parsed_crop
+from dp_adapter.identity.crops.face_without_background import parsed_crop
 from dp_adapter.identity.crops.person_cut_out import person_crop
 from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.faces.face import norm_crop

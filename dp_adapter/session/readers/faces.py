@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
-from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.faces.face_encoders import Encoder
 from dp_adapter.identity.saved.saved_identity import network_of
 from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import SavedReference

@@ -12,7 +12,7 @@ import numpy as np
 from dp_adapter.errors import PictureError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face, Floats, choose
-from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.faces.face_encoders import Encoder
 from dp_adapter.identity.faces.face_parsing import CROP, FaceParser
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 

@@ -17,7 +17,7 @@ from dp_adapter.errors import CatalogError, MissingDependencyError, PictureError
 from dp_adapter.identity.crops.person_cut_out import nearer
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import TEMPLATE, Face, Floats
-from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, OTHERS, Parser
 from dp_adapter.identity.faces.face_quality import Quality, quality
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture

@@ -9,9 +9,9 @@ import pytest
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.encoders import shipped_networks as shipped_module
 from dp_adapter.identity.encoders.shipped_networks import YUNET, open_network, shipped
-from dp_adapter.identity.faces.detection_scales import distinct, iou, sweep
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.multiscale_detection import distinct, iou, sweep
 from dp_adapter.identity.pictures.picture_files import Picture
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks import scenes
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.faces.detection_scales import iou
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.face_parsing import PARTS, Parser
+from dp_adapter.identity.faces.multiscale_detection import iou
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.faces.preview_net import PreviewNetwork
 from dp_adapter.identity.pictures.picture_files import Picture

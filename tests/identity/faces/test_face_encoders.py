@@ -9,7 +9,7 @@ from dp_adapter.identity.encoders.shipped_networks import SFACE, shipped
 from dp_adapter.identity.faces.combine_photos import agreement, combine
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Floats, choose, norm_crop
-from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.pictures.picture_files import Picture
 
 
