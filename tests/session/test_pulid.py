@@ -15,7 +15,7 @@ from dp_adapter.identity.encoders import eva
 from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
 from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
-from dp_adapter.identity.saved.saved_identity import EncoderView
+from dp_adapter.identity.saved.saved_identity import FaceView
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.assembly.checkpoint_choices import Way, way_of
 from dp_adapter.session.readers.eva import OTHER_PARSER
@@ -207,7 +207,7 @@ def test_an_identity_saved_without_the_tower(root: Path, request_of: Request, pe
 def test_an_eva_tower_is_not_taken_for_clips(root: Path, request_of: Request) -> None:
     """CLIP-L's hidden states are as wide as EVA02-CLIP-L's."""
     saved = Session([root], True).save_identity("Anna", request_of())
-    view: EncoderView = saved.photos[0].views["insightface/antelopev2"]
+    view: FaceView = saved.photos[0].views["insightface/antelopev2"]
     hidden = "/face/hidden"
     assert view.find("eva/", hidden, tiny_pulid.EVA) and view.find("eva/", hidden, tiny_pulid.EVA + 1) is None
     assert view.find("clip/", hidden, tiny_pulid.EVA) is None

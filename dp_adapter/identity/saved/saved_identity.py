@@ -12,7 +12,7 @@ from dp_adapter.identity.faces.face_quality import Quality
 
 
 @dataclass(frozen=True, eq=False)
-class EncoderView:
+class FaceView:
     """The face of one photo as one detector framed it, and what encoders saw in it.
 
     Args:
@@ -59,9 +59,9 @@ class SavedPhoto:
 
     digest: str
     weight: float
-    views: Mapping[str, EncoderView]
+    views: Mapping[str, FaceView]
 
-    def view(self, detector: str) -> EncoderView | None:
+    def view(self, detector: str) -> FaceView | None:
         """A detector's view, with what was seen of the whole photo: that needs no face, and lies in one view alone."""
         view = self.views.get(detector)
         if view is None:
@@ -73,7 +73,7 @@ class SavedPhoto:
 
 
 @dataclass(frozen=True, eq=False)
-class Card:
+class IdentityHeader:
     """What a list of identities shows.
 
     Args:
@@ -94,7 +94,7 @@ class Card:
 
 
 @dataclass(frozen=True, eq=False)
-class SavedIdentity(Card):
+class SavedIdentity(IdentityHeader):
     """A whole identity.
 
     Args:

@@ -96,8 +96,8 @@ class FeatureReader:
                 alike = agreement(torch.cat(output.fields["faceid"]).numpy())
                 agreements = [round(float(x), 3) for x in alike]
             notes += output.notes
-        notes += self._encoders.pool.placement.told()
-        photos = tuple(one.described(alike) for one, alike in zip(sources, agreements, strict=True))
+        notes += self._encoders.pool.placement.take_notes()
+        photos = tuple(one.describe(alike) for one, alike in zip(sources, agreements, strict=True))
         notes += [
             f"{naming.begun(photo.name)} looks like somebody else: its likeness to the other photos is "
             f"{photo.agreement:.2f}."
@@ -105,7 +105,7 @@ class FeatureReader:
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
         if by_latents:
-            fields["w_plus"] = self._directions.moved(fields["w_plus"], settings.w_plus)
+            fields["w_plus"] = self._directions.move(fields["w_plus"], settings.w_plus)
         elif settings.w_plus != WPlus():
             notes.append("StyleGAN moves do nothing here: they are for W+ adapters.")
         return Person(

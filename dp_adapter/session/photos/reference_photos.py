@@ -19,7 +19,7 @@ from dp_adapter.identity.faces.face import Choice, Face, choose
 from dp_adapter.identity.faces.face_quality import Quality, quality
 from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.pictures.picture_files import Coverage, Picture, digest, load, load_mask, load_picture
-from dp_adapter.identity.pictures.picture_sources import embedded, read_as
+from dp_adapter.identity.pictures.picture_sources import decode_inline, read_as
 from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.session.assembly.explanation import Photo
@@ -51,7 +51,7 @@ class SeenPhoto:
     number: int = 0
     treated: str = ""
 
-    def described(self, agreement: float | None) -> Photo:
+    def describe(self, agreement: float | None) -> Photo:
         x1, y1, x2, y2 = self.face.box.tolist()
         chosen = next(i for i, face in enumerate(self.faces) if np.array_equal(face.box, self.face.box))
         score = round(self.quality.score, 3)
@@ -138,7 +138,7 @@ class ReferencePhotos:
             PictureError: it is no picture, or only names one; says which field.
         """
         try:
-            data = embedded(source)
+            data = decode_inline(source)
             if data is None:
                 raise PictureError(
                     "a picture in a request must be base64 or a data URL", "Paths are not read from requests."

@@ -64,7 +64,7 @@ def embedded(
         cached = CachedEncoders(encoders)
         for reader in dict.fromkeys(READERS.values()):
             reader.store(draft, cached)
-    draft.notes += encoders.placement.told()
+    draft.notes += encoders.placement.take_notes()
     kept = _common([photo.saved() for photo in draft.photos] + copied)
     networks = {network_of(vector) for view in kept[0].views.values() for vector in view.vectors}
     absent = sorted(set(draft.versions) - networks)

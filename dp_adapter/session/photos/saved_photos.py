@@ -10,7 +10,7 @@ import numpy as np
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import Quality
-from dp_adapter.identity.saved.saved_identity import EncoderView, SavedIdentity, network_of
+from dp_adapter.identity.saved.saved_identity import FaceView, SavedIdentity, network_of
 from dp_adapter.session.assembly.explanation import Photo
 
 IDENTITY = "identity:"
@@ -35,7 +35,7 @@ class SavedReference:
     identity: str
     digest: str
     weight: float
-    view: EncoderView
+    view: FaceView
     zeros: Mapping[str, Floats]
     versions: Mapping[str, str]
     number: int = 0
@@ -45,7 +45,7 @@ class SavedReference:
     def quality(self) -> Quality:
         return self.view.quality
 
-    def described(self, agreement: float | None) -> Photo:
+    def describe(self, agreement: float | None) -> Photo:
         view = self.view
         return Photo(
             digest=self.digest[:16],

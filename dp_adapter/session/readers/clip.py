@@ -13,8 +13,8 @@ from torch import Tensor
 from dp_adapter.errors import SettingsError
 from dp_adapter.hints import command
 from dp_adapter.identity.crops.face_parts import part_pictures
-from dp_adapter.identity.crops.face_without_background import parsed_crop
-from dp_adapter.identity.crops.person_cut_out import person_crop
+from dp_adapter.identity.crops.face_without_background import crop_parsed_face
+from dp_adapter.identity.crops.person_cut_out import cut_out_person
 from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.identity.faces.face_parsing import FaceParser
@@ -59,13 +59,13 @@ def cut_face(_encoders: CachedEncoders, photo: SeenPhoto) -> Picture:
 def cut_person(encoders: CachedEncoders, photo: SeenPhoto) -> Picture:
     """The person of the chosen face, as StoryMaker takes them."""
     return _cut_once(
-        encoders, photo, "person", lambda parser: person_crop(photo.picture, photo.face, photo.faces, parser)
+        encoders, photo, "person", lambda parser: cut_out_person(photo.picture, photo.face, photo.faces, parser)
     )
 
 
 def cut_parsed(encoders: CachedEncoders, photo: SeenPhoto) -> Picture:
     """The chosen face without its background, as MasterWeaver takes it."""
-    return _cut_once(encoders, photo, "parsed", lambda parser: parsed_crop(photo.picture, photo.face, parser))
+    return _cut_once(encoders, photo, "parsed", lambda parser: crop_parsed_face(photo.picture, photo.face, parser))
 
 
 # No checkpoint takes CLIP's features of the faces that antelopev2 frames, and these are the most of a file.

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from dp_adapter.errors import CatalogError, DPAdapterError, MissingDependencyError, WeightsError
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import quality
-from dp_adapter.identity.saved.saved_identity import EncoderView, SavedPhoto
+from dp_adapter.identity.saved.saved_identity import FaceView, SavedPhoto
 from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.weights.library import Library
 
@@ -22,7 +22,7 @@ class DraftPhoto:
 
     Attributes:
         framed: the photo with this face; all photos of a draft have the same detectors.
-        vectors: what goes into the file, by the names that `EncoderView` lists.
+        vectors: what goes into the file, by the names that `FaceView` lists.
     """
 
     digest: str
@@ -67,10 +67,10 @@ class Draft:
         self.notes.append(f"{encoder} is left out: {error.problem}.")
 
 
-def _view(photo: SeenPhoto, vectors: dict[str, Floats]) -> EncoderView:
-    described = photo.described(None)
+def _view(photo: SeenPhoto, vectors: dict[str, Floats]) -> FaceView:
+    described = photo.describe(None)
     assert described.box is not None and described.chosen is not None
-    return EncoderView(
+    return FaceView(
         faces=described.faces,
         chosen=described.chosen,
         box=described.box,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
-from dp_adapter.identity.faces.face_encoders import Encoder
+from dp_adapter.identity.faces.face_encoders import FaceEncoder
 from dp_adapter.identity.saved.saved_identity import network_of
 from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.photos.saved_photos import SavedReference
@@ -18,10 +18,10 @@ from dp_adapter.weights.checkpoint import Checkpoint
 _PACK = "insightface/"
 
 
-class FaceReader(Reader[Encoder]):
+class FaceReader(Reader[FaceEncoder]):
     """``faceid`` [1, e]: ArcFace as the checkpoint wants it, or SFace."""
 
-    def find(self) -> Encoder:
+    def find(self) -> FaceEncoder:
         need, pool = self.need, self.encoders.pool
         if need.encoder == "sface":
             return pool.sface
@@ -60,12 +60,12 @@ def detector_for(pool: EncoderPool, checkpoint: Checkpoint, variant: str) -> Det
     return pool.yunet
 
 
-def encoder_for(pool: EncoderPool, detector: str) -> Encoder:
+def encoder_for(pool: EncoderPool, detector: str) -> FaceEncoder:
     """The face encoder that is run on a detector's points, ArcFace raw."""
     return pool.arcface(detector[len(_PACK) :], normed=False) if detector.startswith(_PACK) else pool.sface
 
 
-def face_vector(encoders: CachedEncoders, encoder: Encoder, photo: SeenPhoto) -> Tensor:
+def face_vector(encoders: CachedEncoders, encoder: FaceEncoder, photo: SeenPhoto) -> Tensor:
     """[1, e] of the chosen face, from the cache where it is there."""
     key = (*face_key(photo), encoder.name)
     return encoders.small.get(key, lambda: torch.as_tensor(encoder.embed(photo.picture, photo.face)).float()[None])
