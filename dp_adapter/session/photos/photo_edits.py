@@ -86,7 +86,7 @@ class PhotoEdits:
                 notes += [f"{naming.begun(naming.photo(one.number))}: {new.treated}."] if new.treated else []
             else:
                 made.append(one)
-                notes.append(f"The saved identity '{one.identity}' has no photos that could be retouched.")
+                notes.append(f"The saved identity '{one.saved.name}' has no photos that could be retouched.")
         return made, list(dict.fromkeys(notes))
 
     def _restorer(self, settings: Settings) -> tuple[str, Restorer | None]:

@@ -14,7 +14,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import similarity, template
-from dp_adapter.identity.saved.saved_identity import SavedIdentity, SavedPhoto, network_of
+from dp_adapter.identity.saved.saved_identity import FaceView, SavedIdentity, SavedPhoto, network_of
 from dp_adapter.session.photos.reference_photos import ReferencePhotos, SeenPhoto, used
 from dp_adapter.session.photos.saved_photos import IDENTITY
 from dp_adapter.session.readers.draft import ABSENT, Draft, DraftPhoto
@@ -29,10 +29,10 @@ _THUMBNAIL = 192
 _AROUND = 1.2  # side of the thumbnail's face in sides of ArcFace's crop of 112 px; that is tight
 
 
-def embedded(
+def encode_identity(
     name: str, settings: Settings, photos: ReferencePhotos, encoders: EncoderPool, library: Library
 ) -> SavedIdentity:
-    """The first person of a request, not written yet.
+    """The first person of a request as every encoder that is here sees them; no file is written.
 
     Photos of saved identities come along with the vectors they have; only what all photos have is kept.
 
@@ -65,7 +65,7 @@ def embedded(
         for reader in dict.fromkeys(READERS.values()):
             reader.store(draft, cached)
     draft.notes += encoders.placement.take_notes()
-    kept = _common([photo.saved() for photo in draft.photos] + copied)
+    kept = _keep_common([photo.saved() for photo in draft.photos] + copied)
     networks = {network_of(vector) for view in kept[0].views.values() for vector in view.vectors}
     absent = sorted(set(draft.versions) - networks)
     draft.notes += [f"{network} is left out: not all photos have its vectors." for network in absent]
@@ -124,22 +124,18 @@ def _find_faces(
     return list(found.values())
 
 
-def _common(photos: Sequence[SavedPhoto]) -> tuple[SavedPhoto, ...]:
+def _keep_common(photos: Sequence[SavedPhoto]) -> tuple[SavedPhoto, ...]:
     """The photos with the views and vectors that all of them have."""
     layouts = [{(name, vector) for name, view in photo.views.items() for vector in view.vectors} for photo in photos]
     shared = set[tuple[str, str]].intersection(*layouts)
+
+    def common(name: str, view: FaceView) -> FaceView:
+        return replace(view, vectors={key: value for key, value in view.vectors.items() if (name, key) in shared})
+
+    views = [{name: common(name, view) for name, view in photo.views.items()} for photo in photos]
     return tuple(
-        replace(
-            photo,
-            views={
-                name: replace(
-                    view, vectors={key: value for key, value in view.vectors.items() if (name, key) in shared}
-                )
-                for name, view in photo.views.items()
-                if any(detector == name for detector, _ in shared)
-            },
-        )
-        for photo in photos
+        replace(photo, views={name: view for name, view in kept.items() if view.vectors})
+        for photo, kept in zip(photos, views, strict=True)
     )
 
 

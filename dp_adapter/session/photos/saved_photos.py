@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ from dp_adapter.session.assembly.explanation import Photo
 
 IDENTITY = "identity:"
 _PACK = "insightface/"
-_AGAIN = "then save the identity again from its photos"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,20 +22,15 @@ class SavedReference:
 
     Attributes:
         field: of the request that names the identity.
-        identity: its name.
-        weight: the photo's share in the identity times the reference's.
-        zeros: by tower, what it sees in an all-zero picture [L, W].
-        versions: of the encoders by name.
+        digest: of the photo; weight: its share in the identity times the reference's.
         number: of the identity in the request's list; place: of the photo in the identity.
     """
 
     field: str
-    identity: str
+    saved: SavedIdentity
     digest: str
     weight: float
     view: FaceView
-    zeros: Mapping[str, Floats]
-    versions: Mapping[str, str]
     number: int = 0
     place: int = 0
 
@@ -55,7 +48,7 @@ class SavedReference:
             quality=round(view.quality.score, 3),
             warnings=view.quality.warnings(),
             agreement=agreement,
-            identity=self.identity,
+            identity=self.saved.name,
             number=self.number,
             place=self.place,
         )
@@ -69,7 +62,7 @@ class SavedReference:
 
     def lacking(self, encoder: str, hint: str) -> SettingsError:
         """That the identity has no vectors of an encoder, and how to get it."""
-        return lacking(self.field, self.identity, self.versions, encoder, f"{hint}, {_AGAIN}.")
+        return _lacking(self.field, self.saved, encoder, hint)
 
 
 def open_saved(saved: SavedIdentity, field: str, weight: float, detector: str, number: int = 0) -> list[SavedReference]:
@@ -86,20 +79,9 @@ def open_saved(saved: SavedIdentity, field: str, weight: float, detector: str, n
         view = photo.view(detector)
         if view is None:
             encoder = detector.replace(_PACK, "arcface/")
-            raise lacking(field, saved.name, saved.encoders, encoder, f"{_face_hint(encoder)}, {_AGAIN}.")
-        found.append(
-            SavedReference(
-                field=field,
-                identity=saved.name,
-                digest=photo.digest,
-                weight=photo.weight * weight,
-                view=view,
-                zeros=saved.zeros,
-                versions=saved.encoders,
-                number=number,
-                place=place,
-            )
-        )
+            raise _lacking(field, saved, encoder, _face_hint(encoder))
+        share = photo.weight * weight
+        found.append(SavedReference(field, saved, photo.digest, share, view, number=number, place=place))
     return found
 
 
@@ -110,11 +92,10 @@ def mean_direction(saved: SavedIdentity, field: str, detector: str, encoder: str
     return (mean / np.linalg.norm(mean)).astype(np.float32)
 
 
-def lacking(field: str, identity: str, has: Mapping[str, str], encoder: str, hint: str) -> SettingsError:
-    """That an identity has no vectors of an encoder."""
-    listed = ", ".join(sorted(has))
-    problem = f"the saved identity '{identity}' has no vectors of {encoder}, which this model takes; it has {listed}"
-    return SettingsError(field, problem, hint)
+def _lacking(field: str, saved: SavedIdentity, encoder: str, hint: str) -> SettingsError:
+    listed = ", ".join(sorted(saved.encoders))
+    problem = f"the saved identity '{saved.name}' has no vectors of {encoder}, which this model takes; it has {listed}"
+    return SettingsError(field, problem, f"{hint}, then save the identity again from its photos.")
 
 
 def _face_hint(encoder: str) -> str:

@@ -119,14 +119,14 @@ class ClipReader(Reader[ClipVision]):
         output, width, title = self.use.output, self.need.width, CROPS[self.crop].title
         found = photo.view.find("clip/", f"/{self.crop}/{output}", width)
         if found is None and title and photo.view.find("clip/", f"/face/{output}", width) is not None:
-            problem = f"the saved identity '{photo.identity}' has no vectors of {title}, which this model takes"
+            problem = f"the saved identity '{photo.saved.name}' has no vectors of {title}, which this model takes"
             raise SettingsError(photo.field, problem, "Save the identity again from its photos.")
-        if found is None or found[0] not in photo.zeros:
+        if found is None or found[0] not in photo.saved.zeros:
             which = f"{'projection' if output == 'embeds' else 'hidden'} width {width}"
             hint = f"Put that encoder into models/clip_vision ({command('models get clip-vit-h')})"
             raise photo.lacking(f"a CLIP vision encoder with {which}", hint)
         tower, vector = found
-        return self._vectors(tower, torch.as_tensor(vector), lambda: torch.as_tensor(photo.zeros[tower])[None])
+        return self._vectors(tower, torch.as_tensor(vector), lambda: torch.as_tensor(photo.saved.zeros[tower])[None])
 
     @classmethod
     def store(cls, draft: Draft, encoders: CachedEncoders) -> None:

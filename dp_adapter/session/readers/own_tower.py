@@ -42,11 +42,11 @@ class OwnTowerReader(Reader[OwnTower]):
         found = photo.view.vectors.get(f"{kind}/ids")
         if found is None:
             family, _, _ = kind.partition("/")
-            others = any(name.startswith(f"{family}/") for name in photo.versions)
+            others = any(name.startswith(f"{family}/") for name in photo.saved.encoders)
             lacks = "what other files of its kind saw, not this one" if others else "neither them nor what it saw"
             raise SettingsError(
                 photo.field,
-                f"{checkpoint.title} looks at photos itself, and the saved identity '{photo.identity}' keeps {lacks}",
+                f"{checkpoint.title} looks at photos itself, and the saved identity '{photo.saved.name}' keeps {lacks}",
                 f"Give the photos, or save the identity again from them while {checkpoint.path.name} is among the "
                 "models.",
             )

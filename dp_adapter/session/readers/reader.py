@@ -139,7 +139,7 @@ class Reader(ABC, Generic[Network]):
     def _doubts(self, encoder: str, pairs: Sequence[tuple[Known, PhotoVectors]]) -> list[str]:
         """A note where vectors come from more than one file of the encoder."""
         saved = [(photo, one.encoder) for photo, one in pairs if isinstance(photo, SavedReference)]
-        versions = {photo.versions.get(network_of(saved[-1][1]), "") for photo, _ in saved}
+        versions = {photo.saved.encoders.get(network_of(saved[-1][1]), "") for photo, _ in saved}
         if saved and len(saved) < len(pairs):
             versions.add(self.version())
         if len(versions) < 2:
