@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 
 from benchmarks import scenes
-from dp_adapter.identity.faces.detection_scales import iou
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face, Floats
-from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.face_parsing import SelfieParser
+from dp_adapter.identity.faces.multiscale_detection import iou
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 
@@ -60,7 +60,7 @@ class Tally:
         return f"{np.mean(self.found):.0%} · {np.mean(self.overlap):.2f} · {tenth:.2f}"
 
 
-def load_portraits(assets: Path, parser: Parser) -> list[scenes.CutOut]:
+def load_portraits(assets: Path, parser: SelfieParser) -> list[scenes.CutOut]:
     detector = YuNet()
     portraits: list[scenes.CutOut] = []
     for file in sorted((assets / "test_portraits").glob("*.jpg")):
@@ -71,7 +71,7 @@ def load_portraits(assets: Path, parser: Parser) -> list[scenes.CutOut]:
     return portraits
 
 
-def find_references(clean: Picture, placed: Sequence[scenes.PlacedFace], parser: Parser) -> list[tuple[Face, Floats]]:
+def find_references(clean: Picture, placed: Sequence[scenes.PlacedFace], parser: SelfieParser) -> list[tuple[Face, Floats]]:
     """Each placed face with its region in the clean picture: as found there, else as placed."""
     found = YuNet().detect(clean)
     pairs: list[tuple[Face, Floats]] = []
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--harsher", action="store_true", help=f"levels times {HARSHER}")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    shipped = Parser()
+    shipped = SelfieParser()
     portraits = load_portraits(args.assets, shipped)
     bench = Benchmark(PreviewFinder(YuNet(), shipped))
     random = np.random.default_rng(args.seed)

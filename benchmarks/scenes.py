@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dp_adapter.identity.faces.detection_scales import iou
 from dp_adapter.identity.faces.face import Floats
+from dp_adapter.identity.faces.multiscale_detection import iou
 from dp_adapter.identity.pictures.picture_files import Picture
 
 Random = np.random.Generator

@@ -15,7 +15,7 @@ from dp_adapter.cli.models import models_root
 from dp_adapter.core.regions.region_masks import gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures.draw_faces import COLOURS, label
-from dp_adapter.identity.pictures.draw_masks import overlaid, pyramid_drawn
+from dp_adapter.identity.pictures.draw_masks import draw_pyramid, overlay_masks
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Scene, Session
 from dp_adapter.session.regions.requested_regions import RequestedRegions
@@ -43,10 +43,10 @@ def draw(folder: Path, out: Path) -> None:
         if gate is not None
     ]
     top = np.concatenate([_frame(_square(path), n) for n, path in enumerate(photos)], 1)
-    drawn = np.ascontiguousarray(overlaid(picture, masks))
+    drawn = np.ascontiguousarray(overlay_masks(picture, masks))
     for n, area in enumerate(found):
         label(drawn, [area.source.split(",")[0]], (8 + ORDER.index(n) * SIDE, 34), 0.5)
-    bottom = pyramid_drawn([("the finest grid", [(f"gate of person {n}", gate) for n, gate in enumerate(gates)])])
+    bottom = draw_pyramid([("the finest grid", [(f"gate of person {n}", gate) for n, gate in enumerate(gates)])])
     height = bottom.shape[0] * top.shape[1] // bottom.shape[1]
     scaled = np.asarray(Image.fromarray(bottom).resize((top.shape[1], height), Image.Resampling.NEAREST), np.uint8)
     Image.fromarray(np.concatenate([top, drawn, scaled])).save(out, quality=85)

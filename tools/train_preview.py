@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.scenes import CutOut, PlacedFace, Random, compose_scene, draw_behind, frequencies
 from dp_adapter.identity.faces.face import Face, Floats
-from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.face_parsing import SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from tools.preview_net import PreviewNet
 
@@ -35,7 +35,7 @@ def load_portraits(assets: Path, out: Path) -> list[CutOut]:
     """The portraits of people who are not among the test portraits; masks by the shipped parser, kept in `out`."""
     data = np.load(assets / "portraits" / "portraits_192x240.npz")
     tested = {line.split("\t")[0] for line in (assets / "test_portraits" / "people.tsv").read_text().splitlines()}
-    cache, parser = out / "masks.npz", Parser()
+    cache, parser = out / "masks.npz", SelfieParser()
     masks = dict(np.load(cache)) if cache.is_file() else {}
     portraits: list[CutOut] = []
     made: dict[str, list[Picture]] = {"face": [], "person": []}

@@ -67,10 +67,10 @@ def _write_annotated(
 ) -> Path:
     from PIL import Image
 
-    from dp_adapter.identity.faces.face_parsing import Parser
+    from dp_adapter.identity.faces.face_parsing import SelfieParser
     from dp_adapter.identity.pictures.draw_faces import annotate
 
-    parts = Parser().parse(picture, faces[0]) if args.parts and faces else None
+    parts = SelfieParser().parse(picture, faces[0]) if args.parts and faces else None
     args.out.mkdir(parents=True, exist_ok=True)
     target = args.out / f"{path.stem}_faces.png"
     Image.fromarray(annotate(picture, faces, qualities, parts)).save(target)

@@ -14,7 +14,7 @@ from dp_adapter.errors import IdentityError, SettingsError
 
 if TYPE_CHECKING:
     from dp_adapter.identity.saved.identity_library import IdentityLibrary
-    from dp_adapter.identity.saved.saved_identity import Card
+    from dp_adapter.identity.saved.saved_identity import IdentityHeader
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -75,12 +75,12 @@ def _list(identities: IdentityLibrary, as_json: bool) -> int:
     names = identities.names()
     for name in names:
         try:
-            card = identities.card(name)
+            header = identities.header(name)
         except IdentityError as error:
             bad = 1
             print(json.dumps({"name": name, "error": str(error)}) if as_json else f"{name}: {error}")
         else:
-            print(json.dumps(_facts(card)) if as_json else f"{name}: {_brief(card)}")
+            print(json.dumps(_facts(header)) if as_json else f"{name}: {_brief(header)}")
     if not names and not as_json:
         print("No identity is saved. Save one with: dp-adapter identities save NAME PHOTO")
     return bad
@@ -128,15 +128,15 @@ def _show(identities: IdentityLibrary, args: argparse.Namespace) -> int:
     return 0
 
 
-def _brief(card: Card) -> str:
-    return f"{len(card.hashes)} photo(s), {', '.join(card.encoders)}, {card.created[:10]}"
+def _brief(header: IdentityHeader) -> str:
+    return f"{len(header.hashes)} photo(s), {', '.join(header.encoders)}, {header.created[:10]}"
 
 
-def _facts(card: Card) -> dict[str, Any]:
+def _facts(header: IdentityHeader) -> dict[str, Any]:
     return {
-        "name": card.name,
-        "created": card.created,
-        "digest": card.digest,
-        "encoders": dict(card.encoders),
-        "photos": list(card.hashes),
+        "name": header.name,
+        "created": header.created,
+        "digest": header.digest,
+        "encoders": dict(header.encoders),
+        "photos": list(header.hashes),
     }

@@ -84,9 +84,9 @@ def _show(path: Path, settings: Settings, session: Session, args: argparse.Names
     finder = None
     if args.noise is not None:
         from dp_adapter.identity.faces.preview_faces import PreviewFinder
-        from dp_adapter.identity.faces.simulated_previews import formed
+        from dp_adapter.identity.faces.simulated_previews import simulate_preview
 
-        picture = formed(picture, args.noise)
+        picture = simulate_preview(picture, args.noise)
         name += f"_{args.noise:.2f}"
         finder = PreviewFinder(session.encoders.yunet, session.encoders.parser)
     faces = session.photos.faces(picture, finder or session.encoders.yunet)
@@ -165,12 +165,12 @@ def _write_pictures(stem: Path, picture: Picture, faces: Any, people: list[_Pers
     from PIL import Image
 
     from dp_adapter.identity.pictures.draw_faces import annotate
-    from dp_adapter.identity.pictures.draw_masks import overlaid, parts_drawn, pyramid_drawn
+    from dp_adapter.identity.pictures.draw_masks import draw_parts, draw_pyramid, overlay_masks
 
     drawn = {
-        "regions": annotate(overlaid(picture, [person.mask for person in people]), faces),
-        "parts": parts_drawn(picture, [person.parts for person in people], settings.parts.weights()),
-        "pyramid": pyramid_drawn([(naming.person(person.number), person.gates) for person in people]),
+        "regions": annotate(overlay_masks(picture, [person.mask for person in people]), faces),
+        "parts": draw_parts(picture, [person.parts for person in people], settings.parts.weights()),
+        "pyramid": draw_pyramid([(naming.person(person.number), person.gates) for person in people]),
     }
     paths = {kind: stem.with_name(f"{stem.name}_{kind}.png") for kind in drawn}
     for kind, path in paths.items():

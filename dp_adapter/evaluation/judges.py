@@ -20,7 +20,7 @@ from dp_adapter.evaluation.metrics import Floats
 from dp_adapter.hints import command
 from dp_adapter.identity.encoders.shipped_networks import open_network
 from dp_adapter.identity.faces.face import Face, norm_crop
-from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.pictures.picture_files import Picture
 
 NAMES = ("dlib", "insightface", "sface")

@@ -14,7 +14,7 @@ from dp_adapter.evaluation.judges import IdentityJudge
 from dp_adapter.evaluation.metrics import Floats
 from dp_adapter.identity.faces.detector import Detector, YuNet
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_parsing import FaceParser, Parser
+from dp_adapter.identity.faces.face_parsing import FaceParser, SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base.caption_check import CaptionCheck
 
@@ -108,7 +108,7 @@ class Scorer:
         self.judge = judge
         self.prompts = prompts
         self._detector = detector or YuNet(tiles=False)
-        self._parser = parser or Parser()
+        self._parser = parser or SelfieParser()
 
     def reference(self, name: str, photo: Picture, others: Sequence[Picture] = ()) -> ReferenceVectors:
         """Looks at a person's photos.

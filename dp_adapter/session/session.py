@@ -27,7 +27,7 @@ from dp_adapter.session.photos.features import FeatureReader, Person
 from dp_adapter.session.photos.latents import Latents
 from dp_adapter.session.photos.photo_edits import PhotoEdits, Restorers, no_restorers
 from dp_adapter.session.photos.reference_photos import ReferencePhotos
-from dp_adapter.session.photos.save_identity import embedded
+from dp_adapter.session.photos.save_identity import encode_identity
 from dp_adapter.session.photos.w_plus import Directions
 from dp_adapter.session.regions.requested_regions import RequestedRegions
 from dp_adapter.session.regions.tracker import Tracker
@@ -160,7 +160,7 @@ class Session:
             DPAdapterError: as `prepare`, for photos and faces.
         """
         self.identities.require_free(name, replace)
-        return self.identities.save(embedded(name, settings, self.photos, self.encoders, self.library), replace)
+        return self.identities.save(encode_identity(name, settings, self.photos, self.encoders, self.library), replace)
 
     def _companion(self, settings: Settings, scene: Scene) -> tuple[SizeCompanion, float] | None:
         """The ResAdapter that was asked for.

@@ -8,7 +8,7 @@ import numpy as np
 
 from dp_adapter.identity.faces.detector import Detector, YuNet
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.face_parsing import SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base import portrait_facts as facts
 from dp_adapter.small_base.caption_grammar import PLACES, CaptionFacts, Statement, parse_caption
@@ -111,7 +111,7 @@ class CaptionCheck:
 
     def __init__(self, detector: Detector | None = None) -> None:
         self._detector = detector or YuNet(tiles=False)
-        self._parser = Parser()
+        self._parser = SelfieParser()
 
     def check(self, picture: Picture, caption: str) -> CaptionVerdict:
         """Judges every statement of a caption on a nearly square picture [H, W, 3].

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, OTHERS, Parser
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, OTHERS, SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base.portrait_facts import Bytes
 
@@ -24,7 +24,7 @@ SEEN = 0.6
 """Share of a face's middle that must not be background."""
 
 
-def label_pixels(parser: Parser, picture: Picture, faces: Sequence[Face], *, drawing: bool = True) -> Bytes:
+def label_pixels(parser: SelfieParser, picture: Picture, faces: Sequence[Face], *, drawing: bool = True) -> Bytes:
     """Labels [INPUT, INPUT] of a picture [INPUT, INPUT, 3] with these faces.
 
     Args:
@@ -74,7 +74,7 @@ def draw_labels(faces: Sequence[Face]) -> Bytes:
     return labels
 
 
-def _segment(parser: Parser, picture: Picture, size: float) -> Bytes:
+def _segment(parser: SelfieParser, picture: Picture, size: float) -> Bytes:
     import cv2
 
     side = round(INPUT * size)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dp_adapter.identity.encoders.shipped_networks import SFACE, shipped
+from dp_adapter.identity.encoders.shipped_networks import SFACE, shipped_path
 from dp_adapter.identity.faces.face import similarity, template
 from dp_adapter.training.onnx_to_torch import OnnxNet
 
@@ -34,7 +34,7 @@ class FaceNetwork(Protocol):
 
 
 class DifferentiableSFace(nn.Module):
-    """The shipped SFace, as ``identity.faces.face_embedding.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
+    """The shipped SFace, as ``identity.faces.face_encoders.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
 
     Args:
         path: another SFace file; the shipped one when None.
@@ -44,7 +44,7 @@ class DifferentiableSFace(nn.Module):
 
     def __init__(self, path: Path | None = None) -> None:
         super().__init__()
-        self.net = OnnxNet(path or shipped(SFACE))
+        self.net = OnnxNet(path or shipped_path(SFACE))
 
     def forward(self, crops: Tensor) -> Tensor:
         with torch.autocast(crops.device.type, enabled=False):

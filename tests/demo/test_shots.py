@@ -17,7 +17,7 @@ from dp_adapter.demo.shots import Shot
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
-from dp_adapter.identity.pictures.restore_old_photo import wear
+from dp_adapter.identity.pictures.restore_old_photo import find_damage
 from dp_adapter.session import Scene, Session
 from dp_adapter.session.results import acted_regions, face_pass
 from dp_adapter.settings import Settings
@@ -59,7 +59,7 @@ def test_the_old_photo_looks_old() -> None:
     session = Session([], paths_allowed=True)
     picture = load_picture(PORTRAITS / "J000032.jpg")
     face = choose(session.photos.faces(picture, session.encoders.yunet))
-    found = wear(age_photo(picture, face), face)
+    found = find_damage(age_photo(picture, face), face)
     assert found.toned and found.tinted and found.grainy and found.marks > 0
 
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.crops.parsed_face import ffhq_square, parsed_crop
-from dp_adapter.identity.crops.person_cut_out import person_crop, person_mask
+from dp_adapter.identity.crops.face_without_background import crop_parsed_face, ffhq_square
+from dp_adapter.identity.crops.person_cut_out import cut_out_person, person_mask
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.face_parsing import SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 
 
 @pytest.fixture(scope="module")
-def parser() -> Parser:
-    return Parser()
+def parser() -> SelfieParser:
+    return SelfieParser()
 
 
 def pair_of(portraits: list[Picture]) -> Picture:
@@ -29,9 +29,9 @@ def pair_of(portraits: list[Picture]) -> Picture:
     return np.hstack([left[:, :165], right[:, 25:]]).astype(np.uint8)
 
 
-def test_a_person_on_white(astronaut: Picture, yunet: YuNet, parser: Parser) -> None:
+def test_a_person_on_white(astronaut: Picture, yunet: YuNet, parser: SelfieParser) -> None:
     (face,) = yunet.detect(astronaut)
-    crop, mask = (function(astronaut, face, [face], parser) for function in (person_crop, person_mask))
+    crop, mask = (function(astronaut, face, [face], parser) for function in (cut_out_person, person_mask))
     assert crop.shape == (224, 224, 3) and crop.dtype == np.uint8
     x, y = face.centre.astype(int).tolist()
     assert mask[y, x] and mask[400, 200] and not mask[60, 420], "face and suit, not the flag"
@@ -43,7 +43,7 @@ def test_a_person_on_white(astronaut: Picture, yunet: YuNet, parser: Parser) -> 
         assert edge.any()
 
 
-def test_people_who_touch_are_told_apart(portraits: list[Picture], yunet: YuNet, parser: Parser) -> None:
+def test_people_who_touch_are_told_apart(portraits: list[Picture], yunet: YuNet, parser: SelfieParser) -> None:
     pair = pair_of(portraits)
     left, right = sorted(yunet.detect(pair), key=lambda face: float(face.centre[0]))
     masks = [person_mask(pair, face, [left, right], parser) for face in (left, right)]
@@ -55,19 +55,19 @@ def test_people_who_touch_are_told_apart(portraits: list[Picture], yunet: YuNet,
     assert masks[0].sum() < alone.sum(), "without the other's face, what hangs together is one person"
 
 
-def test_a_face_that_no_pixel_is_sure_of(parser: Parser) -> None:
+def test_a_face_that_no_pixel_is_sure_of(parser: SelfieParser) -> None:
     flat = np.full((64, 64, 3), 128, np.uint8)
     points = np.array([[31, 31], [32, 31], [31.5, 31.5], [31, 32], [32, 32]], np.float32)
     for box in ([30, 30, 33, 33], [-9, -9, 2, 2]):
         face = Face(np.array(box, np.float32), points, 0.9)
-        assert person_crop(flat, face, [face], parser).shape == (224, 224, 3)
+        assert cut_out_person(flat, face, [face], parser).shape == (224, 224, 3)
 
 
-def test_a_parsed_face_is_aligned_and_black_around(astronaut: Picture, yunet: YuNet, parser: Parser) -> None:
+def test_a_parsed_face_is_aligned_and_black_around(astronaut: Picture, yunet: YuNet, parser: SelfieParser) -> None:
     import cv2
 
     (face,) = yunet.detect(astronaut)
-    crop = parsed_crop(astronaut, face, parser)
+    crop = crop_parsed_face(astronaut, face, parser)
     assert crop.shape == (512, 512, 3) and crop.dtype == np.uint8
     assert not crop[:8, :8].any() and not crop[-8:].any(), "neither background nor suit"
     (found,) = yunet.detect(crop)
@@ -78,10 +78,12 @@ def test_a_parsed_face_is_aligned_and_black_around(astronaut: Picture, yunet: Yu
     points = np.stack([face.points[:, 1], 511 - face.points[:, 0]], 1)
     x1, y1, x2, y2 = face.box.tolist()
     box = np.array([y1, 511 - x2, y2, 511 - x1], np.float32)
-    again = parsed_crop(turned, replace(face, box=box, points=points), parser)
+    again = crop_parsed_face(turned, replace(face, box=box, points=points), parser)
     assert np.abs(again.astype(int) - crop).mean() < 6, "whichever way the photo is turned"
     large = cv2.resize(astronaut, None, fx=6, fy=6, interpolation=cv2.INTER_LINEAR)
-    grown = parsed_crop(np.asarray(large, np.uint8), replace(face, box=face.box * 6, points=face.points * 6), parser)
+    grown = crop_parsed_face(
+        np.asarray(large, np.uint8), replace(face, box=face.box * 6, points=face.points * 6), parser
+    )
     assert np.abs(grown.astype(int) - crop).mean() < 6, "whatever its size"
 
 

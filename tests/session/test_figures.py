@@ -13,13 +13,13 @@ import torch
 
 from dp_adapter.core.types import Features
 from dp_adapter.errors import PictureError, SettingsError, WeightsError
-from dp_adapter.identity.crops.parsed_face import parsed_crop
-from dp_adapter.identity.crops.person_cut_out import person_crop
+from dp_adapter.identity.crops.face_without_background import crop_parsed_face
+from dp_adapter.identity.crops.person_cut_out import cut_out_person
 from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import norm_crop
-from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.face_parsing import SelfieParser
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.results.judge import Judge
@@ -66,7 +66,7 @@ def test_masterweaver_sees_the_parsed_face(root: Path, request_of: Request, port
     path = put(root, tiny.masterweaver_tensors())
     made = Session([root], True).prepare(request_of(), SCENE)
     picture = load_picture(portrait)
-    crop = parsed_crop(picture, YuNet().detect(picture)[0], Parser())
+    crop = crop_parsed_face(picture, YuNet().detect(picture)[0], SelfieParser())
     tower = ClipVision(root / "clip_vision" / "tower")
     features = Features(clip_hidden=tower.encode(crop).hidden, clip_hidden_uncond=tower.zeros().hidden)
     expected, tokens = formats.read(path).tokens(features), made.injection.identities[0].tokens
@@ -146,7 +146,7 @@ def seen_by(root: Path, path: Path) -> Features:
     return Features(
         faceid=torch.as_tensor(session.encoders.arcface("buffalo_l", normed=True).embed(picture, face))[None],
         clip_hidden=tower.encode(norm_crop(picture, face.points, 224)).hidden,
-        clip_person=tower.encode(person_crop(picture, face, faces, Parser())).hidden,
+        clip_person=tower.encode(cut_out_person(picture, face, faces, SelfieParser())).hidden,
     )
 
 

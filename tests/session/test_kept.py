@@ -14,7 +14,7 @@ from dp_adapter.errors import FaceError, WeightsError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Face, Floats
-from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.faces.face_encoders import FaceEncoder
 from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.identity.saved.identity_library import IdentityLibrary
@@ -43,7 +43,7 @@ class CountingDetector:
 class CountingEncoder:
     """The real encoder, counted."""
 
-    def __init__(self, inner: Encoder) -> None:
+    def __init__(self, inner: FaceEncoder) -> None:
         self.inner = inner
         self.name, self.dim, self.version = inner.name, inner.dim, inner.version
         self.calls = 0

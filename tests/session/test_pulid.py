@@ -15,10 +15,10 @@ from dp_adapter.identity.encoders import eva
 from dp_adapter.identity.encoders.encoder_folders import INSIGHTFACE_FOLDERS
 from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
-from dp_adapter.identity.saved.saved_identity import EncoderView
+from dp_adapter.identity.saved.saved_identity import FaceView
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.assembly.checkpoint_choices import Way, way_of
-from dp_adapter.session.readers.eva import OUTLINES
+from dp_adapter.session.readers.eva import OTHER_PARSER
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from tests import tiny, tiny_pulid
@@ -78,7 +78,7 @@ def test_its_tokens_come_from_the_photo(
     torch.testing.assert_close(cond, net(both, seen.hidden).reshape(-1, tiny.CONTEXT), atol=1e-5, rtol=1e-4)
     nothing = net(torch.zeros_like(both), torch.zeros_like(seen.hidden)).reshape(-1, tiny.CONTEXT)
     torch.testing.assert_close(uncond, nothing, atol=1e-5, rtol=1e-4)
-    assert list(made.explanation.notes) == [OUTLINES]
+    assert list(made.explanation.notes) == [OTHER_PARSER]
 
 
 def test_facexlibs_outlines_need_no_note(root: Path, facexlib: Path, request_of: Request) -> None:
@@ -172,7 +172,7 @@ def test_a_saved_identity_needs_neither_photos_nor_encoders(
     session = Session([root], True)
     saved = session.save_identity("Anna", request_of(*people[:2]))
     kind = f"eva/{tiny_pulid.EVA}x{tiny_pulid.DEPTH}x{tiny_pulid.EVA_OUT}"
-    assert {kind, "arcface/antelopev2", "sface"} == set(saved.encoders) and OUTLINES in saved.notes
+    assert {kind, "arcface/antelopev2", "sface"} == set(saved.encoders) and OTHER_PARSER in saved.notes
     live: dict[tiny_pulid.Version, Prepared] = {}
     for version in TOKENS:
         put(root, version)
@@ -207,6 +207,7 @@ def test_an_identity_saved_without_the_tower(root: Path, request_of: Request, pe
 def test_an_eva_tower_is_not_taken_for_clips(root: Path, request_of: Request) -> None:
     """CLIP-L's hidden states are as wide as EVA02-CLIP-L's."""
     saved = Session([root], True).save_identity("Anna", request_of())
-    view: EncoderView = saved.photos[0].views["insightface/antelopev2"]
-    assert view.eva(tiny_pulid.EVA) is not None and view.eva(tiny_pulid.EVA + 1) is None
-    assert view.clip("face", "hidden", tiny_pulid.EVA) is None
+    view: FaceView = saved.photos[0].views["insightface/antelopev2"]
+    hidden = "/face/hidden"
+    assert view.find("eva/", hidden, tiny_pulid.EVA) and view.find("eva/", hidden, tiny_pulid.EVA + 1) is None
+    assert view.find("clip/", hidden, tiny_pulid.EVA) is None

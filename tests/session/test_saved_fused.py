@@ -192,7 +192,7 @@ def test_parts_that_do_not_show_stay_out(
     def some(picture: np.ndarray, *_: object) -> tuple[np.ndarray | None, ...]:
         return tuple(picture if one else None for one in shown)
 
-    monkeypatch.setattr("dp_adapter.session.readers.table.face_parts.part_pictures", some)
+    monkeypatch.setattr("dp_adapter.session.readers.clip.part_pictures", some)
     session = Session([consistent], True)
     live = session.prepare(request_of(people[0]), SD15)
     session.save_identity("Anna", request_of(people[0]))

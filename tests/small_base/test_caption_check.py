@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.identity.faces.detector import YuNet
-from dp_adapter.identity.faces.face_parsing import CLOTHES, Parser
+from dp_adapter.identity.faces.face_parsing import CLOTHES, SelfieParser
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.small_base.background_patterns import GRID, find_pattern, templates
 from dp_adapter.small_base.caption_check import CaptionCheck
@@ -31,7 +31,7 @@ def portrait(people: list[Path], check: CaptionCheck) -> portraits.Portrait:
     face = YuNet(tiles=False).detect(picture)[0]
     square = np.asarray(cv2.resize(picture, (256, 256)), np.uint8)
     labels = cv2.resize(
-        Parser().logits(square).argmax(-1).astype(np.uint8), (192, 240), interpolation=cv2.INTER_NEAREST
+        SelfieParser().logits(square).argmax(-1).astype(np.uint8), (192, 240), interpolation=cv2.INTER_NEAREST
     )
     x0, y0, x1, y1 = face.box.tolist()
     box = np.array([x0, y0, x1 - x0, y1 - y0], np.float32)

@@ -8,15 +8,15 @@ import pytest
 
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, Parser
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, CLOTHES, FACE_SKIN, HAIR, INPUT, SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base.pixel_labels import draw_labels, label_pixels, least_covered
 from dp_adapter.small_base.scene_measures import resize
 
 
 @pytest.fixture(scope="module")
-def parser() -> Parser:
-    return Parser()
+def parser() -> SelfieParser:
+    return SelfieParser()
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def face_at(x1: float, y1: float, x2: float, y2: float) -> Face:
     return Face(np.array([x1, y1, x2, y2], np.float32), np.zeros((5, 2), np.float32), 1.0)
 
 
-def test_a_photograph_is_left_to_the_network(parser: Parser, picture: Picture) -> None:
+def test_a_photograph_is_left_to_the_network(parser: SelfieParser, picture: Picture) -> None:
     faces = YuNet(tiles=False).detect(picture)
     labels = label_pixels(parser, picture, faces)
     assert len(faces) == 1 and least_covered(labels, faces) > 0.9
     assert np.array_equal(labels, parser.logits(picture).argmax(-1))
 
 
-def test_where_no_face_is_seen_it_is_drawn_or_left(parser: Parser) -> None:
+def test_where_no_face_is_seen_it_is_drawn_or_left(parser: SelfieParser) -> None:
     plain, face = np.full((INPUT, INPUT, 3), 128, np.uint8), face_at(96, 60, 160, 140)
     assert least_covered(label_pixels(parser, plain, [face], drawing=False), [face]) < 0.6
     assert np.array_equal(label_pixels(parser, plain, [face]), draw_labels([face]))

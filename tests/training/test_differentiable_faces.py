@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from dp_adapter.errors import CatalogError
-from dp_adapter.identity.encoders.shipped_networks import SFACE, open_network, shipped
-from dp_adapter.identity.faces import face_embedding
+from dp_adapter.identity.encoders.shipped_networks import SFACE, open_network, shipped_path
+from dp_adapter.identity.faces import face_encoders
 from dp_adapter.identity.faces.face import TEMPLATE, Face, norm_crop
 from dp_adapter.training.differentiable_faces import (
     DifferentiableArcFace,
@@ -46,7 +46,7 @@ def as_decoded(picture: np.ndarray) -> Tensor:
 
 def test_sface_is_onnxruntimes(sface: DifferentiableSFace) -> None:
     crops = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 255
-    session = open_network(shipped(SFACE))
+    session = open_network(shipped_path(SFACE))
     expected = np.concatenate([np.asarray(session.run(["fc1"], {"data": crop[None].numpy()})[0]) for crop in crops])
     with torch.no_grad():
         mine = sface(crops).numpy()
@@ -75,7 +75,7 @@ def test_a_face_at_the_template_is_taken_as_it_is() -> None:
 
 def test_embeddings_are_the_encoders_and_pass_gradients(sface: DifferentiableSFace, astronaut: np.ndarray) -> None:
     box = np.array([180, 60, 260, 190], np.float32)
-    expected = face_embedding.SFace().embed(astronaut, Face(box, POINTS, 1.0))
+    expected = face_encoders.SFace().embed(astronaut, Face(box, POINTS, 1.0))
     pictures = as_decoded(astronaut).requires_grad_()
     mine = torch.nn.functional.normalize(embed_faces(sface, pictures, POINTS[None]))
     assert float((mine.detach()[0] * torch.tensor(expected)).sum()) > 0.999

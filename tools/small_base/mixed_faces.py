@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_encoders import SFace
 from tools.small_base.portraits import Floats, Portrait, face_mask
 
 SHARE = (0.35, 0.75)

@@ -32,7 +32,7 @@ def part_pictures(picture: Picture, face: Face, masks: Mapping[str, Floats]) -> 
         mask = masks[part] > 0.5
         if part in _PAIRS and (mask & left).any():
             mask &= left
-        found.append(np.where(_filled(mask)[..., None], picture, np.uint8(0)) if mask.any() else None)
+        found.append(np.where(_fill_holes(mask)[..., None], picture, np.uint8(0)) if mask.any() else None)
     return tuple(found)
 
 
@@ -44,7 +44,7 @@ def _left_half(face: Face, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return np.asarray((x - middle[0]) * across[0] + (y - middle[1]) * across[1] < 0)
 
 
-def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask without holes."""
     import cv2
 

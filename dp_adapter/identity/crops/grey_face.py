@@ -41,13 +41,13 @@ def grey_face(picture: Picture, face: Face, parser: FaceParser) -> Floats:
         FaceError: the face's points fit no alignment.
         CatalogError: the parser's network is missing or damaged.
     """
-    crop, moved = aligned(picture, face)
+    crop, moved = align_face(picture, face)
     grey = (crop.astype(np.float32) / 255) @ GREY
-    seen = np.where(_kept(crop, moved, parser), grey, np.float32(1))
+    seen = np.where(_kept_mask(crop, moved, parser), grey, np.float32(1))
     return np.repeat(seen[..., None], 3, -1)
 
 
-def aligned(picture: Picture, face: Face) -> tuple[Picture, Face]:
+def align_face(picture: Picture, face: Face) -> tuple[Picture, Face]:
     """facexlib's crop [512, 512, 3], and the face in it.
 
     Raises:
@@ -55,7 +55,7 @@ def aligned(picture: Picture, face: Face) -> tuple[Picture, Face]:
     """
     import cv2
 
-    small, points = _shrunk(picture, face.points)
+    small, points = _shrink(picture, face.points)
     warp = np.asarray(cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.LMEDS)[0], np.float64)
     if warp.shape != (2, 3):  # None, where the points coincide
         raise FaceError("The five points of a face fit no alignment", "Give another photo.")
@@ -67,7 +67,7 @@ def aligned(picture: Picture, face: Face) -> tuple[Picture, Face]:
     return np.asarray(crop, np.uint8), Face(np.concatenate([middle - half, middle + half]), inside, face.score)
 
 
-def _shrunk(picture: Picture, points: Floats) -> tuple[Picture, Floats]:
+def _shrink(picture: Picture, points: Floats) -> tuple[Picture, Floats]:
     import cv2
 
     height, width = picture.shape[:2]
@@ -79,7 +79,7 @@ def _shrunk(picture: Picture, points: Floats) -> tuple[Picture, Floats]:
     return small, np.asarray(points * (np.array(size) / (width, height)), np.float32)
 
 
-def _kept(crop: Picture, face: Face, parser: FaceParser) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _kept_mask(crop: Picture, face: Face, parser: FaceParser) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Where the crop stays, [512, 512]."""
     if isinstance(parser, FacexlibParser):
         return parser.most_likely(crop, KEPT)

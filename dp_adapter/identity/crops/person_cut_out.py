@@ -20,7 +20,7 @@ _BLUR = (5, 5)  # px of the photo
 Hard = NDArray[np.bool_]
 
 
-def person_crop(picture: Picture, face: Face, faces: Sequence[Face], parser: FaceParser) -> Picture:
+def cut_out_person(picture: Picture, face: Face, faces: Sequence[Face], parser: FaceParser) -> Picture:
     """The person whose face it is, [224, 224, 3].
 
     Args:
@@ -51,12 +51,12 @@ def person_mask(picture: Picture, face: Face, faces: Sequence[Face], parser: Fac
     people = (parts["background"] < 0.5) | own
     others = [other for other in faces if not np.array_equal(other.box, face.box)]
     if others:
-        people &= own | nearer(face, others, people.shape)
+        people &= own | nearer_mask(face, others, people.shape)
     _, labels = cv2.connectedComponents(people.astype(np.uint8))
     return np.asarray(labels == int(np.bincount(labels[own]).argmax()), np.bool_)
 
 
-def nearer(face: Face, others: Sequence[Face], shape: tuple[int, ...]) -> Hard:
+def nearer_mask(face: Face, others: Sequence[Face], shape: tuple[int, ...]) -> Hard:
     """Where, [H, W], a face is at least as near as any of the others, of which there is one or more."""
     return np.asarray(_distance(face, shape) <= np.min([_distance(other, shape) for other in others], axis=0), np.bool_)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dp_adapter.errors import MissingDependencyError, WeightsError
 from dp_adapter.identity.encoders.clip_file import read_shape, read_weights, weight_files
-from dp_adapter.identity.encoders.encoder_device import EncoderDevice, Resident
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice, LazyNetwork
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -54,7 +54,7 @@ class ClipVision:
         self.kind = f"clip/{self.shape.hidden_size}x{self.shape.num_hidden_layers}x{self.dim}"
         self.name = f"{self.kind}/{path.stem}"
         place = placement or EncoderDevice()
-        self._resident = Resident(self.name, self._built, place, half=place.half)
+        self._network = LazyNetwork(self.name, self._build, place, half=place.half)
 
     @property
     def version(self) -> str:
@@ -64,7 +64,7 @@ class ClipVision:
     @property
     def loaded(self) -> bool:
         """Whether the network is in memory."""
-        return self._resident.loaded
+        return self._network.loaded
 
     def encode(self, crop: Picture) -> ClipFeatures:
         """Features of an RGB crop [h, w, 3]."""
@@ -79,9 +79,9 @@ class ClipVision:
         return self._run(torch.zeros(1, 3, self.shape.image_size, self.shape.image_size))
 
     def _run(self, pixel_values: torch.Tensor) -> ClipFeatures:
-        return ClipFeatures(*self._resident.run(pixel_values, _features))
+        return ClipFeatures(*self._network.run(pixel_values, _features))
 
-    def _built(self) -> torch.nn.Module:
+    def _build(self) -> torch.nn.Module:
         import torch
 
         try:

@@ -88,7 +88,7 @@ def read_weights(files: tuple[Path, ...]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= open_weights(file).tensors
-    return _named(tensors)
+    return _rename(tensors)
 
 
 def read_shape(path: Path, files: tuple[Path, ...]) -> ClipShape:
@@ -100,7 +100,7 @@ def read_shape(path: Path, files: tuple[Path, ...]) -> ClipShape:
     Raises:
         WeightsError: another naming, or the sizes do not fit together.
     """
-    tensors = _outline(files)
+    tensors = _read_outline(files)
     absent = [key for key in (PATCH, POSITIONS, PROJECTION, LAYER + "0.mlp.fc1.weight") if key not in tensors]
     if absent:
         raise WeightsError(
@@ -123,7 +123,7 @@ def read_shape(path: Path, files: tuple[Path, ...]) -> ClipShape:
     )
 
 
-def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The vision tensors in transformers' naming; whole CLIP files hold a text tower too, old ones position numbers."""
     if _SIGN in tensors:
         return _from_openclip(tensors)
@@ -164,17 +164,17 @@ def _vision_config(path: Path) -> dict[str, Any]:
     return {"num_attention_heads": 12, "hidden_act": "quick_gelu"} | config  # transformers' defaults: files omit them
 
 
-def _outline(files: tuple[Path, ...]) -> dict[str, Tensor]:
+def _read_outline(files: tuple[Path, ...]) -> dict[str, Tensor]:
     """The vision tensors without their numbers; of .safetensors files only the heads are read."""
     if any(file.suffix.lower() != ".safetensors" for file in files):
         return read_weights(files)  # mapped into memory, not read, where the container allows
     outline: dict[str, Tensor] = {}
     for file in files:
-        outline |= _heads(file)
-    return _named(outline)
+        outline |= _read_head(file)
+    return _rename(outline)
 
 
-def _heads(file: Path) -> dict[str, Tensor]:
+def _read_head(file: Path) -> dict[str, Tensor]:
     """Tensors without numbers from a file's head: eight bytes of length, then JSON."""
     import torch
 

@@ -36,13 +36,13 @@ class EncoderDevice:
         """Whether networks that bear it run in half precision: it is twice as fast there, and slower on a CPU."""
         return self.device.startswith("cuda")
 
-    def told(self) -> list[str]:
+    def take_notes(self) -> list[str]:
         """The notes since they were last asked for."""
         notes, self.notes = self.notes, []
         return notes
 
 
-class Resident:
+class LazyNetwork:
     """A network that is loaded at first use and rests in main memory between runs.
 
     Args:
@@ -74,38 +74,40 @@ class Resident:
 
         with self._lock:
             try:
-                return self._looked(pixels, look)
+                return self._run_checked(pixels, look)
             except torch.cuda.OutOfMemoryError:
                 if self._device == "cpu":
                     raise
-                self._change(f"runs on the CPU: the memory of {self._device} is full")
+                self._read_again(f"runs on the CPU: the memory of {self._device} is full")
                 self._device = "cpu"
-                return self._looked(pixels, look)
+                return self._run_checked(pixels, look)
 
-    def _looked(self, pixels: Tensor, look: Callable[[nn.Module, Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def _run_checked(
+        self, pixels: Tensor, look: Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
         import torch
 
         if self._half:
-            values = self._once(pixels, look, torch.float16)
+            values = self._run_once(pixels, look, torch.float16)
             if _finite(values):
                 return values
-            self._change("runs in full precision: in half precision its numbers are not finite")
-        values = self._once(pixels, look, torch.float32)
+            self._read_again("runs in full precision: in half precision its numbers are not finite")
+        values = self._run_once(pixels, look, torch.float32)
         if not _finite(values):
             raise WeightsError(f"What {self._name} gives is not finite", "Its file is damaged: get it again.")
         return values
 
-    def _once(
+    def _run_once(
         self, pixels: Tensor, look: Callable[[nn.Module, Tensor], tuple[Tensor, ...]], dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         import torch
 
         if self._network is None:
             self._network = self._build().to(dtype=dtype).eval().requires_grad_(False)
-        with torch.no_grad(), _visiting(self._network, self._device):
+        with torch.no_grad(), _on_device(self._network, self._device):
             return tuple(value.float().cpu() for value in look(self._network, pixels.to(self._device, dtype)))
 
-    def _change(self, what: str) -> None:
+    def _read_again(self, what: str) -> None:
         """Lets the network go, to be read again as the file has it, and says why."""
         self._placement.notes.append(f"{self._name} {what}.")
         self._network = None
@@ -117,7 +119,7 @@ def _finite(values: tuple[Tensor, ...]) -> bool:
 
 
 @contextmanager
-def _visiting(network: nn.Module, device: str) -> Generator[None]:
+def _on_device(network: nn.Module, device: str) -> Generator[None]:
     """The network on a device, and afterwards the tensors in main memory that it had before: nothing is copied back."""
     if device == "cpu":
         yield

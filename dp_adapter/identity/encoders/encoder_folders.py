@@ -15,7 +15,7 @@ INSIGHTFACE_FOLDERS = ("insightface", "dp_adapter/insightface")
 _TOWERS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
 
 
-class Folders:
+class EncoderFolders:
     """The folders that one session searches, in order.
 
     Args:

@@ -12,12 +12,12 @@ from dp_adapter.identity.encoders import transface
 from dp_adapter.identity.encoders.clip import ClipVision
 from dp_adapter.identity.encoders.clip_file import ClipShape
 from dp_adapter.identity.encoders.encoder_device import EncoderDevice
-from dp_adapter.identity.encoders.encoder_folders import Folders
-from dp_adapter.identity.encoders.eva import EvaVision, candidates
+from dp_adapter.identity.encoders.encoder_folders import EncoderFolders
+from dp_adapter.identity.encoders.eva import EvaVision, find_candidates
 from dp_adapter.identity.encoders.shipped_networks import providers_for
 from dp_adapter.identity.encoders.transface import TransFace
 from dp_adapter.identity.faces.detector import Detector, YuNet
-from dp_adapter.identity.faces.face_embedding import Encoder, SFace
+from dp_adapter.identity.faces.face_encoders import FaceEncoder, SFace
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.faces.facexlib_parsing import find_parser
 from dp_adapter.identity.faces.insightface_packs import ArcFace, InsightFace
@@ -43,14 +43,14 @@ class EncoderPool:
     """
 
     def __init__(self, roots: Sequence[Path], folders: Sequence[Path] = (), device: str = "cpu") -> None:
-        self.folders = Folders(roots, folders)
+        self.folders = EncoderFolders(roots, folders)
         self.placement = EncoderDevice(device)
         self.release()
 
     def release(self) -> None:
         """Lets every network go; the next use loads it again."""
         self.yunet: Detector = YuNet()
-        self.sface: Encoder = SFace()
+        self.sface: FaceEncoder = SFace()
         self._parser: FaceParser | None = None
         self._packs: dict[str, InsightFace] = {}
         self._arcface: dict[tuple[str, bool], ArcFace] = {}
@@ -102,7 +102,7 @@ class EncoderPool:
                 continue
             shape = tower.shape
             fits = hidden in (None, shape.hidden_size) and projection in (None, shape.projection_dim)
-            if fits and not _is_stranger(shape):
+            if fits and not _is_look_alike(shape):
                 return tower
             pixels = f", {shape.image_size} px" if fits else ""
             seen.append(f"{path.name} (hidden {shape.hidden_size}, projection {shape.projection_dim}{pixels})")
@@ -114,7 +114,7 @@ class EncoderPool:
         kinds: set[str] = set()
         for path in self.folders.towers():
             tower = self._tower(path)
-            if tower is None or _is_stranger(tower.shape) or tower.kind in kinds:
+            if tower is None or _is_look_alike(tower.shape) or tower.kind in kinds:
                 continue
             kinds.add(tower.kind)
             yield tower if tower.loaded else ClipVision(path, self.placement)
@@ -126,7 +126,7 @@ class EncoderPool:
             CatalogError: none of the towers in the model folders fits; says which were seen.
         """
         seen: list[str] = []
-        for path in candidates(self.folders.all):
+        for path in find_candidates(self.folders.all):
             try:
                 tower = self._eva.get(path) or EvaVision(path, self.placement)
             except WeightsError as error:
@@ -145,7 +145,7 @@ class EncoderPool:
     def eva_towers(self) -> Iterator[EvaVision]:
         """One EVA02-CLIP image tower of each shape, as `towers` gives CLIP's."""
         kinds: set[str] = set()
-        for path in candidates(self.folders.all):
+        for path in find_candidates(self.folders.all):
             try:
                 tower = EvaVision(path, self.placement)
             except WeightsError:
@@ -157,7 +157,7 @@ class EncoderPool:
 
     def _tower(self, path: Path) -> ClipVision | None:
         """The tower in a file, looked into once while the file stays unchanged; None where there is none in it."""
-        key = _file(path)
+        key = _file_key(path)
         if key in self._no_clip:
             return None  # other models live in these folders too
         try:
@@ -181,13 +181,13 @@ class EncoderPool:
         return CatalogError(problem, error.hint)
 
 
-def _is_stranger(shape: ClipShape) -> bool:
+def _is_look_alike(shape: ClipShape) -> bool:
     """Whether a tower shares a width with one that checkpoints were trained on, without being it."""
     sizes = (shape.hidden_size, shape.projection_dim)
     alike = [known for known in TOWERS.values() if known[0] == sizes[0] or known[1] == sizes[1]]
     return bool(alike) and not (sizes in alike and shape.image_size == _PIXELS)
 
 
-def _file(path: Path) -> _File:
+def _file_key(path: Path) -> _File:
     stat = path.stat()
     return path, stat.st_size, stat.st_mtime_ns

@@ -12,21 +12,20 @@ import numpy as np
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.encoders.clip import MEAN, STD
-from dp_adapter.identity.encoders.encoder_device import EncoderDevice, Resident
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice, LazyNetwork
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.faces.face import Floats
 
 if TYPE_CHECKING:
     import torch
 
-    from dp_adapter.identity.encoders.eva_net import EvaTower
+    from dp_adapter.identity.encoders.eva_net import EvaShape, EvaTower
 
 FOLDERS = ("clip_vision", "eva_clip", "clip", "pulid")  # A1111 and Forge, ComfyUI's PuLID nodes
 # huggingface_hub's folders: of the ControlNet extension's EVA-CLIP, of whatever else downloaded it.
 CACHED = "models--QuanSun--EVA-CLIP/snapshots"
 EXTENSIONS = ("sd-webui-controlnet-evaclip/models/" + CACHED, "sd-webui-controlnet/annotator/downloads/clip_vision")
 HUB = Path("~/.cache/huggingface/hub") / CACHED
-HIDDEN = (4, 8, 12, 16, 20)  # PuLID takes what comes out of this many blocks
 _PICKLES = (".pt", ".pth", ".bin")
 _HEAD = 64  # of all public towers; a narrower one is one head
 _ANCHOR = "blocks.0.attn.q_proj.weight"
@@ -42,41 +41,13 @@ _TIMM = (
 )
 
 
-@dataclass(frozen=True)
-class EvaShape:
-    """Sizes of a tower.
-
-    Attributes:
-        width: W; inner: of the feed-forward; depth: blocks; head: width d of an attention head.
-        patch: side of a patch in px; side: patches in a row; output: width of the image embedding.
-    """
-
-    width: int
-    inner: int
-    depth: int
-    head: int
-    patch: int
-    side: int
-    output: int
-
-    @property
-    def pixels(self) -> int:
-        """Side of the pictures it takes."""
-        return self.side * self.patch
-
-    @property
-    def tokens(self) -> int:
-        """Patches and the class token, L."""
-        return self.side**2 + 1
-
-
 @dataclass(frozen=True, eq=False)
 class EvaFeatures:
     """Of one picture.
 
     Args:
         pooled: image embedding [1, output], not normalised.
-        hidden: what comes out of `HIDDEN` blocks, [1, 5, L, W].
+        hidden: what comes out of five of its blocks, [1, 5, L, W].
     """
 
     pooled: torch.Tensor
@@ -100,7 +71,7 @@ class EvaVision:
         self.kind = f"eva/{self.shape.width}x{self.shape.depth}x{self.shape.output}"
         self.name = f"{self.kind}/{path.stem}"
         place = placement or EncoderDevice()
-        self._resident = Resident(self.name, self._built, place, half=place.half)
+        self._network = LazyNetwork(self.name, self._build, place, half=place.half)
 
     @property
     def version(self) -> str:
@@ -110,14 +81,14 @@ class EvaVision:
     @property
     def loaded(self) -> bool:
         """Whether the network is in memory."""
-        return self._resident.loaded
+        return self._network.loaded
 
     def encode(self, picture: Floats) -> EvaFeatures:
         """Features of a square RGB picture [s, s, 3] in 0..1 of any size."""
-        pooled, hidden = self._resident.run(preprocess(picture, self.shape.pixels), lambda net, pixels: net(pixels))
+        pooled, hidden = self._network.run(preprocess(picture, self.shape.pixels), lambda net, pixels: net(pixels))
         return EvaFeatures(pooled, hidden)
 
-    def _built(self) -> EvaTower:
+    def _build(self) -> EvaTower:
         import torch
 
         from dp_adapter.identity.encoders.eva_net import EvaTower
@@ -145,7 +116,7 @@ def preprocess(picture: Floats, size: int) -> torch.Tensor:
     return (pixels - mean) / deviation
 
 
-def candidates(roots: Sequence[Path]) -> Iterator[Path]:
+def find_candidates(roots: Sequence[Path]) -> Iterator[Path]:
     """Files that may be towers, those with ``eva`` in their name first.
 
     A pickle has to be unpacked to be looked into, so only those with that name are.
@@ -171,8 +142,10 @@ def read_shape(path: Path) -> EvaShape:
     Raises:
         WeightsError: as `EvaVision`.
     """
+    from dp_adapter.identity.encoders.eva_net import HIDDEN, EvaShape
+
     shapes = _shapes(path)
-    own = _own(shapes)
+    own = _tower_only(shapes)
     try:
         width, _, patch, _ = own["patch_embed.proj.weight"]
         shape = EvaShape(
@@ -193,7 +166,7 @@ def read_shape(path: Path) -> EvaShape:
     return shape
 
 
-def _own(named: Mapping[str, Any]) -> dict[str, Any]:
+def _tower_only(named: Mapping[str, Any]) -> dict[str, Any]:
     """What of a file belongs to the tower, under EVA-CLIP's names without ``visual.``; the rotation is computed."""
     prefix = next((key.removesuffix(_ANCHOR) for key in named if key.endswith(_ANCHOR)), None)
     if prefix is None:
@@ -211,7 +184,7 @@ def _own(named: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shapes(path: Path) -> dict[str, list[int]]:
     if path.suffix != ".safetensors":
-        return {key: list(value.shape) for key, value in _unpickled(path).items()}
+        return {key: list(value.shape) for key, value in _unpickle(path).items()}
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -223,13 +196,13 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix != ".safetensors":
-        return _own(_unpickled(path))
+        return _tower_only(_unpickle(path))
     from safetensors.torch import load_file
 
-    return _own(load_file(str(path)))
+    return _tower_only(load_file(str(path)))
 
 
-def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+def _unpickle(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a ``torch.save`` file, mapped, without running code from it."""
     import torch
 

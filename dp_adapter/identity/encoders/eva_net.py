@@ -9,15 +9,44 @@ Shapes: n pictures, L tokens (the class token, then the patches by rows), W widt
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.identity.encoders.eva import HIDDEN, EvaShape
-
+HIDDEN = (4, 8, 12, 16, 20)  # PuLID takes what comes out of this many blocks
 _EPS = 1e-6
 _TRAINED_SIDE = 16  # positions are in patches of 224 px pictures, which the tower was trained on first
 _THETA = 10000.0
+
+
+@dataclass(frozen=True)
+class EvaShape:
+    """Sizes of a tower.
+
+    Attributes:
+        width: W; inner: of the feed-forward; depth: blocks; head: width d of an attention head.
+        patch: side of a patch in px; side: patches in a row; output: width of the image embedding.
+    """
+
+    width: int
+    inner: int
+    depth: int
+    head: int
+    patch: int
+    side: int
+    output: int
+
+    @property
+    def pixels(self) -> int:
+        """Side of the pictures it takes."""
+        return self.side * self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Patches and the class token, L."""
+        return self.side**2 + 1
 
 
 class EvaTower(nn.Module):
@@ -36,7 +65,7 @@ class EvaTower(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         patches = self.patch_embed["proj"](pixels).flatten(2).mT  # [n, L - 1, W]
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1) + self.pos_embed
-        turn = rotation(self.shape.side, self.shape.head).to(x.device)
+        turn = rotary_angles(self.shape.side, self.shape.head).to(x.device)
         hidden: list[Tensor] = []
         for done, block in enumerate(self.blocks):
             if done in HIDDEN:
@@ -76,7 +105,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         parts = self.q_proj(x) + self.q_bias, self.k_proj(x), self.v_proj(x) + self.v_bias
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # [n, heads, L, d]
-        attended = F.scaled_dot_product_attention(rotated(q, turn), rotated(k, turn), v)
+        attended = F.scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v)
         return self.proj(self.inner_attn_ln(attended.transpose(1, 2).flatten(2)))
 
 
@@ -92,7 +121,7 @@ class _SwiGLU(nn.Module):
         return self.w3(self.ffn_ln(F.silu(self.w1(x)) * self.w2(x)))
 
 
-def rotation(side: int, head: int) -> Tensor:
+def rotary_angles(side: int, head: int) -> Tensor:
     """Cosines and sines of the patches' angles, [2, side * side, d / 2]; rows in the first half, columns in the second.
 
     Su et al. (RoFormer, arXiv 2104.09864) along both axes.
@@ -105,7 +134,7 @@ def rotation(side: int, head: int) -> Tensor:
     return torch.stack([both.cos(), both.sin()])
 
 
-def rotated(x: Tensor, turn: Tensor) -> Tensor:
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Queries or keys [n, heads, L, d], neighbouring pairs turned; the class token stays. In float32 inside."""
     patches = x[:, :, 1:].float()
     first, second, (cos, sin) = patches[..., ::2], patches[..., 1::2], turn

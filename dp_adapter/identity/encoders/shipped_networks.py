@@ -19,7 +19,7 @@ PREVIEW = "preview_faces.onnx"
 CPU = ("CPUExecutionProvider",)
 
 
-def shipped(name: str) -> Path:
+def shipped_path(name: str) -> Path:
     """Path of a network file in the extension's ``models`` folder.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dp_adapter.errors import WeightsError
 from dp_adapter.hints import command
-from dp_adapter.identity.encoders.encoder_device import EncoderDevice, Resident
+from dp_adapter.identity.encoders.encoder_device import EncoderDevice, LazyNetwork
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.faces.face import Face, Floats, norm_crop
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -39,10 +39,10 @@ class TransFace:
 
     def __init__(self, path: Path, placement: EncoderDevice | None = None) -> None:
         self._path = path
-        self.shape = shape = _opened(path)[0]
+        self.shape = shape = _open(path)[0]
         self.kind = f"transface/{shape.width}x{shape.depth}x{shape.patches}"
         self.name = f"{self.kind}/{path.stem}"
-        self._resident = Resident(self.kind, self._loaded, placement or EncoderDevice())
+        self._network = LazyNetwork(self.kind, self._load, placement or EncoderDevice())
 
     @property
     def version(self) -> str:
@@ -59,37 +59,37 @@ class TransFace:
 
         crop = norm_crop(head_on_black(picture, parts), face.points, 112)
         pixels = torch.tensor(np.moveaxis(crop, -1, 0)[None].astype(np.float32) / 255)  # [1, 3, 112, 112] RGB, as there
-        (patches,) = self._resident.run((pixels - 0.5) / 0.5, lambda network, given: (network(given),))
+        (patches,) = self._network.run((pixels - 0.5) / 0.5, lambda network, given: (network(given),))
         return patches
 
-    def _loaded(self) -> TransFaceNet:
-        network, weights = _opened(self._path)
+    def _load(self) -> TransFaceNet:
+        network, weights = _open(self._path)
         try:
             network.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise WeightsError(
-                f"{self._path.name} is an incomplete TransFace: {str(error).splitlines()[-1].strip()}", _again()
+                f"{self._path.name} is an incomplete TransFace: {str(error).splitlines()[-1].strip()}", _hint()
             ) from error
         return network
 
 
-def _again() -> str:
+def _hint() -> str:
     return f"Get it again ({command(f'models get {CATALOGUE}')} says where it comes from)."
 
 
-def _opened(path: Path) -> tuple[TransFaceNet, dict[str, Tensor]]:
+def _open(path: Path) -> tuple[TransFaceNet, dict[str, Tensor]]:
     """The network without numbers, and the file's tensors."""
     import torch
 
-    from dp_adapter.identity.encoders.transface_net import TransFaceNet, used
+    from dp_adapter.identity.encoders.transface_net import TransFaceNet, patch_weights
     from dp_adapter.weights.files import open_weights
 
-    weights = used(open_weights(path).tensors)
+    weights = patch_weights(open_weights(path).tensors)
     try:
         with torch.device("meta"):
             return TransFaceNet.like(weights), weights
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path.name} is no TransFace ({error})", _again()) from error
+        raise WeightsError(f"{path.name} is no TransFace ({error})", _hint()) from error
 
 
 def head_on_black(picture: Picture, parts: Mapping[str, Floats]) -> Picture:

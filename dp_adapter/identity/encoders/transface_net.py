@@ -67,6 +67,6 @@ class _Block(nn.Module):
         return x + self.mlp["fc2"](nn.functional.relu6(self.mlp["fc1"](self.norm2(x))))
 
 
-def used(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def patch_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file that the patch features need."""
     return {key: value for key, value in tensors.items() if not key.startswith(_UNUSED)}

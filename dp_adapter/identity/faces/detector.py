@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
-from dp_adapter.identity.encoders.shipped_networks import CPU, YUNET, open_network, shipped
-from dp_adapter.identity.faces.detection_scales import CANVAS, distinct, sweep
+from dp_adapter.identity.encoders.shipped_networks import CPU, YUNET, open_network, shipped_path
 from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.multiscale_detection import CANVAS, detect_at_scales, drop_duplicates
 from dp_adapter.identity.pictures.picture_files import Picture
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class YuNet:
             CatalogError: the network's file is missing or damaged.
             MissingDependencyError: onnxruntime is not installed.
         """
-        return sweep(picture, self._find, self._tiles)
+        return detect_at_scales(picture, self._find, self._tiles)
 
     @cached_property
     def _network(self) -> InferenceSession:
-        return open_network(self._path or shipped(YUNET), self._providers, self._threads)
+        return open_network(self._path or shipped_path(YUNET), self._providers, self._threads)
 
     def _find(self, canvas: Picture) -> list[Face]:
         blob = np.moveaxis(canvas[None, :, :, ::-1], -1, 1).astype(np.float32)  # [1, 3, 640, 640] BGR, 0..255
@@ -80,7 +80,7 @@ class YuNet:
         faces: list[Face] = []
         for i, stride in enumerate(STRIDES):
             faces += self._decode(stride, *(output[0] for output in outputs[4 * i : 4 * i + 4]))
-        return distinct(faces)
+        return drop_duplicates(faces)
 
     def _decode(self, stride: int, cls: Floats, obj: Floats, bbox: Floats, kps: Floats) -> list[Face]:
         """Faces of one stride from [n, 1], [n, 1], [n, 4], [n, 10].

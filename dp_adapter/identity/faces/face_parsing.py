@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.identity.encoders.shipped_networks import CPU, SELFIE, open_network, shipped
+from dp_adapter.identity.encoders.shipped_networks import CPU, SELFIE, open_network, shipped_path
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.landmark_regions import (
     FACE,
@@ -53,7 +53,7 @@ class FaceParser(Protocol):
         ...
 
 
-class Parser:
+class SelfieParser:
     """Soft masks of one person's parts.
 
     Selfie multiclass (Google, MediaPipe image segmenter, 256 px) is run on the whole picture and again on a square
@@ -91,7 +91,7 @@ class Parser:
         seen = float(own.sum() / max(float(oval.sum()), 1e-6))
         skin = np.minimum(1, stuff[..., FACE_SKIN] + stuff[..., BODY_SKIN])
         return {
-            "face": _closed(own, face) if seen > UNSEEN else oval,
+            "face": _close_holes(own, face) if seen > UNSEEN else oval,
             "skin": skin,
             "hair": stuff[..., HAIR],
             "clothes": stuff[..., CLOTHES],
@@ -112,7 +112,7 @@ class Parser:
 
     @cached_property
     def _network(self) -> InferenceSession:
-        return open_network(self._path or shipped(SELFIE), self._providers, self._threads)
+        return open_network(self._path or shipped_path(SELFIE), self._providers, self._threads)
 
     def _stuff(self, picture: Picture, face: Face) -> Floats:
         """Shares [H, W, 6] of the network's classes; the crop's blended into the whole picture's."""
@@ -120,12 +120,12 @@ class Parser:
         side = max(8, round(face.size * CROP))
         left, top = (int(value) for value in np.round(face.centre - side / 2))
         x1, y1, x2, y2 = max(0, left), max(0, top), min(width, left + side), min(height, top + side)
-        near = self._segment(_padded(picture, left, top, side))[y1 - top : y2 - top, x1 - left : x2 - left]
+        near = self._segment(_pad_square(picture, left, top, side))[y1 - top : y2 - top, x1 - left : x2 - left]
         if (x1, y1, x2, y2) == (0, 0, width, height):
             return near
         square = max(height, width)
         down, right = (square - height) // 2, (square - width) // 2
-        whole = self._segment(_padded(picture, -right, -down, square))[down : down + height, right : right + width]
+        whole = self._segment(_pad_square(picture, -right, -down, square))[down : down + height, right : right + width]
         ramp = _ramp(x1, x2, width, side)[None, :] * _ramp(y1, y2, height, side)[:, None]
         share = ramp[..., None]
         whole[y1:y2, x1:x2] = share * near + (1 - share) * whole[y1:y2, x1:x2]
@@ -150,7 +150,7 @@ class Parser:
         return ((shares - FLOOR) / (1 - 2 * FLOOR)).clip(0, 1)
 
 
-def _padded(picture: Picture, left: int, top: int, side: int) -> Picture:
+def _pad_square(picture: Picture, left: int, top: int, side: int) -> Picture:
     """The square at `left`, `top`, black outside the picture, which loses the least of the clothes."""
     import cv2
 
@@ -169,7 +169,7 @@ def _ramp(start: int, stop: int, length: int, side: int) -> Floats:
     return np.minimum(low, high).clip(0, 1)
 
 
-def _closed(mask: Floats, face: Face) -> Floats:
+def _close_holes(mask: Floats, face: Face) -> Floats:
     """The mask without small holes (nostrils, glints on glasses): greyscale closing over a twelfth of the face."""
     import cv2
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.faces.face import Face, Floats, similarity
-from dp_adapter.identity.faces.face_parsing import FaceParser, Parser
+from dp_adapter.identity.faces.face_parsing import FaceParser, SelfieParser
 from dp_adapter.identity.faces.landmark_regions import EYE, FACE, Oval, frame, oval_mask
 from dp_adapter.identity.pictures.picture_files import Picture
 
@@ -99,14 +99,14 @@ class FacexlibParser:
     def __init__(self, path: Path, around: FaceParser | None = None) -> None:
         self._path = path
         self._layout = LAYOUTS[path.name]
-        self._around = around or Parser()
+        self._around = around or SelfieParser()
 
     @property
     def name(self) -> str:
         return f"facexlib-{self._layout.network.lower()}"
 
     def parse(self, picture: Picture, face: Face) -> dict[str, Floats]:
-        """Masks as `Parser.parse` gives them; eyes behind glasses are where the points say.
+        """Masks as `SelfieParser.parse` gives them; eyes behind glasses are where the points say.
 
         Raises:
             CatalogError: the weights are damaged or for another network.
@@ -117,8 +117,8 @@ class FacexlibParser:
         warp = similarity(face.points, CROP)
         crop = np.asarray(cv2.warpAffine(picture, warp, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.uint8)
         height, width = picture.shape[:2]
-        inside = np.asarray(_back(_seam(), warp, (width, height)), np.float32)
-        own = {name: _back(mask, warp, (width, height)) for name, mask in self._head(crop).items()}
+        inside = np.asarray(_warp_back(_seam(), warp, (width, height)), np.float32)
+        own = {name: _warp_back(mask, warp, (width, height)) for name, mask in self._head(crop).items()}
         at = frame(face, (height, width))
         left, right = ((float(x), float(y)) for x, y in at.points[:2])
         eyes = np.maximum(oval_mask(at, EYE, left), oval_mask(at, EYE, right))
@@ -178,11 +178,11 @@ def find_parser(roots: Sequence[Path]) -> FaceParser:
     """
     found = next((path for path in _weight_files(roots) if path.is_file()), None)
     if found is None:
-        return Parser()
+        return SelfieParser()
     try:
         importlib.import_module("facexlib.parsing")
     except (ImportError, RuntimeError):  # numba is missing, or torchvision was made for another torch
-        return Parser()
+        return SelfieParser()
     return FacexlibParser(found)
 
 
@@ -200,7 +200,7 @@ def _channels(layout: Layout, names: Sequence[str]) -> list[int]:
     return [channel for channel, name in enumerate(layout.classes) if name in names]
 
 
-def _back(mask: Floats, warp: np.ndarray[Any, np.dtype[np.float64]], size: tuple[int, int]) -> Floats:
+def _warp_back(mask: Floats, warp: np.ndarray[Any, np.dtype[np.float64]], size: tuple[int, int]) -> Floats:
     """A mask of the crop in the picture of `size` (width, height), 0 outside the crop."""
     import cv2
 

@@ -19,8 +19,8 @@ from dp_adapter.errors import CatalogError, MissingDependencyError
 from dp_adapter.hints import command
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.encoders.shipped_networks import CPU
-from dp_adapter.identity.faces.detection_scales import CANVAS, clip_face, sweep
 from dp_adapter.identity.faces.face import Face, Floats, norm_crop
+from dp_adapter.identity.faces.multiscale_detection import CANVAS, clip_face, detect_at_scales
 from dp_adapter.identity.pictures.picture_files import Picture
 
 if TYPE_CHECKING:
@@ -65,19 +65,19 @@ class InsightFace:
         height, width = picture.shape[:2]
         # first as FaceAnalysis.get does, so that embeddings equal those the checkpoints were trained on
         found = [kept for face in self._find(picture) if (kept := clip_face(face, width, height)) is not None]
-        return found or sweep(picture, self._find, self._tiles)
+        return found or detect_at_scales(picture, self._find, self._tiles)
 
     @property
-    def tells_age(self) -> bool:
+    def has_age_network(self) -> bool:
         """Whether the pack has a network for ages. Raises as `detect` does."""
         return "genderage" in self.app.models
 
     def age(self, picture: Picture, face: Face) -> int:
         """Age in years as the pack's genderage.onnx sees it, some eight years off on average.
 
-        Raises as `detect` does, and KeyError unless ``tells_age``.
+        Raises as `detect` does, and KeyError unless ``has_age_network``.
         """
-        found = _Found(face.box)
+        found = _FaceRecord(face.box)
         self.app.models["genderage"].get(np.ascontiguousarray(picture[:, :, ::-1]), found)
         return min(max(found["age"], 0), 120)
 
@@ -117,7 +117,7 @@ class InsightFace:
         ]
 
 
-class _Found(dict[str, int]):
+class _FaceRecord(dict[str, int]):
     """What insightface's networks take for a face and write to: a box as attribute, results as items."""
 
     def __init__(self, bbox: Floats) -> None:

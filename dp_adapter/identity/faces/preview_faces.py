@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.faces.detection_scales import distinct, iou
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.faces.landmark_regions import FACE, Oval, frame, oval_mask
+from dp_adapter.identity.faces.multiscale_detection import drop_duplicates, iou
 from dp_adapter.identity.faces.preview_net import PreviewNetwork
 from dp_adapter.identity.pictures.picture_files import Picture
 
@@ -59,26 +59,26 @@ class PreviewFinder:
             CatalogError: a network's file is missing or damaged.
             MissingDependencyError: onnxruntime is not installed.
         """
-        seen = self._seen(picture)
+        seen = self._find_with_network(picture)
         detected = self._detector.detect(picture)
         sharp = any(face.score >= CERTAIN for face in detected)
         kept: list[Face] = []
         for face in detected:
-            twin = _twin(face, seen)
+            twin = _match(face, seen)
             if face.score >= CERTAIN or twin is not None:
-                kept.append(_joined(face, twin))
-        alone = [face for face in seen if not _among(face, kept)]
+                kept.append(_merge(face, twin))
+        alone = [face for face in seen if not _is_among(face, kept)]
         believed = [face for face in alone if face.score >= (DOUBTED if sharp else ALONE)]
         kept += believed
         if sharp:
             unsure = [face for face in alone[len(believed) :] if face.score >= MAYBE]
             for face in unsure[:CANDIDATES]:
-                near = _twin(face, _from_crop(picture, face, self._detector.detect))
-                kept += [] if near is None else [_joined(near, face)]
+                near = _match(face, _from_crop(picture, face, self._detector.detect))
+                kept += [] if near is None else [_merge(near, face)]
         return sorted(kept, key=lambda face: -face.score)
 
     def parse(self, picture: Picture, face: Face) -> dict[str, Floats]:
-        """Masks [H, W] of a face's parts by name, as `Parser.parse` gives them.
+        """Masks [H, W] of a face's parts by name, as `SelfieParser.parse` gives them.
 
         Raises:
             CatalogError, MissingDependencyError: as `detect`.
@@ -90,18 +90,18 @@ class PreviewFinder:
         share = _share_of_network(parts["face"], seen, oval)
         return parts | {"face": np.asarray((1 - share) * parts["face"] + share * seen, np.float32)}
 
-    def _seen(self, picture: Picture) -> list[Face]:
+    def _find_with_network(self, picture: Picture) -> list[Face]:
         """What the network sees from far, then each from near; the score is the mean of both looks."""
         far: list[Face] = []
         for side in SIDES:
             far += self._network.look(picture, side, TOGETHER).faces
         near: list[Face] = []
-        for face in distinct(far)[:LOOKS]:
+        for face in drop_duplicates(far)[:LOOKS]:
             again = _from_crop(picture, face, lambda crop: self._network.look(crop, NEAR, TOGETHER / 2).faces)
-            twin = _twin(face, again)
+            twin = _match(face, again)
             if twin is not None:
                 near.append(replace(twin, score=(twin.score + face.score) / 2))
-        return distinct(near)
+        return drop_duplicates(near)
 
     def _near_mask(self, picture: Picture, face: Face) -> Floats:
         """This person's face [H, W] as the network sees it from near."""
@@ -121,16 +121,16 @@ def _from_crop(picture: Picture, face: Face, find: Callable[[Picture], list[Face
     return [replace(each, box=each.box + np.tile(shift, 2), points=each.points + shift) for each in find(crop)]
 
 
-def _twin(face: Face, others: Iterable[Face]) -> Face | None:
+def _match(face: Face, others: Iterable[Face]) -> Face | None:
     """The best of the others that is the same face."""
     return max((o for o in others if iou(o.box, face.box) > SAME), key=lambda o: o.score, default=None)
 
 
-def _among(face: Face, others: Iterable[Face]) -> bool:
+def _is_among(face: Face, others: Iterable[Face]) -> bool:
     return any(iou(face.box, other.box) > SAME for other in others)
 
 
-def _joined(face: Face, twin: Face | None) -> Face:
+def _merge(face: Face, twin: Face | None) -> Face:
     """The detector's face; with its score below `CERTAIN`, its points and box pulled towards the network's."""
     if twin is None or face.score >= CERTAIN:
         return face

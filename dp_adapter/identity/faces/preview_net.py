@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from dp_adapter.identity.encoders.shipped_networks import CPU, PREVIEW, open_network, shipped
-from dp_adapter.identity.faces.detection_scales import distinct
+from dp_adapter.identity.encoders.shipped_networks import CPU, PREVIEW, open_network, shipped_path
 from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.multiscale_detection import drop_duplicates
 from dp_adapter.identity.pictures.picture_files import Picture
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ TRAINED = 128  # px of the input in training, the unit of widths and heights
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class PreviewFaces:
     """What the network sees in one picture [H, W].
 
     Attributes:
@@ -51,7 +51,7 @@ class PreviewNetwork:
         self._path = path
         self._providers = tuple(providers)
 
-    def look(self, picture: Picture, side: int, threshold: float) -> Sight:
+    def look(self, picture: Picture, side: int, threshold: float) -> PreviewFaces:
         """Looks at a picture [H, W, 3] whose long side is brought to `side` px, a multiple of 32.
 
         Args:
@@ -74,14 +74,14 @@ class PreviewNetwork:
         heads, mask = cast("list[Floats]", self._network.run(["heads", "mask"], {"picture": blob}))
         large = np.asarray(cv2.resize(mask[0, 0], blob.shape[:1:-1], interpolation=cv2.INTER_LINEAR), np.float32)
         full = cv2.resize(large[: size[1], : size[0]], (width, height), interpolation=cv2.INTER_LINEAR)
-        return Sight(_decoded(heads[0], scale, threshold), np.asarray(full, np.float32))
+        return PreviewFaces(_decode(heads[0], scale, threshold), np.asarray(full, np.float32))
 
     @cached_property
     def _network(self) -> InferenceSession:
-        return open_network(self._path or shipped(PREVIEW), self._providers)
+        return open_network(self._path or shipped_path(PREVIEW), self._providers)
 
 
-def _decoded(heads: Floats, scale: float, threshold: float) -> list[Face]:
+def _decode(heads: Floats, scale: float, threshold: float) -> list[Face]:
     """Faces of the heads [15, h, w]: share of a centre; its x, y in cells and log width, height; points in boxes."""
     import cv2
 
@@ -98,4 +98,4 @@ def _decoded(heads: Floats, scale: float, threshold: float) -> list[Face]:
         box = np.concatenate([centre - half, centre + half])
         share = float(shares[row, column])
         faces.append(Face(np.asarray(box / scale, np.float32), np.asarray(points / scale, np.float32), share))
-    return distinct(faces)
+    return drop_duplicates(faces)

@@ -23,7 +23,7 @@ def noise_at(progress: float) -> float:
     return ((1 - kept) / kept) ** 0.5
 
 
-def formed(picture: Picture, progress: float, seed: int = 0) -> Picture:
+def simulate_preview(picture: Picture, progress: float, seed: int = 0) -> Picture:
     """The estimate [H, W, 3] of a picture [H, W, 3] at a progress; the same for the same seed."""
     values = picture.astype(np.float32) / 255
     mean = values.mean((0, 1), keepdims=True)

@@ -67,10 +67,10 @@ def to_8bit(image: Image, key: int | tuple[int, ...] | None) -> Image:
         values = np.asarray(image)
         sixteen = image.mode.startswith("I;16") or image.format == "PNG"
         grey = Image.fromarray(_grey(values, sixteen))
-        return grey if key is None else _keyed(grey, np.equal(values, key))
+        return grey if key is None else _clear_key(grey, np.equal(values, key))
     if key is not None:
         plain = image.convert("L") if image.mode == "1" else image
-        return _keyed(plain, np.equal(np.asarray(plain), key))
+        return _clear_key(plain, np.equal(np.asarray(plain), key))
     if image.mode == "P" and ("transparency" in image.info or (image.palette and image.palette.mode.endswith("A"))):
         return image.convert("RGBA")
     if image.mode == "La":  # has no way to RGBA of its own
@@ -80,7 +80,7 @@ def to_8bit(image: Image, key: int | tuple[int, ...] | None) -> Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _keyed(image: Image, clear: NDArray[np.bool_]) -> Image:
+def _clear_key(image: Image, clear: NDArray[np.bool_]) -> Image:
     """RGBA with what is clear ([H, W] or [H, W, channels], all of which have to be) transparent, the rest opaque."""
     from PIL import Image
 

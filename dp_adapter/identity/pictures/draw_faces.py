@@ -32,7 +32,7 @@ def annotate(
     import cv2
 
     factor = -(-SMALLEST // max(picture.shape[:2])) if max(picture.shape[:2]) < SMALLEST else 1
-    canvas = _tinted(picture, parts or {})
+    canvas = _tint(picture, parts or {})
     canvas = np.ascontiguousarray(np.repeat(np.repeat(canvas, factor, 0), factor, 1))
     across = sorted(range(len(faces)), key=lambda i: float(faces[i].centre[0]))
     unit = max(canvas.shape[:2]) / 1000  # lines and letters grow with the picture
@@ -50,7 +50,7 @@ def annotate(
     return canvas
 
 
-def _tinted(picture: Picture, parts: Mapping[str, Floats]) -> Picture:
+def _tint(picture: Picture, parts: Mapping[str, Floats]) -> Picture:
     canvas = picture.astype(np.float32)
     for number, mask in enumerate(parts.values()):
         share = 0.45 * mask[..., None]

@@ -21,12 +21,12 @@ _TILE = 192  # px, of the long side of a grid in the pyramid
 _GAP = 10
 
 
-def overlaid(picture: Picture, masks: Sequence[Floats]) -> Picture:
+def overlay_masks(picture: Picture, masks: Sequence[Floats]) -> Picture:
     """The picture [H, W, 3] with masks [H, W] over it, each in its own colour."""
-    return _blended(picture, [(mask, COLOURS[n % len(COLOURS)]) for n, mask in enumerate(masks)])
+    return _blend(picture, [(mask, COLOURS[n % len(COLOURS)]) for n, mask in enumerate(masks)])
 
 
-def parts_drawn(picture: Picture, people: Sequence[Mapping[str, Floats]], weights: Mapping[str, float]) -> Picture:
+def draw_parts(picture: Picture, people: Sequence[Mapping[str, Floats]], weights: Mapping[str, float]) -> Picture:
     """The picture with the parts of everybody in their colours, and on its right the colours' names and weights.
 
     Args:
@@ -35,7 +35,7 @@ def parts_drawn(picture: Picture, people: Sequence[Mapping[str, Floats]], weight
     """
     named = [name for name in PART_COLOURS if any(name in parts for parts in people)]
     layers = [(np.maximum.reduce([parts[name] for parts in people if name in parts]), name) for name in named]
-    drawn = _blended(picture, [(mask, PART_COLOURS[name]) for mask, name in layers])
+    drawn = _blend(picture, [(mask, PART_COLOURS[name]) for mask, name in layers])
     height = drawn.shape[0]
     unit = max(0.35, height / 1000)
     step = height // (len(named) + 1) if named else height
@@ -47,15 +47,15 @@ def parts_drawn(picture: Picture, people: Sequence[Mapping[str, Floats]], weight
     return np.concatenate([drawn, legend], 1)
 
 
-def pyramid_drawn(rows: Sequence[tuple[str, Sequence[tuple[str, Floats]]]]) -> Picture:
+def draw_pyramid(rows: Sequence[tuple[str, Sequence[tuple[str, Floats]]]]) -> Picture:
     """Grids beside each other, cells as squares, white where the gate is 1.
 
     Args:
         rows: a title each, and captions with grids [h, w] in 0..1.
     """
     across = max(len(grids) for _, grids in rows)
-    tall = max(_enlarged(grid).shape[0] for _, grids in rows for _, grid in grids)
-    wide = max(_enlarged(grid).shape[1] for _, grids in rows for _, grid in grids)
+    tall = max(_enlarge(grid).shape[0] for _, grids in rows for _, grid in grids)
+    wide = max(_enlarge(grid).shape[1] for _, grids in rows for _, grid in grids)
     wide, head = max(wide, 150), 26
     canvas = np.full((len(rows) * (tall + 2 * head + _GAP), across * (wide + _GAP) + _GAP, 3), 40, np.uint8)
     for row, (title, grids) in enumerate(rows):
@@ -63,18 +63,18 @@ def pyramid_drawn(rows: Sequence[tuple[str, Sequence[tuple[str, Floats]]]]) -> P
         label(canvas, [title], (_GAP, top), 0.55)
         for column, (caption, grid) in enumerate(grids):
             left = _GAP + column * (wide + _GAP)
-            tile = _enlarged(grid)
+            tile = _enlarge(grid)
             canvas[top + head : top + head + tile.shape[0], left : left + tile.shape[1]] = tile[..., None]
             label(canvas, [caption], (left, top + head), 0.5)
     return canvas
 
 
-def _enlarged(grid: Floats) -> Picture:
+def _enlarge(grid: Floats) -> Picture:
     factor = max(1, _TILE // max(grid.shape))
     return (np.repeat(np.repeat(grid, factor, 0), factor, 1) * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _blended(picture: Picture, layers: Sequence[tuple[Floats, tuple[int, int, int]]]) -> Picture:
+def _blend(picture: Picture, layers: Sequence[tuple[Floats, tuple[int, int, int]]]) -> Picture:
     canvas = picture.astype(np.float32)
     for mask, colour in layers:
         share = _OPACITY * mask[..., None]

@@ -33,7 +33,7 @@ class DroppedPhotos:
             mask: whether it is to be read as a mask, which may be smaller.
 
         Raises:
-            PictureError: it is no picture, outside the limits of ``load``, or larger than the whole shelf.
+            PictureError: it is no picture, outside the limits of ``load``, or larger than all that is kept.
         """
         name = load(data, MASK_LIMITS if mask else None).digest[:DIGITS]
         if len(data) > self._max_bytes:

@@ -50,7 +50,7 @@ MASK_LIMITS = PictureLimits(min_side=1)  # nobody looks for a face in a mask
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class DecodedPicture:
     """A picture file as it is, which photographs and masks read differently.
 
     Attributes:
@@ -85,7 +85,7 @@ class Loaded:
         return digest(self.picture if self.alpha is None else np.dstack([self.picture, self.mask]))
 
 
-def load(source: PictureSource, limits: PictureLimits | None = None) -> Loaded:
+def load(source: PictureSource, limits: PictureLimits | None = None) -> DecodedPicture:
     """Read a picture, upright, first frame of an animation.
 
     Args:
@@ -216,7 +216,7 @@ def _from_array(array: NDArray[Any]) -> Image:
     return Image.fromarray(array_to_bytes(array))
 
 
-def _decode(image: Image, limits: PictureLimits) -> Loaded:
+def _decode(image: Image, limits: PictureLimits) -> DecodedPicture:
     from PIL import Image
 
     image.draft(None, _target(image.size, limits))  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is large enough
@@ -234,7 +234,7 @@ def _decode(image: Image, limits: PictureLimits) -> Loaded:
         layers = tuple(layer and layer.transpose(Image.Transpose(turn)) for layer in layers)
     colours, alpha = (None if layer is None else np.array(layer) for layer in layers)
     assert colours is not None
-    return Loaded(colours, None if alpha is None or alpha.min() == 255 else alpha)
+    return DecodedPicture(colours, None if alpha is None or alpha.min() == 255 else alpha)
 
 
 def _target(size: tuple[int, int], limits: PictureLimits) -> tuple[int, int]:

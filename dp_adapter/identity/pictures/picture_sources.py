@@ -34,16 +34,16 @@ def read_as(text: str, paths_allowed: bool, read: Callable[[Path | bytes], T]) -
     Raises:
         PictureError: it is an address, a forbidden path, or no picture.
     """
-    if not (paths_allowed and _is_file(text)) and (data := embedded(text)) is not None:
+    if not (paths_allowed and _is_file(text)) and (data := decode_inline(text)) is not None:
         return read(data)
     if not paths_allowed:
         raise PictureError("A picture in a request must be base64 or a data URL", "Paths are not read from requests.")
     if len(text) > _LONGEST_PATH:
         raise PictureError(f"'{text[:40]}…' is neither a path nor base64", "Encode the file's bytes again.")
-    return read(_expanded(text))
+    return read(_expand(text))
 
 
-def embedded(text: str) -> bytes | None:
+def decode_inline(text: str) -> bytes | None:
     """The picture file that a data URL or base64 holds; None where the text can only be a path.
 
     Raises:
@@ -54,7 +54,7 @@ def embedded(text: str) -> bytes | None:
     header = _DATA_URL.match(text[:200])
     # stripped, since a pattern that ends in optional spaces takes quadratic time on a request of many spaces
     if header or _BASE64.fullmatch(text.strip()):
-        return _decoded(text[header.end() :] if header else text)
+        return _decode_base64(text[header.end() :] if header else text)
     if text[:5].lower() == "data:":
         raise PictureError(
             f"'{text[:40]}…' is no data URL of a picture", "Write data:image/png;base64, and the base64."
@@ -62,7 +62,7 @@ def embedded(text: str) -> bytes | None:
     return None
 
 
-def _decoded(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:
@@ -71,7 +71,7 @@ def _decoded(text: str) -> bytes:
         ) from None
 
 
-def _expanded(text: str) -> Path:
+def _expand(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody who has no home here

@@ -29,7 +29,7 @@ _DIRECTIONS = 24
 
 
 @dataclass(frozen=True)
-class Wear:
+class PhotoDamage:
     """What is found on a photo.
 
     Attributes:
@@ -53,30 +53,30 @@ class Wear:
         """Whether there is grain to take out: in colour, that costs face encoders more than it gains."""
         return self.toned and self.grain >= _GRAIN
 
-    def words(self) -> tuple[str, ...]:
-        """What `retouched` takes out."""
+    def repairs(self) -> tuple[str, ...]:
+        """What `retouch` takes out."""
         found = {"tint": self.tinted, "creases and specks": self.marks > 0, "grain": self.grainy}
         return tuple(name for name, there in found.items() if there)
 
 
-def wear(picture: Picture, face: Face) -> Wear:
+def find_damage(picture: Picture, face: Face) -> PhotoDamage:
     """Looks at the surroundings of one face."""
     part, there = _around(picture, face)
     toned, tinted = _tone(part)
     marks = _marks(part, there)
     inside = oval_mask(frame(there, part.shape[:2]), FACE) > 0
-    return Wear(toned, tinted, _noise(_grey(part)), float(marks.sum()) / max(int(inside.sum()), 1))
+    return PhotoDamage(toned, tinted, _noise(_grey(part)), float(marks.sum()) / max(int(inside.sum()), 1))
 
 
-def retouched(picture: Picture, face: Face) -> Picture:
-    """The photo without what `wear` finds on it, of the same size; the very same where it finds nothing.
+def retouch(picture: Picture, face: Face) -> Picture:
+    """The photo without what `find_damage` finds on it, of the same size; the very same where it finds nothing.
 
     Tint goes everywhere, the rest around the face.
     """
     import cv2
 
-    found = wear(picture, face)
-    if not found.words():
+    found = find_damage(picture, face)
+    if not found.repairs():
         return picture
     made = np.repeat(_grey(picture)[..., None], 3, axis=2) if found.tinted else picture.copy()
     x1, y1, x2, y2 = _square(picture, face)

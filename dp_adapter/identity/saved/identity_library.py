@@ -12,8 +12,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from dp_adapter.errors import IdentityError
-from dp_adapter.identity.saved.saved_identity import Card, SavedIdentity
-from dp_adapter.identity.saved.saved_identity_file import SUFFIX, read, read_card, write
+from dp_adapter.identity.saved.saved_identity import IdentityHeader, SavedIdentity
+from dp_adapter.identity.saved.saved_identity_file import SUFFIX, read, read_header, write
 
 FOLDER = "dp_adapter/identities"
 NAME = r"\w[\w \-]{0,63}"  # as settings.field_types.NAME: what identity:NAME in a request can say
@@ -38,12 +38,12 @@ class IdentityLibrary:
         """All names in alphabetical order. Files are not opened, so one of them may turn out to be none."""
         found: dict[str, str] = {}
         for path in self._files():
-            found.setdefault(_key(path.stem), _composed(path.stem))
+            found.setdefault(_key(path.stem), _compose(path.stem))
         return tuple(sorted(found.values(), key=_key))
 
-    def card(self, name: str) -> Card:
+    def header(self, name: str) -> IdentityHeader:
         """Head and thumbnail of an identity. Raises as `load`."""
-        return read_card(self._path(name))
+        return read_header(self._path(name))
 
     def load(self, name: str) -> SavedIdentity:
         """A whole identity.
@@ -87,7 +87,7 @@ class IdentityLibrary:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        return dataclasses.replace(saved, name=_composed(path.stem), notes=identity.notes)
+        return dataclasses.replace(saved, name=_compose(path.stem), notes=identity.notes)
 
     def require_free(self, name: str, replace: bool = False) -> None:
         """Raises IdentityError where `save` would refuse this name; to be asked before photos are embedded."""
@@ -96,7 +96,7 @@ class IdentityLibrary:
             raise IdentityError("There is no models folder to save identities in", "Give one.")
         if not replace and (taken := self._find(name)) is not None:
             raise IdentityError(
-                f"There is already a saved identity '{_composed(taken.stem)}'", "Choose another name, or replace it."
+                f"There is already a saved identity '{_compose(taken.stem)}'", "Choose another name, or replace it."
             )
 
     def rename(self, old: str, new: str) -> None:
@@ -109,13 +109,13 @@ class IdentityLibrary:
         require_usable(new)
         taken = self._find(new)
         if taken is not None and taken != path:  # another case of the same name is free
-            raise IdentityError(f"There is already a saved identity '{_composed(taken.stem)}'", "Choose another name.")
-        _changed(path, lambda: path.rename(path.with_name(f"{new}{SUFFIX}")), "renamed")
+            raise IdentityError(f"There is already a saved identity '{_compose(taken.stem)}'", "Choose another name.")
+        _change_file(path, lambda: path.rename(path.with_name(f"{new}{SUFFIX}")), "renamed")
 
     def delete(self, name: str) -> None:
         """Removes an identity's file. Raises IdentityError where there is none or it may not be removed."""
         path = self._path(name)
-        _changed(path, path.unlink, "deleted")
+        _change_file(path, path.unlink, "deleted")
 
     def with_photo(self, digest: str) -> str | None:
         """The first identity made with this photo; ``digest`` is its SHA-256 or the first 16 or more digits."""
@@ -123,7 +123,7 @@ class IdentityLibrary:
             return None
         for name in self.names():
             with contextlib.suppress(IdentityError):  # a damaged file must not hide the others
-                if any(known.startswith(digest) for known in self.card(name).hashes):
+                if any(known.startswith(digest) for known in self.header(name).hashes):
                     return name
         return None
 
@@ -141,7 +141,7 @@ class IdentityLibrary:
     def _find(self, name: str) -> Path | None:
         """Files are looked up among those that are there, so that no name leads out of the folders."""
         alike = [path for path in self._files() if _key(path.stem) == _key(name)]
-        same = [path for path in alike if _composed(path.stem) == _composed(name)]
+        same = [path for path in alike if _compose(path.stem) == _compose(name)]
         return next(iter(same or alike), None)
 
     def _files(self) -> list[Path]:
@@ -149,13 +149,13 @@ class IdentityLibrary:
         for folder in self._folders:
             if folder.is_dir():
                 entries = (path for path in folder.iterdir() if path.suffix == SUFFIX and path.is_file())
-                found += sorted(path for path in entries if re.fullmatch(NAME, _composed(path.stem)))
+                found += sorted(path for path in entries if re.fullmatch(NAME, _compose(path.stem)))
         return found
 
 
 def require_usable(name: str) -> None:
     """Raises IdentityError for a name that some file system, or the text identity:NAME, cannot take."""
-    plain = _composed(name)
+    plain = _compose(name)
     if not re.fullmatch(NAME, plain) or plain != plain.rstrip() or len(plain.encode()) > _NAME_BYTES:
         raise IdentityError(
             f"'{name[:80]}' cannot be the name of a saved identity",
@@ -165,16 +165,16 @@ def require_usable(name: str) -> None:
         raise IdentityError(f"'{name}' is a device on Windows, not a name for a file", "Choose another name.")
 
 
-def _composed(name: str) -> str:
+def _compose(name: str) -> str:
     """macOS hands out some names with accents as characters of their own."""
     return unicodedata.normalize("NFC", name)
 
 
 def _key(name: str) -> str:
-    return _composed(name).casefold()
+    return _compose(name).casefold()
 
 
-def _changed(path: Path, action: Callable[[], object], done: str) -> None:
+def _change_file(path: Path, action: Callable[[], object], done: str) -> None:
     try:
         action()
     except OSError as error:

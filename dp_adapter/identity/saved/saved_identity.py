@@ -12,7 +12,7 @@ from dp_adapter.identity.faces.face_quality import Quality
 
 
 @dataclass(frozen=True, eq=False)
-class EncoderView:
+class FaceView:
     """The face of one photo as one detector framed it, and what encoders saw in it.
 
     Args:
@@ -39,28 +39,11 @@ class EncoderView:
             return raw
         return (raw / np.linalg.norm(raw)).astype(np.float32)
 
-    def clip(self, crop: str, part: str, width: int) -> tuple[str, Floats] | None:
-        """Name of a tower and its ``embeds`` or ``hidden`` of this crop, of this width."""
+    def find(self, prefix: str, suffix: str, width: int) -> tuple[str, Floats] | None:
+        """Name of a network with this prefix, and its vector with this suffix, of this width; the first by name."""
         for name, vector in sorted(self.vectors.items()):
-            tower, _, what = name.partition(f"/{crop}/")
-            if tower.startswith("clip/") and what == part and vector.shape[-1] == width:
-                return tower, vector
-        return None
-
-    def patches(self, width: int) -> tuple[str, Floats] | None:
-        """Name of a TransFace and its patch features, of this width."""
-        for name, vector in sorted(self.vectors.items()):
-            if name.startswith("transface/") and vector.shape[-1] == width:
-                return name.rpartition("/")[0], vector
-        return None
-
-    def eva(self, width: int) -> tuple[str, Floats, Floats] | None:
-        """Name of an EVA02-CLIP tower of this hidden width, its image embedding and its hidden states."""
-        for name, vector in sorted(self.vectors.items()):
-            tower, _, what = name.partition("/face/")
-            pooled = self.vectors.get(f"{tower}/face/pooled")
-            if tower.startswith("eva/") and what == "hidden" and vector.shape[-1] == width and pooled is not None:
-                return tower, pooled, vector
+            if name.startswith(prefix) and name.endswith(suffix) and vector.shape[-1] == width:
+                return name.removesuffix(suffix), vector
         return None
 
 
@@ -76,9 +59,9 @@ class SavedPhoto:
 
     digest: str
     weight: float
-    views: Mapping[str, EncoderView]
+    views: Mapping[str, FaceView]
 
-    def view(self, detector: str) -> EncoderView | None:
+    def view(self, detector: str) -> FaceView | None:
         """A detector's view, with what was seen of the whole photo: that needs no face, and lies in one view alone."""
         view = self.views.get(detector)
         if view is None:
@@ -90,7 +73,7 @@ class SavedPhoto:
 
 
 @dataclass(frozen=True, eq=False)
-class Card:
+class IdentityHeader:
     """What a list of identities shows.
 
     Args:
@@ -111,7 +94,7 @@ class Card:
 
 
 @dataclass(frozen=True, eq=False)
-class SavedIdentity(Card):
+class SavedIdentity(IdentityHeader):
     """A whole identity.
 
     Args:
@@ -123,3 +106,8 @@ class SavedIdentity(Card):
     photos: tuple[SavedPhoto, ...]
     zeros: Mapping[str, Floats]
     notes: tuple[str, ...] = field(default=())
+
+
+def network_of(vector: str) -> str:
+    """The network of a vector: ``sface``, ``arcface/PACK``, ``clip/SIZES``."""
+    return "/".join(vector.split("/")[:2])

@@ -22,7 +22,7 @@ from dp_adapter import __version__, naming
 from dp_adapter.errors import IdentityError
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import Quality
-from dp_adapter.identity.saved.saved_identity import Card, EncoderView, SavedIdentity, SavedPhoto
+from dp_adapter.identity.saved.saved_identity import FaceView, IdentityHeader, SavedIdentity, SavedPhoto
 
 FORMAT = "dp-adapter identity"
 VERSION = 1
@@ -72,13 +72,13 @@ def write(identity: SavedIdentity, path: Path) -> None:
         raise OSError(f"{path.name} cannot be written: {error}") from error
 
 
-def read_card(path: Path) -> Card:
+def read_header(path: Path) -> IdentityHeader:
     """Head and thumbnail of a file. Raises as `read`, but does not compare the content with its digest."""
     metadata, tensors = _contents(path, everything=False)
     try:
-        return _card(path, metadata, tensors)
+        return _header(path, metadata, tensors)
     except _MALFORMED as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
 def read(path: Path) -> SavedIdentity:
@@ -89,14 +89,14 @@ def read(path: Path) -> SavedIdentity:
     """
     metadata, tensors = _contents(path, everything=True)
     try:
-        card = _card(path, metadata, tensors)
-        if content_digest(metadata["photos"], metadata["encoders"], tensors) != card.digest:
+        header = _header(path, metadata, tensors)
+        if content_digest(metadata["photos"], metadata["encoders"], tensors) != header.digest:
             raise ValueError("its content is not what was saved")
         photos = _photos(json.loads(metadata["photos"]), tensors)
         zeros = {key[6:]: _numbers(value) for key, value in tensors.items() if key.startswith("zeros.")}
     except _MALFORMED as error:
-        raise _damaged(path, error) from error
-    return SavedIdentity(**vars(card), photos=photos, zeros=MappingProxyType(zeros))
+        raise _damage_error(path, error) from error
+    return SavedIdentity(**vars(header), photos=photos, zeros=MappingProxyType(zeros))
 
 
 def content_digest(photos: str, encoders: str, tensors: Mapping[str, NDArray[Any]]) -> str:
@@ -115,11 +115,11 @@ def _tensors(identity: SavedIdentity) -> dict[str, NDArray[Any]]:
     for number, photo in enumerate(identity.photos):
         for detector, view in photo.views.items():
             for name, vector in view.vectors.items():
-                tensors[f"photos.{number}.{detector}.{name}"] = _stored(name, vector)
+                tensors[f"photos.{number}.{detector}.{name}"] = _to_stored(name, vector)
     return tensors
 
 
-def _stored(name: str, vector: Floats) -> NDArray[Any]:
+def _to_stored(name: str, vector: Floats) -> NDArray[Any]:
     """A vector as it lies in the file, the largest in half precision: 12 MB a photo of EVA-CLIP, 7 of CLIP's parts."""
     half = _large(name) and np.abs(vector).max() < np.finfo(np.float16).max
     return np.ascontiguousarray(vector, np.float16 if half else np.float32)
@@ -145,11 +145,11 @@ def _contents(path: Path, everything: bool) -> tuple[dict[str, str], dict[str, N
         _require_readable(path)
         with safe_open(str(path), framework="np") as file:
             metadata = dict(file.metadata() or {})
-            _require_ours(path, metadata)
+            _require_identity(path, metadata)
             keys = file.keys() if everything else ["thumbnail"]
             return metadata, {key: cast("NDArray[Any]", file.get_tensor(key)) for key in keys}
     except (SafetensorError, OSError, *_MALFORMED) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
 def _require_readable(path: Path) -> None:
@@ -167,7 +167,7 @@ def _require_readable(path: Path) -> None:
         )
 
 
-def _require_ours(path: Path, metadata: Mapping[str, str]) -> None:
+def _require_identity(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise IdentityError(
             f"{path.name} is not a saved identity of DP-Adapter",
@@ -181,7 +181,7 @@ def _require_ours(path: Path, metadata: Mapping[str, str]) -> None:
         )
 
 
-def _card(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> Card:
+def _header(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> IdentityHeader:
     picture = tensors["thumbnail"]
     thumbnail = picture.tobytes()
     if picture.dtype != np.uint8 or len(thumbnail) > MAX_THUMBNAIL or not thumbnail.startswith(_PNG):
@@ -191,7 +191,7 @@ def _card(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, NDArray
     if not 1 <= len(hashes) <= MAX_PHOTOS:
         raise ValueError(f"it has {len(hashes)} photos")
     digest = _hash(metadata["digest"])
-    return Card(path.stem, metadata["created"][:40], digest, thumbnail, MappingProxyType(encoders), hashes)
+    return IdentityHeader(path.stem, metadata["created"][:40], digest, thumbnail, MappingProxyType(encoders), hashes)
 
 
 def _photos(listed: list[dict[str, Any]], tensors: Mapping[str, NDArray[Any]]) -> tuple[SavedPhoto, ...]:
@@ -212,12 +212,12 @@ def _photos(listed: list[dict[str, Any]], tensors: Mapping[str, NDArray[Any]]) -
     return tuple(photos)
 
 
-def _view(facts: dict[str, Any], vectors: Mapping[str, Floats]) -> EncoderView:
+def _view(facts: dict[str, Any], vectors: Mapping[str, Floats]) -> FaceView:
     x1, y1, x2, y2 = (float(x) for x in facts["box"])
     quality = Quality(**{name: float(value) for name, value in facts["quality"].items()})
     if not np.isfinite([x1, y1, x2, y2, *vars(quality).values()]).all():
         raise ValueError("it holds NaN or infinite values")
-    return EncoderView(
+    return FaceView(
         int(facts["faces"]), int(facts["chosen"]), (x1, y1, x2, y2), quality, MappingProxyType(dict(vectors))
     )
 
@@ -245,5 +245,5 @@ def _hash(text: object) -> str:
     return text
 
 
-def _damaged(path: Path, error: Exception) -> IdentityError:
+def _damage_error(path: Path, error: Exception) -> IdentityError:
     return IdentityError(f"The saved identity {path.name} is damaged ({str(error)[:120]})", _DAMAGED)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dp_adapter import naming
-from dp_adapter.cache import Cache
 from dp_adapter.core.reference_photo import ReferencePhoto
 from dp_adapter.core.types import Features
 from dp_adapter.errors import SettingsError
@@ -21,10 +20,11 @@ from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.session.assembly.explanation import Photo
 from dp_adapter.session.photos.latents import Latent
 from dp_adapter.session.photos.reference_photos import Known
-from dp_adapter.session.photos.saved_photos import Remembered
+from dp_adapter.session.photos.saved_photos import SavedReference
 from dp_adapter.session.photos.w_plus import Directions, require_kind
-from dp_adapter.session.readers import faces_and_clip, table
-from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values
+from dp_adapter.session.readers.faces import detector_for
+from dp_adapter.session.readers.reader import CachedEncoders, EncoderNeed, EncoderOutput
+from dp_adapter.session.readers.table import READERS
 from dp_adapter.settings import Settings, WPlus
 from dp_adapter.weights.checkpoint import Checkpoint
 
@@ -53,19 +53,15 @@ class Person:
 class FeatureReader:
     """Runs the encoders that a checkpoint asks for; vectors are kept by content."""
 
-    def __init__(self, encoders: EncoderPool, directions: Directions, limit: int = 256) -> None:
-        self._encoders = encoders
+    def __init__(self, encoders: EncoderPool, directions: Directions) -> None:
+        self._encoders = CachedEncoders(encoders)
         self._directions = directions
-        self._reading = Reading(encoders, Cache(limit))
 
     def forget(self) -> None:
-        self._reading.forget()
+        self._encoders.forget()
 
     def detector(self, checkpoint: Checkpoint, variant: str) -> Detector:
-        """ArcFace checkpoints were trained on insightface's own points; all others take the shipped detector."""
-        if {"arcface", "arcface-raw"} & set(checkpoint.encoders):
-            return self._encoders.pack(faces_and_clip.pack_of(checkpoint, variant))
-        return self._encoders.yunet
+        return detector_for(self._encoders.pool, checkpoint, variant)
 
     def read(
         self,
@@ -89,22 +85,19 @@ class FeatureReader:
         require_kind(checkpoint, seen, latents)
         sources: Sequence[Known | Latent] = latents if by_latents else seen
         how = _combination(settings, checkpoint, sources)
+        sources, notes = _best_photos(checkpoint.most_photos, sources, how)
+        outputs = [_latents_output(sources)] if by_latents else self._outputs(sources, checkpoint, variant)
         fields: dict[str, Tensor] = {}
-        names: list[str] = []
-        sources, notes = _no_more_than(checkpoint.most_photos, sources, how)
-        photos_here = [one for one in sources if not isinstance(one, Latent)]
         agreements: list[float | None] = [None] * len(sources)
-        for need in checkpoint.encoders:
-            values = table.read(self._reading, Ask(need, photos_here, checkpoint, variant, latents))
-            fields |= {name: _joined(values, vectors, sources, how) for name, vectors in values.fields.items()}
-            fields |= values.constants
-            if "faceid" in values.fields and len(sources) > 1:
-                alike = agreement(torch.cat(values.fields["faceid"]).numpy())
+        for output in outputs:
+            fields |= {name: _join(output.encoder, vectors, sources, how) for name, vectors in output.fields.items()}
+            fields |= output.constants
+            if "faceid" in output.fields and len(sources) > 1:
+                alike = agreement(torch.cat(output.fields["faceid"]).numpy())
                 agreements = [round(float(x), 3) for x in alike]
-            names.append(values.name)
-            notes += values.doubts()
-        notes += self._encoders.placement.told()
-        photos = tuple(one.described(alike) for one, alike in zip(sources, agreements, strict=True))
+            notes += output.notes
+        notes += self._encoders.pool.placement.take_notes()
+        photos = tuple(one.describe(alike) for one, alike in zip(sources, agreements, strict=True))
         notes += [
             f"{naming.begun(photo.name)} looks like somebody else: its likeness to the other photos is "
             f"{photo.agreement:.2f}."
@@ -112,22 +105,40 @@ class FeatureReader:
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
         if by_latents:
-            fields["w_plus"] = self._directions.moved(fields["w_plus"], settings.w_plus)
+            fields["w_plus"] = self._directions.move(fields["w_plus"], settings.w_plus)
         elif settings.w_plus != WPlus():
             notes.append("StyleGAN moves do nothing here: they are for W+ adapters.")
-        return Person(Features(**fields), photos, tuple(dict.fromkeys(names)), how, tuple(notes), tuple(seen))
+        return Person(
+            features=Features(**fields),
+            photos=photos,
+            encoders=tuple(dict.fromkeys(output.encoder for output in outputs)),
+            combine=how,
+            notes=tuple(notes),
+            seen=tuple(seen),
+        )
+
+    def _outputs(self, sources: Sequence[Known | Latent], checkpoint: Checkpoint, variant: str) -> list[EncoderOutput]:
+        """Of every encoder that the checkpoint takes."""
+        photos = [one for one in sources if not isinstance(one, Latent)]
+        needs = (EncoderNeed(encoder, checkpoint, variant) for encoder in checkpoint.encoders)
+        return [READERS[need.encoder](self._encoders, need).read(photos) for need in needs]
+
+
+def _latents_output(sources: Sequence[Known | Latent]) -> EncoderOutput:
+    """``w_plus`` [1, 18, 512], which the user gives."""
+    return EncoderOutput("w-plus", {"w_plus": [one.values for one in sources if isinstance(one, Latent)]})
 
 
 def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
     if settings.combine == "auto":
-        return _automatic(checkpoint, seen)
+        return _trained_combination(checkpoint, seen)
     if "pixels" in checkpoint.encoders and settings.combine not in _APART and len(seen) > 1:
         problem = f"'{settings.combine}' would mix photos, and {checkpoint.title} looks at each by itself"
         raise SettingsError("combine", problem, "Use 'auto'.", "auto")
     return cast(Combination, settings.combine)
 
 
-def _no_more_than(
+def _best_photos(
     most: int | None, sources: Sequence[Known | Latent], how: Combination
 ) -> tuple[Sequence[Known | Latent], list[str]]:
     """The best photos where a checkpoint takes each by itself and was trained with no more, in their order."""
@@ -138,18 +149,18 @@ def _no_more_than(
     return [sources[n] for n in sorted(ranked)], [note]
 
 
-def _automatic(checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
+def _trained_combination(checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
     """As the checkpoint was trained; a mean counts each photo by its weight where the user gave different ones."""
     unequal = len({one.weight for one in seen}) > 1
     return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
 
 
-def _joined(values: Values, vectors: Sequence[Tensor], seen: Sequence[Known | Latent], how: Combination) -> Tensor:
+def _join(encoder: str, vectors: Sequence[Tensor], seen: Sequence[Known | Latent], how: Combination) -> Tensor:
     """Photo by photo [1, ...] -> [k, ...], k = n for ``concatenate``, else 1."""
     if len({vector.shape for vector in vectors}) > 1:
-        field = next(one.field for one in seen if isinstance(one, Remembered))
+        field = next(one.field for one in seen if isinstance(one, SavedReference))
         raise SettingsError(
-            field, f"its vectors of {values.name} have another size than the other photos'", "Save the identity again."
+            field, f"its vectors of {encoder} have another size than the other photos'", "Save the identity again."
         )
     stacked = torch.cat(list(vectors))  # [n, ...]
     weights, qualities = [one.weight for one in seen], [one.quality.score for one in seen]

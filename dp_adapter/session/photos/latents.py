@@ -43,7 +43,7 @@ class Latent:
         """No face can be measured in it: as good as any."""
         return _FLAWLESS
 
-    def described(self, agreement: float | None) -> Photo:
+    def describe(self, agreement: float | None) -> Photo:
         return Photo(self.digest[:16], 0, None, None, None, (), agreement, number=self.number)
 
 
@@ -79,7 +79,7 @@ class Latents:
 
     def _path(self, name: str, field: str) -> Path:
         files = self._files()
-        if _NAME.fullmatch(name) and (found := files.get(name) or _only(name, files)) is not None:
+        if _NAME.fullmatch(name) and (found := files.get(name) or _unique_match(name, files)) is not None:
             return found
         if self._paths_allowed and (path := _file(name)) is not None:
             return path
@@ -106,7 +106,7 @@ def _file(name: str) -> Path | None:
         return None
 
 
-def _only(stem: str, files: dict[str, Path]) -> Path | None:
+def _unique_match(stem: str, files: dict[str, Path]) -> Path | None:
     """The file of this name without its ending, where there is one such."""
     fitting = [path for path in files.values() if path.stem == stem]
     return fitting[0] if len(fitting) == 1 else None

@@ -12,7 +12,7 @@ from dp_adapter.cache import Cache
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.identity.pictures.restore_old_photo import retouched, wear
+from dp_adapter.identity.pictures.restore_old_photo import find_damage, retouch
 from dp_adapter.modes import ModeFacts, Modes, ResolvedMode, needs_reference_age, resolve
 from dp_adapter.session.photos.latents import LATENT
 from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos, SeenPhoto, used
@@ -86,7 +86,7 @@ class PhotoEdits:
                 notes += [f"{naming.begun(naming.photo(one.number))}: {new.treated}."] if new.treated else []
             else:
                 made.append(one)
-                notes.append(f"The saved identity '{one.identity}' has no photos that could be retouched.")
+                notes.append(f"The saved identity '{one.saved.name}' has no photos that could be retouched.")
         return made, list(dict.fromkeys(notes))
 
     def _restorer(self, settings: Settings) -> tuple[str, Restorer | None]:
@@ -105,7 +105,7 @@ class PhotoEdits:
         photos = [n for n in used(settings, 0) if not settings.references[n].image.startswith((IDENTITY, LATENT))]
         for pack in map(self._encoders.pack, _PACKS if photos else ()):
             try:
-                if not pack.tells_age:
+                if not pack.has_age_network:
                     continue
             except (CatalogError, MissingDependencyError):
                 continue
@@ -118,10 +118,10 @@ def _treat(one: SeenPhoto, settings: Settings, name: str, restorer: Restorer | N
     """Retouched, then restored; left to the program, only an old photo is restored."""
     picture = one.picture
     done: list[str] = []
-    found = wear(picture, one.face)
-    if settings.retouch != "off" and found.words():
-        picture = retouched(picture, one.face)
-        done.append(f"{', '.join(found.words())} taken out")
+    found = find_damage(picture, one.face)
+    if settings.retouch != "off" and found.repairs():
+        picture = retouch(picture, one.face)
+        done.append(f"{', '.join(found.repairs())} taken out")
     if restorer is not None and (settings.restorer != "auto" or found.old):
         restored = restorer(picture)
         same = restored.shape == picture.shape and np.array_equal(restored, picture)

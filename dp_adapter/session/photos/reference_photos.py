@@ -19,12 +19,12 @@ from dp_adapter.identity.faces.face import Choice, Face, choose
 from dp_adapter.identity.faces.face_quality import Quality, quality
 from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.pictures.picture_files import Coverage, Picture, digest, load, load_mask, load_picture
-from dp_adapter.identity.pictures.picture_sources import embedded, read_as
+from dp_adapter.identity.pictures.picture_sources import decode_inline, read_as
 from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.session.assembly.explanation import Photo
 from dp_adapter.session.photos.latents import LATENT, Latent, Latents
-from dp_adapter.session.photos.saved_photos import IDENTITY, Remembered, direction, remembered
+from dp_adapter.session.photos.saved_photos import IDENTITY, SavedReference, mean_direction, open_saved
 from dp_adapter.settings import FaceChoice, Reference, Settings
 
 Floats = NDArray[np.float32]
@@ -51,7 +51,7 @@ class SeenPhoto:
     number: int = 0
     treated: str = ""
 
-    def described(self, agreement: float | None) -> Photo:
+    def describe(self, agreement: float | None) -> Photo:
         x1, y1, x2, y2 = self.face.box.tolist()
         chosen = next(i for i, face in enumerate(self.faces) if np.array_equal(face.box, self.face.box))
         score = round(self.quality.score, 3)
@@ -67,7 +67,7 @@ class SeenPhoto:
         )
 
 
-Known: TypeAlias = "SeenPhoto | Remembered"
+Known: TypeAlias = "SeenPhoto | SavedReference"
 
 
 def used(settings: Settings, identity: int) -> list[int]:
@@ -138,7 +138,7 @@ class ReferencePhotos:
             PictureError: it is no picture, or only names one; says which field.
         """
         try:
-            data = embedded(source)
+            data = decode_inline(source)
             if data is None:
                 raise PictureError(
                     "a picture in a request must be base64 or a data URL", "Paths are not read from requests."
@@ -193,7 +193,7 @@ class ReferencePhotos:
             if reference.image.startswith(IDENTITY):
                 field = f"references[{number}].image"
                 saved = self.saved(reference.image, field)
-                seen += remembered(saved, field, reference.weight, detector.name, number)
+                seen += open_saved(saved, field, reference.weight, detector.name, number)
             elif (
                 not reference.image.startswith(LATENT)
                 and (one := self.look_at(settings, number, detector, notes)) is not None
@@ -249,7 +249,9 @@ class ReferencePhotos:
     def _like(self, field: str, source: str, detector: Detector) -> Floats:
         """The vector of the face to look for; its absence is no photo's fault, so it stops the job."""
         if source.startswith(IDENTITY):
-            return direction(self.saved(source, field), field, self._encoders.yunet.name, self._encoders.sface.name)
+            return mean_direction(
+                self.saved(source, field), field, self._encoders.yunet.name, self._encoders.sface.name
+            )
         target = self.read(source, field)
         faces = self.faces(target, detector)
         if not faces:
@@ -258,7 +260,7 @@ class ReferencePhotos:
 
     def judged(self, one: Known) -> Floats:
         """The shipped encoder's vector [128] of the chosen face, for comparing faces."""
-        if isinstance(one, Remembered):
+        if isinstance(one, SavedReference):
             return one.face(self._encoders.sface.name)
         return self.sface(one.picture, one.face)
 

@@ -1,31 +1,29 @@
-"""The whole table of readers: those of faces and of CLIP, and those of single families."""
+"""The reader of every encoder that looks at photos."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from dp_adapter.errors import WeightsError
-from dp_adapter.session.readers import cut_outs, face_parts, faces_and_clip, own_tower
-from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values
+from dp_adapter.session.readers.clip import ClipReader
+from dp_adapter.session.readers.eva import EvaReader
+from dp_adapter.session.readers.faces import FaceReader
+from dp_adapter.session.readers.own_tower import OwnTowerReader
+from dp_adapter.session.readers.reader import Reader
+from dp_adapter.session.readers.transface import TransFaceReader
 from dp_adapter.weights.checkpoint import Encoder
 
-READERS: Mapping[Encoder, Callable[[Reading, Ask], Values]] = {
-    **faces_and_clip.READERS,
-    **cut_outs.READERS,
-    "clip-parts": face_parts.read_clip_parts,
-    "pixels": own_tower.read_pixels,
+# In this order photos are encoded when an identity is saved.
+READERS: Mapping[Encoder, type[Reader[Any]]] = {
+    "arcface": FaceReader,
+    "arcface-raw": FaceReader,
+    "sface": FaceReader,
+    "clip-embeds": ClipReader,
+    "clip-hidden": ClipReader,
+    "clip-person": ClipReader,
+    "clip-parsed": ClipReader,
+    "clip-parts": ClipReader,
+    "transface": TransFaceReader,
+    "eva": EvaReader,
+    "pixels": OwnTowerReader,
 }
-
-
-def read(known: Reading, ask: Ask) -> Values:
-    """Asks the reader of an encoder.
-
-    Raises:
-        CatalogError, MissingDependencyError: the encoder is not here.
-        SettingsError: a saved identity lacks its vectors.
-        WeightsError: there is no reader for it.
-    """
-    reader = READERS.get(ask.need)
-    if reader is None:
-        raise WeightsError(f"{ask.checkpoint.title} needs the encoder '{ask.need}', which is not supported yet")
-    return reader(known, ask)

@@ -12,11 +12,11 @@ import numpy as np
 from dp_adapter.errors import PictureError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face, Floats, choose
-from dp_adapter.identity.faces.face_embedding import Encoder
+from dp_adapter.identity.faces.face_encoders import FaceEncoder
 from dp_adapter.identity.faces.face_parsing import CROP, FaceParser
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 
-FaceEncoder = Literal["sface", "arcface"]
+EncoderName = Literal["sface", "arcface"]
 
 _PACK = "buffalo_l"
 _HEAD = ("face", "hair", "ears", "glasses")
@@ -48,7 +48,7 @@ class VariedView:
     mask: Floats
 
 
-def look(photos: Sequence[Path], encoders: EncoderPool, encoder: FaceEncoder) -> list[Subject]:
+def look(photos: Sequence[Path], encoders: EncoderPool, encoder: EncoderName) -> list[Subject]:
     """Finds, embeds and parses the largest face of each photo.
 
     Raises:
@@ -56,7 +56,7 @@ def look(photos: Sequence[Path], encoders: EncoderPool, encoder: FaceEncoder) ->
         CatalogError, MissingDependencyError: a network is not here.
     """
     detector = encoders.yunet if encoder == "sface" else encoders.pack(_PACK)
-    network: Encoder = encoders.sface if encoder == "sface" else encoders.arcface(_PACK, normed=True)
+    network: FaceEncoder = encoders.sface if encoder == "sface" else encoders.arcface(_PACK, normed=True)
     found: list[Subject] = []
     for path in photos:
         picture = load_picture(path)

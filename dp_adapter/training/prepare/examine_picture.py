@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, PictureError, WeightsError
-from dp_adapter.identity.crops.person_cut_out import nearer
+from dp_adapter.identity.crops.person_cut_out import nearer_mask
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import TEMPLATE, Face, Floats
-from dp_adapter.identity.faces.face_embedding import SFace
-from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, OTHERS, Parser
+from dp_adapter.identity.faces.face_encoders import SFace
+from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, OTHERS, SelfieParser
 from dp_adapter.identity.faces.face_quality import Quality, quality
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.training.data.sample import Sample
@@ -53,7 +53,7 @@ class Looker:
         cv2.setNumThreads(1)
         self._options = options
         self._detector = YuNet(threads=1)
-        self._parser = Parser(threads=1)
+        self._parser = SelfieParser(threads=1)
         sface = SFace(threads=1)
         self._embed: dict[str, Embed] = {"sface": sface.embed}
         self.versions: dict[str, str] = {"sface": sface.version}
@@ -123,7 +123,7 @@ class Looker:
         labels = self._parser.labels(small, here)
         others = [_moved(other, box, scale) for other in found if other is not face]
         if others:
-            labels[~nearer(here, others, labels.shape)] = BACKGROUND
+            labels[~nearer_mask(here, others, labels.shape)] = BACKGROUND
         seen = _skin(labels, here)
         if seen < UNSEEN:
             return Drop("no skin", f"{100 * seen:.0f} % of the face", _rounded(face))

@@ -70,7 +70,7 @@ def identities(session: Session) -> dict[str, Any]:
 
 def identity(session: Session, name: str) -> dict[str, Any]:
     """Raises IdentityError: it cannot be read."""
-    card = session.identities.card(name)
+    card = session.identities.header(name)
     return {
         "name": card.name,
         "created": card.created,

@@ -222,7 +222,7 @@ def _saved(text: str) -> str:
     from dp_adapter.webui.host import shared_session
 
     name = text.removeprefix("identity:")
-    return "" if name.lower() == _NONE else shared_session.session().identities.card(name).name
+    return "" if name.lower() == _NONE else shared_session.session().identities.header(name).name
 
 
 def _all_photos(name: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from dp_adapter.errors import CatalogError, WeightsError
 from dp_adapter.identity.encoders import eva
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.encoders.eva import EvaVision
-from dp_adapter.identity.encoders.eva_net import rotation
+from dp_adapter.identity.encoders.eva_net import rotary_angles
 from tests import tiny, tiny_pulid
 from tests.precision import needs_half
 
@@ -48,7 +48,7 @@ def saved(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Path:
 
 def outputs(tower: EvaVision, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        return tower._built().to(dtype).eval()(pixels().to(dtype))
+        return tower._build().to(dtype).eval()(pixels().to(dtype))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -62,7 +62,7 @@ def test_equal_to_the_official_code(tmp_path: Path, suffix: str) -> None:
 
 
 def test_the_rotation_is_that_of_224_px_pictures() -> None:
-    cos, sin = rotation(24, 64)
+    cos, sin = rotary_angles(24, 64)
     assert cos.shape == (576, 32)
     torch.testing.assert_close(cos**2 + sin**2, torch.ones(576, 32))
     assert torch.equal(cos[0], torch.ones(32)), "the first patch is not turned"
@@ -106,7 +106,7 @@ def test_a_picture_is_resized_and_normalised(tmp_path: Path) -> None:
     features = tower.encode(ramp)
     assert tower.loaded and features.pooled.shape == (1, tiny_pulid.EVA_OUT)
     with torch.no_grad():
-        pooled, hidden = tower._built().float().eval()(eva.preprocess(ramp, SIZE))
+        pooled, hidden = tower._build().float().eval()(eva.preprocess(ramp, SIZE))
     assert torch.equal(pooled, features.pooled) and torch.equal(hidden, features.hidden)
 
 

@@ -14,7 +14,7 @@ from dp_adapter.errors import WeightsError
 from dp_adapter.identity.encoders.transface import TransFace, head_on_black
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import norm_crop
-from dp_adapter.identity.faces.face_parsing import Parser
+from dp_adapter.identity.faces.face_parsing import SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from tests import tiny
 
@@ -56,7 +56,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_patch_features_are_the_published_networks(file: Path, astronaut: Picture) -> None:
     face = YuNet().detect(astronaut)[0]
-    parts = Parser().parse(astronaut, face)
+    parts = SelfieParser().parse(astronaut, face)
     network = TransFace(file)
     assert network.kind == f"transface/{tiny.FACE}x2x16" and len(network.version) == 16
     patches = network.encode(astronaut, face, parts)
@@ -68,7 +68,7 @@ def test_patch_features_are_the_published_networks(file: Path, astronaut: Pictur
 
 def test_only_the_head_is_left(astronaut: Picture) -> None:
     face = YuNet().detect(astronaut)[0]
-    parts = Parser().parse(astronaut, face)
+    parts = SelfieParser().parse(astronaut, face)
     head = head_on_black(astronaut, parts)
     kept = head.max(-1) > 0
     assert kept[parts["face"] > 0.5].mean() > 0.99 and kept[(parts["hair"] > 0.9)].mean() > 0.9

@@ -8,23 +8,23 @@ import pytest
 
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.encoders import shipped_networks as shipped_module
-from dp_adapter.identity.encoders.shipped_networks import YUNET, open_network, shipped
-from dp_adapter.identity.faces.detection_scales import distinct, iou, sweep
+from dp_adapter.identity.encoders.shipped_networks import YUNET, open_network, shipped_path
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
+from dp_adapter.identity.faces.multiscale_detection import detect_at_scales, drop_duplicates, iou
 from dp_adapter.identity.pictures.picture_files import Picture
 
 
 def on_canvas(picture: Picture) -> Picture:
     """The picture as the first rung of the ladder shows it."""
     seen: list[Picture] = []
-    sweep(picture, lambda canvas: seen.append(canvas) or [], tiles=False)
+    detect_at_scales(picture, lambda canvas: seen.append(canvas) or [], tiles=False)
     return seen[0]
 
 
 def test_agrees_with_opencv(portraits: list[Picture]) -> None:
     """The same network in OpenCV on the same canvas; and on the bare picture, which differs by its scale only."""
-    reference = cv2.FaceDetectorYN.create(str(shipped(YUNET)), "", (640, 640), 0.6)
+    reference = cv2.FaceDetectorYN.create(str(shipped_path(YUNET)), "", (640, 640), 0.6)
     mine = YuNet()
     for portrait in portraits[::2]:
         canvas = on_canvas(portrait)
@@ -80,7 +80,7 @@ def test_distinct_keeps_the_best_of_overlapping_faces() -> None:
     points = np.zeros((5, 2), np.float32)
     boxes = ([0, 0, 10, 10], [1, 1, 11, 11], [20, 0, 30, 10])
     faces = [Face(np.array(box, np.float32), points, score) for box, score in zip(boxes, (0.7, 0.9, 0.8), strict=True)]
-    assert [face.score for face in distinct(faces)] == [0.9, 0.8]
+    assert [face.score for face in drop_duplicates(faces)] == [0.9, 0.8]
 
 
 def test_missing_and_damaged_networks_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_missing_and_damaged_networks_are_explained(tmp_path: Path, monkeypatch:
         YuNet().detect(np.zeros((64, 64, 3), np.uint8))
     (tmp_path / YUNET).write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(CatalogError, match="cut short"):
-        shipped(YUNET)
+        shipped_path(YUNET)
     (tmp_path / YUNET).write_bytes(b"x" * 200_000)
     with pytest.raises(CatalogError, match=r"onnxruntime \S+ cannot read"):
         open_network(tmp_path / YUNET)
@@ -99,5 +99,5 @@ def test_missing_and_damaged_networks_are_explained(tmp_path: Path, monkeypatch:
 
 def test_networks_load_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
     for name in (YUNET, shipped_module.SFACE, shipped_module.SELFIE):
-        open_network(shipped(name))
+        open_network(shipped_path(name))
     assert capfd.readouterr() == ("", "")

@@ -4,10 +4,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from dp_adapter.identity.encoders.shipped_networks import SELFIE, open_network, shipped
+from dp_adapter.identity.encoders.shipped_networks import SELFIE, open_network, shipped_path
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Floats
-from dp_adapter.identity.faces.face_parsing import PARTS, Parser
+from dp_adapter.identity.faces.face_parsing import PARTS, SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from tests.identity.conftest import ASSETS
 
@@ -15,11 +15,11 @@ CENTRES = {"eyes": [0, 1], "nose": [2], "mouth": [3, 4]}
 
 
 @pytest.fixture(scope="module")
-def parser() -> Parser:
-    return Parser()
+def parser() -> SelfieParser:
+    return SelfieParser()
 
 
-def test_parts_of_a_portrait(astronaut: Picture, yunet: YuNet, parser: Parser) -> None:
+def test_parts_of_a_portrait(astronaut: Picture, yunet: YuNet, parser: SelfieParser) -> None:
     face = yunet.detect(astronaut)[0]
     parts = parser.parse(astronaut, face)
     assert tuple(parts) == PARTS
@@ -38,7 +38,7 @@ def test_parts_of_a_portrait(astronaut: Picture, yunet: YuNet, parser: Parser) -
     assert face.points[:2, 1].mean() - 0.35 * face.size < brows_y < face.points[:2, 1].mean()
 
 
-def test_a_small_face_is_parsed_as_well_as_a_large_one(astronaut: Picture, yunet: YuNet, parser: Parser) -> None:
+def test_a_small_face_is_parsed_as_well_as_a_large_one(astronaut: Picture, yunet: YuNet, parser: SelfieParser) -> None:
     face = yunet.detect(astronaut)[0]
     scene = np.full((1400, 1400, 3), 60, np.uint8)
     scene[800:1312, 100:612] = astronaut
@@ -52,7 +52,7 @@ def test_a_small_face_is_parsed_as_well_as_a_large_one(astronaut: Picture, yunet
         assert (a & b).sum() / (a | b).sum() > 0.85, name
 
 
-def test_each_face_is_its_own(portraits: list[Picture], yunet: YuNet, parser: Parser) -> None:
+def test_each_face_is_its_own(portraits: list[Picture], yunet: YuNet, parser: SelfieParser) -> None:
     import cv2
 
     pair = np.hstack([cv2.resize(portrait, (200, 250)) for portrait in portraits[1:6:4]]).astype(np.uint8)
@@ -62,7 +62,7 @@ def test_each_face_is_its_own(portraits: list[Picture], yunet: YuNet, parser: Pa
     assert masks[1][:, :200].sum() < 0.01 * masks[1].sum()
 
 
-def test_a_face_the_network_cannot_see_gets_the_oval(astronaut: Picture, yunet: YuNet, parser: Parser) -> None:
+def test_a_face_the_network_cannot_see_gets_the_oval(astronaut: Picture, yunet: YuNet, parser: SelfieParser) -> None:
     face = yunet.detect(astronaut)[0]
     mask = parser.parse(np.full((512, 512, 3), 30, np.uint8), face)["face"]
     assert mask[round(float(face.points[2, 1])), round(float(face.points[2, 0]))] == 1
@@ -75,7 +75,7 @@ def test_half_precision_agrees_with_the_original(portraits: list[Picture]) -> No
         pytest.skip(f"needs the float32 network in {ASSETS}")
     import cv2
 
-    mine, reference = open_network(shipped(SELFIE)), onnxruntime.InferenceSession(str(file))
+    mine, reference = open_network(shipped_path(SELFIE)), onnxruntime.InferenceSession(str(file))
 
     def labels(network: onnxruntime.InferenceSession) -> Floats:
         stack = [cv2.resize(portrait, (256, 256)).astype(np.float32)[None] / 255 for portrait in portraits[::4]]
@@ -88,7 +88,7 @@ def test_half_precision_agrees_with_the_original(portraits: list[Picture]) -> No
 
 
 def test_glasses_are_their_frames_and_what_these_enclose(
-    portraits: list[Picture], yunet: YuNet, parser: Parser
+    portraits: list[Picture], yunet: YuNet, parser: SelfieParser
 ) -> None:
     for number, wears in ((14, True), (24, True), (30, True), (0, False), (9, False), (18, False)):
         face = yunet.detect(portraits[number])[0]
@@ -102,7 +102,7 @@ def test_glasses_are_their_frames_and_what_these_enclose(
         assert (parts["glasses"] * (1 - parts["face"])).sum() < 0.25 * parts["glasses"].sum()
 
 
-def test_ears_lie_beside_the_face(portraits: list[Picture], yunet: YuNet, parser: Parser) -> None:
+def test_ears_lie_beside_the_face(portraits: list[Picture], yunet: YuNet, parser: SelfieParser) -> None:
     for number in (10, 11):  # both ears bare
         face = yunet.detect(portraits[number])[0]
         ears = parser.parse(portraits[number], face)["ears"]

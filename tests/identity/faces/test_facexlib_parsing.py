@@ -14,7 +14,7 @@ from dp_adapter.errors import CatalogError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_parsing import PARTS, Parser
+from dp_adapter.identity.faces.face_parsing import PARTS, SelfieParser
 from dp_adapter.identity.faces.facexlib_parsing import LAYOUTS, FacexlibParser, find_parser
 from dp_adapter.identity.pictures.picture_files import Picture
 
@@ -94,7 +94,7 @@ def test_a_neighbours_face_stays_out_and_the_rest_is_the_shipped_parsers(
 ) -> None:
     face = yunet.detect(astronaut)[0]
     parts = FacexlibParser(save(tmp_path / "parsing_bisenet.pth")).parse(astronaut, face)
-    plain = Parser().parse(astronaut, face)
+    plain = SelfieParser().parse(astronaut, face)
     assert parts["face"].sum() < 2 * plain["face"].sum(), "though the network calls all of its crop skin"
     for name in ("clothes", "background", "hair", "skin"):
         assert np.array_equal(parts[name][450:], plain[name][450:]), name

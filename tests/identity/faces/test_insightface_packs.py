@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import CatalogError
-from dp_adapter.identity.encoders.encoder_folders import Folders
+from dp_adapter.identity.encoders.encoder_folders import EncoderFolders
 from dp_adapter.identity.faces.face import Face, choose, norm_crop
 from dp_adapter.identity.faces.insightface_packs import ArcFace, InsightFace, pack_folder
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
@@ -99,7 +99,7 @@ def test_ages_are_those_of_the_packs_own_network(pack: InsightFace, portrait: Pa
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     folder = tmp_path / "models" / "aged"
     shutil.copytree(pack_folder(pack.pack, pack._roots), folder)
-    assert (folder / "genderage.onnx").is_file() == InsightFace("aged", [tmp_path]).tells_age
+    assert (folder / "genderage.onnx").is_file() == InsightFace("aged", [tmp_path]).has_age_network
     float_type = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         [
@@ -119,7 +119,7 @@ def test_ages_are_those_of_the_packs_own_network(pack: InsightFace, portrait: Pa
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(folder / "genderage.onnx"))
     aged = InsightFace("aged", [tmp_path])
     picture = load_picture(portrait)
-    assert aged.tells_age and aged.age(picture, aged.detect(picture)[0]) == 42
+    assert aged.has_age_network and aged.age(picture, aged.detect(picture)[0]) == 42
 
 
 @pytest.mark.parametrize("place", ["models/antelopev2", "antelopev2", "models/antelopev2/antelopev2"])
@@ -128,5 +128,5 @@ def test_a_pack_is_found_as_others_keep_it(tmp_path: Path, place: str) -> None:
     folder = tmp_path / "downloads" / "insightface" / place
     folder.mkdir(parents=True)
     (folder / "glintr100.onnx").touch()
-    folders = Folders([tmp_path / "models"], [tmp_path / "downloads"])
+    folders = EncoderFolders([tmp_path / "models"], [tmp_path / "downloads"])
     assert pack_folder("antelopev2", folders.insightface()) == folder.resolve()

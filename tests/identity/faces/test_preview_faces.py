@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks import scenes
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.faces.detection_scales import iou
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face, Floats
-from dp_adapter.identity.faces.face_parsing import PARTS, Parser
+from dp_adapter.identity.faces.face_parsing import PARTS, SelfieParser
+from dp_adapter.identity.faces.multiscale_detection import iou
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.faces.preview_net import PreviewNetwork
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -39,13 +39,13 @@ class Says:
 
 @pytest.fixture(scope="module")
 def finder() -> PreviewFinder:
-    return PreviewFinder(YuNet(), Parser())
+    return PreviewFinder(YuNet(), SelfieParser())
 
 
 @pytest.fixture(scope="module")
 def clean(astronaut: Picture) -> tuple[Face, Floats]:
     face = YuNet().detect(astronaut)[0]
-    return face, Parser().parse(astronaut, face)["face"]
+    return face, SelfieParser().parse(astronaut, face)["face"]
 
 
 def overlap(a: Floats, b: Floats) -> float:
@@ -114,7 +114,7 @@ def test_no_face_where_there_is_none(finder: PreviewFinder, kind: str) -> None:
 
 def test_the_same_picture_gives_the_same_answer(finder: PreviewFinder, astronaut: Picture) -> None:
     picture = spoil(astronaut, "blocks")
-    again = PreviewFinder(YuNet(), Parser())
+    again = PreviewFinder(YuNet(), SelfieParser())
     for a, b in zip(finder.detect(picture), again.detect(picture), strict=True):
         assert np.array_equal(a.box, b.box) and np.array_equal(a.points, b.points) and a.score == b.score
         one, two = finder.parse(picture, a), again.parse(picture, b)
@@ -123,7 +123,7 @@ def test_the_same_picture_gives_the_same_answer(finder: PreviewFinder, astronaut
 
 def test_whom_is_believed(astronaut: Picture, clean: tuple[Face, Floats]) -> None:
     def found(picture: Picture, *faces: Face) -> list[Face]:
-        return PreviewFinder(Says(*faces), Parser()).detect(picture)
+        return PreviewFinder(Says(*faces), SelfieParser()).detect(picture)
 
     face, _ = clean
     vague, sure = Face(face.box, face.points, 0.65), Face(face.box, face.points, 0.9)

@@ -10,9 +10,9 @@ import pytest
 
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
-from dp_adapter.identity.pictures.restore_old_photo import retouched, wear
+from dp_adapter.identity.pictures.restore_old_photo import find_damage, retouch
 
 SFACE = SFace()
 
@@ -53,20 +53,20 @@ def likeness(one: Picture, other: Picture, face: Face) -> float:
 
 
 def test_a_clean_photo_stays_the_very_same(photo: tuple[Picture, Face]) -> None:
-    assert not wear(*photo).old and wear(*photo).words() == ()
-    assert retouched(*photo) is photo[0]
+    assert not find_damage(*photo).old and find_damage(*photo).repairs() == ()
+    assert retouch(*photo) is photo[0]
 
 
 def test_tint_goes_and_grey_stays(photo: tuple[Picture, Face]) -> None:
     picture, face = photo
-    found = wear(sepia(picture), face)
-    assert found.toned and found.tinted and found.old and found.words() == ("tint",)
-    made = retouched(sepia(picture), face)
+    found = find_damage(sepia(picture), face)
+    assert found.toned and found.tinted and found.old and found.repairs() == ("tint",)
+    made = retouch(sepia(picture), face)
     assert (made == made[..., :1]).all()
     assert likeness(made, picture, face) > likeness(sepia(picture), picture, face)
     grey = np.repeat(np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)[..., None], 3, axis=2)
-    assert wear(grey, face).toned and not wear(grey, face).tinted
-    assert retouched(grey, face) is grey
+    assert find_damage(grey, face).toned and not find_damage(grey, face).tinted
+    assert retouch(grey, face) is grey
 
 
 @pytest.mark.parametrize("toned", [False, True])
@@ -76,9 +76,9 @@ def test_creases_go(photo: tuple[Picture, Face], toned: bool) -> None:
     after: list[float] = []
     for seed in range(4):
         damaged = creased(sepia(picture) if toned else picture, face, seed)
-        assert "creases and specks" in wear(damaged, face).words()
+        assert "creases and specks" in find_damage(damaged, face).repairs()
         before.append(likeness(damaged, picture, face))
-        after.append(likeness(retouched(damaged, face), picture, face))
+        after.append(likeness(retouch(damaged, face), picture, face))
     assert np.mean(after) > np.mean(before) + 0.015, (before, after)
 
 
@@ -86,17 +86,22 @@ def test_creases_go(photo: tuple[Picture, Face], toned: bool) -> None:
 def test_grain_of_a_toned_photo_goes(photo: tuple[Picture, Face], amount: float) -> None:
     picture, face = photo
     damaged = grainy(sepia(picture), amount)
-    assert wear(damaged, face).grain == pytest.approx(amount, abs=2) and "grain" in wear(damaged, face).words()
-    made = retouched(damaged, face)
-    assert wear(made, face).grain < amount / 2
+    assert (
+        find_damage(damaged, face).grain == pytest.approx(amount, abs=2)
+        and "grain" in find_damage(damaged, face).repairs()
+    )
+    made = retouch(damaged, face)
+    assert find_damage(made, face).grain < amount / 2
     assert likeness(made, picture, face) > likeness(damaged, picture, face)
-    assert wear(grainy(picture, amount), face).words() == ()  # in colour, encoders take it better than its removal
+    assert (
+        find_damage(grainy(picture, amount), face).repairs() == ()
+    )  # in colour, encoders take it better than its removal
 
 
 def test_only_the_surroundings_of_the_face_are_cleaned(photo: tuple[Picture, Face]) -> None:
     picture, face = photo
     damaged = grainy(np.repeat(picture[..., 1:2], 3, axis=2))
-    changed = np.argwhere((retouched(damaged, face) != damaged).any(-1))
+    changed = np.argwhere((retouch(damaged, face) != damaged).any(-1))
     assert 0 < np.ptp(changed, axis=0).max() < 2.7 * face.size
 
 
@@ -104,12 +109,12 @@ def test_clean_people_are_left_nearly_alone(people: list[Path]) -> None:
     for path in people[::4]:
         picture = load_picture(path)
         face = max(YuNet().detect(picture), key=lambda one: one.size)
-        assert not wear(picture, face).toned
-        assert likeness(retouched(picture, face), picture, face) > 0.98
+        assert not find_damage(picture, face).toned
+        assert likeness(retouch(picture, face), picture, face) > 0.98
 
 
 def test_a_tiny_face_at_the_edge_raises_nothing() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
     points = np.array([[3, 3], [7, 3], [5, 5], [3, 7], [7, 7]], np.float32)
     face = Face(np.array([0, 0, 10, 10], np.float32), points, 1.0)
-    assert retouched(picture, face).shape == picture.shape
+    assert retouch(picture, face).shape == picture.shape

@@ -23,7 +23,7 @@ from dp_adapter.errors import IdentityError, SettingsError
 from dp_adapter.identity.faces.face_quality import Quality
 from dp_adapter.identity.saved import saved_identity_file
 from dp_adapter.identity.saved.identity_library import FOLDER, IdentityLibrary
-from dp_adapter.identity.saved.saved_identity import EncoderView, SavedIdentity, SavedPhoto
+from dp_adapter.identity.saved.saved_identity import FaceView, SavedIdentity, SavedPhoto
 from dp_adapter.settings import Reference
 
 RANDOM = np.random.default_rng(0)
@@ -44,8 +44,8 @@ def photo(digest: str, weight: float = 1.0) -> SavedPhoto:
     quality = Quality(100.0, 300.0, 5.0, -3.0, 0.5)
     clip = {"clip/40x2x24/face/embeds": numbers(24), "clip/40x2x24/face/hidden": numbers(5, 40)}
     views = {
-        "yunet": EncoderView(2, 1, (1.5, 2.0, 30.25, 40.0), quality, {"sface": numbers(128), **clip}),
-        "insightface/buffalo_l": EncoderView(1, 0, (1, 2, 30, 40), quality, {"arcface/buffalo_l/raw": numbers(512)}),
+        "yunet": FaceView(2, 1, (1.5, 2.0, 30.25, 40.0), quality, {"sface": numbers(128), **clip}),
+        "insightface/buffalo_l": FaceView(1, 0, (1, 2, 30, 40), quality, {"arcface/buffalo_l/raw": numbers(512)}),
     }
     return SavedPhoto(digest * 64, weight, views)
 
@@ -91,8 +91,8 @@ def test_it_comes_back_as_it_was(library: IdentityLibrary) -> None:
                 assert seen.vectors.keys() == view.vectors.keys()
                 assert all(np.array_equal(seen.vectors[key], view.vectors[key]) for key in view.vectors)
         assert np.array_equal(back.zeros["clip/40x2x24"], made.zeros["clip/40x2x24"])
-    card = library.card("Anna")
-    assert (card.digest, card.hashes, card.thumbnail) == (saved.digest, saved.hashes, saved.thumbnail)
+    header = library.header("Anna")
+    assert (header.digest, header.hashes, header.thumbnail) == (saved.digest, saved.hashes, saved.thumbnail)
 
 
 def test_vectors_by_what_a_checkpoint_takes() -> None:
@@ -103,9 +103,9 @@ def test_vectors_by_what_a_checkpoint_takes() -> None:
     assert np.array_equal(normed, raw / np.linalg.norm(raw))
     yunet = views["yunet"]
     assert yunet.face("arcface/buffalo_l/normed") is None
-    found = yunet.clip("face", "hidden", 40)
+    found = yunet.find("clip/", "/face/hidden", 40)
     assert found is not None and found[0] == "clip/40x2x24" and found[1].shape == (5, 40)
-    assert yunet.clip("face", "hidden", 24) is None and yunet.clip("photo", "hidden", 40) is None
+    assert yunet.find("clip/", "/face/hidden", 24) is None and yunet.find("clip/", "/photo/hidden", 40) is None
 
 
 def test_eva_clips_hidden_states_are_kept_in_half_precision(library: IdentityLibrary) -> None:
@@ -115,12 +115,13 @@ def test_eva_clips_hidden_states_are_kept_in_half_precision(library: IdentityLib
         view = replace(one.views["yunet"], vectors={name + "pooled": pooled, name + "hidden": values})
         made = replace(someone(digests="a"), photos=(replace(one, views={**one.views, "yunet": view}),))
         library.save(made, replace=True)
-        back = library.load("Anna").photos[0].views["yunet"].eva(32)
-        assert back is not None and back[0] == "eva/32x21x24" and np.array_equal(back[1], pooled)
-        assert back[2].dtype == np.float32 and np.allclose(back[2], values, rtol=1e-3, atol=1e-3)
+        view = library.load("Anna").photos[0].views["yunet"]
+        back = view.find("eva/", "/face/hidden", 32)
+        assert back is not None and back[0] == "eva/32x21x24" and np.array_equal(view.vectors[name + "pooled"], pooled)
+        assert back[1].dtype == np.float32 and np.allclose(back[1], values, rtol=1e-3, atol=1e-3)
         library.save(replace(library.load("Anna"), name="Copy"), replace=True)
-        copy = library.load("Copy").photos[0].views["yunet"].eva(32)
-        assert copy is not None and np.array_equal(copy[2], back[2]), "nothing more is lost when it is saved again"
+        copy = library.load("Copy").photos[0].views["yunet"].find("eva/", "/face/hidden", 32)
+        assert copy is not None and np.array_equal(copy[1], back[1]), "nothing more is lost when it is saved again"
 
 
 def test_the_digest_is_the_contents(library: IdentityLibrary) -> None:
@@ -163,7 +164,7 @@ def test_bad_names_are_refused(library: IdentityLibrary, tmp_path: Path, name: s
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(IdentityError):
         library.rename("Anna", name)
-    for call in (library.load, library.card, library.delete, library.state):
+    for call in (library.load, library.header, library.delete, library.state):
         with pytest.raises(IdentityError, match="no saved identity"):
             call(name)
     assert sorted(tmp_path.rglob("*")) == before
@@ -315,7 +316,7 @@ def test_one_changed_number_is_noticed(library: IdentityLibrary, tmp_path: Path)
 def test_files_of_other_kinds(library: IdentityLibrary, tmp_path: Path, content: bytes) -> None:
     path_of(tmp_path, "x").parent.mkdir(parents=True)
     path_of(tmp_path, "x").write_bytes(content)
-    for call in (library.load, library.card):
+    for call in (library.load, library.header):
         with pytest.raises(IdentityError, match=r"x\.safetensors is damaged"):
             call("x")
 
@@ -334,7 +335,7 @@ def test_an_adapter_in_the_folder_is_foreign(library: IdentityLibrary, tmp_path:
     path_of(tmp_path, "x").parent.mkdir(parents=True)
     save_file({"image_proj.proj.weight": np.ones(3, np.float32)}, str(path_of(tmp_path, "x")))
     with pytest.raises(IdentityError, match=r"not a saved identity.*adapters belong"):
-        library.card("x")
+        library.header("x")
 
 
 def test_a_huge_file_is_not_read(library: IdentityLibrary, tmp_path: Path) -> None:

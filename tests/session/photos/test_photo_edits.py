@@ -93,7 +93,7 @@ class Aged:
     """A pack with an opinion."""
 
     name = "fake"
-    tells_age = True
+    has_age_network = True
 
     def __init__(self, session: Session) -> None:
         self.detect = session.encoders.yunet.detect

@@ -12,7 +12,7 @@ import pytest
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.faces.detector import YuNet
-from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.training.prepare import duplicates
 from dp_adapter.training.prepare.captions import Captions

@@ -63,7 +63,7 @@ def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> FaceThu
     try:
         seen = session.photos.look_at(settings, 0, detector, [])
         assert seen is not None  # it stops where it has none
-        facts = seen.described(None)
+        facts = seen.describe(None)
         chosen = -1 if facts.chosen is None else facts.chosen
         doubts = f" {'; '.join(facts.warnings).capitalize()}." if facts.warnings else ""
         said, warns = f"{_said(len(faces), chosen, own is not None)}{doubts}", bool(doubts)

@@ -55,6 +55,6 @@ def _open(source: str) -> Image:
 
     session = shared_session.session()
     if source.startswith("identity:"):
-        data = session.identities.card(source.removeprefix("identity:")).thumbnail
+        data = session.identities.header(source.removeprefix("identity:")).thumbnail
         return Image.open(io.BytesIO(data)).convert("RGB")
     return Image.fromarray(session.photos.read(source, "Photo"))

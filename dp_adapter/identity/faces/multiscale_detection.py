@@ -21,10 +21,10 @@ OVERLAP = 1.25
 SMALLEST_TILE = 320
 SAME_FACE = 0.3
 
-Find = Callable[[Picture], list[Face]]
+FindFaces = Callable[[Picture], list[Face]]
 
 
-def sweep(picture: Picture, find: Find, tiles: bool) -> list[Face]:
+def detect_at_scales(picture: Picture, find: FindFaces, tiles: bool) -> list[Face]:
     """All faces of a picture [H, W, 3], best score first, boxes clipped to it.
 
     Args:
@@ -33,9 +33,9 @@ def sweep(picture: Picture, find: Find, tiles: bool) -> list[Face]:
             runs of `find` for 1024 px pictures, 85 for 4096 px.
     """
     for rung in RUNGS:
-        faces = _look(picture, find, rung)
+        faces = _detect_at(picture, find, rung)
         if faces:
-            return distinct(faces)
+            return drop_duplicates(faces)
     if not tiles:
         return []
     height, width = picture.shape[:2]
@@ -44,15 +44,15 @@ def sweep(picture: Picture, find: Find, tiles: bool) -> list[Face]:
         side = int(np.ceil(max(height, width) * OVERLAP / parts))
         faces: list[Face] = []
         for x, y in _corners(width, height, side):
-            found = _look(picture[y : y + side, x : x + side], find, CANVAS)
-            faces += [_moved(face, 1.0, (x, y)) for face in found]
+            found = _detect_at(picture[y : y + side, x : x + side], find, CANVAS)
+            faces += [_move(face, 1.0, (x, y)) for face in found]
         if faces:
-            return distinct(faces)
+            return drop_duplicates(faces)
         parts *= 2
     return []
 
 
-def distinct(faces: list[Face]) -> list[Face]:
+def drop_duplicates(faces: list[Face]) -> list[Face]:
     """Greedy non-maximum suppression at IoU 0.3, best score first."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
@@ -83,7 +83,7 @@ def clip_face(face: Face, width: int, height: int) -> Face | None:
     return replace(face, box=box) if _area(box) > 0.4 * _area(face.box) else None
 
 
-def _look(picture: Picture, find: Find, rung: int) -> list[Face]:
+def _detect_at(picture: Picture, find: FindFaces, rung: int) -> list[Face]:
     """Faces of the picture drawn with its long side `rung` px in the middle of the canvas, in px of the picture."""
     import cv2
 
@@ -94,11 +94,11 @@ def _look(picture: Picture, find: Find, rung: int) -> list[Face]:
     canvas = np.zeros((CANVAS, CANVAS, 3), np.uint8)
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     canvas[top : top + size[1], left : left + size[0]] = cv2.resize(picture, size, interpolation=smooth)
-    found = [_moved(face, 1 / scale, (-left / scale, -top / scale)) for face in find(canvas)]
+    found = [_move(face, 1 / scale, (-left / scale, -top / scale)) for face in find(canvas)]
     return [kept for face in found if (kept := clip_face(face, width, height)) is not None]
 
 
-def _moved(face: Face, scale: float, shift: tuple[float, float]) -> Face:
+def _move(face: Face, scale: float, shift: tuple[float, float]) -> Face:
     offset = np.array(shift, np.float32)
     return replace(
         face, box=face.box * np.float32(scale) + np.tile(offset, 2), points=face.points * np.float32(scale) + offset

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from dp_adapter.errors import FaceError
-from dp_adapter.identity.encoders.shipped_networks import SFACE, shipped
+from dp_adapter.identity.encoders.shipped_networks import SFACE, shipped_path
 from dp_adapter.identity.faces.combine_photos import agreement, combine
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Floats, choose, norm_crop
-from dp_adapter.identity.faces.face_embedding import SFace
+from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.pictures.picture_files import Picture
 
 
@@ -22,7 +22,7 @@ def vectors(portraits: list[Picture], yunet: YuNet) -> Floats:
 def test_agrees_with_opencv(astronaut: Picture, yunet: YuNet) -> None:
     face = yunet.detect(astronaut)[0]
     try:
-        reference = cv2.FaceRecognizerSF.create(str(shipped(SFACE)), "")
+        reference = cv2.FaceRecognizerSF.create(str(shipped_path(SFACE)), "")
     except cv2.error:
         pytest.skip(f"OpenCV {cv2.__version__} cannot read networks of opset 21")
     bgr = np.ascontiguousarray(astronaut[:, :, ::-1])

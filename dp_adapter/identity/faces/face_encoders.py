@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
-from dp_adapter.identity.encoders.shipped_networks import CPU, SFACE, open_network, shipped
+from dp_adapter.identity.encoders.shipped_networks import CPU, SFACE, open_network, shipped_path
 from dp_adapter.identity.faces.face import Face, Floats, norm_crop
 from dp_adapter.identity.pictures.picture_files import Picture
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
-class Encoder(Protocol):
+class FaceEncoder(Protocol):
     """Anything that turns a face into one vector."""
 
     @property
@@ -62,11 +62,11 @@ class SFace:
 
     @property
     def version(self) -> str:
-        return fingerprint([self._path or shipped(SFACE)])
+        return fingerprint([self._path or shipped_path(SFACE)])
 
     @cached_property
     def _network(self) -> InferenceSession:
-        return open_network(self._path or shipped(SFACE), self._providers, self._threads)
+        return open_network(self._path or shipped_path(SFACE), self._providers, self._threads)
 
     def embed(self, picture: Picture, face: Face) -> Floats:
         """Vector [128] of length 1.

@@ -19,7 +19,7 @@ KEPT = ("face", "ears", "glasses", "hair")  # of a parsed face; neck, clothes an
 HEAD = Oval(56, 68, 62, 92)  # its upper half reaches to the hair, where the parser's face ends in an oval
 
 
-def parsed_crop(picture: Picture, face: Face, parser: FaceParser) -> Picture:
+def crop_parsed_face(picture: Picture, face: Face, parser: FaceParser) -> Picture:
     """The face, [512, 512, 3].
 
     Raises:
@@ -42,7 +42,7 @@ def parsed_crop(picture: Picture, face: Face, parser: FaceParser) -> Picture:
     warp = similarity(square * scale, corners)
     crop = cv2.warpAffine(picture, warp, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     crop = np.asarray(crop, np.uint8)
-    moved = _moved(face, scale, warp.astype(np.float32))
+    moved = _move(face, scale, warp.astype(np.float32))
     parts = parser.parse(crop, moved)
     at = frame(moved, crop.shape[:2])
     brow = parts["skin"] * oval_mask(at, HEAD) * (at.units[..., 1] < HEAD.y)
@@ -66,7 +66,7 @@ def ffhq_square(face: Face) -> Floats:
     return np.stack(corners).astype(np.float32)
 
 
-def _moved(face: Face, scale: Floats, warp: Floats) -> Face:
+def _move(face: Face, scale: Floats, warp: Floats) -> Face:
     """The face where the warp [2, 3] puts it."""
     points = (face.points * scale) @ warp[:, :2].T + warp[:, 2]
     x1, y1, x2, y2 = face.box.tolist()
