@@ -71,7 +71,9 @@ def load_portraits(assets: Path, parser: SelfieParser) -> list[scenes.CutOut]:
     return portraits
 
 
-def find_references(clean: Picture, placed: Sequence[scenes.PlacedFace], parser: SelfieParser) -> list[tuple[Face, Floats]]:
+def find_references(
+    clean: Picture, placed: Sequence[scenes.PlacedFace], parser: SelfieParser
+) -> list[tuple[Face, Floats]]:
     """Each placed face with its region in the clean picture: as found there, else as placed."""
     found = YuNet().detect(clean)
     pairs: list[tuple[Face, Floats]] = []
