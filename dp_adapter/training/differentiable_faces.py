@@ -5,7 +5,6 @@ Shapes: B pictures of H x W px; crops of s x s px.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,38 +33,17 @@ class FaceNetwork(Protocol):
 
 
 class DifferentiableSFace(nn.Module):
-    """The shipped SFace, as ``identity.faces.face_embedding.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
-
-    Args:
-        path: another SFace file; the shipped one when None.
-    """
+    """The shipped SFace, as ``identity.faces.face_embedding.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128]."""
 
     size = 112
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.net = OnnxNet(path or shipped(SFACE))
+        self.net = OnnxNet(shipped(SFACE))
 
     def forward(self, crops: Tensor) -> Tensor:
         with torch.autocast(crops.device.type, enabled=False):
             return self.net(crops.float())
-
-
-class DifferentiableArcFace(nn.Module):
-    """A recognition network of insightface's packs (``w600k_r50.onnx``): [B, 3, 112, 112] -> [B, e].
-
-    insightface's ``ArcFaceONNX`` takes RGB scaled to -1..1 (mean and deviation 127.5).
-    """
-
-    size = 112
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.net = OnnxNet(path)
-
-    def forward(self, crops: Tensor) -> Tensor:
-        with torch.autocast(crops.device.type, enabled=False):
-            return self.net((crops.float() - 127.5) / 127.5)
 
 
 def embed_faces(network: FaceNetwork, pictures: Tensor, points: NDArray[np.float32]) -> Tensor:
