@@ -64,7 +64,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--encoders", default="sface", metavar="LIST", help="of sface (always), insightface, transface; with commas"
     )
-    parser.add_argument("--pack", default="buffalo_l", metavar="NAME", help="insightface's (default: buffalo_l)")
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help=f"models folder (default: ${ROOT_VARIABLE})")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument(
@@ -91,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
         several=args.several,
         people=args.people,
         encoders=encoders,
-        pack=args.pack,
         lossless=args.lossless,
         **{name: getattr(args, name) for name in names},
     )

@@ -64,12 +64,12 @@ def _mean(rows: Sequence[TableRow], metric: Metric) -> Interval | None:
     return interval([row.values[metric.name] for row in having], [row.person for row in having])
 
 
-def differences(rows: Sequence[TableRow], against: str = ADD) -> dict[str, dict[str, Interval]]:
-    """Paired differences of every other arm to one: same person, prompt and seed."""
+def differences(rows: Sequence[TableRow]) -> dict[str, dict[str, Interval]]:
+    """Paired differences of every other arm to plain add: same person, prompt and seed."""
     found: dict[str, dict[str, Interval]] = {}
     for arm in dict.fromkeys(row.arm for row in rows):
-        if arm != against:
-            pairs = ((metric.name, paired(rows, arm, against, metric.name)) for metric in METRICS)
+        if arm != ADD:
+            pairs = ((metric.name, paired(rows, arm, ADD, metric.name)) for metric in METRICS)
             found[arm] = {name: one for name, one in pairs if one is not None}
     return found
 

@@ -40,7 +40,6 @@ class Data:
     resolution: side of the training pictures in px, a multiple of 64.
     cache_latents: encode all pictures once and keep their latents, in memory and in ``out``.
     drop_identity, drop_text, drop_both: shares of samples without one or both conditions.
-    shuffle: the reference is another photo of the same person, where there is one.
     hair: share of samples whose region holds the hair too.
     grow, feather: of the region, in widths of the face.
     workers: processes that read pictures; 0 with cached latents.
@@ -52,7 +51,6 @@ class Data:
     drop_identity: float = 0.05
     drop_text: float = 0.05
     drop_both: float = 0.05
-    shuffle: bool = True
     hair: float = 0.3
     grow: float = 0.06
     feather: float = 0.04
@@ -87,8 +85,8 @@ class Losses:
         swap: ‖(1 - M)(eps(c_id) - sg eps(c'_id))‖², c'_id between this person and another.
         localisation: attention outside M minus inside, over the middle five stages.
         fair: FaceChain-FACT's change of features outside M.
-        edit: MasterWeaver's editing directions, every ``edit_every`` steps.
-        identity: 1 - cos of the face in the decoded prediction, for timesteps up to ``identity_below``.
+        edit: MasterWeaver's editing directions, every second step.
+        identity: 1 - cos of the face in the decoded prediction, for timesteps up to 250.
         story: StoryMaker's mask loss.
         text_off: share of samples whose text attention is switched off.
     """
@@ -102,9 +100,7 @@ class Losses:
     localisation: float = 0.0
     fair: float = 0.0
     edit: float = 0.0
-    edit_every: int = 2
     identity: float = 0.0
-    identity_below: int = 250
     story: float = 0.0
     text_off: float = 0.0
 
@@ -293,7 +289,6 @@ def _check(config: Config) -> None:
         for name in ("steps", "batch", "accumulate"):
             _require(getattr(stage, name) >= 1, f"{at}.{name}", "must be 1 or more", 1)
         _require(stage.lr > 0, f"{at}.lr", "must be more than 0", 1e-4)
-        _require(stage.losses.edit_every >= 1, f"{at}.losses.edit_every", "must be 1 or more", 1)
         _check_parts(config, stage, at)
     for name, value in shares.items():
         _require(0 <= value <= 1, name, f"{value} is no share", min(max(value, 0.0), 1.0))

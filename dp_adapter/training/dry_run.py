@@ -28,6 +28,7 @@ from dp_adapter.training.base_model import DTYPES, overflows
 from dp_adapter.training.config import Config, TrainingStage
 from dp_adapter.training.data.batches import LATENT
 from dp_adapter.training.initial_adapter import WIDTHS, new_adapter, with_pathways
+from dp_adapter.training.losses import EDIT_EVERY, IDENTITY_TIMESTEP
 from dp_adapter.training.training_stages import first, trained_by
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions
 from dp_adapter.training.unet.call import Record
@@ -174,7 +175,7 @@ def _stage(
     one = measured(lambda: adapted(**inputs, record=record).noise, adapted)
     adapted.release()
     # Rows of the UNet with gradients, and further ones without: the base model's, another person's.
-    edited = max(1, stage.batch // 4) / losses.edit_every if losses.edit else 0.0
+    edited = max(1, stage.batch // 4) / EDIT_EVERY if losses.edit else 0.0
     with_gradients = stage.batch + 2 * edited
     without = stage.batch * (bool(losses.consistency) + bool(losses.swap)) + 2 * edited
     at_once = stage.batch + (2 * max(1, stage.batch // 4) if losses.edit else 0)
@@ -186,7 +187,7 @@ def _stage(
         vae = cast(Any, models.vae).dtype
         frozen += _count(models.vae) * vae.itemsize if vae != dtype else 0
         decoded = measured(lambda: _decoded(models.vae, cells), models.vae)
-        rows = stage.batch * (losses.identity_below + 1) / 1000
+        rows = stage.batch * (IDENTITY_TIMESTEP + 1) / 1000
         kept, recomputed = (value + decoded.kept * math.ceil(rows) for value in (kept, recomputed))
         forward, backward = forward + rows * decoded.forward, backward + rows * decoded.backward
     flops = int((forward + backward) * stage.accumulate)

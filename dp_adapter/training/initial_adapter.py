@@ -44,20 +44,17 @@ def new_adapter(
     encoder: Encoder,
     kind: Mode = "add",
     tokens: int = 4,
-    tca_rank: int = 0,
-    ffb: bool = False,
     width: int | None = None,
 ) -> Adapter:
     """A fresh adapter in float32, all of whose parameters take gradients.
 
     The identity's keys and values start as the text's own (tencent-ailab/IP-Adapter@62e4af9
-    ``tutorial_train_faceid.py``); TCA, FFB and FACT's gates start without effect.
+    ``tutorial_train_faceid.py``); FACT's gates start without effect.
 
     Args:
         encoder: whose embedding (or, of TransFace, patches) makes the tokens.
         kind: ``add`` has keys and values at every site, ``gated`` FACT's self-attention.
         tokens: T; 4 in FaceID, 16 in FACT.
-        tca_rank, ffb: as in ``with_pathways``.
         width: of the encoder's output, where it is not the usual one.
 
     Raises:
@@ -80,8 +77,7 @@ def new_adapter(
             # A face's vector has length 1: times the root of its width each entry has variance 1, as a layer expects.
             projection.get_parameter("proj.0.weight").mul_(features**0.5)
     fresh = _gated_site if kind == "gated" else _site
-    adapter = Adapter(projection, [fresh(attn2) for attn2 in sites])
-    return adapter if kind == "gated" else with_pathways(adapter, tca_rank, ffb)
+    return Adapter(projection, [fresh(attn2) for attn2 in sites])
 
 
 def with_pathways(adapter: Adapter, tca_rank: int = 0, ffb: bool = False) -> Adapter:

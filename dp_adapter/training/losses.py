@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EDIT_TIMESTEPS = (100, 350)
-"""Range of timesteps at which the editing direction is taken (MasterWeaver)."""
+EDIT_TIMESTEPS, EDIT_EVERY = (100, 350), 2
+"""Range of timesteps at which the editing direction is taken, and in every how many steps (MasterWeaver)."""
 
 IDENTITY_TIMESTEP = 250
 """The last timestep at which the predicted picture shows a face to compare (PortraitBooth, StoryMaker)."""
@@ -68,23 +68,14 @@ def text_consistency(
     return denoising + consistency * outside_mse(pred, base, mask) + swap * outside_mse(pred, swapped, mask)
 
 
-def interpolated_identity(
-    tokens: Tensor, others: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
+def interpolated_identity(tokens: Tensor, others: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """c'_id = l c_id + (1 - l) another's, l ~ U(0.2, 0.8) by row: [B, T, D]; no gradient.
 
     Source: csyxwei/MasterWeaver@a77535c ``train_masterweaver_stage2.py``, ``aug_lambda``.
 
     Args:
-        tokens: [B, T, D]; others: likewise, of other people; None takes the row before, where flipping the batch as
-            there would pair the middle row of an odd one with itself.
-
-    Raises:
-        ValueError: one row, and no others.
+        tokens: [B, T, D]; others: likewise, of other people.
     """
-    if others is None and len(tokens) < 2:
-        raise ValueError("a batch of one row has no other identity: give others")
-    others = tokens.roll(1, 0) if others is None else others
     amount = torch.rand(len(tokens), 1, 1, generator=generator, device=tokens.device) * 0.6 + 0.2
     return (amount * tokens + (1 - amount) * others).detach()
 
@@ -180,7 +171,7 @@ def clean_latents(noisy: Tensor, noise: Tensor, alphas_cumprod: Tensor, timestep
     return (noisy.float() - (1 - alpha).sqrt() * noise.float()) / alpha.sqrt()
 
 
-def identity_loss(embeddings: Tensor, references: Tensor, timesteps: Tensor, last: int = IDENTITY_TIMESTEP) -> Tensor:
+def identity_loss(embeddings: Tensor, references: Tensor, timesteps: Tensor) -> Tensor:
     """L_id: 1 - cos of face embeddings, mean over the rows with t <= 250; 0 where there are none.
 
     Source: arXiv 2312.06354 (PortraitBooth); RedAIGC/StoryMaker@a7ce766 ``train_storymaker.py``, ``get_loss_faceid``.
@@ -189,6 +180,6 @@ def identity_loss(embeddings: Tensor, references: Tensor, timesteps: Tensor, las
         embeddings: [B, e] of the faces in decoded ``clean_latents``; references: [B, e], of the target pictures, which
             get no gradient; timesteps: [B].
     """
-    counts = (timesteps <= last).float()
+    counts = (timesteps <= IDENTITY_TIMESTEP).float()
     apart = 1 - F.cosine_similarity(embeddings.float(), references.detach().float(), dim=-1)
     return (apart * counts).sum() / counts.sum().clamp(min=1)

@@ -166,11 +166,11 @@ class Objective(nn.Module):
         frozen, faces = self._frozen
         assert faces is not None
         known = inputs.sface.square().sum(1) > 0
-        rows = ((inputs.timesteps <= self._weights.identity_below) & inputs.with_identity & known).nonzero()[:, 0]
+        rows = ((inputs.timesteps <= losses.IDENTITY_TIMESTEP) & inputs.with_identity & known).nonzero()[:, 0]
         if not len(rows):
             return noise.sum() * 0.0
         timesteps = inputs.timesteps[rows]
         clean = losses.clean_latents(inputs.noisy[rows], noise[rows], frozen.alphas, timesteps)
         points = inputs.points[rows].cpu().numpy()
         embeddings = embed_faces(faces, frozen.decoded(clean), points)
-        return losses.identity_loss(embeddings, inputs.sface[rows], timesteps, self._weights.identity_below)
+        return losses.identity_loss(embeddings, inputs.sface[rows], timesteps)

@@ -31,7 +31,7 @@ from dp_adapter.training.data.batches import Batch, Examples, batches, cache_lat
 from dp_adapter.training.data.shards import Shards
 from dp_adapter.training.differentiable_faces import DifferentiableSFace
 from dp_adapter.training.initial_adapter import from_public
-from dp_adapter.training.losses import EDIT_TIMESTEPS
+from dp_adapter.training.losses import EDIT_EVERY, EDIT_TIMESTEPS
 from dp_adapter.training.monitor.monitor import RunMonitor
 from dp_adapter.training.objective import CaptionEdit, Objective, ObjectiveInputs
 from dp_adapter.training.parallel import fsdp
@@ -242,7 +242,7 @@ class TrainingRun:
         side = self.config.data.resolution
         only_inside, text_on = shares() < weights.face_only, (shares() >= weights.text_off).float()
         edit = None
-        if weights.edit and (state.step + 1) % weights.edit_every == 0:
+        if weights.edit and (state.step + 1) % EDIT_EVERY == 0:
             count = max(1, len(batch) // 4)
             words = self.config.edits[int(drawn(0, len(self.config.edits), 1))]
             plain, place = batch.captions[:count], batch.place[:count]

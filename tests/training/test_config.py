@@ -56,7 +56,7 @@ def test_losses_are_those_of_the_stage_where_it_does_not_say_others() -> None:
     assert tca == DEFAULTS["tca"]
     assert (tca.background, tca.consistency, tca.swap, tca.face) == (1.0, 0.4, 0.6, 0.0)
     joint = DEFAULTS["ffb"]
-    assert (joint.fair, joint.edit, joint.edit_every, joint.identity, joint.identity_below) == (0.01, 0.02, 2, 0.1, 250)
+    assert (joint.fair, joint.edit, joint.identity) == (0.01, 0.02, 0.1)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -30,6 +30,7 @@ EMBEDDING: dict[EncoderName, str] = {"sface": "sface", "arcface": "insightface",
 LATENT = 8  # pixels a cell
 
 _HAIR_REACH = 0.8  # how far beyond the face's box hair is this person's, in sizes of the box
+_ENCODED = 16  # pictures that the VAE encodes at a time
 _BOX_REACH = 0.15  # parsing knows a chin or an ear outside of the detector's box
 
 
@@ -215,7 +216,7 @@ class Examples(Dataset[dict[str, Any]]):
         theirs = self.shards.of_person[self.shards.entries[number].person]
         place = theirs.index(number)
         other = int(random.integers(max(len(theirs) - 1, 1)))
-        if not self.plan.shuffle or len(theirs) == 1:
+        if len(theirs) == 1:
             return number
         return theirs[other + (other >= place)]
 
@@ -260,9 +261,7 @@ def batches(
     yield from loader
 
 
-def cache_latents(
-    examples: Examples, encode: Callable[[Tensor], Tensor], folder: Path, digest: str, size: int = 16
-) -> None:
+def cache_latents(examples: Examples, encode: Callable[[Tensor], Tensor], folder: Path, digest: str) -> None:
     """Encodes every picture once, or reads what an earlier run kept.
 
     Args:
@@ -281,7 +280,7 @@ def cache_latents(
     if path.is_file():
         tensors = load_file(str(path))
     else:
-        tensors = _encoded(shards, plan, encode, size)
+        tensors = _encoded(shards, plan, encode)
         partial = path.with_suffix(".partial")
         save_file(tensors, str(partial))
         partial.replace(path)
@@ -291,10 +290,10 @@ def cache_latents(
         examples.known[number] = Example(pixels=None, caption=caption, **own)
 
 
-def _encoded(shards: Shards, plan: Data, encode: Callable[[Tensor], Tensor], size: int) -> dict[str, Tensor]:
+def _encoded(shards: Shards, plan: Data, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
-    for start in range(0, len(shards), size):
-        some = [example(shards.sample(number), plan) for number in range(start, min(start + size, len(shards)))]
+    for start in range(0, len(shards), _ENCODED):
+        some = [example(shards.sample(number), plan) for number in range(start, min(start + _ENCODED, len(shards)))]
         moments = encode(torch.stack([one.pixels for one in some if one.pixels is not None])).cpu()
         found.setdefault("moments", []).append(moments)
         for name in ("regions", "points", "sface", "place"):

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 VERSION = 1
+INSIGHTFACE_PACK = "buffalo_l"
+"""Whose recognition network makes ``insightface``'s vectors: that of the adapters which are trained on them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,10 @@ from dp_adapter.identity.faces.face import Face, Floats, choose
 from dp_adapter.identity.faces.face_embedding import Encoder
 from dp_adapter.identity.faces.face_parsing import CROP, FaceParser
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
+from dp_adapter.training.data.sample import INSIGHTFACE_PACK
 
 FaceEncoder = Literal["sface", "arcface"]
 
-_PACK = "buffalo_l"
 _HEAD = ("face", "hair", "ears", "glasses")
 _ZOOM = (0.85, 1.15)  # of the cut's side
 _SHIFT = 0.06  # of the cut's side, to each side
@@ -55,8 +55,8 @@ def look(photos: Sequence[Path], encoders: EncoderPool, encoder: FaceEncoder) ->
         PictureError: a photo cannot be read. FaceError: it shows no face.
         CatalogError, MissingDependencyError: a network is not here.
     """
-    detector = encoders.yunet if encoder == "sface" else encoders.pack(_PACK)
-    network: Encoder = encoders.sface if encoder == "sface" else encoders.arcface(_PACK, normed=True)
+    detector = encoders.yunet if encoder == "sface" else encoders.pack(INSIGHTFACE_PACK)
+    network: Encoder = encoders.sface if encoder == "sface" else encoders.arcface(INSIGHTFACE_PACK, normed=True)
     found: list[Subject] = []
     for path in photos:
         picture = load_picture(path)

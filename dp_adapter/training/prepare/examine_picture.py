@@ -21,7 +21,7 @@ from dp_adapter.identity.faces.face_embedding import SFace
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, OTHERS, Parser
 from dp_adapter.identity.faces.face_quality import Quality, quality
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
-from dp_adapter.training.data.sample import Sample
+from dp_adapter.training.data.sample import INSIGHTFACE_PACK, Sample
 from dp_adapter.training.prepare.measured_captions import fields_of
 from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.picture_result import Drop, PictureResult, Record, Task
@@ -68,7 +68,7 @@ class Looker:
         torch.set_num_threads(1)
         encoders = EncoderPool(models)
         if "insightface" in self._options.encoders:
-            arcface = encoders.arcface(self._options.pack, normed=True)
+            arcface = encoders.arcface(INSIGHTFACE_PACK, normed=True)
             self._embed["insightface"], self.versions["insightface"] = arcface.embed, arcface.version
         if "transface" in self._options.encoders:
             transface = encoders.transface()

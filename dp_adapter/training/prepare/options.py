@@ -31,7 +31,6 @@ class PrepareOptions:
         near_bits, near_cosine: two pictures are one when at most so many of 64 bits of their perceptual hashes differ
             and their faces have at least this cosine.
         encoders: embeddings that are stored; ``sface`` is always among them.
-        pack: insightface's, whose recognition network is used.
         shard_mb: a shard is closed before it grows over so many MiB.
         lossless: PNG instead of JPEG at quality 95.
     """
@@ -50,7 +49,6 @@ class PrepareOptions:
     near_bits: int = 9
     near_cosine: float = 0.85
     encoders: tuple[str, ...] = ("sface",)
-    pack: str = "buffalo_l"
     shard_mb: float = 256.0
     lossless: bool = False
 

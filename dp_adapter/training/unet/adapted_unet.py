@@ -38,15 +38,12 @@ class Conditions:
         tokens: identity tokens [B, T, D], those of "no identity" where it was dropped; None for the base model.
         mask: visually sensitive region on the latent grid [B, 1, h, w] in 0..1.
         text_on: [B], the text attention's output times this: 1, or 0 where the text is off (stage 1).
-        progress: [B], 0 at pure noise and 1 at the finished picture, for the trained gate; None takes ``progress_of``
-            of the timesteps.
     """
 
     text: Tensor
     tokens: Tensor | None
     mask: Tensor
     text_on: Tensor | None = None
-    progress: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -184,13 +181,12 @@ class AdaptedUNet(nn.Module):
         mask, text_on = conditions.mask.detach().float(), conditions.text_on
         if mask.shape != (len(noisy), 1, *noisy.shape[-2:]):
             raise ValueError(f"the mask is {tuple(mask.shape)}, the latents are {tuple(noisy.shape)}")
-        progress = progress_of(timesteps) if conditions.progress is None else conditions.progress
         return Call(
             tokens=conditions.tokens if identity else None,
             masks=masks_by_halvings(mask, max(site.halvings for site in self._sites)),
             acts=(mask.amax((1, 2, 3)) > 0)[:, None, None],
             text_on=None if text_on is None else text_on[:, None, None],
-            progress=progress.expand(len(noisy))[:, None, None],
+            progress=progress_of(timesteps).expand(len(noisy))[:, None, None],
             latent=Grid(*noisy.shape[-2:]),
             weight=self._weight,
             record=record,
