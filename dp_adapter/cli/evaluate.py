@@ -17,9 +17,9 @@ from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures, Trial
+    from dp_adapter.evaluation.picture_scores import PromptJudge, ReferenceVectors, Scorer
     from dp_adapter.evaluation.protocol import Arm, EvaluatedPerson, EvaluationPlan, Prompt
-    from dp_adapter.evaluation.scores import PromptJudge, ReferenceVectors, Scorer
-    from dp_adapter.evaluation.summary import Point, TableRow
+    from dp_adapter.evaluation.score_summary import Point, TableRow
     from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
     from dp_adapter.settings import Settings
 
@@ -82,10 +82,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DPAdapterError: in words, before the work.
     """
-    from dp_adapter.evaluation import report
+    from dp_adapter.evaluation import evaluation_report
     from dp_adapter.evaluation.protocol import people_in
 
-    report.require()
+    evaluation_report.require()
     people = people_in(args.people, args.limit)
     weights = _weights(args.sweep)
     studio, pipeline, settings = opened(args)
@@ -95,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
     rows = list(_rows(plan, studio, settings, job, scorer, references))
     sweep = _sweep(args, weights, plan, studio, settings, job, scorer, references)
     config = config_of(args, studio, scorer, job, settings)
-    page = report.write(args.out, report.Results(plan, rows, sweep, config, _scale(references), (*notes, *told)))
+    page = evaluation_report.write(
+        args.out, evaluation_report.Results(plan, rows, sweep, config, _scale(references), (*notes, *told))
+    )
     _print(rows, plan)
     print(f"-> {page} ({studio.made} pictures made, {len(rows)} judged)")
     return 0
@@ -147,8 +149,8 @@ def job_of(args: argparse.Namespace, pipeline: Pipeline) -> DiffusersJob:
 def scorer_of(args: argparse.Namespace, studio: EvaluationPictures, pipeline: Pipeline) -> Scorer:
     """The judges, or what is missing in words."""
     from dp_adapter.evaluation.clip_judge import OpenClip
-    from dp_adapter.evaluation.judges import judge
-    from dp_adapter.evaluation.scores import MeasuredScene, Scorer
+    from dp_adapter.evaluation.identity_judges import judge
+    from dp_adapter.evaluation.picture_scores import MeasuredScene, Scorer
 
     found = judge(args.judge, studio.checkpoint.encoders, [models_root(args.models_dir)])
     measured = args.prompt_judge == "scene" or (args.prompt_judge == "auto" and is_small(pipeline))
@@ -205,7 +207,7 @@ def _plan(
 
 def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPerson, number: int) -> list[Prompt]:
     """One person's prompts: the set's, the scene grammar's with the person's own face, or a file's."""
-    from dp_adapter.evaluation import fastcomposer
+    from dp_adapter.evaluation import fastcomposer_prompts
     from dp_adapter.evaluation.protocol import filled
     from dp_adapter.identity.pictures.picture_files import load_picture
     from dp_adapter.small_base import caption_grammar
@@ -216,7 +218,7 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPers
         facts = SceneCheck().measure(load_picture(person.photo)).facts
         texts = caption_grammar.drawn(args.seed + number, facts, args.prompt_count)
     elif name == "fastcomposer":
-        texts = fastcomposer.templates()[: args.prompt_count]
+        texts = fastcomposer_prompts.templates()[: args.prompt_count]
     else:
         try:
             lines = read_text(Path(name)).splitlines()
@@ -275,7 +277,7 @@ def _judged(
     made: dict[str, list[Trial]],
 ) -> Iterator[TableRow]:
     from dp_adapter.evaluation.protocol import BASE
-    from dp_adapter.evaluation.summary import TableRow
+    from dp_adapter.evaluation.score_summary import TableRow
 
     number, place, prompt = which
     for index, base in enumerate(made[BASE]):
@@ -307,7 +309,7 @@ def _sweep(
 ) -> list[Point]:
     """Plain add and DP-Adapter at several weights, on the first persons."""
     from dp_adapter.evaluation.protocol import ADD, BASE, DP
-    from dp_adapter.evaluation.summary import Point, table
+    from dp_adapter.evaluation.score_summary import Point, table
 
     count = min(args.sweep_people, len(plan.people))
     chosen = tuple(arm for arm in plan.arms if arm.name in (BASE, ADD, DP))
@@ -324,7 +326,7 @@ def _sweep(
 
 def _scale(references: Sequence[ReferenceVectors]) -> dict[str, float | None]:
     """What the judge gives for two photos of one person, and for photos of two persons."""
-    from dp_adapter.evaluation.metrics import cosine
+    from dp_adapter.evaluation.picture_metrics import cosine
 
     same = [cosine(one.photo, other) for one in references for other in one.others]
     different = [
@@ -361,9 +363,9 @@ def config_of(
 
 def _print(rows: Sequence[TableRow], plan: EvaluationPlan) -> None:
     """The table in short."""
-    from dp_adapter.evaluation.report import cell
-    from dp_adapter.evaluation.scores import METRICS
-    from dp_adapter.evaluation.summary import claims, table
+    from dp_adapter.evaluation.evaluation_report import cell
+    from dp_adapter.evaluation.picture_scores import METRICS
+    from dp_adapter.evaluation.score_summary import claims, table
 
     means = table(rows)
     shown = [metric for metric in METRICS if any(metric.name in found for found in means.values())]

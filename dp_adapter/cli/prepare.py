@@ -13,7 +13,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.settings.messages import separated
 
 if TYPE_CHECKING:
-    from dp_adapter.training.prepare.runners import Runner
+    from dp_adapter.training.prepare.work_runners import Runner
 
 _NUMBERS = {
     "size": (
@@ -79,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DPAdapterError: in words.
     """
-    from dp_adapter.training.prepare.captions import Captions
-    from dp_adapter.training.prepare.options import PrepareOptions
-    from dp_adapter.training.prepare.run import prepare
+    from dp_adapter.training.prepare.find_captions import Captions
+    from dp_adapter.training.prepare.prepare_options import PrepareOptions
+    from dp_adapter.training.prepare.prepare_shards import prepare
 
     names = [name.replace("-", "_") for name in _NUMBERS]
     encoders = tuple(name for name in separated(args.encoders) if name)
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runner(args: argparse.Namespace) -> Runner:
-    from dp_adapter.training.prepare.runners import here, in_processes, on_ray
+    from dp_adapter.training.prepare.work_runners import here, in_processes, on_ray
 
     if args.jobs < 1:
         raise SettingsError("jobs", f"{args.jobs} is less than 1")

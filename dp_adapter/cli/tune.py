@@ -15,8 +15,8 @@ from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures
-    from dp_adapter.evaluation.scores import ReferenceVectors, Scorer
-    from dp_adapter.evaluation.tuning import TuningCandidate
+    from dp_adapter.evaluation.picture_scores import ReferenceVectors, Scorer
+    from dp_adapter.evaluation.settings_search import TuningCandidate
     from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
     from dp_adapter.settings import Settings
 
@@ -40,11 +40,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DPAdapterError: in words, before the work.
     """
-    from dp_adapter.evaluation import plots, tuning
-    from dp_adapter.evaluation.summary import Point, front
+    from dp_adapter.evaluation import pareto_plot, settings_search
+    from dp_adapter.evaluation.score_summary import Point, front
     from dp_adapter.identity.pictures.picture_files import load_picture
 
-    plots.require()
+    pareto_plot.require()
     photo = load_picture(args.photo)
     studio, pipeline, settings = evaluate.opened(args)
     job = replace(evaluate.job_of(args, pipeline), batch=1)
@@ -52,15 +52,15 @@ def run(args: argparse.Namespace) -> int:
     reference = scorer.reference(args.photo.name, photo)
     prompts = _prompts(args, evaluate.is_small(pipeline), photo)
     shared = settings.with_fields({"references": [{"image": str(args.photo)}], "model": str(studio.adapter)})
-    candidates = tuning.candidates(shared.weight, args.budget)
+    candidates = settings_search.candidates(shared.weight, args.budget)
 
     trying = _Trying(studio, shared, job, scorer, reference, prompts, args.budget)
-    found = tuning.search(candidates, args.budget, trying)
+    found = settings_search.search(candidates, args.budget, trying)
     points = {candidate.label: Point("tried", candidate.label, *candidate.means) for candidate in found}
     best = front(list(points.values()))
     kept = [candidate for candidate in found if points[candidate.label] in best]
     chosen = max(kept, key=lambda one: one.harmonic)
-    plots.pareto(args.out / "pareto.png", list(points.values()), {"tried": "settings tried"}, single=True)
+    pareto_plot.pareto(args.out / "pareto.png", list(points.values()), {"tried": "settings tried"}, single=True)
     request = settings.with_fields(chosen.changes).to_dict(changed_only=True)
     (args.out / "settings.json").write_text(json.dumps(request, indent=2), encoding="utf-8")
     facts = {
@@ -94,7 +94,7 @@ def _facts(candidate: TuningCandidate, best: bool) -> dict[str, Any]:
 
 def _prompts(args: argparse.Namespace, small: bool, photo: Any) -> list[tuple[str, str]]:
     """Prompts as they are asked and judged."""
-    from dp_adapter.evaluation import fastcomposer
+    from dp_adapter.evaluation import fastcomposer_prompts
     from dp_adapter.evaluation.protocol import filled
     from dp_adapter.small_base import caption_grammar
     from dp_adapter.small_base.caption_check import SceneCheck
@@ -104,7 +104,7 @@ def _prompts(args: argparse.Namespace, small: bool, photo: Any) -> list[tuple[st
         texts = (
             caption_grammar.drawn(args.seed, SceneCheck().measure(photo).facts, 8)
             if small
-            else fastcomposer.templates()[:8]
+            else fastcomposer_prompts.templates()[:8]
         )
     if args.prompt_judge == "scene" or (args.prompt_judge == "auto" and small):
         for text in texts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from dp_adapter.errors import MissingDependencyError, SettingsError
-from dp_adapter.evaluation.metrics import Floats, cosine
+from dp_adapter.evaluation.picture_metrics import Floats, cosine
 from dp_adapter.identity.pictures.picture_files import Picture
 
 MODEL, WEIGHTS = "ViT-L-14", "openai"

@@ -32,7 +32,7 @@ from dp_adapter.training.data.shards import Shards
 from dp_adapter.training.differentiable_faces import DifferentiableSFace
 from dp_adapter.training.initial_adapter import from_public
 from dp_adapter.training.losses import EDIT_EVERY, EDIT_TIMESTEPS
-from dp_adapter.training.monitor.monitor import RunMonitor
+from dp_adapter.training.monitor.run_monitor import RunMonitor
 from dp_adapter.training.objective import CaptionEdit, Objective, ObjectiveInputs
 from dp_adapter.training.parallel import fsdp
 from dp_adapter.training.parallel.deepspeed import ZeroLearner

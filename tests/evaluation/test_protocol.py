@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dp_adapter.errors import MissingDependencyError, PictureError, SettingsError
-from dp_adapter.evaluation import fastcomposer, tuning
-from dp_adapter.evaluation.judges import judge
+from dp_adapter.evaluation import fastcomposer_prompts, settings_search
+from dp_adapter.evaluation.identity_judges import judge
 from dp_adapter.evaluation.protocol import ARMS, EvaluationPlan, arms, filled, people_in
 from dp_adapter.settings import Region, Settings
 
@@ -47,14 +47,14 @@ def test_people_by_the_names_of_their_photos(tmp_path: Path) -> None:
 def test_no_seed_is_used_twice(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "b.jpg").touch()
-    prompts = tuple(filled(text, "man img") for text in fastcomposer.templates()[:3])
+    prompts = tuple(filled(text, "man img") for text in fastcomposer_prompts.templates()[:3])
     plan = EvaluationPlan(people_in(tmp_path), (prompts, prompts), 4, 100, ARMS)
     used = [plan.seed(person, prompt) + k for person in range(2) for prompt in range(3) for k in range(4)]
     assert used == list(range(100, 124)) and plan.pictures == 24 * len(ARMS)
 
 
 def test_fastcomposer_s_prompts() -> None:
-    texts = fastcomposer.templates()
+    texts = fastcomposer_prompts.templates()
     assert len(texts) == len(set(texts)) == 40 and all(text.count("{person}") == 1 for text in texts)
     one = filled(texts[0], "woman img")
     assert (one.text, one.judged) == ("a woman img wearing a red hat", "a person wearing a red hat")
@@ -79,10 +79,12 @@ def test_tune_spends_its_budget_on_the_better_half() -> None:
         weight = changes["weight"]
         return min(weight, 1.0), 1 - 0.5 * weight**2 + 0.001 * number
 
-    pool = tuning.candidates(0.8, 40)
-    found = tuning.search(pool, 40, attempt)
+    pool = settings_search.candidates(0.8, 40)
+    found = settings_search.search(pool, 40, attempt)
     assert len(tried) == sum(one.count for one in found) <= 40 and len(found) == len(pool)
-    assert all(one.count >= tuning.FIRST for one in found)
+    assert all(one.count >= settings_search.FIRST for one in found)
     most = max(found, key=lambda one: one.count)
-    assert most.count > tuning.FIRST and most.harmonic >= sorted(one.harmonic for one in found)[len(found) // 2]
-    assert tuning.candidates(0.8, 4)[0].label == "0.8" and len(tuning.candidates(0.8, 4)) == 2
+    assert (
+        most.count > settings_search.FIRST and most.harmonic >= sorted(one.harmonic for one in found)[len(found) // 2]
+    )
+    assert settings_search.candidates(0.8, 4)[0].label == "0.8" and len(settings_search.candidates(0.8, 4)) == 2

@@ -23,8 +23,8 @@ from dp_adapter.identity.faces.face_quality import Quality, quality
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.training.data.sample import INSIGHTFACE_PACK, Sample
 from dp_adapter.training.prepare.measured_captions import fields_of
-from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.picture_result import Drop, PictureResult, Record, Task
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
 
 BYSTANDER = 0.25
 """A face smaller than this share of the largest is no second person; its surroundings are background all the same."""

@@ -15,8 +15,8 @@ from dp_adapter import __version__
 from dp_adapter.errors import SettingsError
 from dp_adapter.training.data.sample import VERSION
 from dp_adapter.training.prepare.list_pictures import Listing
-from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.picture_result import REASONS
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
 from dp_adapter.training.prepare.selection import Chosen
 from dp_adapter.training.prepare.shard_writer import Shard
 

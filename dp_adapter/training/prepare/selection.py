@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dp_adapter.training.prepare.captions import Captions, FoundCaption
-from dp_adapter.training.prepare.duplicates import Closeness, closeness, near_duplicates, people, ranked
-from dp_adapter.training.prepare.options import PrepareOptions
+from dp_adapter.training.prepare.face_groups import Closeness, closeness, near_duplicates, people, ranked
+from dp_adapter.training.prepare.find_captions import Captions, FoundCaption
 from dp_adapter.training.prepare.picture_result import Drop
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
 from dp_adapter.training.prepare.work_log import DoneWork, WorkLogEntry
 
 

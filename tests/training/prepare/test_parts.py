@@ -14,12 +14,12 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face_embedding import SFace
 from dp_adapter.identity.pictures.picture_files import load_picture
-from dp_adapter.training.prepare import duplicates
-from dp_adapter.training.prepare.captions import Captions
-from dp_adapter.training.prepare.duplicates import closeness, near_duplicates
+from dp_adapter.training.prepare import face_groups
 from dp_adapter.training.prepare.examine_picture import perceptual_hash
+from dp_adapter.training.prepare.face_groups import closeness, near_duplicates
+from dp_adapter.training.prepare.find_captions import Captions
 from dp_adapter.training.prepare.measured_captions import sentence
-from dp_adapter.training.prepare.options import PrepareOptions
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
 from dp_adapter.training.prepare.shard_writer import remove_shards, write_shards
 from dp_adapter.training.prepare.statistics_page import histogram
 
@@ -29,7 +29,7 @@ def test_two_photographs_of_16_people(people: list[Path]) -> None:
     detector, encoder = YuNet(tiles=False, threads=1), SFace(threads=1)
     faces = [detector.detect(picture)[0] for picture in pictures]
     vectors = np.stack([encoder.embed(picture, face) for picture, face in zip(pictures, faces, strict=True)])
-    numbers = duplicates.people(vectors, PrepareOptions().same)
+    numbers = face_groups.people(vectors, PrepareOptions().same)
     assert numbers.tolist() == [i // 2 for i in range(32)]
     hashes = [perceptual_hash(picture, face) for picture, face in zip(pictures, faces, strict=True)]
     differing = [(a ^ b).bit_count() for a, b in zip(hashes[::2], hashes[1::2], strict=True)]
@@ -44,8 +44,8 @@ def test_people_is_average_linkage_whatever_the_blocks(monkeypatch: pytest.Monke
     centres = random.normal(size=(9, 16))
     vectors = np.repeat(centres, 5, 0) + 0.7 * random.normal(size=(45, 16))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    monkeypatch.setattr(duplicates, "_CELLS", 200)
-    found = duplicates.people(vectors, 0.5)
+    monkeypatch.setattr(face_groups, "_CELLS", 200)
+    found = face_groups.people(vectors, 0.5)
     tree = hierarchy.linkage(vectors.astype(np.float64), "average", "cosine")
     expected = hierarchy.fcluster(tree, 0.5, "distance")
     assert ((found[:, None] == found) == (expected[:, None] == expected)).all()

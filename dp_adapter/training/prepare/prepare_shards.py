@@ -15,16 +15,16 @@ from typing import Any
 from dp_adapter.errors import PictureError
 from dp_adapter.identity.pictures.picture_files import PictureLimits
 from dp_adapter.training.prepare import statistics_page
-from dp_adapter.training.prepare.captions import Captions
 from dp_adapter.training.prepare.examine_picture import look, looker
+from dp_adapter.training.prepare.find_captions import Captions
 from dp_adapter.training.prepare.list_pictures import Listing, pictures_in
-from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.output_folder import Output
 from dp_adapter.training.prepare.picture_result import Drop, Task
-from dp_adapter.training.prepare.runners import Runner, Work, bound, here
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
 from dp_adapter.training.prepare.selection import Chosen, Dropped, choose
 from dp_adapter.training.prepare.shard_writer import remove_shards, with_words, write_shards
 from dp_adapter.training.prepare.work_log import DoneWork
+from dp_adapter.training.prepare.work_runners import Runner, Work, bound, here
 
 Tell = Callable[[int, int, Mapping[str, int]], None]
 """Hears of progress: pictures that are done, all pictures, and counts by reason (``kept``, ``done before``)."""

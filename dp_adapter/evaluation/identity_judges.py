@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
-from dp_adapter.evaluation.metrics import Floats
+from dp_adapter.evaluation.picture_metrics import Floats
 from dp_adapter.hints import command
 from dp_adapter.identity.encoders.shipped_networks import open_network
 from dp_adapter.identity.faces.face import Face, norm_crop

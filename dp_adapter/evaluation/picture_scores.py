@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from dp_adapter.errors import FaceError
-from dp_adapter.evaluation import metrics
-from dp_adapter.evaluation.judges import IdentityJudge
-from dp_adapter.evaluation.metrics import Floats
+from dp_adapter.evaluation import picture_metrics
+from dp_adapter.evaluation.identity_judges import IdentityJudge
+from dp_adapter.evaluation.picture_metrics import Floats
 from dp_adapter.identity.faces.detector import Detector, YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import FaceParser, Parser
@@ -84,7 +84,7 @@ class MeasuredScene:
 
     def preserved(self, picture: Picture, base: Picture, outside: Floats) -> float | None:
         """See `PromptJudge`."""
-        return metrics.structure(picture, base, outside)
+        return picture_metrics.structure(picture, base, outside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +133,12 @@ class Scorer:
         face = self.face(base)
         if face is None:
             return np.zeros(base.shape[:2], np.float32)
-        return metrics.grown(self._parser.parse(base, face)["face"], _GROWN)
+        return picture_metrics.grown(self._parser.parse(base, face)["face"], _GROWN)
 
     def both(self, picture: Picture, reference: ReferenceVectors, text: str) -> tuple[float, float]:
         """Identity and prompt consistency alone."""
         face = self.face(picture)
-        identity = 0.0 if face is None else metrics.cosine(self.judge.vector(picture, face), reference.photo)
+        identity = 0.0 if face is None else picture_metrics.cosine(self.judge.vector(picture, face), reference.photo)
         return identity, self.prompts.consistency(picture, text)[0]
 
     def score(
@@ -147,19 +147,19 @@ class Scorer:
         """All scores of one picture; those against the base model are missing where it is the base model's own."""
         face = self.face(picture)
         vector = None if face is None else self.judge.vector(picture, face)
-        values = {IDENTITY: 0.0 if vector is None else metrics.cosine(vector, reference.photo)}
+        values = {IDENTITY: 0.0 if vector is None else picture_metrics.cosine(vector, reference.photo)}
         if reference.others:
-            alike = [0.0 if vector is None else metrics.cosine(vector, other) for other in reference.others]
+            alike = [0.0 if vector is None else picture_metrics.cosine(vector, other) for other in reference.others]
             values["identity_other"] = float(np.mean(alike))
         values[PROMPT], statements = self.prompts.consistency(picture, text)
-        values[HARMONIC] = metrics.harmonic(values[IDENTITY], values[PROMPT])
+        values[HARMONIC] = picture_metrics.harmonic(values[IDENTITY], values[PROMPT])
         if picture is not base:
             outside = (1 - region).astype(np.float32)
             compared = {
                 PRESERVED: self.prompts.preserved(picture, base, outside),
-                OUTSIDE: metrics.drift(picture, base, outside),
-                "inside": metrics.drift(picture, base, region),
-                "colour": metrics.colour_distance(picture, base, outside),
+                OUTSIDE: picture_metrics.drift(picture, base, outside),
+                "inside": picture_metrics.drift(picture, base, region),
+                "colour": picture_metrics.colour_distance(picture, base, outside),
             }
             values |= {name: value for name, value in compared.items() if value is not None}
         return Scores(values | {"detected": float(face is not None), "seconds": seconds}, statements)

@@ -17,10 +17,10 @@ from dp_adapter.errors import PictureError, SettingsError
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, HAIR
 from dp_adapter.training.data.sample import Sample
 from dp_adapter.training.prepare.examine_picture import look
-from dp_adapter.training.prepare.options import PrepareOptions
 from dp_adapter.training.prepare.picture_result import Task
-from dp_adapter.training.prepare.run import prepare
-from dp_adapter.training.prepare.runners import in_processes, on_ray
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
+from dp_adapter.training.prepare.prepare_shards import prepare
+from dp_adapter.training.prepare.work_runners import in_processes, on_ray
 
 OPTIONS = PrepareOptions(size=256)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dp_adapter.evaluation.bootstrap import Interval, interval
+from dp_adapter.evaluation.picture_scores import IDENTITY, METRICS, OUTSIDE, PRESERVED, PROMPT, Metric
 from dp_adapter.evaluation.protocol import ADD, BASE, DP
-from dp_adapter.evaluation.scores import IDENTITY, METRICS, OUTSIDE, PRESERVED, PROMPT, Metric
 
 NEAR = 0.02
 """How far identity may be below plain add's (method.md, "Evaluation")."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dp_adapter.evaluation.metrics import harmonic
+from dp_adapter.evaluation.picture_metrics import harmonic
 
 Try = Callable[[Mapping[str, float], int], tuple[float, float]]
 """Makes a candidate's picture of a number (which decides prompt and seed) and gives identity and prompt scores."""

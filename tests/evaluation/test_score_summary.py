@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dp_adapter.evaluation.summary import Point, TableRow, claims, differences, front, paired, statement_shares, table
+from dp_adapter.evaluation.score_summary import (
+    Point,
+    TableRow,
+    claims,
+    differences,
+    front,
+    paired,
+    statement_shares,
+    table,
+)
 
 
 def rows(dp: float, add: float, metric: str = "prompt") -> list[TableRow]:

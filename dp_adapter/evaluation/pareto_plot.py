@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_adapter.errors import MissingDependencyError
-from dp_adapter.evaluation.summary import Point, front
+from dp_adapter.evaluation.score_summary import Point, front
 
 _COLOURS = ("#d95f02", "#1b7db5", "#7a7a7a", "#2a9d5c", "#a05195", "#e0a800")
 

@@ -15,7 +15,7 @@ from dp_adapter.errors import MissingDependencyError
 from dp_adapter.training.base_model import Frozen
 from dp_adapter.training.config import Config, TrainingStage
 from dp_adapter.training.data.shards import Shards
-from dp_adapter.training.monitor import report
+from dp_adapter.training.monitor import run_report
 from dp_adapter.training.monitor.sample_grid import grid
 from dp_adapter.training.parallel.devices import peak
 
@@ -146,4 +146,4 @@ class RunMonitor:
             "torch": torch.__version__,
             "peak memory": f"{peak(self._accelerator.device) / 2**30:.2f} GiB",
         }
-        report.write(self.config, lines, facts)
+        run_report.write(self.config, lines, facts)

@@ -11,11 +11,11 @@ from typing import Any
 
 from dp_adapter import __version__
 from dp_adapter.errors import MissingDependencyError
-from dp_adapter.evaluation import plots, summary
+from dp_adapter.evaluation import pareto_plot, score_summary
 from dp_adapter.evaluation.bootstrap import DRAWS, LEVEL, Interval
+from dp_adapter.evaluation.picture_scores import METRICS, Metric
 from dp_adapter.evaluation.protocol import ADD, EvaluationPlan
-from dp_adapter.evaluation.scores import METRICS, Metric
-from dp_adapter.evaluation.summary import Claim, Point, TableRow
+from dp_adapter.evaluation.score_summary import Claim, Point, TableRow
 
 FORMAT = 1
 SHOWN_PEOPLE, SHOWN_PROMPTS = 4, 6
@@ -41,7 +41,7 @@ class Results:
 
 def require() -> None:
     """Raises MissingDependencyError for what the report needs: before the work, not after it."""
-    plots.require()
+    pareto_plot.require()
     if importlib.util.find_spec("jinja2") is None:
         raise MissingDependencyError("jinja2", "The report's page", "eval")
 
@@ -51,12 +51,12 @@ def write(folder: Path, results: Results) -> Path:
     import jinja2
 
     labels = {arm.name: arm.label for arm in results.plan.arms}
-    means, against = summary.table(results.rows), summary.differences(results.rows)
-    found, shares = summary.claims(results.rows), summary.statement_shares(results.rows)
+    means, against = score_summary.table(results.rows), score_summary.differences(results.rows)
+    found, shares = score_summary.claims(results.rows), score_summary.statement_shares(results.rows)
     facts = _facts(results, means, against, found, shares)
     (folder / "results.json").write_text(json.dumps(facts, indent=2, allow_nan=False), encoding="utf-8")
     if results.sweep:
-        plots.pareto(folder / "pareto.png", results.sweep, labels)
+        pareto_plot.pareto(folder / "pareto.png", results.sweep, labels)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html").render(
         version=__version__,
@@ -105,8 +105,8 @@ def _shown(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
 
 def _facts(
     results: Results,
-    means: summary.Table,
-    against: summary.Table,
+    means: score_summary.Table,
+    against: score_summary.Table,
     found: Sequence[Claim],
     shares: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
