@@ -1,4 +1,4 @@
-"""What a user can ask of ``prepare``."""
+"""The options of ``prepare``, checked when they are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENCODERS = ("sface", "insightface", "transface")
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Everything that decides about the result, but for the pictures and their captions.
+    """Everything that decides the result besides the pictures and their captions.
 
     Attributes:
         size: short side of a stored picture in px, the resolution of training; smaller pictures are not enlarged.
@@ -69,8 +69,8 @@ class PrepareOptions:
                 "Choose several=largest, or people=faces.",
             )
 
-    def described(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def to_json(self) -> dict[str, Any]:
+        """The options as the manifest has them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"encoders": [name for name in ENCODERS if name in {"sface", *self.encoders}]}
 
