@@ -31,7 +31,7 @@ class Interval:
         return self.low > other.high or other.low > self.high
 
 
-def interval(values: Sequence[float], persons: Sequence[Hashable]) -> Interval | None:
+def bootstrap_interval(values: Sequence[float], persons: Sequence[Hashable]) -> Interval | None:
     """The mean of values and its percentile interval, drawing persons with replacement, the same for every arm.
 
     For a paired difference give the differences.
@@ -45,11 +45,11 @@ def interval(values: Sequence[float], persons: Sequence[Hashable]) -> Interval |
     if not values:
         return None
     names = sorted(set(persons), key=str)
-    place = {name: number for number, name in enumerate(names)}
+    index = {name: number for number, name in enumerate(names)}
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
     for value, person in zip(values, persons, strict=True):
-        sums[place[person]] += value
-        counts[place[person]] += 1
+        sums[index[person]] += value
+        counts[index[person]] += 1
     mean = float(sums.sum() / counts.sum())
     if len(names) < 2:
         return Interval(mean, None, None, len(values))

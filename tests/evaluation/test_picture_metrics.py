@@ -43,21 +43,22 @@ def test_structure_is_skimage_s_and_follows_the_weights() -> None:
     other[:, 16:] = 255 - other[:, 16:]
     near = np.zeros((32, 32), np.float32)
     near[:, :10] = 1
-    assert picture_metrics.structure(other, one, near) == pytest.approx(1)
-    far = picture_metrics.structure(other, one, 1 - near)
+    assert picture_metrics.structural_similarity(other, one, near) == pytest.approx(1)
+    far = picture_metrics.structural_similarity(other, one, 1 - near)
     assert far is not None and far < 0.5
     flat = np.full((32, 32, 3), 100, np.uint8)
     # of two flat pictures only the luminance term is left: (2ab + c) / (a^2 + b^2 + c), c = (0.01 * 255)^2
     lighter = np.full((32, 32, 3), 110, np.uint8)
     c = (0.01 * 255) ** 2
     expected = (2 * 100 * 110 + c) / (100**2 + 110**2 + c)
-    assert picture_metrics.structure(lighter, flat, np.ones((32, 32), np.float32)) == pytest.approx(expected, abs=1e-4)
+    similar = picture_metrics.structural_similarity(lighter, flat, np.ones((32, 32), np.float32))
+    assert similar == pytest.approx(expected, abs=1e-4)
     assert skimage is not None
 
 
 def test_a_mask_grows_by_a_share_of_its_size() -> None:
     mask = np.zeros((64, 64), np.float32)
     mask[22:42, 22:42] = 1  # 20 x 20
-    grown = picture_metrics.grown(mask, 0.1)
+    grown = picture_metrics.grow(mask, 0.1)
     assert grown[32, 20] == 1 and grown[32, 19] == 0
-    assert picture_metrics.grown(mask, 0.0) is mask
+    assert picture_metrics.grow(mask, 0.0) is mask
