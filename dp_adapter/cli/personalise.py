@@ -13,7 +13,7 @@ from dp_adapter.errors import HostError, WeightsError
 
 if TYPE_CHECKING:
     from dp_adapter.training.personal.personal_objective import PersonalOptions
-    from dp_adapter.training.personal.personalise import Learning, Progress
+    from dp_adapter.training.personal.personalise import OnStep, PersonalResult
     from dp_adapter.training.personal.varied_views import Subject
 
 _SAME_PERSON = {"sface": 0.363, "arcface": 0.25}  # opencv_zoo's threshold for SFace; usual for ArcFace
@@ -81,15 +81,15 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.hosts.prompts import textual_inversion
     from dp_adapter.identity.encoders.encoder_pool import EncoderPool
     from dp_adapter.training.personal import learned_words, varied_views
-    from dp_adapter.training.personal.personal_objective import bank_of
-    from dp_adapter.training.personal.personalise import begin, personalise
+    from dp_adapter.training.personal.personal_objective import encode_views
+    from dp_adapter.training.personal.personalise import make_personal, personalise
     from dp_adapter.weights.families import personal
     from dp_adapter.weights.textual_inversion import save_embedding
 
     options = _read_options(args)
-    names = learned_words.names_in(args.names or learned_words.NAMES)
+    names = learned_words.read_names(args.names or learned_words.NAMES)
     encoders = EncoderPool([models_root(args.models_dir)])
-    subjects = varied_views.look(args.photos, encoders, args.encoder)
+    subjects = varied_views.read_subjects(args.photos, encoders, args.encoder)
     encoders.release()
     pipeline = load_pipeline.load(args.base, args.device, _choose_dtype(args.dtype, args.device))
     size = args.size or int(pipeline.unet.config.sample_size) * 8
@@ -97,12 +97,12 @@ def run(args: argparse.Namespace) -> int:
         raise HostError(f"A side of {size} px cannot be used", "Give a multiple of 64.")
     for line in _find_doubts(subjects, args.encoder, size):
         print(line)
-    views = varied_views.views(subjects, size, max(args.views, len(subjects)), np.random.default_rng(options.seed))
-    bank = bank_of(pipeline, views)
+    views = varied_views.vary(subjects, size, max(args.views, len(subjects)), np.random.default_rng(options.seed))
+    bank = encode_views(pipeline, views)
     pipeline.vae.to("cpu")  # it is not needed any more
     faceid = torch.as_tensor(varied_views.mean_embedding(subjects))
     base, widths = base_of(pipeline.unet), textual_inversion.widths(pipeline)
-    network = begin(pipeline, faceid, names, options)
+    network = make_personal(pipeline, faceid, names, options)
     print(f"Learning {name} from {len(subjects)} photo(s) at {size} px on {pipeline.device}, {options.steps} steps.")
     result = personalise(pipeline, network, bank, options, _make_progress_bar())
     del pipeline, bank
@@ -176,10 +176,10 @@ def _is_person_word(word: str) -> bool:
 
 def _find_doubts(subjects: list[Subject], encoder: str, size: int) -> list[str]:
     from dp_adapter.identity.faces.face_parsing import CROP
-    from dp_adapter.training.personal.varied_views import likeness_of
+    from dp_adapter.training.personal.varied_views import lowest_likeness
 
     doubts: list[str] = []
-    if (likeness := likeness_of(subjects)) < _SAME_PERSON[encoder]:
+    if (likeness := lowest_likeness(subjects)) < _SAME_PERSON[encoder]:
         doubts.append(f"Note: two of the photos look like different people (likeness {likeness:.2f}).")
     small = [one for one in subjects if CROP * one.face.size < _SMALL * size]
     if small:
@@ -187,7 +187,7 @@ def _find_doubts(subjects: list[Subject], encoder: str, size: int) -> list[str]:
     return doubts
 
 
-def _make_facts(args: argparse.Namespace, result: Learning, size: int) -> dict[str, object]:
+def _make_facts(args: argparse.Namespace, result: PersonalResult, size: int) -> dict[str, object]:
     names = ("words", "word", "batch", "rate", "network_rate", "seed", "views", "encoder", "masked", "core")
     return {
         "steps": len(result.curve),
@@ -205,7 +205,7 @@ def _mean(curve: list[dict[str, float]]) -> dict[str, float]:
     return {key: sum(one[key] for one in curve) / len(curve) for key in curve[0]}
 
 
-def _summarise(result: Learning) -> str:
+def _summarise(result: PersonalResult) -> str:
     losses = ", ".join(f"{key} {value:.4g}" for key, value in _mean(result.curve[-20:]).items())
     how = "Interrupted after" if result.interrupted else "Learned in"
     return f"{how} {len(result.curve)} steps, {result.seconds:.0f} s; mean of the last losses: {losses}."
@@ -219,7 +219,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _make_progress_bar() -> Progress:
+def _make_progress_bar() -> OnStep:
     from tqdm import tqdm
 
     bar: Any = None

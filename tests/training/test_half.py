@@ -15,9 +15,9 @@ from dp_adapter.training.base_model import Frozen
 from dp_adapter.training.config import TrainingStage, from_tables
 from dp_adapter.training.dry_run import estimate
 from dp_adapter.training.parallel.learner import Learner
-from dp_adapter.training.personal.personal_objective import bank_of
-from dp_adapter.training.personal.personalise import begin, personalise
-from dp_adapter.training.personal.varied_views import views
+from dp_adapter.training.personal.personal_objective import encode_views
+from dp_adapter.training.personal.personalise import make_personal, personalise
+from dp_adapter.training.personal.varied_views import vary
 from tests.training.personal.test_personalise import NAMES, TINY, faceid, subject
 
 
@@ -80,8 +80,8 @@ def test_personalising_in_half_precision_learns_what_full_precision_learns(base:
         pipeline = load_pipeline.load(base, "cpu", dtype)
         with torch.no_grad():
             pipeline.unet.conv_out.weight.mul_(1e-4)  # gradients below what float16 can tell from 0
-        bank = bank_of(pipeline, views([subject()], 64, 2, np.random.default_rng(0)))
-        net = begin(pipeline, faceid(), NAMES, options)
+        bank = encode_views(pipeline, vary([subject()], 64, 2, np.random.default_rng(0)))
+        net = make_personal(pipeline, faceid(), NAMES, options)
         before = {name: value.detach().clone() for name, value in net.named_parameters()}
         personalise(pipeline, net, bank, options)
         moved[dtype] = {name: value.detach() - before[name] for name, value in net.named_parameters()}
