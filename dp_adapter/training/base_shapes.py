@@ -102,7 +102,7 @@ class BaseModels:
         return cast(Any, self.texts[-1]).config.projection_dim
 
 
-def models(config: Config) -> BaseModels:
+def build(config: Config) -> BaseModels:
     """Of the folder or file that the configuration names, where it is here; else of its family's own model.
 
     Raises:
@@ -113,8 +113,8 @@ def models(config: Config) -> BaseModels:
 
     library, family = cast(Any, diffusers), config.base.family
     path = Path(config.base.model)
-    folder = _configurations(path, config.base.config, family)
-    told = [_of(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
+    folder = _find_configurations(path, config.base.config, family)
+    told = [_read_config(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
     mine = (UNETS[family], _VAE, _CLIP_L, _CLIP_G)
     unet, vae, first, second = (one or two for one, two in zip(told, mine, strict=True)) if told[0] else mine
     with torch.device("meta"):
@@ -132,14 +132,14 @@ def models(config: Config) -> BaseModels:
     return found
 
 
-def _configurations(path: Path, given: str, family: Base) -> Path | None:
+def _find_configurations(path: Path, given: str, family: Base) -> Path | None:
     """The folder in which a model's configurations lie; None where the model is not here.
 
     Args:
         given: the folder for a single file that the run names; empty for none.
     """
     if path.is_dir():
-        unet = _of(path, "unet")
+        unet = _read_config(path, "unet")
         if unet is None:
             raise HostError(
                 f"{path} is no diffusers model: it has no unet/config.json", "Give the folder that has one."
@@ -163,6 +163,6 @@ def _require_size(file: Path, unet: nn.Module) -> None:
         )
 
 
-def _of(folder: Path | None, part: str) -> dict[str, Any] | None:
+def _read_config(folder: Path | None, part: str) -> dict[str, Any] | None:
     path = None if folder is None else folder / part / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None

@@ -62,15 +62,15 @@ def embed_faces(network: FaceNetwork, pictures: Tensor, points: NDArray[np.float
 
 def embed_crops(network: FaceNetwork, pictures: Tensor, warps: Tensor) -> Tensor:
     """`embed_faces` with the ways to the crops known, `crop_warp` [B, 2, 3], so that nothing is left to the CPU."""
-    return network(decoded_crops(pictures, warps, network.size))
+    return network(crop_decoded(pictures, warps, network.size))
 
 
-def decoded_crops(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
-    """`cropped` from pictures in -1..1, as the VAE decodes them, to crops in 0..255."""
-    return cropped((pictures.float() * 0.5 + 0.5).clamp(0, 1) * 255, warps, size)
+def crop_decoded(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
+    """`crop_aligned` from pictures in -1..1, as the VAE decodes them, to crops in 0..255."""
+    return crop_aligned((pictures.float() * 0.5 + 0.5).clamp(0, 1) * 255, warps, size)
 
 
-def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
+def crop_aligned(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
     """``identity.faces.face.norm_crop`` for a batch, with gradients: [B, 3, H, W] -> [B, 3, s, s], black outside.
 
     Without OpenCV's rounding of coordinates to 1/32 px.

@@ -161,6 +161,12 @@ def story_mask(attention: Tensor, mask: Tensor) -> Tensor:
     return person + background
 
 
+def noisy_latents(clean: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
+    """x_t of clean latents (DDPM, arXiv 2006.11239, eq. 4): [B, 4, h, w]; the arguments as of ``clean_latents``."""
+    alpha = alphas_cumprod[timesteps][:, None, None, None]
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+
 def clean_latents(noisy: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
     """x0 of a predicted noise (DDPM, arXiv 2006.11239, eq. 15): [B, 4, h, w].
 

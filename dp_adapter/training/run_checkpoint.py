@@ -18,7 +18,7 @@ from dp_adapter.errors import TrainingError
 from dp_adapter.training.config import Config, to_tables
 
 FOLDER = "checkpoints"
-_FREE = ("out", "watch", "device")  # what a resumed run may say otherwise
+_MAY_CHANGE = ("out", "watch", "device")  # what a resumed run may say otherwise
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Progress:
     run: Mapping[str, Any]
 
 
-def latest(out: Path) -> Path | None:
+def find_latest(out: Path) -> Path | None:
     """The newest whole checkpoint of a run; None where there is none."""
     found = sorted(path for path in (out / FOLDER).glob("step-*") if (path / "progress.json").is_file())
     return found[-1] if found else None
@@ -73,7 +73,7 @@ def read_progress(folder: Path, config: Config, processes: int) -> Progress:
     """Raises TrainingError where the run would not go on as it began."""
     values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     progress = Progress(**values)
-    changed = _changed(progress, to_tables(config))
+    changed = _find_change(progress, to_tables(config))
     if changed:
         raise TrainingError(
             f"The run in {folder.parent.parent} was begun with another {changed}",
@@ -93,12 +93,12 @@ def read_optimizer(folder: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", loaded)
 
 
-def _changed(progress: Progress, now: Mapping[str, Any]) -> str:
+def _find_change(progress: Progress, now: Mapping[str, Any]) -> str:
     """Key of the first difference that counts; empty for none. Stages to come may change, and how long this one is."""
     before = json.loads(json.dumps(progress.run))
     after = json.loads(json.dumps(now))
     for key, value in before.items():
-        if key != "stage" and key not in _FREE and value != after.get(key):
+        if key != "stage" and key not in _MAY_CHANGE and value != after.get(key):
             return key
     for number, stage in enumerate(before["stage"][: progress.stage + 1]):
         other = dict(after["stage"][number]) if number < len(after["stage"]) else {}

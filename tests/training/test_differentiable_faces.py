@@ -15,7 +15,7 @@ from dp_adapter.errors import CatalogError
 from dp_adapter.identity.encoders.shipped_networks import SFACE, open_network, shipped
 from dp_adapter.identity.faces import face_embedding
 from dp_adapter.identity.faces.face import TEMPLATE, Face, norm_crop
-from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp, cropped, embed_faces
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_aligned, crop_warp, embed_faces
 from dp_adapter.training.onnx_to_torch import OnnxNet
 
 POINTS = np.array([[196, 108], [246, 112], [222, 146], [196, 166], [238, 170]], np.float32)  # of the astronaut's face
@@ -49,7 +49,7 @@ def test_sface_is_onnxruntimes(sface: DifferentiableSFace) -> None:
 
 def aligned(picture: torch.Tensor, points: np.ndarray, size: int) -> torch.Tensor:
     height, width = picture.shape[-2:]
-    return cropped(picture, torch.from_numpy(crop_warp(points, height, width, size))[None], size)
+    return crop_aligned(picture, torch.from_numpy(crop_warp(points, height, width, size))[None], size)
 
 
 def test_the_crop_is_the_encoders(astronaut: np.ndarray) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.errors import MissingDependencyError
-from dp_adapter.training.base_model import Frozen
+from dp_adapter.training.base_model import FrozenBase
 from dp_adapter.training.config import Config, TrainingStage
 from dp_adapter.training.data.shards import Shards
 from dp_adapter.training.monitor import run_report
-from dp_adapter.training.monitor.sample_grid import grid
-from dp_adapter.training.parallel.devices import peak
+from dp_adapter.training.monitor.sample_grid import draw_grid
+from dp_adapter.training.parallel.devices import peak_memory
 
 HISTORY = "history.jsonl"
 
@@ -26,7 +26,7 @@ class RunMonitor:
     """Of one process; all but the main one only add up.
 
     Args:
-        tell: is told the progress in sentences.
+        log: is called with the progress in sentences.
         together: whether the base model is spread over the processes.
     """
 
@@ -34,12 +34,12 @@ class RunMonitor:
         self,
         config: Config,
         accelerator: Any,
-        base: Frozen,
+        base: FrozenBase,
         shards: Shards,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         together: bool = False,
     ) -> None:
-        self.config, self._base, self._shards, self._tell = config, base, shards, tell
+        self.config, self._base, self._shards, self._log = config, base, shards, log
         self._accelerator, self._together = accelerator, together
         self._active: bool = accelerator.is_main_process
         self._sums: dict[str, Tensor] = {}
@@ -47,14 +47,14 @@ class RunMonitor:
         self._board: Any = None
         self._before = (0, 0.0)
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
+    def add_losses(self, terms: Mapping[str, Tensor]) -> None:
         """Adds one pass's losses, without waiting for the device."""
         for name, value in terms.items():
             kept = self._sums.get(name)
             self._sums[name] = value.detach().float() if kept is None else kept + value.detach().float()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def report(self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float) -> str:
+    def report_losses(self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float) -> str:
         """Writes the means since the last time.
 
         Returns:
@@ -87,7 +87,7 @@ class RunMonitor:
         self._writer().add_scalar("lr", stage.lr * rate, total)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         left = (self.config.steps - total) * pace / 60
-        self._tell(f"{stage.kind} {total}/{self.config.steps}  {shown}  {pace:.2f} s a step, {left:.0f} min left")
+        self._log(f"{stage.kind} {total}/{self.config.steps}  {shown}  {pace:.2f} s a step, {left:.0f} min left")
 
     def _writer(self) -> Any:
         if self._board is None:
@@ -99,7 +99,7 @@ class RunMonitor:
             self._board = SummaryWriter(str(self.config.folder / "tensorboard"), purge_step=purge)
         return self._board
 
-    def sample(self, adapter: Adapter, total: int) -> None:
+    def sample_grid(self, adapter: Adapter, total: int) -> None:
         """Samples a grid with the weights as they are, through the extension's own way of making pictures.
 
         Where the UNet is spread, every process has to compute along; the main one writes.
@@ -108,7 +108,7 @@ class RunMonitor:
             return
         from PIL import Image
 
-        picture = grid(self._base, adapter, self._shards, self.config)
+        picture = draw_grid(self._base, adapter, self._shards, self.config)
         if not self._active:
             return
         folder = self.config.folder / "samples"
@@ -144,6 +144,6 @@ class RunMonitor:
             "device": str(self._accelerator.device),
             "processes": str(self._accelerator.num_processes),
             "torch": torch.__version__,
-            "peak memory": f"{peak(self._accelerator.device) / 2**30:.2f} GiB",
+            "peak memory": f"{peak_memory(self._accelerator.device) / 2**30:.2f} GiB",
         }
         run_report.write(self.config, lines, facts)

@@ -16,7 +16,7 @@ _KINDS = ("NO", "FSDP", "DEEPSPEED", *(f"MULTI_{device}" for device in ("CPU", "
 """Kinds of accelerate in which every process holds the whole of what is trained (``sharding``, ``zero``)."""
 
 
-def accelerator_for(config: Config) -> Any:
+def make_accelerator(config: Config) -> Any:
     """accelerate's Accelerator, as its own configuration and the run's say.
 
     Raises:
@@ -41,13 +41,13 @@ def accelerator_for(config: Config) -> Any:
     return accelerator
 
 
-def wait(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
     """Until a CUDA device has computed what was queued on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def peak(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: allocated by torch on a CUDA device, else the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -14,7 +14,7 @@ from torch import nn
 from dp_adapter.errors import TrainingError
 
 
-def plugin_of(accelerator: Any) -> Any | None:
+def find_plugin(accelerator: Any) -> Any | None:
     """accelerate's FSDP plugin where its configuration asks for FSDP, on CPUs too, where accelerate leaves it out.
 
     Raises:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 
-class Stopped(Exception):
+class TrainingStopped(Exception):
     """The user or the system asked for the end; a checkpoint was written."""
 
 
 @contextmanager
-def asked_to_stop() -> Generator[Callable[[], bool]]:
+def catch_stop_signals() -> Generator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM set a flag that is read between steps; the second Ctrl-C ends the program at once."""
     asked = False
     before: dict[int, Any] = {}
@@ -37,7 +37,7 @@ def asked_to_stop() -> Generator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def anyone(accelerator: Any, asked: bool) -> bool:
+def is_any_process(accelerator: Any, asked: bool) -> bool:
     """Whether any process was asked to stop; all of them must save at the same step."""
     if accelerator.num_processes == 1:
         return asked

@@ -141,7 +141,7 @@ class AdaptedUNet(nn.Module):
         )
 
     @torch.no_grad()
-    def base(
+    def predict_base(
         self,
         noisy: Tensor,
         timesteps: Tensor,
@@ -151,7 +151,7 @@ class AdaptedUNet(nn.Module):
         """What the model without adapter says [B, 4, h, w], without gradients."""
         return self._run(noisy, timesteps, text, added_cond_kwargs, None)
 
-    def tokens(self, features: Tensor) -> Tensor:
+    def make_tokens(self, features: Tensor) -> Tensor:
         """Identity tokens [B, T, D] of the encoder's features: [B, e] of a face, [B, L, e] of its patches."""
         return cast(Tensor, self.adapter.projection(features))
 
@@ -217,7 +217,7 @@ class AdaptedUNet(nn.Module):
         """Puts the processors in: plain objects, so that the adapter's weights do not become the UNet's."""
         middle = _middle_stages(self._sites)
         finest = min(site.halvings for site in self._sites)
-        edited = next(_stage(site) for site in self._sites if site.level == "up")
+        edited = next(_unet_stage(site) for site in self._sites if site.level == "up")
         for site in self._sites:
             weights, (attn1, attn2) = self.adapter.site(site.index), self._attentions(site)
             if isinstance(attn2.processor, TrainedTextAttention):
@@ -235,9 +235,9 @@ class AdaptedUNet(nn.Module):
                     weights if isinstance(weights, SiteAdapter) else None,
                     self._powers[site.level],
                     gate=gate,
-                    localised=_stage(site) in middle,
+                    localised=_unet_stage(site) in middle,
                     coarse=site.halvings > finest,
-                    edited=_stage(site) == edited,
+                    edited=_unet_stage(site) == edited,
                 )
             )
 
@@ -254,7 +254,7 @@ def _require_kind(adapter: Adapter, mode: Mode) -> None:
             )
 
 
-def _stage(site: Site) -> str:
+def _unet_stage(site: Site) -> str:
     """The block of the UNet that a site is in: ``down_blocks.0`` to ``mid_block`` to ``up_blocks.3``."""
     found = re.match(r"(down|up)_blocks\.\d+|mid_block", site.name)
     assert found
@@ -264,7 +264,7 @@ def _stage(site: Site) -> str:
 def _middle_stages(sites: list[Site]) -> set[str]:
     """The middle five of the UNet's stages with text attention: of SD1.5's seven; SDXL has just five."""
     order = {"down": 0, "middle": 1, "up": 2}
-    stages = list(dict.fromkeys(_stage(site) for site in sorted(sites, key=lambda site: order[site.level])))
+    stages = list(dict.fromkeys(_unet_stage(site) for site in sorted(sites, key=lambda site: order[site.level])))
     first = (len(stages) - _MIDDLE_STAGES) // 2
     return set(stages[first : first + _MIDDLE_STAGES])
 

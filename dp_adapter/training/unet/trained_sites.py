@@ -46,7 +46,7 @@ class TrainedSelfAttention:
         if self._gate is not None:
             self._gate.call = dp_adapter
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        return _out(attn, attend(q, k, v, attn.heads))
+        return _project_out(attn, attend(q, k, v, attn.heads))
 
 
 class TrainedGate:
@@ -73,7 +73,7 @@ class TrainedGate:
         self._term = term
         return (x + term, *args[1:])
 
-    def take(self) -> Tensor | float:
+    def take_term(self) -> Tensor | float:
         """The term [B, N, C], once; 0 where there is none."""
         term, self._term = self._term, None
         return 0.0 if term is None else term
@@ -130,8 +130,8 @@ class TrainedTextAttention:
             if "fair" in call.record:
                 mask = call.masks[self._site.halvings]
                 call.fair[self._site.index] = losses.fair(joined - f_t, hidden_states, mask)
-        out = _out(attn, joined)
-        return out if self._gate is None else out + self._gate.take()
+        out = _project_out(attn, joined)
+        return out if self._gate is None else out + self._gate.take_term()
 
     def _join(
         self,
@@ -186,6 +186,6 @@ def identity_share(q: Tensor, k: Tensor, id_k: Tensor, heads: int) -> Tensor:
     return torch.sigmoid(identity - text).mean(1)
 
 
-def _out(attn: Any, inner: Tensor) -> Tensor:
+def _project_out(attn: Any, inner: Tensor) -> Tensor:
     """W_o and the dropout behind it: [B, N, I] -> [B, N, C]."""
     return cast(Tensor, attn.to_out[1](attn.to_out[0](inner)))
