@@ -27,14 +27,14 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """What the UNet is told of captions: context [B, 77, D], and SDXL's ``text_embeds`` and ``time_ids``."""
+    """Encoded captions: context [B, 77, D], and SDXL's ``text_embeds`` and ``time_ids``."""
 
     context: Tensor
     added: dict[str, Tensor] | None
 
 
 class FrozenBase:
-    """A model whose weights stay as they are.
+    """The base model, whose weights are not trained.
 
     Args:
         pipeline: of ``hosts.pipelines.load_pipeline.load``.
@@ -75,24 +75,24 @@ class FrozenBase:
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
-        """Pictures [B, 3, R, R] in 0..255 -> mean and deviation of the VAE's posterior [B, 2, 4, h, w], unscaled."""
+        """Pictures [B, 3, R, R] in 0..255 to mean and deviation of the VAE's posterior [B, 2, 4, h, w], unscaled."""
         work = torch.float32 if self.vae.config.get("force_upcast", False) else self.vae.dtype
-        kept = self.vae.dtype
-        if kept != work:  # torch's own move: diffusers' warns each time
+        dtype = self.vae.dtype
+        if dtype != work:  # torch's own move: diffusers' warns each time
             nn.Module.to(self.vae, work)
         try:
             posterior = self.vae.encode(pixels.to(self.device, work) / 127.5 - 1).latent_dist
         finally:
-            if kept != work:
-                nn.Module.to(self.vae, kept)
+            if dtype != work:
+                nn.Module.to(self.vae, dtype)
         return torch.stack([posterior.mean, posterior.std], 1).float()
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Latents [B, 4, h, w] as the UNet sees them, drawn from the posterior with standard normal ``noise``."""
+        """Samples the UNet's latents [B, 4, h, w] from the posterior with standard normal ``noise``."""
         return (moments[:, 0] + moments[:, 1] * noise) * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, 4, h, w] -> pictures [B, 3, R, R] in -1..1, with gradients."""
+        """Decodes latents [B, 4, h, w] to pictures [B, 3, R, R] in -1..1, with gradients."""
         latents = latents / self.vae.config.scaling_factor
         if not overflows(self.vae):
             return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
@@ -106,7 +106,7 @@ class FrozenBase:
 
     @torch.no_grad()
     def encode_texts(self, captions: Sequence[str], size_and_crop: Tensor, side: int) -> TextEncoding:
-        """Captions, cut at 77 tokens, as the model's pipeline encodes them.
+        """Encodes captions, cut at 77 tokens, as the model's pipeline does.
 
         Args:
             size_and_crop: [B, 4], height and width of the original and top and left of the crop; side: R. For SDXL.
@@ -121,8 +121,8 @@ class FrozenBase:
         context = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
         pooled: Tensor = second.text_embeds
         if pipeline.config.get("force_zeros_for_empty_prompt", False):
-            said = torch.tensor([bool(caption) for caption in captions], device=context.device)
-            context, pooled = context * said[:, None, None], pooled * said[:, None]
+            has_text = torch.tensor([bool(caption) for caption in captions], device=context.device)
+            context, pooled = context * has_text[:, None, None], pooled * has_text[:, None]
         size = torch.full_like(size_and_crop[:, :2], side)
         time_ids = torch.cat([size_and_crop, size], 1).to(pooled)
         return TextEncoding(context, {"text_embeds": pooled, "time_ids": time_ids})
@@ -132,7 +132,7 @@ class FrozenBase:
         return encoder(ids.input_ids.to(self.device), output_hidden_states=True)
 
     def digest_vae(self) -> str:
-        """Of the VAE's weights, for what is kept of it."""
+        """sha256 of the VAE's weights, which names the cache of its latents."""
         sha = hashlib.sha256()
         for name, value in sorted(self.vae.state_dict().items()):
             sha.update(name.encode())
@@ -146,7 +146,7 @@ def overflows(vae: Any) -> bool:
 
 
 def load(config: Config, device: torch.device) -> FrozenBase:
-    """The base model of a run.
+    """Loads the base model of a run.
 
     Raises:
         HostError: the file is missing, damaged or another kind of model.
@@ -162,8 +162,8 @@ def load(config: Config, device: torch.device) -> FrozenBase:
     return frozen
 
 
-def require_family(name: str, found: Base, said: Base) -> None:
+def require_family(name: str, found: Base, expected: Base) -> None:
     """Raises TrainingError where a model is of another family than the configuration says."""
-    if found != said:
-        problem = f"{name} is of the family {found}, the configuration says {said}"
+    if found != expected:
+        problem = f"{name} is of the family {found}, the configuration says {expected}"
         raise TrainingError(problem, f'Set base.family = "{found}".')

@@ -103,7 +103,7 @@ class BaseModels:
 
 
 def build(config: Config) -> BaseModels:
-    """Of the folder or file that the configuration names, where it is here; else of its family's own model.
+    """Builds the models of the folder or file that the configuration names, or else those of its family's own base.
 
     Raises:
         HostError, TrainingError: it is no model, of another family, or its sizes are not known.
@@ -114,16 +114,18 @@ def build(config: Config) -> BaseModels:
     library, family = cast(Any, diffusers), config.base.family
     path = Path(config.base.model)
     folder = _find_configurations(path, config.base.config, family)
-    told = [_read_config(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
-    mine = (UNETS[family], _VAE, _CLIP_L, _CLIP_G)
-    unet, vae, first, second = (one or two for one, two in zip(told, mine, strict=True)) if told[0] else mine
+    configured = [_read_config(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
+    defaults = (UNETS[family], _VAE, _CLIP_L, _CLIP_G)
+    unet, vae, first, second = (
+        (own or default for own, default in zip(configured, defaults, strict=True)) if configured[0] else defaults
+    )
     with torch.device("meta"):
         texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**first))]
         if family == "sdxl":
             texts.append(CLIPTextModelWithProjection(CLIPTextConfig(**second)))
         found = BaseModels(
-            library.UNet2DConditionModel.from_config(unet) if told[0] else library.UNet2DConditionModel(**unet),
-            library.AutoencoderKL.from_config(vae) if told[0] else library.AutoencoderKL(**vae),
+            library.UNet2DConditionModel.from_config(unet) if configured[0] else library.UNet2DConditionModel(**unet),
+            library.AutoencoderKL.from_config(vae) if configured[0] else library.AutoencoderKL(**vae),
             tuple(texts),
             folder is not None,
         )
@@ -154,11 +156,11 @@ def _find_configurations(path: Path, given: str, family: Base) -> Path | None:
 
 def _require_size(file: Path, unet: nn.Module) -> None:
     """Raises HostError where a file holds a UNet of another size than its configurations say."""
-    there, said = unet_parameters(file), sum(value.numel() for value in unet.parameters())
-    if there != said:
+    actual, expected = unet_parameters(file), sum(value.numel() for value in unet.parameters())
+    if actual != expected:
         raise HostError(
-            f"{file.name} holds a UNet of {there / 1e6:.1f} M parameters, its configurations are of one of "
-            f"{said / 1e6:.1f} M",
+            f"{file.name} holds a UNet of {actual / 1e6:.1f} M parameters, its configurations are of one of "
+            f"{expected / 1e6:.1f} M",
             f"Put the folder {file.stem} with its own configurations beside it.",
         )
 

@@ -1,4 +1,4 @@
-"""What a training run is told: one TOML file, checked before anything is loaded. docs/training.md has the table."""
+"""The configuration of a training run: one TOML file, checked before anything is loaded; table in docs/training.md."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class AdapterConfig:
     """Attributes:
-    encoder: whose embedding of the face the identity tokens are made of.
+    encoder: the face network whose embedding the identity tokens are made of.
     tokens: identity tokens T.
     tca_rank: of the text pathway's low-rank weights, from the first stage that trains them on; 0 for none.
     gated: FaceChain-FACT's pathway before the text attention (SD1.5, TransFace); without TCA and FFB.
@@ -241,7 +241,7 @@ def to_tables(config: Config) -> dict[str, Any]:
 
 
 def _fill_in_losses(table: object, path: str) -> object:
-    """A stage's table whose losses are those of its kind where it does not say others."""
+    """A stage's table, with its kind's default weights for the losses that it does not name."""
     if not isinstance(table, Mapping):
         raise SettingsError(path, "is not a table", "Write [[stage]].")
     stage = dict(cast(Mapping[str, object], table))
@@ -289,7 +289,7 @@ def _apply_change(tables: dict[str, Any], change: str) -> None:
 
 
 def _check(config: Config) -> None:
-    """What types cannot say."""
+    """Checks ranges and combinations, which types cannot express."""
     shares = {
         f"data.{name}": getattr(config.data, name) for name in ("drop_identity", "drop_text", "drop_both", "hair")
     }

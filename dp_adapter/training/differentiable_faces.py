@@ -61,7 +61,7 @@ def embed_faces(network: FaceNetwork, pictures: Tensor, points: NDArray[np.float
 
 
 def embed_crops(network: FaceNetwork, pictures: Tensor, warps: Tensor) -> Tensor:
-    """`embed_faces` with the ways to the crops known, `crop_warp` [B, 2, 3], so that nothing is left to the CPU."""
+    """`embed_faces` with warps that are known, `crop_warp` [B, 2, 3], so that the CPU computes nothing."""
     return network(crop_decoded(pictures, warps, network.size))
 
 
@@ -84,7 +84,7 @@ def crop_aligned(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
 
 
 def crop_warp(points: NDArray[np.float32], height: int, width: int, size: int) -> NDArray[np.float32]:
-    """From an aligned crop to its picture, in ``affine_grid``'s coordinates, which are -1 and 1 at the edges: [2, 3].
+    """The warp [2, 3] from an aligned crop to its picture, in ``affine_grid``'s coordinates (-1 and 1 at the edges).
 
     Args:
         points: [5, 2], left eye, right eye, nose, left and right mouth corner, in px between pixel centres.

@@ -1,4 +1,4 @@
-"""What a run needs, before it is started: the real shapes on the meta device, where nothing is computed.
+"""Estimates a run's memory and time before it starts, with the real shapes on the meta device, which computes nothing.
 
 Activations are what autograd really keeps: every tensor that ``torch.autograd.graph.saved_tensors_hooks`` is given in a
 forward of the adapted UNet, each storage once, without parameters. Work is what ``FlopCounterMode`` counts in that
@@ -81,10 +81,11 @@ class StageNeeds:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run; ``unet`` parameters of the frozen UNet, ``throughput`` in operations a second.
+    """What a run needs.
 
     Attributes:
-        base: whose sizes these are, in words.
+        unet: number of the frozen UNet's parameters; throughput: operations a second.
+        base: name of the model that has these sizes.
     """
 
     unet: int
@@ -220,7 +221,7 @@ def _decode_one(vae: Any, cells: int) -> Tensor:
 
 
 def measure_pass(run: Callable[[], Tensor], module: nn.Module) -> ForwardPass:
-    """One forward and backward of a module on the meta device."""
+    """Measures one forward and backward of a module on the meta device."""
     parameters = {_storage_id(value) for value in (*module.parameters(), *module.buffers())}
     kept: dict[int, int] = {}
     blocks = [one for name, one in _named_modules(module) if _is_block(name)]
@@ -266,7 +267,7 @@ def measure_pass(run: Callable[[], Tensor], module: nn.Module) -> ForwardPass:
 
 
 def _is_block(name: str) -> bool:
-    """What diffusers checkpoints: resnets and transformer blocks of the UNet."""
+    """Whether diffusers checkpoints a module: resnets and transformer blocks of the UNet."""
     pieces = name.split(".")
     return name.startswith("unet.") and len(pieces) > 2 and pieces[-2] in ("resnets", "transformer_blocks")
 
@@ -303,7 +304,7 @@ class _Flash(torch.autograd.Function):
 
 @contextmanager
 def flash_attention() -> Generator[None]:
-    """On the meta device torch takes its written-out attention, which no GPU does: here the fused kernel's costs."""
+    """Counts attention as a fused kernel does it: on the meta device torch writes it out, which no GPU does."""
     kept = F.scaled_dot_product_attention
 
     def fused(q: Tensor, k: Tensor, v: Tensor, *_args: object, **_kwargs: object) -> Tensor:
@@ -318,7 +319,7 @@ def flash_attention() -> Generator[None]:
 
 @contextmanager
 def _norms_in_float32(models: base_shapes.BaseModels) -> Generator[None]:
-    """Autocast computes norms in float32 and keeps their inputs so; the meta device has no autocast."""
+    """Computes norms in float32 and keeps their inputs so, as autocast does, which the meta device does not have."""
     with ExitStack() as stack:
         for model in (models.unet, models.vae):
             dtype: torch.dtype = cast(Any, model).dtype

@@ -1,4 +1,4 @@
-"""Where a training starts: a fresh adapter for a UNet, or one that was read from a file.
+"""The adapter that a training starts from: a new one for a UNet, or one read from a file.
 
 Shapes: T identity tokens, D width of the text context.
 """
@@ -46,7 +46,7 @@ def new_adapter(
     tokens: int = 4,
     width: int | None = None,
 ) -> Adapter:
-    """A fresh adapter in float32, all of whose parameters take gradients.
+    """Makes a new adapter in float32, all of whose parameters take gradients.
 
     The identity's keys and values start as the text's own (tencent-ailab/IP-Adapter@62e4af9
     ``tutorial_train_faceid.py``); FACT's gates start without effect.
@@ -81,7 +81,7 @@ def new_adapter(
 
 
 def add_pathways(adapter: Adapter, tca_rank: int = 0, ffb: bool = False) -> Adapter:
-    """The adapter with TCA (of a rank above 0) and FFB at the sites that have none, for stages 2 and 3.
+    """Adds TCA (for a rank above 0) and FFB at the sites that have none, for stages 2 and 3.
 
     Both start without effect, but a gate that can be trained starts from the mask itself, not from its power by level.
     """
@@ -115,10 +115,10 @@ def new_resampler(features: int, tokens: int, context: int) -> Resampler:
 
 
 def read_initial_adapter(path: Path) -> InitialAdapter:
-    """An adapter from a file, as what a training goes on from.
+    """Reads an adapter that a training can start from.
 
-    Of IP-Adapter-FaceID-Plus the part that sees the face embedding is taken, without CLIP's; which in v2 is a model by
-    itself. The LoRA inside FaceID files stays out: what is trained here leaves the UNet alone.
+    Of IP-Adapter-FaceID-Plus it takes the part that reads the face embedding, without CLIP's; in v2 that part is a
+    whole model. The LoRA inside FaceID files is left out, since training does not change the UNet.
 
     Raises:
         WeightsError: the file cannot be read, or its tokens are made of something that cannot be trained with.

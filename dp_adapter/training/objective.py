@@ -1,4 +1,4 @@
-"""What is minimised: one forward from a batch to the dictionary of losses, so that every gradient passes one module.
+"""The objective: one forward from a batch to the dictionary of losses, so that every gradient passes one module.
 
 Shapes: B rows, h x w cells of the latent grid, D width of the text context, k rows that are edited.
 """
@@ -17,12 +17,12 @@ from dp_adapter.training.base_model import FrozenBase, TextEncoding
 from dp_adapter.training.config import LossWeights
 from dp_adapter.training.differentiable_faces import FaceNetwork, embed_faces
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions, Prediction
-from dp_adapter.training.unet.call import Record
+from dp_adapter.training.unet.trained_sites import Record
 
 
 @dataclass(frozen=True, eq=False)
 class CaptionEdit:
-    """The first k rows at timesteps of their own, with their captions and with something more in them."""
+    """The first k rows of a batch at timesteps of their own, with their captions and with edited ones."""
 
     noisy: Tensor
     timesteps: Tensor
@@ -32,7 +32,7 @@ class CaptionEdit:
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveInputs:
-    """One batch with everything that is drawn for it.
+    """One batch with everything that is drawn at random for it.
 
     Attributes:
         noisy, noise: [B, 4, h, w]; timesteps: [B]; mask: [B, 1, h, w].
@@ -73,7 +73,7 @@ class Objective(nn.Module):
 
     Args:
         adapted: the frozen UNet with the stage's adapter; faces: for the identity loss, else None.
-        spread: whether FSDP has split the UNet, whose blocks it gathers again where gradients reach their outputs.
+        spread: whether FSDP has split the UNet; it gathers a block in the backward only if gradients reach its output.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Objective(nn.Module):
         self._edited_halvings = next(site.halvings for site in sites if site.level == "up")
 
     def forward(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """Each term unweighted by name, and ``loss``, their weighted sum."""
+        """The losses by name, not yet weighted, and ``loss``, their weighted sum."""
         weights, mask = self._weights, inputs.mask
         conditions = Conditions(inputs.text.context, self.adapted.make_tokens(inputs.features), mask, inputs.text_on)
         prediction = self._predict(inputs, conditions, choose_records(weights))
@@ -129,7 +129,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def _predict_swapped(self, inputs: ObjectiveInputs, conditions: Conditions) -> Tensor:
-        """What is predicted for a mixture with another person: [B, 4, h, w]."""
+        """The noise predicted for a mixture of each identity with another person's: [B, 4, h, w]."""
         assert conditions.tokens is not None
         others = self.adapted.make_tokens(inputs.others)
         generator = torch.Generator(inputs.noisy.device).manual_seed(inputs.seed)
@@ -164,7 +164,7 @@ class Objective(nn.Module):
         return sum(kept_in_graph, losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain)))
 
     def _identity_loss(self, inputs: ObjectiveInputs, noise: Tensor) -> Tensor:
-        """Only the rows that count are decoded; the rest would cost memory for nothing."""
+        """L_id; decodes only the rows that it counts, since the others would cost memory for nothing."""
         frozen, faces = self._frozen
         assert faces is not None
         known = inputs.sface.square().sum(1) > 0

@@ -53,13 +53,13 @@ class OnnxNet(nn.Module):
         for name, key in self._keys.items():
             self.register_buffer(key, torch.as_tensor(np.array(values[name], np.float32)), persistent=False)
 
-    def forward(self, x: Tensor, seen: Callable[[Tensor], None] = lambda _: None) -> Tensor:
-        """``seen`` is shown what each layer gives."""
+    def forward(self, x: Tensor, observe: Callable[[Tensor], None] = lambda _: None) -> Tensor:
+        """Runs the network; ``observe`` is called with the output of each layer."""
         known: dict[str, Tensor] = {self._input: x}
         for step in self._steps:
             first, *rest = [known[n] if n in known else self.get_buffer(self._keys[n]) for n in step.inputs]
             known[step.out] = _LAYERS[step.kind](first, rest, step.options)
-            seen(known[step.out])
+            observe(known[step.out])
             for name in step.last_uses:
                 del known[name]
         return known[self._output]
@@ -77,7 +77,7 @@ def _graph(path: Path) -> Any:
 
 
 def _constants(graph: Any) -> tuple[dict[str, Array], list[tuple[str, str, tuple[str, ...], Options]]]:
-    """What is known before any input comes, by name, and the other nodes: kind, output, inputs, options."""
+    """The graph's constants by name, and its other nodes: kind, output, inputs, options."""
     import onnx
     from onnx import numpy_helper
 

@@ -1,7 +1,7 @@
 """The training loop, from the configuration to the finished file; read it from top to bottom.
 
-What is random in step s of a stage is a function of the seed, the stage, s, the pass and the process. So there is no
-state of random numbers, and a run that was cut ends with the same bits as one that was not.
+All random numbers of step s of a stage are a function of the seed, the stage, s, the pass and the process. So there is
+no state of random numbers, and a run that was interrupted ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _WARM_UP = (
 
 @dataclass
 class State:
-    """What changes while a run goes on: ``stage`` and ``step`` are the next to be done, ``total`` those done in all."""
+    """The state of a run: ``stage`` and ``step`` are the next ones, ``total`` counts finished steps of all stages."""
 
     adapter: Adapter
     average: Adapter
@@ -139,10 +139,10 @@ class TrainingRun:
     # --- one stage -------------------------------------------------------------------------------------------------
 
     def train_stage(self, stop_requested: Callable[[], bool], resume_from: Path | None) -> None:
-        """Does what is left of the current stage.
+        """Trains the rest of the current stage.
 
         Args:
-            resume_from: a checkpoint from which the optimiser's state is taken.
+            resume_from: a checkpoint from which the optimiser's state is taken; None starts with a new optimiser.
 
         Raises:
             TrainingStopped, TrainingError: see ``train``.
@@ -185,7 +185,7 @@ class TrainingRun:
             raise TrainingStopped(f"Stopped after step {state.total} of {self.config.steps}; go on with --resume")
 
     def _prepare_stage(self, stage: TrainingStage) -> tuple[Learner, list[str]]:
-        """What does the stage's steps, and the names of what is trained."""
+        """Makes the stage's learner, and returns it with the names of the trained parameters."""
         state, config = self.state, self.config
         adapter, state.average = (
             training_stages.add_stage_pathways(one, config, state.stage).to(self.accelerator.device)
@@ -198,7 +198,7 @@ class TrainingRun:
             self.base.unet,
             adapter,
             mode=config.adapter.mode,
-            # A gate to come is M itself at first: after powers of M, its coming would be a jump.
+            # A trained gate starts from M itself: from powers of M its first step would be a jump.
             powers=dict.fromkeys(GATE_POWERS, 1.0) if any(one.kind == "ffb" for one in config.stage) else GATE_POWERS,
         )
         objective = Objective(
@@ -216,9 +216,9 @@ class TrainingRun:
         return learner, list(trained)
 
     def draw_inputs(self, batch: Batch, stage: TrainingStage, number: int) -> ObjectiveInputs:
-        """A batch with what is drawn for this step and pass.
+        """Draws the noise, timesteps and other chances of one pass of this step for a batch.
 
-        The draws are made on the CPU, so that they are the same on every device.
+        They are drawn on the CPU, so that they are the same on every device.
         """
         state, base, weights, device = self.state, self.base, stage.losses, self.accelerator.device
         key = (self.config.seed, state.stage, state.step, number, self.accelerator.process_index)
@@ -272,13 +272,13 @@ class TrainingRun:
 
     @torch.no_grad()
     def _update_average(self, names: list[str]) -> None:
-        """The running average takes a step towards the weights."""
+        """Moves the running average towards the weights."""
         decay = min(self.config.ema, (1 + self.state.total) / (_WARM_UP + self.state.total)) if self.config.ema else 0.0
         for name in names:
             self.state.average.get_parameter(name).lerp_(self.state.adapter.get_parameter(name), 1 - decay)
 
     def _end_step(self, stage: TrainingStage, learner: Learner, stop_requested: Callable[[], bool]) -> bool:
-        """Reports, samples and saves where it is time; returns whether to stop here."""
+        """Reports, draws samples and saves where they are due; returns whether to stop after this step."""
         state, plan = self.state, self.config.watch
         last = state.step == stage.steps
         due = last or (plan.checkpoint_every > 0 and state.total % plan.checkpoint_every == 0)
@@ -289,7 +289,7 @@ class TrainingRun:
             self.watch.write_report()
         stop = is_any_process(self.accelerator, stop_requested())
         if (due or stop) and not last:
-            self._report(stage)  # nothing is saved that is no number
+            self._report(stage)  # raises where a loss is no number, so that no such weights are saved
             self._save(learner.state())
         return stop
 
@@ -331,7 +331,7 @@ class TrainingRun:
             self._write_adapter(folder / name, adapter)
 
     def restore(self, folder: Path, progress: Progress) -> None:
-        """Takes weights and place in the run from a checkpoint; the optimiser's state comes with its stage."""
+        """Takes the weights and the step from a checkpoint; ``train_stage`` reads the optimiser's state."""
         state = self.state
         state.adapter, state.average = (
             read_initial_adapter(folder / name).adapter.to(self.accelerator.device) for name in (WEIGHTS, AVERAGE)
@@ -359,7 +359,7 @@ class TrainingRun:
         training_stages.save(path, adapter, self.base.family, plan.encoder, self._describe_training())
 
     def _describe_training(self) -> dict[str, Any]:
-        """What a file says of its training; JSON."""
+        """Facts about the training for an adapter file's metadata; JSON."""
         config, state = self.config, self.state
         stages = [dataclasses.asdict(stage) for stage in config.stage[: state.stage + 1]]
         return {

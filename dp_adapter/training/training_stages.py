@@ -1,4 +1,4 @@
-"""The trained half: the adapter at the start of a run and of its stages, which weights a stage trains, writing it."""
+"""The adapter over a run: as it starts, the pathways that each stage adds, the weights it trains, and its file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dp_adapter.weights.families import own
 
 
 def make_first_adapter(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
-    """The adapter before the first stage: that of ``adapter.start``, or a new one, the same for the same seed.
+    """Makes the adapter of the first stage: that of ``adapter.start``, or a new one, the same for the same seed.
 
     Args:
         width: of the encoder's output.
@@ -44,7 +44,7 @@ def _read_start(plan: AdapterConfig, family: Base) -> Adapter:
 
 
 def add_stage_pathways(adapter: Adapter, config: Config, number: int) -> Adapter:
-    """The adapter with the pathways that a stage trains; new ones start without effect, the same for the same seed."""
+    """Adds the pathways that a stage trains; new ones start without effect, the same for the same seed."""
     plan, kind = config.adapter, config.stage[number].kind
     with _fixed_seed(config.seed + 1 + number):
         return add_pathways(adapter, 0 if kind == "iea" else plan.tca_rank, kind == "ffb")

@@ -1,4 +1,4 @@
-"""Batches from shards; which sample comes when is a function of the seed, the step and the process, and of no state."""
+"""Batches from shards; the order of samples is a function of the seed, the step and the process, without any state."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Example:
         moments: [2, 4, h, w], mean and deviation of the VAE's posterior, or None.
         masks: [2, h, w], the face, and the face with the hair, grown and feathered.
         points: [5, 2] landmarks in pixels; sface: SFace's embedding [128] of this very picture, zeros where unknown.
-        size_and_crop: what SDXL is told: height and width of the original, top and left of the crop.
+        size_and_crop: SDXL's conditions: height and width of the original, top and left of the crop.
     """
 
     pixels: Tensor | None
@@ -58,7 +58,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B examples with their references, conditions dropped where they are.
+    """B examples with the features of their references; some have no text or no identity.
 
     Attributes:
         captions: empty where the text is dropped.
@@ -88,7 +88,7 @@ class Batch:
 def crop_around_face(
     sample: Sample, side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], list[int]]:
-    """The largest square around the face, resized: picture [side, side, 3], labels, points, the crop's top and left."""
+    """Crops the largest square around the face: picture [side, side, 3], labels, points, the crop's top and left."""
     import cv2
 
     height, width = sample.picture.shape[:2]
@@ -109,7 +109,7 @@ def crop_around_face(
 def draw_masks(
     labels: NDArray[np.uint8], box: tuple[float, float, float, float], grow: float, feather: float
 ) -> Tensor:
-    """The visually sensitive region of a target, without and with hair: [2, H, W] in 0..1.
+    """Draws the mask of a target's visually sensitive region, without and with hair: [2, H, W] in 0..1.
 
     Args:
         labels: [H, W] of the selfie network; box: of the face, in their pixels.
@@ -139,7 +139,7 @@ def masks_of(sample: Sample, plan: DataConfig) -> Tensor:
 
 
 def make_example(sample: Sample, plan: DataConfig) -> Example:
-    """A sample as the loop takes it, with its pixels."""
+    """Makes a sample's example, with its pixels."""
     side = plan.resolution
     picture, _, points, (top, left) = crop_around_face(sample, side)
     scale = side / min(sample.picture.shape[:2])
@@ -158,10 +158,10 @@ def make_example(sample: Sample, plan: DataConfig) -> Example:
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """Positions in the run -> examples with references and drops.
+    """The examples by position in the run, with their references and with some conditions dropped.
 
     Args:
-        key: what makes this stage's order another than the others', with the seed.
+        key: seed and number of the stage, so that each stage has an order of its own.
     """
 
     def __init__(self, shards: Shards, plan: DataConfig, adapter: AdapterConfig, key: tuple[int, ...]) -> None:
@@ -219,7 +219,7 @@ class Examples(Dataset[dict[str, Any]]):
         }
 
     def _choose_reference(self, number: int, random: np.random.Generator) -> int:
-        """Another photo of the same person, where there is one."""
+        """Chooses another photo of the same person, where there is one."""
         theirs = self.shards.of_person[self.shards.entries[number].person]
         place = theirs.index(number)
         other = int(random.integers(max(len(theirs) - 1, 1)))
@@ -228,7 +228,7 @@ class Examples(Dataset[dict[str, Any]]):
         return theirs[other + (other >= place)]
 
     def _choose_other_person(self, number: int, random: np.random.Generator) -> int:
-        """A photo of another person; after some tries, as where there is but one, of anybody."""
+        """Chooses a photo of another person; after 16 tries, as where there is one person only, of anybody."""
         person = self.shards.entries[number].person
         other = number
         for _ in range(16):
@@ -255,7 +255,7 @@ def collate(rows: list[dict[str, Any]]) -> Batch:
 def iterate_batches(
     examples: Examples, batch: int, first: int, count: int, process: int, processes: int, workers: int
 ) -> Iterator[Batch]:
-    """Batches number ``first`` to ``first + count - 1`` of a stage, of one process."""
+    """Yields the batches ``first`` to ``first + count - 1`` of a stage for one process."""
     starts = [(number * processes + process) * batch for number in range(first, first + count)]
     loader: Any = DataLoader(
         examples,
@@ -269,7 +269,7 @@ def iterate_batches(
 
 
 def cache_latents(examples: Examples, encode: Callable[[Tensor], Tensor], folder: Path, digest: str) -> None:
-    """Encodes every picture once, or reads what an earlier run kept.
+    """Encodes every picture once, or reads the cache of an earlier run.
 
     Args:
         encode: pixels [n, 3, R, R] -> moments [n, 2, 4, h, w].

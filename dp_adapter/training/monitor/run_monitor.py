@@ -1,4 +1,4 @@
-"""What one sees of a run: curves and sample grids in TensorBoard, history and pictures on disk, the HTML report."""
+"""Monitors a run: curves and sample grids in TensorBoard, history and pictures on disk, the HTML report."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ HISTORY = "history.jsonl"
 
 
 class RunMonitor:
-    """Of one process; all but the main one only add up.
+    """The monitor of one process; only that of the main process writes.
 
     Args:
         log: is called with the progress in sentences.
-        together: whether the base model is spread over the processes.
+        all_processes: whether the base model is spread over the processes.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class RunMonitor:
         base: FrozenBase,
         shards: Shards,
         log: Callable[[str], None],
-        together: bool = False,
+        all_processes: bool = False,
     ) -> None:
         self.config, self._base, self._shards, self._log = config, base, shards, log
-        self._accelerator, self._together = accelerator, together
-        self._active: bool = accelerator.is_main_process
+        self._accelerator, self._all_processes = accelerator, all_processes
+        self._is_main: bool = accelerator.is_main_process
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._board: Any = None
+        self._summary_writer: Any = None
         self._before = (0, 0.0)
 
     def add_losses(self, terms: Mapping[str, Tensor]) -> None:
@@ -68,10 +68,10 @@ class RunMonitor:
             means = self._accelerator.reduce(means, "mean")
         values = dict(zip(names, [float(value) for value in means.cpu()], strict=True))
         self._sums, self._counts = {}, {}
-        spoiled = ", ".join(name for name, value in values.items() if not np.isfinite(value))
-        if self._active and not spoiled:
+        not_finite = ", ".join(name for name, value in values.items() if not np.isfinite(value))
+        if self._is_main and not not_finite:
             self._write(stage, number, total, rate, seconds, values)
-        return spoiled
+        return not_finite
 
     def _write(
         self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float, values: Mapping[str, float]
@@ -90,26 +90,26 @@ class RunMonitor:
         self._log(f"{stage.kind} {total}/{self.config.steps}  {shown}  {pace:.2f} s a step, {left:.0f} min left")
 
     def _writer(self) -> Any:
-        if self._board is None:
+        if self._summary_writer is None:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
             except ImportError as error:
                 raise MissingDependencyError("tensorboard", "Showing the training", "train") from error
             purge = self._before[0] + 1 if self._before[0] else None
-            self._board = SummaryWriter(str(self.config.folder / "tensorboard"), purge_step=purge)
-        return self._board
+            self._summary_writer = SummaryWriter(str(self.config.folder / "tensorboard"), purge_step=purge)
+        return self._summary_writer
 
     def sample_grid(self, adapter: Adapter, total: int) -> None:
-        """Samples a grid with the weights as they are, through the extension's own way of making pictures.
+        """Draws a grid with the present weights, as the extension makes pictures.
 
-        Where the UNet is spread, every process has to compute along; the main one writes.
+        Where the UNet is spread, every process has to take part; the main one writes.
         """
-        if self.config.watch.samples == 0 or not (self._active or self._together):
+        if self.config.watch.samples == 0 or not (self._is_main or self._all_processes):
             return
         from PIL import Image
 
         picture = draw_grid(self._base, adapter, self._shards, self.config)
-        if not self._active:
+        if not self._is_main:
             return
         folder = self.config.folder / "samples"
         folder.mkdir(exist_ok=True)
@@ -119,7 +119,7 @@ class RunMonitor:
     def rewind(self, total: int) -> None:
         """Forgets what was written after a step, from which the run goes on."""
         path = self.config.folder / HISTORY
-        if not self._active or not path.is_file():
+        if not self._is_main or not path.is_file():
             return
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= total]
         path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -127,12 +127,12 @@ class RunMonitor:
 
     def close(self) -> None:
         """Closes TensorBoard's files."""
-        if self._board is not None:
-            self._board.close()
+        if self._summary_writer is not None:
+            self._summary_writer.close()
 
     def write_report(self) -> None:
         """Writes ``report.html`` of the run so far."""
-        if not self._active:
+        if not self._is_main:
             return
         history = self.config.folder / HISTORY
         text = history.read_text(encoding="utf-8") if history.is_file() else ""

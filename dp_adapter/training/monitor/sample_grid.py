@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dp_adapter.core.adapter import Adapter, GatedSiteAdapter
+from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.types import Tokens
 from dp_adapter.hosts.attach import diffusers as host
@@ -33,10 +33,10 @@ def draw_grid(base: FrozenBase, adapter: Adapter, shards: Shards, config: Config
     """
     examples = Examples(shards, config.data, config.adapter, (config.seed, -1 % 2**32))
     people = sorted(shards.of_person)
-    places = np.linspace(0, len(people) - 1, min(config.watch.samples, len(people))).round().astype(int)
+    numbers = np.linspace(0, len(people) - 1, min(config.watch.samples, len(people))).round().astype(int)
     rows: list[Picture] = []
-    for place in places:
-        theirs = shards.of_person[people[int(place)]]
+    for number in numbers:
+        theirs = shards.of_person[people[int(number)]]
         target, reference = theirs[0], theirs[-1]
         rows.append(_draw_row(base, adapter, examples, config, target, reference))
     return np.concatenate(rows)
@@ -49,8 +49,7 @@ def _draw_row(
     sample = examples.shards.sample(target)
     job = DiffusersJob(sample.caption, "", side, side, watch.sample_steps, watch.guidance, config.seed, sampler="ddim")
     tokens = project_tokens(adapter, examples.features(reference))
-    gated = isinstance(adapter.site(0), GatedSiteAdapter)
-    identity = Identity(adapter, tokens, mask=masks_of(sample, config.data)[:1], mode="gated" if gated else "add")
+    identity = Identity(adapter, tokens, mask=masks_of(sample, config.data)[:1], mode=config.adapter.mode)
     (plain,) = load_pipeline.run(base.pipeline, job)
     (made,) = load_pipeline.run(base.pipeline, job, around=lambda running: _attach(running, identity))
     shown = [crop_around_face(one, side)[0] for one in (examples.shards.sample(reference), sample)]

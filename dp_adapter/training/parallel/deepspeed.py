@@ -58,7 +58,7 @@ class ZeroLearner(Learner):
         return super()._prepare(objective, optimizer)
 
     def _finish_gradients(self) -> None:
-        """Nothing: the engine did it all in ``accelerator.backward``."""
+        """Does nothing: the engine averages and clips in ``accelerator.backward``."""
 
     @property
     def _own_optimizer(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""On what a run computes: accelerate's devices and processes, and the most memory that this process has used."""
+"""The devices and processes of a run, as accelerate is configured, and the most memory that this process has used."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dp_adapter.training.config import Config
 from dp_adapter.training.parallel import deepspeed
 
 _KINDS = ("NO", "FSDP", "DEEPSPEED", *(f"MULTI_{device}" for device in ("CPU", "GPU", "NPU", "MLU", "XPU")))
-"""Kinds of accelerate in which every process holds the whole of what is trained (``sharding``, ``zero``)."""
+"""Kinds of accelerate in which every process holds the whole of what is trained (``fsdp``, ``deepspeed``)."""
 
 
 def make_accelerator(config: Config) -> Any:
-    """accelerate's Accelerator, as its own configuration and the run's say.
+    """Makes accelerate's Accelerator after its own configuration and the run's.
 
     Raises:
         MissingDependencyError: accelerate is not installed.
@@ -27,7 +27,7 @@ def make_accelerator(config: Config) -> Any:
         from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise MissingDependencyError("accelerate", "Training", "train") from error
-    # With DeepSpeed, which would convert the trained weights, autocast is our own: ``zero``.
+    # With DeepSpeed, which would convert the trained weights, autocast is our own: ``deepspeed``.
     precision = "no" if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true" else config.precision
     accelerator: Any = cast(Any, Accelerator)(mixed_precision=precision, cpu=config.device == "cpu")
     kind = str(accelerator.distributed_type.value)
@@ -42,13 +42,13 @@ def make_accelerator(config: Config) -> Any:
 
 
 def synchronise(device: torch.device) -> None:
-    """Until a CUDA device has computed what was queued on it."""
+    """Waits until a CUDA device has computed everything that was queued on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated by torch on a CUDA device, else the process's resident memory."""
+    """Most bytes that torch allocated on a CUDA device, else the process's largest resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":  # which keeps no such figure where Python can read it

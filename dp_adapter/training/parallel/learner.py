@@ -1,7 +1,7 @@
 """One stage's objective and optimiser on one or many processes: forward, backward, step, and the optimiser's state.
 
 What is trained is small, and every process holds it whole; so weights, running average and checkpoints are the same for
-all ways to spread a run. What FSDP spreads is the frozen UNet (``sharding``).
+all ways to spread a run. What FSDP spreads is the frozen UNet (``fsdp``).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Learner:
         return self.accelerator.prepare(objective, optimizer)
 
     def set_rate(self, factor: float) -> None:
-        """The learning rates of the next steps, as shares of those at first."""
+        """Sets the learning rates of the next steps to a share of the initial ones."""
         for group, initial in zip(self.optimizer.param_groups, self._initial, strict=True):
             group["lr"] = initial * factor
 
     def learn(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """One pass; the last one of a step moves the weights. Returns the losses."""
+        """Runs forward and backward once; the last pass of a step moves the weights. Returns the losses."""
         accelerator = self.accelerator
         with accelerator.accumulate(self.model):
             terms = self._forward(inputs)
@@ -58,7 +58,7 @@ class Learner:
         return cast("dict[str, Tensor]", self.model(inputs))
 
     def _finish_gradients(self) -> None:
-        """Between the last backward and the step."""
+        """Clips the gradients, between the last backward of a step and the optimiser's step."""
         if self._stage.clip:
             self.accelerator.unscale_gradients()
             nn.utils.clip_grad_norm_(self._parameters, self._stage.clip)
@@ -72,7 +72,7 @@ class Learner:
         return {"optimizer": self.optimizer.state_dict(), **self.scaler_state()}
 
     def scaler_state(self) -> dict[str, Any]:
-        """What is left for the next stage, whose optimiser is new: the scaler's state."""
+        """The state of fp16's scaler, which the next stage keeps, though its optimiser is new."""
         scaler = self.accelerator.scaler
         return {"scaler": scaler.state_dict()} if scaler else {}
 
@@ -99,7 +99,7 @@ class ShardedLearner(Learner):
             return super()._forward(inputs)
 
     def _finish_gradients(self) -> None:
-        """Means over the processes, in one exchange. A parameter that no loss reached has zeros, as in DDP."""
+        """Averages the gradients over the processes, in one exchange; where no loss reached they are 0, as in DDP."""
         for one in self._parameters:
             if one.grad is None:
                 one.grad = torch.zeros_like(one)

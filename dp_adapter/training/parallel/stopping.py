@@ -11,7 +11,7 @@ import torch
 
 
 class TrainingStopped(Exception):
-    """The user or the system asked for the end; a checkpoint was written."""
+    """The user or the system ended the run; a checkpoint was written."""
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def catch_stop_signals() -> Generator[Callable[[], bool]]:
 
 
 def is_any_process(accelerator: Any, asked: bool) -> bool:
-    """Whether any process was asked to stop; all of them must save at the same step."""
+    """Whether this holds in any process: all of them must save at the same step."""
     if accelerator.num_processes == 1:
         return asked
     flag = torch.tensor(float(asked), device=accelerator.device)

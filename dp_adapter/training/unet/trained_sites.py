@@ -8,8 +8,8 @@ Shapes: B rows, N positions, C hidden channels, I inner channels, L text tokens,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,64 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.attention import attend, split_heads
 from dp_adapter.core.blend import blend
-from dp_adapter.core.types import Site
+from dp_adapter.core.regions.region_masks import on_grid
+from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
-from dp_adapter.training.unet.call import Call
 
+KEYWORD = "dp_adapter"
+
+Record = Literal["fair", "localisation", "attention", "features"]
 Processor = Callable[..., Tensor]
+
+
+class Call:
+    """What one forward of the adapted UNet gives its sites, and what they record for the losses.
+
+    It travels to the sites in ``cross_attention_kwargs``, not on the modules: gradient checkpointing runs a block again
+    in the backward, after other forwards with other conditions, and must find those of its own.
+
+    No dataclass: FSDP copies those that enter a module with gradients in them (torch 2.13, ``replace_grad_tensors`` of
+    ``torch.distributed.fsdp``), and what the sites record would be lost in the copies.
+
+    Attributes:
+        tokens: [B, T, D]; None for the base model's own attention.
+        masks: by number of halvings of the latent grid, [B, N, 1].
+        acts: [B, 1, 1], whether a row has a region at all; where not, the extension leaves the row alone.
+        text_on: [B, 1, 1], the text attention's factor; None for 1.
+        progress: [B, 1, 1], 0 at pure noise and 1 at the finished picture.
+        latent: grid of the latents.
+        weight: strength s.
+        record: which of ``fair``, ``localisation``, ``shares`` and ``features`` the sites fill, by a site's index.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: Tensor | None,
+        masks: Mapping[int, Tensor],
+        acts: Tensor,
+        text_on: Tensor | None,
+        progress: Tensor,
+        latent: Grid,
+        weight: float,
+        record: frozenset[Record],
+    ) -> None:
+        self.tokens, self.masks, self.acts, self.text_on = tokens, masks, acts, text_on
+        self.progress, self.latent, self.weight, self.record = progress, latent, weight, record
+        self.fair: dict[int, Tensor] = {}
+        self.localisation: dict[int, Tensor] = {}
+        self.shares: dict[int, Tensor] = {}
+        self.features: dict[int, Tensor] = {}
+
+    def spoken(self, z: Tensor) -> Tensor:
+        """The text's attention [B, N, I] where it is on."""
+        return z if self.text_on is None else z * self.text_on.to(z)
+
+
+def masks_by_halvings(mask: Tensor, halvings: int) -> dict[int, Tensor]:
+    """The mask [B, 1, h, w] of the latent grid on this and every coarser grid, as the extension makes it: [B, N, 1]."""
+    latent = Grid(*mask.shape[-2:])
+    return {times: on_grid(mask[:, 0], latent, times).flatten(1)[..., None] for times in range(halvings + 1)}
 
 
 class TrainedSelfAttention:
@@ -50,7 +103,7 @@ class TrainedSelfAttention:
 
 
 class TrainedGate:
-    """FACT's term between self-attention and text attention: what ``norm2`` reads and ``attn2`` adds to the stream.
+    """FACT's term between self-attention and text attention: ``norm2`` reads it, ``attn2`` adds it to the output.
 
     It holds a call only while a block runs, from attn1 to attn2.
     """
@@ -61,7 +114,7 @@ class TrainedGate:
         self._term: Tensor | None = None
 
     def before_norm2(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """A forward pre-hook: the stream [B, N, C] with the term."""
+        """A forward pre-hook of ``norm2``: adds the term to the hidden states [B, N, C]."""
         call, self.call = self.call, None
         if call is None or call.tokens is None:
             return None
@@ -74,13 +127,13 @@ class TrainedGate:
         return (x + term, *args[1:])
 
     def take_term(self) -> Tensor | float:
-        """The term [B, N, C], once; 0 where there is none."""
+        """Hands out the term [B, N, C] and forgets it; 0 where there is none."""
         term, self._term = self._term, None
         return 0.0 if term is None else term
 
 
 class TrainedTextAttention:
-    """attn2's processor: Z_t, and what the identity makes of it.
+    """attn2's processor: the text's attention Z_t, joined with the identity's.
 
     Args:
         weights: of the identity's attention; None where it acts in ``gate`` instead.
