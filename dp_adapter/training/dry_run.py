@@ -41,11 +41,12 @@ class ForwardPass:
     """One row through a model with gradients.
 
     Attributes:
-        kept: bytes of activations; recomputed: with gradient checkpointing, the blocks' inputs and the largest block.
+        activations: bytes that autograd keeps.
+        recomputed: the same with gradient checkpointing: the blocks' inputs and the largest block.
         forward, backward: floating-point operations.
     """
 
-    kept: int
+    activations: int
     recomputed: int
     forward: int
     backward: int
@@ -60,7 +61,7 @@ class StageNeeds:
         frozen: weights of UNet, VAE and text encoders; adapter: its weights and their running average.
         updating: gradients and AdamW's two moments.
         activations, checkpointed: without and with gradient checkpointing.
-        flops, flops_checkpointed: of a step with all its passes; hours: at the throughput that was given, the same two.
+        flops, flops_checkpointed: of a step with all its passes; hours: of both, at the throughput of ``estimate``.
     """
 
     stage: TrainingStage
@@ -172,7 +173,7 @@ def _estimate_stage(
     with_gradients = stage.batch + 2 * edited
     without = stage.batch * (bool(losses.consistency) + bool(losses.swap)) + 2 * edited
     at_once = stage.batch + (2 * stage.edited_rows if losses.edit else 0)
-    kept, recomputed = one.kept * at_once, one.recomputed * at_once
+    kept, recomputed = one.activations * at_once, one.recomputed * at_once
     forward = one.forward * (with_gradients + without)
     backward, again = one.backward * with_gradients, one.forward * with_gradients
     frozen = sum(_count_parameters(model) for model in (models.unet, models.vae, *models.texts)) * dtype.itemsize
@@ -181,7 +182,7 @@ def _estimate_stage(
         frozen += _count_parameters(models.vae) * vae.itemsize if vae != dtype else 0
         decoded = measure_pass(lambda: _decode_one(models.vae, cells), models.vae)
         rows = stage.batch * (IDENTITY_TIMESTEP + 1) / 1000
-        kept, recomputed = (value + decoded.kept * math.ceil(rows) for value in (kept, recomputed))
+        kept, recomputed = (value + decoded.activations * math.ceil(rows) for value in (kept, recomputed))
         forward, backward = forward + rows * decoded.forward, backward + rows * decoded.backward
     flops = int((forward + backward) * stage.accumulate)
     flops_checkpointed = flops + int(again * stage.accumulate)
@@ -305,7 +306,7 @@ class _Flash(torch.autograd.Function):
 @contextmanager
 def flash_attention() -> Generator[None]:
     """Counts attention as a fused kernel does it: on the meta device torch writes it out, which no GPU does."""
-    kept = F.scaled_dot_product_attention
+    original = F.scaled_dot_product_attention
 
     def fused(q: Tensor, k: Tensor, v: Tensor, *_args: object, **_kwargs: object) -> Tensor:
         return cast(Any, _Flash).apply(q, k, v)
@@ -314,7 +315,7 @@ def flash_attention() -> Generator[None]:
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = kept
+        F.scaled_dot_product_attention = original
 
 
 @contextmanager

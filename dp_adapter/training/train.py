@@ -38,7 +38,7 @@ from dp_adapter.training.parallel import fsdp
 from dp_adapter.training.parallel.deepspeed import ZeroLearner
 from dp_adapter.training.parallel.devices import make_accelerator, synchronise
 from dp_adapter.training.parallel.learner import Learner, ShardedLearner
-from dp_adapter.training.parallel.stopping import TrainingStopped, catch_stop_signals, is_any_process
+from dp_adapter.training.parallel.stopping import TrainingStopped, any_process, catch_stop_signals
 from dp_adapter.training.run_checkpoint import Progress
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet
 
@@ -287,7 +287,7 @@ class TrainingRun:
         if plan.samples_every and state.total % plan.samples_every == 0:
             self.watch.sample_grid(state.average, state.total)
             self.watch.write_report()
-        stop = is_any_process(self.accelerator, stop_requested())
+        stop = any_process(self.accelerator, stop_requested())
         if (due or stop) and not last:
             self._report(stage)  # raises where a loss is no number, so that no such weights are saved
             self._save(learner.state())

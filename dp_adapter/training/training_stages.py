@@ -52,12 +52,12 @@ def add_stage_pathways(adapter: Adapter, config: Config, number: int) -> Adapter
 
 @contextmanager
 def _fixed_seed(seed: int) -> Generator[None]:
-    kept = torch.get_rng_state()
+    state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(kept)
+        torch.set_rng_state(state)
 
 
 def part_of(name: str) -> StageKind:

@@ -193,8 +193,8 @@ class Examples(Dataset[dict[str, Any]]):
 
     def number_at(self, position: int) -> int:
         """Which sample stands at a position: a new permutation each time round."""
-        epoch, place = divmod(position, len(self.shards))
-        return int(_permutation(len(self.shards), (*self.key, epoch))[place])
+        epoch, index = divmod(position, len(self.shards))
+        return int(_permutation(len(self.shards), (*self.key, epoch))[index])
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         number = self.number_at(position)
@@ -221,11 +221,11 @@ class Examples(Dataset[dict[str, Any]]):
     def _choose_reference(self, number: int, random: np.random.Generator) -> int:
         """Chooses another photo of the same person, where there is one."""
         theirs = self.shards.of_person[self.shards.entries[number].person]
-        place = theirs.index(number)
+        own = theirs.index(number)
         other = int(random.integers(max(len(theirs) - 1, 1)))
         if len(theirs) == 1:
             return number
-        return theirs[other + (other >= place)]
+        return theirs[other + (other >= own)]
 
     def _choose_other_person(self, number: int, random: np.random.Generator) -> int:
         """Chooses a photo of another person; after 16 tries, as where there is one person only, of anybody."""
@@ -245,11 +245,11 @@ def _permutation(count: int, key: tuple[int, ...]) -> NDArray[np.int64]:
 
 def collate(rows: list[dict[str, Any]]) -> Batch:
     """Stacks rows of ``Examples``."""
-    joined: dict[str, Any] = {}
+    stacked: dict[str, Any] = {}
     for name, first in rows[0].items():
         values = [row[name] for row in rows]
-        joined[name] = torch.stack(values) if isinstance(first, Tensor) else None if first is None else values
-    return Batch(**joined)
+        stacked[name] = torch.stack(values) if isinstance(first, Tensor) else None if first is None else values
+    return Batch(**stacked)
 
 
 def iterate_batches(

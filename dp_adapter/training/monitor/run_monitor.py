@@ -50,8 +50,8 @@ class RunMonitor:
     def add_losses(self, terms: Mapping[str, Tensor]) -> None:
         """Adds one pass's losses, without waiting for the device."""
         for name, value in terms.items():
-            kept = self._sums.get(name)
-            self._sums[name] = value.detach().float() if kept is None else kept + value.detach().float()
+            sum_so_far = self._sums.get(name)
+            self._sums[name] = value.detach().float() if sum_so_far is None else sum_so_far + value.detach().float()
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def report_losses(self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float) -> str:

@@ -37,9 +37,9 @@ def catch_stop_signals() -> Generator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def is_any_process(accelerator: Any, asked: bool) -> bool:
-    """Whether this holds in any process: all of them must save at the same step."""
+def any_process(accelerator: Any, stop: bool) -> bool:
+    """Whether ``stop`` is true in any process: all of them must save at the same step."""
     if accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor(float(asked), device=accelerator.device)
+        return stop
+    flag = torch.tensor(float(stop), device=accelerator.device)
     return bool(accelerator.reduce(flag, "sum") > 0)
