@@ -66,8 +66,8 @@ class Call:
         self.shares: dict[int, Tensor] = {}
         self.features: dict[int, Tensor] = {}
 
-    def spoken(self, z: Tensor) -> Tensor:
-        """The text's attention [B, N, I] where it is on."""
+    def switch_text(self, z: Tensor) -> Tensor:
+        """Multiplies the text's attention [B, N, I] by ``text_on``."""
         return z if self.text_on is None else z * self.text_on.to(z)
 
 
@@ -173,7 +173,7 @@ class TrainedTextAttention:
         assert encoder_hidden_states is not None
         call, context = dp_adapter, encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        z = call.spoken(attend(q, k, v, self._site.heads))
+        z = call.switch_text(attend(q, k, v, self._site.heads))
         if self._edited and "features" in call.record:
             call.features[self._site.index] = z
         if self._weights is None or call.tokens is None:
@@ -204,7 +204,7 @@ class TrainedTextAttention:
         term = call.weight * attend(q, id_k, id_v, heads)
         f_t = z
         if weights.text is not None:
-            changed = call.spoken(weights.text(q, context, k, v, heads, 1.0))
+            changed = call.switch_text(weights.text(q, context, k, v, heads, 1.0))
             f_t = torch.where(call.acts, changed, z)
         if weights.blending is None:
             gain = (mask**self._power).to(z)
