@@ -49,13 +49,13 @@ def data(folder: Path, side: int, count: int = 16) -> str:
 
 
 def ours(config: Config) -> tuple[list[float], int]:
-    from dp_adapter.training.parallel.devices import peak
+    from dp_adapter.training.parallel.devices import peak_memory
     from dp_adapter.training.train import train
 
     train(config)
     lines = (config.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     device = torch.device("cuda" if torch.cuda.is_available() and config.device == "auto" else "cpu")
-    return [float(json.loads(line)["pace"]) for line in lines][1:], peak(device)
+    return [float(json.loads(line)["pace"]) for line in lines][1:], peak_memory(device)
 
 
 def plain(config: Config) -> tuple[list[float], int]:
@@ -63,9 +63,10 @@ def plain(config: Config) -> tuple[list[float], int]:
 
     from dp_adapter.core.projection import FaceProjection
     from dp_adapter.training import base_model
-    from dp_adapter.training.data.batches import Examples, batches
+    from dp_adapter.training.data.batches import Examples, iterate_batches
     from dp_adapter.training.data.shards import Shards
-    from dp_adapter.training.parallel.devices import peak, wait
+    from dp_adapter.training.losses import noisy_latents
+    from dp_adapter.training.parallel.devices import peak_memory, synchronise
 
     device = torch.device("cuda" if torch.cuda.is_available() and config.device == "auto" else "cpu")
     base = base_model.load(config, device)
@@ -83,30 +84,29 @@ def plain(config: Config) -> tuple[list[float], int]:
     trained = [value for module in (projection, *added) for value in module.parameters()]
     optimizer: Any = torch.optim.AdamW(trained, lr=stage.lr, weight_decay=stage.weight_decay)
     examples = Examples(Shards(config.data.shards), config.data, config.adapter, (0, 0))
-    moments = {i: base.moments(examples[i]["pixels"][None]) for i in range(len(examples.shards))}
+    moments = {i: base.encode_moments(examples[i]["pixels"][None]) for i in range(len(examples.shards))}
     seconds: list[float] = []
-    source = batches(examples, stage.batch, 0, stage.steps, 0, 1, 0)
+    source = iterate_batches(examples, stage.batch, 0, stage.steps, 0, 1, 0)
     for step in range(stage.steps):
         batch = next(source).to(device)  # pictures are read outside of the clock: ours has them in memory
-        wait(device)
+        synchronise(device)
         started = time.perf_counter()
         known = torch.cat([moments[(step * stage.batch + i) % len(moments)] for i in range(stage.batch)])
-        latents = base.latents(known, torch.randn_like(known[:, 0]))
+        latents = base.sample_latents(known, torch.randn_like(known[:, 0]))
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (len(batch),), device=device)
-        alpha = base.alphas[timesteps][:, None, None, None]
-        text = base.texts(batch.captions, batch.place, config.data.resolution)
+        text = base.encode_texts(batch.captions, batch.size_and_crop, config.data.resolution)
         image = projection(batch.features)[:, None]  # [B, 1, T, D]: diffusers wants the number of pictures
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        noisy = noisy_latents(latents, noise, base.alphas, timesteps)
         with torch.autocast(device.type, base_model.DTYPES[config.precision], enabled=config.precision != "no"):
             predicted = unet(noisy, timesteps, (text.context, [image]), added_cond_kwargs=text.added).sample
         torch.autograd.backward(torch.nn.functional.mse_loss(predicted.float(), noise))
         torch.nn.utils.clip_grad_norm_(trained, stage.clip)
         optimizer.step()
         optimizer.zero_grad()
-        wait(device)
+        synchronise(device)
         seconds.append(time.perf_counter() - started)
-    return seconds[1:], peak(device)
+    return seconds[1:], peak_memory(device)
 
 
 def arm(name: str, tables: dict[str, Any]) -> tuple[list[float], int]:

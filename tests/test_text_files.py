@@ -11,7 +11,7 @@ from dp_adapter.cli.settings import read_settings
 from dp_adapter.modes.user_modes import read as read_mode
 from dp_adapter.settings import Settings
 from dp_adapter.text_files import decode, read_text
-from dp_adapter.training.personal.learned_words import names_in
+from dp_adapter.training.personal.learned_words import read_names
 
 WESTERN = [
     "a portrait of Zoë, smiling – CAPTION",
@@ -74,4 +74,4 @@ def test_every_text_file_of_a_user(tmp_path: Path) -> None:
     file.write_text(json.dumps({"title": "Café"}, ensure_ascii=False), encoding="utf-8-sig")
     assert read_mode(file).title == "Café"
     file.write_bytes("Zoë\nAnn".encode("cp1252"))
-    assert names_in(file) == ["Zoë", "Ann"]
+    assert read_names(file) == ["Zoë", "Ann"]

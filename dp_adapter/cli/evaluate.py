@@ -17,9 +17,9 @@ from dp_adapter.text_files import read_text
 
 if TYPE_CHECKING:
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures, Trial
+    from dp_adapter.evaluation.picture_scores import PromptJudge, ReferenceVectors, Scorer
     from dp_adapter.evaluation.protocol import Arm, EvaluatedPerson, EvaluationPlan, Prompt
-    from dp_adapter.evaluation.scores import PromptJudge, ReferenceVectors, Scorer
-    from dp_adapter.evaluation.summary import Point, TableRow
+    from dp_adapter.evaluation.score_summary import Point, TableRow
     from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
     from dp_adapter.settings import Settings
 
@@ -59,10 +59,11 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--judge", default="dlib", help="of identity: dlib, insightface or sface; see docs/evaluation.md"
     )
-    group.add_argument("--prompt-judge", default="auto", choices=("auto", "scene", "clip"))
-    group.add_argument("--clip-model", default="ViT-L-14", help="open_clip's name")
-    group.add_argument("--clip-weights", default="openai", metavar="TAG|FILE")
     group.add_argument("--person-word", default="person", help="what {person} becomes in prompts")
+    experts = parser.add_argument_group("for experts")
+    experts.add_argument("--prompt-judge", default="auto", choices=("auto", "scene", "clip"))
+    experts.add_argument("--clip-model", default="ViT-L-14", help="open_clip's name")
+    experts.add_argument("--clip-weights", default="openai", metavar="TAG|FILE")
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
@@ -77,32 +78,39 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes, judges and reports.
+    """Makes and judges all pictures and writes the report; returns 0.
 
     Raises:
-        DPAdapterError: in words, before the work.
+        DPAdapterError: before the work: an option, a photo, a model or a judge is wrong or missing.
     """
-    from dp_adapter.evaluation import report
-    from dp_adapter.evaluation.protocol import people_in
+    from dp_adapter.evaluation import evaluation_report
+    from dp_adapter.evaluation.protocol import find_people
 
-    report.require()
-    people = people_in(args.people, args.limit)
-    weights = _weights(args.sweep)
-    studio, pipeline, settings = opened(args)
-    job = job_of(args, pipeline)
-    scorer, references, people, notes = _judges(args, studio, pipeline, people)
-    plan, told = _plan(args, studio, pipeline, people, settings)
-    rows = list(_rows(plan, studio, settings, job, scorer, references))
-    sweep = _sweep(args, weights, plan, studio, settings, job, scorer, references)
-    config = config_of(args, studio, scorer, job, settings)
-    page = report.write(args.out, report.Results(plan, rows, sweep, config, _scale(references), (*notes, *told)))
-    _print(rows, plan)
-    print(f"-> {page} ({studio.made} pictures made, {len(rows)} judged)")
+    evaluation_report.require()
+    people = find_people(args.people, args.limit)
+    weights = _parse_weights(args.sweep)
+    pictures, pipeline, settings = open_models(args)
+    job = make_job(args, pipeline)
+    scorer, references, people, notes = _read_references(args, pictures, pipeline, people)
+    plan, more_notes = _make_plan(args, pictures, pipeline, people, settings)
+    rows = list(_make_and_judge(plan, pictures, settings, job, scorer, references))
+    sweep = _sweep_weights(args, weights, plan, pictures, settings, job, scorer, references)
+    results = evaluation_report.EvaluationResults(
+        plan=plan,
+        rows=rows,
+        sweep=sweep,
+        config=describe_run(args, pictures, scorer, job, settings),
+        scale=_measure_judge_scale(references),
+        notes=(*notes, *more_notes),
+    )
+    page = evaluation_report.write(args.out, results)
+    _print_table(rows, plan)
+    print(f"-> {page} ({pictures.sampled} pictures made, {len(rows)} judged)")
     return 0
 
 
-def opened(args: argparse.Namespace) -> tuple[EvaluationPictures, Pipeline, Settings]:
-    """The base, the adapter and the settings that all arms share."""
+def open_models(args: argparse.Namespace) -> tuple[EvaluationPictures, Pipeline, Settings]:
+    """Opens the base and the adapter, and reads the settings that all arms share."""
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
@@ -113,7 +121,7 @@ def opened(args: argparse.Namespace) -> tuple[EvaluationPictures, Pipeline, Sett
     root = models_root(args.models_dir)
     session = Session([root], paths_allowed=True)
     adapter = session.library.resolve(args.adapter)
-    session.checkpoint(str(adapter))  # what is wrong with it is said before the base is loaded
+    session.checkpoint(str(adapter))  # a wrong file is reported before the base is loaded
     pipeline = load_pipeline.load(args.base, args.device, args.dtype)
     args.out.mkdir(parents=True, exist_ok=True)
     return EvaluationPictures(session, pipeline, args.base, adapter, args.out), pipeline, settings
@@ -124,8 +132,8 @@ def is_small(pipeline: Pipeline) -> bool:
     return int(pipeline.unet.config.cross_attention_dim) < 768
 
 
-def job_of(args: argparse.Namespace, pipeline: Pipeline) -> DiffusersJob:
-    """One batch of pictures, without prompt and seed."""
+def make_job(args: argparse.Namespace, pipeline: Pipeline) -> DiffusersJob:
+    """The job of one batch of pictures, yet without prompt and seed."""
     from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 
     native = 128 if is_small(pipeline) else 1024 if hasattr(pipeline, "text_encoder_2") else 512
@@ -143,35 +151,36 @@ def job_of(args: argparse.Namespace, pipeline: Pipeline) -> DiffusersJob:
     )
 
 
-def scorer_of(args: argparse.Namespace, studio: EvaluationPictures, pipeline: Pipeline) -> Scorer:
-    """The judges, or what is missing in words."""
-    from dp_adapter.evaluation.clip_judge import OpenClip
-    from dp_adapter.evaluation.judges import judge
-    from dp_adapter.evaluation.scores import MeasuredScene, Scorer
+def make_scorer(args: argparse.Namespace, pictures: EvaluationPictures, pipeline: Pipeline) -> Scorer:
+    """Opens the judges of identity and of prompts."""
+    from dp_adapter.evaluation.clip_judge import ClipJudge
+    from dp_adapter.evaluation.identity_judges import open_judge
+    from dp_adapter.evaluation.picture_scores import SceneJudge, Scorer
 
-    found = judge(args.judge, studio.checkpoint.encoders, [models_root(args.models_dir)])
-    measured = args.prompt_judge == "scene" or (args.prompt_judge == "auto" and is_small(pipeline))
+    found = open_judge(args.judge, pictures.checkpoint.encoders, [models_root(args.models_dir)])
     prompts: PromptJudge = (
-        MeasuredScene() if measured else OpenClip(args.clip_model, args.clip_weights, str(pipeline.device))
+        SceneJudge()
+        if _measures_scenes(args, pipeline)
+        else ClipJudge(args.clip_model, args.clip_weights, str(pipeline.device))
     )
     return Scorer(found, prompts)
 
 
-def _judges(
-    args: argparse.Namespace, studio: EvaluationPictures, pipeline: Pipeline, people: Sequence[EvaluatedPerson]
+def _read_references(
+    args: argparse.Namespace, pictures: EvaluationPictures, pipeline: Pipeline, people: Sequence[EvaluatedPerson]
 ) -> tuple[Scorer, list[ReferenceVectors], tuple[EvaluatedPerson, ...], list[str]]:
-    """The judges, and every person as they see them; who cannot be seen is left out with a note."""
+    """The judges, and the reference vectors of every person; people without a face are left out with a note."""
     from dp_adapter.errors import FaceError
     from dp_adapter.identity.pictures.picture_files import load_picture
 
-    scorer = scorer_of(args, studio, pipeline)
+    scorer = make_scorer(args, pictures, pipeline)
     references: list[ReferenceVectors] = []
     kept: list[EvaluatedPerson] = []
     notes: list[str] = []
     for person in people:
         try:
             others = [load_picture(path) for path in person.others]
-            references.append(scorer.reference(person.name, load_picture(person.photo), others))
+            references.append(scorer.read_reference(person.name, load_picture(person.photo), others))
             kept.append(person)
         except FaceError as error:
             notes.append(f"{person.name} was left out: {error.problem}.")
@@ -180,42 +189,33 @@ def _judges(
     return scorer, references, tuple(kept), notes
 
 
-def _plan(
+def _make_plan(
     args: argparse.Namespace,
-    studio: EvaluationPictures,
+    pictures: EvaluationPictures,
     pipeline: Pipeline,
     people: tuple[EvaluatedPerson, ...],
     settings: Settings,
 ) -> tuple[EvaluationPlan, list[str]]:
-    from dp_adapter.evaluation.protocol import EvaluationPlan, arms
+    from dp_adapter.evaluation.protocol import EvaluationPlan, choose_arms
 
-    chosen = arms([name for name in split_list(args.arms) if name])
+    chosen = choose_arms([name for name in split_list(args.arms) if name])
     notes: list[str] = []
-    if "text" not in studio.trained and settings.text_emphasis == 0 and not settings.strict_text_region:
+    if "text" not in pictures.trained_parts and settings.text_emphasis == 0 and not settings.strict_text_region:
         chosen = tuple(arm for arm in chosen if arm.name != "no-tca")
         notes.append("The adapter has no trained TCA, so that DP-Adapter is already without it.")
-    if "blending" not in studio.trained:
+    if "blending" not in pictures.trained_parts:
         notes.append("The adapter has no trained FFB: its gate is the region mask to a power, without FFB the mask.")
     if args.seeds < 1 or args.prompt_count < 1:
         raise SettingsError("seeds", "there is nothing to make", "Give --seeds and --prompt-count of 1 or more.")
-    prompts = tuple(tuple(_prompts(args, pipeline, person, number)) for number, person in enumerate(people))
+    prompts = tuple(tuple(_make_prompts(args, pipeline, person, number)) for number, person in enumerate(people))
     return EvaluationPlan(people, prompts, args.seeds, args.seed, chosen), notes
 
 
-def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPerson, number: int) -> list[Prompt]:
-    """One person's prompts: the set's, the scene grammar's with the person's own face, or a file's."""
-    from dp_adapter.evaluation import fastcomposer
-    from dp_adapter.evaluation.protocol import filled
-    from dp_adapter.identity.pictures.picture_files import load_picture
-    from dp_adapter.small_base import caption_grammar
-    from dp_adapter.small_base.caption_check import CaptionCheck
-
+def _make_prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPerson, number: int) -> list[Prompt]:
+    """One person's prompts: captions of the small base with the person's own face, FastComposer's, or a file's."""
     name = args.prompts if args.prompts != "auto" else "scenes" if is_small(pipeline) else "fastcomposer"
-    if name == "scenes":
-        facts = CaptionCheck().measure(load_picture(person.photo)).facts
-        texts = caption_grammar.random_captions(args.seed + number, facts, args.prompt_count)
-    elif name == "fastcomposer":
-        texts = fastcomposer.templates()[: args.prompt_count]
+    if name in ("scenes", "fastcomposer"):
+        texts = own_texts(name == "scenes", person.photo, args.seed + number, args.prompt_count)
     else:
         try:
             lines = read_text(Path(name)).splitlines()
@@ -223,15 +223,39 @@ def _prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPers
             hint = "Use fastcomposer, scenes, or a text file with a prompt a line."
             raise SettingsError("prompts", f"{name} cannot be read ({error})", hint) from error
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
-    if args.prompt_judge == "scene" or (args.prompt_judge == "auto" and is_small(pipeline)):
+    return fill_prompts(args, pipeline, texts)
+
+
+def own_texts(scenes: bool, photo: Path, seed: int, count: int) -> list[str]:
+    """Captions of the small base's grammar that agree with the photo's face, or the first of FastComposer's prompts."""
+    from dp_adapter.evaluation import fastcomposer_prompts
+    from dp_adapter.identity.pictures.picture_files import load_picture
+    from dp_adapter.small_base import caption_grammar
+    from dp_adapter.small_base.caption_check import CaptionCheck
+
+    if scenes:
+        return caption_grammar.random_captions(seed, CaptionCheck().measure(load_picture(photo)).facts, count)
+    return fastcomposer_prompts.prompt_templates()[:count]
+
+
+def fill_prompts(args: argparse.Namespace, pipeline: Pipeline, texts: Sequence[str]) -> list[Prompt]:
+    """Writes the person's word into texts. Raises SettingsError for one that the scene judge cannot measure."""
+    from dp_adapter.evaluation.protocol import fill_template
+    from dp_adapter.small_base import caption_grammar
+
+    if _measures_scenes(args, pipeline):
         for text in texts:
             caption_grammar.parse_caption(text)
-    return [filled(text, args.person_word) for text in texts]
+    return [fill_template(text, args.person_word) for text in texts]
 
 
-def _rows(
+def _measures_scenes(args: argparse.Namespace, pipeline: Pipeline) -> bool:
+    return args.prompt_judge == "scene" or (args.prompt_judge == "auto" and is_small(pipeline))
+
+
+def _make_and_judge(
     plan: EvaluationPlan,
-    studio: EvaluationPictures,
+    pictures: EvaluationPictures,
     settings: Settings,
     job: DiffusersJob,
     scorer: Scorer,
@@ -242,63 +266,66 @@ def _rows(
 
     bar: Any = tqdm(total=plan.pictures, file=sys.stderr, unit="picture", disable=None)
     for number, person in enumerate(plan.people):
-        for place, prompt in enumerate(plan.prompts[number]):
+        for prompt_number, prompt in enumerate(plan.prompts[number]):
             made: dict[str, list[Trial]] = {}
             for arm in plan.arms:
                 bar.set_description(f"{person.name}, {arm.label}")
-                made[arm.name] = studio.pictures(*_asked(plan, studio, settings, job, number, place, arm))
+                made[arm.name] = pictures.make(
+                    *_make_request(plan, pictures, settings, job, number, prompt_number, arm)
+                )
                 bar.update(plan.seeds)
-            yield from _judged(plan, studio, scorer, references[number], (number, place, prompt), made)
+            yield from _judge_trials(plan, pictures, scorer, references[number], (number, prompt_number, prompt), made)
     bar.close()
 
 
-def _asked(
+def _make_request(
     plan: EvaluationPlan,
-    studio: EvaluationPictures,
+    pictures: EvaluationPictures,
     settings: Settings,
     job: DiffusersJob,
     number: int,
-    place: int,
+    prompt_number: int,
     arm: Arm,
 ) -> tuple[Settings, DiffusersJob]:
-    request = arm.request(settings, studio.model(arm.weights), plan.people[number].photo)
-    return request, replace(job, prompt=plan.prompts[number][place].text, seed=plan.seed(number, place))
+    request = arm.make_request(settings, pictures.model_file(arm.weights), plan.people[number].photo)
+    return request, replace(job, prompt=plan.prompts[number][prompt_number].text, seed=plan.seed(number, prompt_number))
 
 
-def _judged(
+def _judge_trials(
     plan: EvaluationPlan,
-    studio: EvaluationPictures,
+    pictures: EvaluationPictures,
     scorer: Scorer,
     reference: ReferenceVectors,
     which: tuple[int, int, Prompt],
     made: dict[str, list[Trial]],
 ) -> Iterator[TableRow]:
+    """Judges one prompt's pictures of all arms; ``which`` is the person's number, the prompt's, and the prompt."""
     from dp_adapter.evaluation.protocol import BASE
-    from dp_adapter.evaluation.summary import TableRow
+    from dp_adapter.evaluation.score_summary import TableRow
 
-    number, place, prompt = which
+    number, prompt_number, prompt = which
     for index, base in enumerate(made[BASE]):
-        region = scorer.region(base.picture)
+        region = scorer.mask_base_face(base.picture)
         for arm, trials in made.items():
             one = trials[index]
             scores = scorer.score(one.picture, reference, prompt.judged, base.picture, region, one.seconds)
-            seed, file = plan.seed(number, place) + index, one.file.relative_to(studio.out).as_posix()
+            seed, file = plan.seed(number, prompt_number) + index, one.file.relative_to(pictures.out).as_posix()
             name = plan.people[number].name
-            yield TableRow(name, place, prompt.text, seed, arm, file, scores.values, scores.statements)
+            yield TableRow(name, prompt_number, prompt.text, seed, arm, file, scores.values, scores.statements)
 
 
-def _weights(text: str) -> list[float]:
+def _parse_weights(text: str) -> list[float]:
     try:
         return [float(part) for part in split_list(text) if part]
     except ValueError:
         raise SettingsError("sweep", f"'{text}' is no list of weights", "Write --sweep 0.4,0.8,1.2.") from None
 
 
-def _sweep(
+def _sweep_weights(
     args: argparse.Namespace,
     weights: Sequence[float],
     plan: EvaluationPlan,
-    studio: EvaluationPictures,
+    pictures: EvaluationPictures,
     settings: Settings,
     job: DiffusersJob,
     scorer: Scorer,
@@ -306,24 +333,24 @@ def _sweep(
 ) -> list[Point]:
     """Plain add and DP-Adapter at several weights, on the first persons."""
     from dp_adapter.evaluation.protocol import ADD, BASE, DP
-    from dp_adapter.evaluation.summary import Point, table
+    from dp_adapter.evaluation.score_summary import Point, summarise
 
     count = min(args.sweep_people, len(plan.people))
     chosen = tuple(arm for arm in plan.arms if arm.name in (BASE, ADD, DP))
     few = replace(plan, people=plan.people[:count], prompts=plan.prompts[:count], arms=chosen)
     points: list[Point] = []
     for weight in weights:
-        rows = list(_rows(few, studio, settings.with_field("weight", weight), job, scorer, references))
-        means = table(rows)
+        rows = list(_make_and_judge(few, pictures, settings.with_field("weight", weight), job, scorer, references))
+        means = summarise(rows)
         points += [
             Point(arm, f"{weight:g}", means[arm]["identity"].mean, means[arm]["prompt"].mean) for arm in (ADD, DP)
         ]
     return sorted(points, key=lambda point: (point.arm, float(point.label)))
 
 
-def _scale(references: Sequence[ReferenceVectors]) -> dict[str, float | None]:
+def _measure_judge_scale(references: Sequence[ReferenceVectors]) -> dict[str, float | None]:
     """What the judge gives for two photos of one person, and for photos of two persons."""
-    from dp_adapter.evaluation.metrics import cosine
+    from dp_adapter.evaluation.picture_metrics import cosine
 
     same = [cosine(one.photo, other) for one in references for other in one.others]
     different = [
@@ -333,10 +360,10 @@ def _scale(references: Sequence[ReferenceVectors]) -> dict[str, float | None]:
     return {"same": means[0], "different": means[1]}
 
 
-def config_of(
-    args: argparse.Namespace, studio: EvaluationPictures, scorer: Scorer, job: DiffusersJob, settings: Settings
+def describe_run(
+    args: argparse.Namespace, pictures: EvaluationPictures, scorer: Scorer, job: DiffusersJob, settings: Settings
 ) -> dict[str, Any]:
-    """What was asked for, with versions and digests: enough to do it again. No paths of the machine."""
+    """Settings, versions and digests: enough to repeat the run, without paths of the machine."""
     from importlib import metadata
 
     from dp_adapter import __version__
@@ -347,8 +374,12 @@ def config_of(
     return {
         "dp_adapter": __version__,
         "versions": versions,
-        "base": {"name": args.base.resolve().name, "digest": studio.base},
-        "adapter": {"name": studio.adapter.name, "sha256": studio.adapter_digest, "trained": sorted(studio.trained)},
+        "base": {"name": args.base.resolve().name, "digest": pictures.base},
+        "adapter": {
+            "name": pictures.adapter.name,
+            "sha256": pictures.adapter_digest,
+            "trained": sorted(pictures.trained_parts),
+        },
         "judge": {"title": scorer.judge.title, "licence": scorer.judge.licence},
         "prompts": {"title": scorer.prompts.title, "set": getattr(args, "prompts", "scenes")},
         "job": {name: getattr(job, name) for name in names},
@@ -358,19 +389,19 @@ def config_of(
     }
 
 
-def _print(rows: Sequence[TableRow], plan: EvaluationPlan) -> None:
-    """The table in short."""
-    from dp_adapter.evaluation.report import cell
-    from dp_adapter.evaluation.scores import METRICS
-    from dp_adapter.evaluation.summary import claims, table
+def _print_table(rows: Sequence[TableRow], plan: EvaluationPlan) -> None:
+    """Prints means and claims."""
+    from dp_adapter.evaluation.evaluation_report import format_cell
+    from dp_adapter.evaluation.picture_scores import METRICS
+    from dp_adapter.evaluation.score_summary import judge_claims, summarise
 
-    means = table(rows)
+    means = summarise(rows)
     shown = [metric for metric in METRICS if any(metric.name in found for found in means.values())]
     width = max(len(arm.label) for arm in plan.arms)
     for metric in shown:
         print(metric.label)
         for arm in plan.arms:
-            print(f"  {arm.label:{width}}  {cell(means[arm.name].get(metric.name), metric)}")
-    for claim in claims(rows):
+            print(f"  {arm.label:{width}}  {format_cell(means[arm.name].get(metric.name), metric)}")
+    for claim in judge_claims(rows):
         state = {True: "holds", False: "does not hold", None: "undecided"}[claim.holds]
-        print(f"{claim.words}: {state}, {cell(claim.difference, None, True)}")
+        print(f"{claim.words}: {state}, {format_cell(claim.difference, None, True)}")

@@ -32,7 +32,7 @@ _LEFT_OUT: dict[Weights, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One finished picture: where it is, and how long it took, its share of the batch."""
+    """One finished picture, its file, and its share of the seconds that its batch took."""
 
     picture: Picture
     file: Path
@@ -54,7 +54,7 @@ class EvaluationPictures:
         self.adapter = adapter
         self.adapter_digest = file_digest(adapter)
         self.out = out
-        self.made = 0
+        self.sampled = 0
         """Pictures that were sampled, not found."""
 
     @property
@@ -62,14 +62,14 @@ class EvaluationPictures:
         return self._session.checkpoint(str(self.adapter))
 
     @property
-    def trained(self) -> set[str]:
+    def trained_parts(self) -> set[str]:
         """Which trained parts the adapter has: ``text`` (TCA), ``blending`` (FFB)."""
         sites = list(self.checkpoint.adapter.sites)
         return {part for part in ("text", "blending") if any(getattr(site, part, None) is not None for site in sites)}
 
-    def model(self, weights: Weights) -> str:
+    def model_file(self, weights: Weights) -> str:
         """Path of the adapter's file with these weights only; a copy is written where something is left out."""
-        lacking = {name.strip(".") for name in _LEFT_OUT[weights]} & self.trained
+        lacking = {name.strip(".") for name in _LEFT_OUT[weights]} & self.trained_parts
         if not lacking:
             return str(self.adapter)
         digest = self.adapter_digest[:16]
@@ -78,30 +78,25 @@ class EvaluationPictures:
             _write_without(self.adapter, path, _LEFT_OUT[weights])
         return str(path)
 
-    def pictures(self, settings: Settings, job: DiffusersJob) -> list[Trial]:
-        """The pictures of a job; those of an earlier run are read again.
+    def make(self, settings: Settings, job: DiffusersJob) -> list[Trial]:
+        """Makes the pictures of a job; those of an earlier run are read again.
 
         Raises:
-            DPAdapterError: in words, before sampling.
+            DPAdapterError: before sampling, what ``Session.prepare`` refuses.
         """
-        files = [self._file(settings, job, job.seed + number) for number in range(job.batch)]
+        files = [self._path_of(settings, job, job.seed + number) for number in range(job.batch)]
         if not all(file.is_file() for file in files):
             started = time.perf_counter()
             prepared = self._session.prepare(settings, scene_of(self._pipeline, job))
             pictures = sample(self._pipeline, prepared, job, roots=self._session.roots)
             seconds = (time.perf_counter() - started) / job.batch
             for file, picture in zip(files, pictures, strict=True):
-                _save(file, picture, seconds)
-            self.made += job.batch
-        return [Trial(load_picture(file), file, _seconds(file)) for file in files]
+                _write_picture(file, picture, seconds)
+            self.sampled += job.batch
+        return [Trial(load_picture(file), file, _read_seconds(file)) for file in files]
 
-    def missing(self, settings: Settings, job: DiffusersJob) -> int:
-        """How many pictures of a job would have to be made."""
-        files = [self._file(settings, job, job.seed + number) for number in range(job.batch)]
-        return 0 if all(file.is_file() for file in files) else job.batch
-
-    def _file(self, settings: Settings, job: DiffusersJob, seed: int) -> Path:
-        """Where a picture is kept: paths in the request stand for the files' contents."""
+    def _path_of(self, settings: Settings, job: DiffusersJob, seed: int) -> Path:
+        """Where a picture is kept: by everything that decides it, files in the request by their contents."""
         made = {name: value for name, value in vars(job).items() if name not in ("seed", "batch", "init", "mask")}
         facts: dict[str, Any] = {"format": FORMAT, "base": self.base, "seed": seed, "job": made}
         if settings.enabled:
@@ -139,8 +134,8 @@ def _write_without(source: Path, target: Path, parts: Sequence[str]) -> None:
     part.rename(target)
 
 
-def _save(file: Path, picture: Picture, seconds: float) -> None:
-    """Whole or not at all, so that a run that was cut off leaves no half picture."""
+def _write_picture(file: Path, picture: Picture, seconds: float) -> None:
+    """Writes the whole file or nothing, so that a run that was interrupted leaves no half picture."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -152,7 +147,7 @@ def _save(file: Path, picture: Picture, seconds: float) -> None:
     part.rename(file)
 
 
-def _seconds(file: Path) -> float:
+def _read_seconds(file: Path) -> float:
     from PIL import Image
 
     with Image.open(file) as picture:

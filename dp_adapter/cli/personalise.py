@@ -13,11 +13,11 @@ from dp_adapter.errors import HostError, WeightsError
 
 if TYPE_CHECKING:
     from dp_adapter.training.personal.personal_objective import PersonalOptions
-    from dp_adapter.training.personal.personalise import Learning, Progress
+    from dp_adapter.training.personal.personalise import OnStep, PersonalResult
     from dp_adapter.training.personal.varied_views import Subject
 
 _SAME_PERSON = {"sface": 0.363, "arcface": 0.25}  # opencv_zoo's threshold for SFace; usual for ArcFace
-_SMALL = 0.5  # a cut of fewer px than this share of the training size is told
+_SMALL = 0.5  # a cut of fewer px than this share of the training size is worth a note
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -34,31 +34,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder with encoders and for the result")
     parser.add_argument("--replace", action="store_true", help="overwrite files of these names")
     parser.add_argument("--half", action="store_true", help="write half precision, a file of half the size")
-    _add_training(parser.add_argument_group("training"))
+    _add_training(parser.add_argument_group("training"), parser.add_argument_group("for experts"))
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto")
     machine.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     machine.add_argument("--checkpointing", action="store_true", help="less memory, about a third more time")
 
 
-def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+def _add_training(group: argparse._ArgumentGroup, experts: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
     group.add_argument(
         "--encoder", default="sface", choices=("sface", "arcface"), help="of the face; arcface: insightface"
     )
     group.add_argument("--word", default="person", help="whose place the learned words take; one token")
-    group.add_argument("--words", type=int, default=2, help="how many learned words")
     group.add_argument("--steps", type=int, default=320)
     group.add_argument("--batch", type=int, default=8)
-    group.add_argument("--rate", type=float, default=0.012, help="learning rate of the words and of gamma")
-    group.add_argument("--network-rate", type=float, default=1e-3, help="of enhancer and adapter")
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--size", type=int, help="side of the pictures in px; default: the base model's")
-    group.add_argument("--views", type=int, default=64, help="varied cuts that are made of the photos")
-    group.add_argument("--names", type=Path, metavar="FILE", help="well-known names for the anchor, one a line")
     group.add_argument("--template", action="append", metavar="TEXT", help="training prompt with {}; may be repeated")
     group.add_argument("--masked", action="store_true", help="learn from the head alone (Break-A-Scene's masked loss)")
     group.add_argument("--core", action="store_true", help="CoRe's context regularisation; slower")
-    group.add_argument(
+    experts.add_argument("--words", type=int, default=2, help="how many learned words")
+    experts.add_argument("--rate", type=float, default=0.012, help="learning rate of the words and of gamma")
+    experts.add_argument("--network-rate", type=float, default=1e-3, help="of enhancer and adapter")
+    experts.add_argument("--views", type=int, default=64, help="varied cuts that are made of the photos")
+    experts.add_argument("--names", type=Path, metavar="FILE", help="well-known names for the anchor, one a line")
+    experts.add_argument(
         "--released-behaviour",
         action="store_true",
         help="as ID-EA's public code: the enhancer untrained, and only the words applied",
@@ -66,13 +66,13 @@ def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[re
 
 
 def run(args: argparse.Namespace) -> int:
-    """Learns and writes; 0, or 130 when interrupted, with what was learned until then written.
+    """Trains and writes the file; returns 0, or 130 when interrupted: then the file has what was learned so far.
 
     Raises:
-        DPAdapterError: in words, before training.
+        DPAdapterError: before training: an option, a photo, the base or a network is wrong or missing.
     """
     name = args.name or args.photos[0].stem
-    out = _outputs(args, name)
+    out = _prepare_output(args, name)
     import numpy as np
     import torch
 
@@ -81,51 +81,48 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.hosts.prompts import textual_inversion
     from dp_adapter.identity.encoders.encoder_pool import EncoderPool
     from dp_adapter.training.personal import learned_words, varied_views
-    from dp_adapter.training.personal.personal_objective import bank_of
-    from dp_adapter.training.personal.personalise import begin, personalise
+    from dp_adapter.training.personal.personal_objective import encode_views
+    from dp_adapter.training.personal.personalise import make_personal, personalise
     from dp_adapter.weights.families import personal
     from dp_adapter.weights.textual_inversion import save_embedding
 
-    options = _options(args)
-    names = learned_words.names_in(args.names or learned_words.NAMES)
+    options = _read_options(args)
+    names = learned_words.read_names(args.names or learned_words.NAMES)
     encoders = EncoderPool([models_root(args.models_dir)])
-    subjects = varied_views.look(args.photos, encoders, args.encoder)
+    subjects = varied_views.read_subjects(args.photos, encoders, args.encoder)
     encoders.release()
-    pipeline = load_pipeline.load(args.base, args.device, _dtype(args.dtype, args.device))
+    pipeline = load_pipeline.load(args.base, args.device, _choose_dtype(args.dtype, args.device))
     size = args.size or int(pipeline.unet.config.sample_size) * 8
     if size < 64 or size % 64:
         raise HostError(f"A side of {size} px cannot be used", "Give a multiple of 64.")
-    for line in _doubts(subjects, args.encoder, size):
+    for line in _find_doubts(subjects, args.encoder, size):
         print(line)
-    views = varied_views.views(subjects, size, max(args.views, len(subjects)), np.random.default_rng(options.seed))
-    bank = bank_of(pipeline, views)
+    views = varied_views.vary(subjects, size, max(args.views, len(subjects)), np.random.default_rng(options.seed))
+    bank = encode_views(pipeline, views)
     pipeline.vae.to("cpu")  # it is not needed any more
     faceid = torch.as_tensor(varied_views.mean_embedding(subjects))
-    base, widths, network = (
-        base_of(pipeline.unet),
-        textual_inversion.widths(pipeline),
-        begin(pipeline, faceid, names, options),
-    )
+    base, widths = base_of(pipeline.unet), textual_inversion.widths(pipeline)
+    network = make_personal(pipeline, faceid, names, options)
     print(f"Learning {name} from {len(subjects)} photo(s) at {size} px on {pipeline.device}, {options.steps} steps.")
-    learning = personalise(pipeline, network, bank, options, _bar())
+    result = personalise(pipeline, network, bank, options, _make_progress_bar())
     del pipeline, bank
-    _free()
-    if not learning.curve:
+    _free_memory()
+    if not result.curve:
         print("Interrupted before the first step; nothing was learned.", file=sys.stderr)
         return 130
-    facts = _facts(args, learning, size)
-    word = "" if _generic(options.word) else options.word
+    facts = _make_facts(args, result, size)
+    word = "" if _is_person_word(options.word) else options.word
     network = network.half() if args.half else network
     personal.save(out, network, base, name, facts, word)
-    print(f"{_told(learning)}\n-> {out} ({out.stat().st_size / 2**20:.1f} MB)")
+    print(f"{_summarise(result)}\n-> {out} ({out.stat().st_size / 2**20:.1f} MB)")
     if args.export_embedding:
         assert network.learned is not None
         save_embedding(args.export_embedding, network.learned, widths)
         print(f"-> {args.export_embedding}: the words alone; write '{args.export_embedding.stem}' in prompts")
-    return 130 if learning.interrupted else 0
+    return 130 if result.interrupted else 0
 
 
-def _outputs(args: argparse.Namespace, name: str) -> Path:
+def _prepare_output(args: argparse.Namespace, name: str) -> Path:
     """Where the result goes; its folder is made.
 
     Raises:
@@ -141,7 +138,7 @@ def _outputs(args: argparse.Namespace, name: str) -> Path:
     return out
 
 
-def _options(args: argparse.Namespace) -> PersonalOptions:
+def _read_options(args: argparse.Namespace) -> PersonalOptions:
     from dp_adapter.training.personal.learned_words import TEMPLATES
     from dp_adapter.training.personal.personal_objective import PersonalOptions
 
@@ -161,7 +158,7 @@ def _options(args: argparse.Namespace) -> PersonalOptions:
     )
 
 
-def _dtype(asked: str, device: str) -> str:
+def _choose_dtype(asked: str, device: str) -> str:
     """Half precision's range is too small for gradients: bfloat16 where a GPU computes in it, else float32."""
     import torch
 
@@ -171,36 +168,36 @@ def _dtype(asked: str, device: str) -> str:
     return "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _generic(word: str) -> bool:
+def _is_person_word(word: str) -> bool:
     from dp_adapter.hosts.prompts.person_words import PERSON
 
     return word in PERSON
 
 
-def _doubts(subjects: list[Subject], encoder: str, size: int) -> list[str]:
+def _find_doubts(subjects: list[Subject], encoder: str, size: int) -> list[str]:
     from dp_adapter.identity.faces.face_parsing import CROP
-    from dp_adapter.training.personal.varied_views import likeness_of
+    from dp_adapter.training.personal.varied_views import lowest_likeness
 
-    told: list[str] = []
-    if (likeness := likeness_of(subjects)) < _SAME_PERSON[encoder]:
-        told.append(f"Note: two of the photos look like different people (likeness {likeness:.2f}).")
+    doubts: list[str] = []
+    if (likeness := lowest_likeness(subjects)) < _SAME_PERSON[encoder]:
+        doubts.append(f"Note: two of the photos look like different people (likeness {likeness:.2f}).")
     small = [one for one in subjects if CROP * one.face.size < _SMALL * size]
     if small:
-        told.append(f"Note: in {len(small)} photo(s) the face is small, so it is enlarged more than twice.")
-    return told
+        doubts.append(f"Note: in {len(small)} photo(s) the face is small, so it is enlarged more than twice.")
+    return doubts
 
 
-def _facts(args: argparse.Namespace, learning: Learning, size: int) -> dict[str, object]:
-    kept = ("words", "word", "batch", "rate", "network_rate", "seed", "views", "encoder", "masked", "core")
+def _make_facts(args: argparse.Namespace, result: PersonalResult, size: int) -> dict[str, object]:
+    names = ("words", "word", "batch", "rate", "network_rate", "seed", "views", "encoder", "masked", "core")
     return {
-        "steps": len(learning.curve),
+        "steps": len(result.curve),
         "photos": len(args.photos),
         "size": size,
         "base_name": args.base.resolve().name,
         "released_behaviour": args.released_behaviour,
-        "loss": {key: round(value, 6) for key, value in _mean(learning.curve[-20:]).items()},
-        "seconds": round(learning.seconds, 1),
-        **{key: getattr(args, key) for key in kept},
+        "loss": {key: round(value, 6) for key, value in _mean(result.curve[-20:]).items()},
+        "seconds": round(result.seconds, 1),
+        **{key: getattr(args, key) for key in names},
     }
 
 
@@ -208,13 +205,13 @@ def _mean(curve: list[dict[str, float]]) -> dict[str, float]:
     return {key: sum(one[key] for one in curve) / len(curve) for key in curve[0]}
 
 
-def _told(learning: Learning) -> str:
-    losses = ", ".join(f"{key} {value:.4g}" for key, value in _mean(learning.curve[-20:]).items())
-    how = "Interrupted after" if learning.interrupted else "Learned in"
-    return f"{how} {len(learning.curve)} steps, {learning.seconds:.0f} s; mean of the last losses: {losses}."
+def _summarise(result: PersonalResult) -> str:
+    losses = ", ".join(f"{key} {value:.4g}" for key, value in _mean(result.curve[-20:]).items())
+    how = "Interrupted after" if result.interrupted else "Learned in"
+    return f"{how} {len(result.curve)} steps, {result.seconds:.0f} s; mean of the last losses: {losses}."
 
 
-def _free() -> None:
+def _free_memory() -> None:
     import torch
 
     gc.collect()
@@ -222,7 +219,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _bar() -> Progress:
+def _make_progress_bar() -> OnStep:
     from tqdm import tqdm
 
     bar: Any = None

@@ -11,34 +11,32 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.cli.models import ROOT_VARIABLE, models_root
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.messages import split_list
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
 
 if TYPE_CHECKING:
-    from dp_adapter.training.prepare.runners import Runner
+    from dp_adapter.training.prepare.work_runners import Runner
 
 _NUMBERS = {
-    "size": (
-        int,
-        512,
-        "PX",
-        "short side of a stored picture: the resolution of training; smaller ones are not enlarged",
-    ),
-    "same": (float, 0.48, "COSINE", "least mean SFace cosine of two groups of faces that are one person"),
-    "min-photos": (int, 1, "N", "drop people with fewer photos"),
-    "min-face": (float, 64.0, "PX", "drop smaller faces"),
-    "min-sharpness": (float, 60.0, "X", "drop blurred faces; 'dp-adapter faces' shows the figure of a photo"),
-    "max-yaw": (float, 45.0, "DEGREES", "drop heads that are turned farther"),
-    "max-pitch": (float, 45.0, "DEGREES", "drop heads that look farther up or down"),
-    "min-score": (float, 0.7, "X", "drop faces that the detector is less sure of, 0.6 to 1"),
-    "near-bits": (int, 9, "N", "near duplicates: most bits of 64 in which perceptual hashes differ, and"),
-    "near-cosine": (float, 0.85, "COSINE", "least cosine of their faces"),
-    "shard-mb": (float, 256.0, "MIB", "most of a shard"),
+    "size": ("PX", "short side of a stored picture: the resolution of training; smaller ones are not enlarged"),
+    "min-photos": ("N", "drop people with fewer photos"),
+    "min-face": ("PX", "drop smaller faces"),
+    "min-sharpness": ("X", "drop blurred faces; 'dp-adapter faces' shows the figure of a photo"),
+    "max-yaw": ("DEGREES", "drop heads that are turned farther"),
+    "max-pitch": ("DEGREES", "drop heads that look farther up or down"),
+}
+_EXPERT_NUMBERS = {
+    "same": ("COSINE", "least mean SFace cosine of two groups of faces that are one person"),
+    "min-score": ("X", "drop faces that the detector is less sure of, 0.6 to 1"),
+    "near-bits": ("N", "near duplicates: most bits of 64 in which perceptual hashes differ, and"),
+    "near-cosine": ("COSINE", "least cosine of their faces"),
+    "shard-mb": ("MIB", "most of a shard"),
 }
 _ORIGINS = {
     "table": "from the table",
     "sidecar": "from files beside the pictures",
     "measured": "generated",
 }
-_TOLD = 5  # caption files of which the reason is said
+_SHOWN_PROBLEMS = 5  # caption files of which the reason is printed
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -56,75 +54,78 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--captions", type=Path, metavar="FILE", help="CSV with a header, or JSON lines")
     parser.add_argument("--file-column", metavar="NAME", help="of the table: path below FOLDER (default: file)")
     parser.add_argument("--caption-column", metavar="NAME", help="of the table (default: caption, text or prompt)")
-    for name, (kind, default, metavar, text) in _NUMBERS.items():
-        parser.add_argument(
-            f"--{name}", type=kind, default=default, metavar=metavar, help=f"{text} (default: {default:g})"
-        )
+    _add_numbers(parser, _NUMBERS)
     parser.add_argument("--lossless", action="store_true", help="PNG instead of JPEG")
     parser.add_argument(
         "--encoders", default="sface", metavar="LIST", help="of sface (always), insightface, transface; with commas"
     )
-    parser.add_argument("--pack", default="buffalo_l", metavar="NAME", help="insightface's (default: buffalo_l)")
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help=f"models folder (default: ${ROOT_VARIABLE})")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; without ADDRESS on this machine"
     )
     parser.add_argument("--keep-work", action="store_true", help="so that pictures can be added later")
+    _add_numbers(parser.add_argument_group("for experts"), _EXPERT_NUMBERS)
     parser.set_defaults(run=run)
 
 
+def _add_numbers(group: argparse._ActionsContainer, numbers: Mapping[str, tuple[str, str]]) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Adds options that are numbers; their types and defaults are those of ``PrepareOptions``."""
+    for name, (metavar, text) in numbers.items():
+        default: int | float = getattr(PrepareOptions, name.replace("-", "_"))
+        group.add_argument(
+            f"--{name}", type=type(default), default=default, metavar=metavar, help=f"{text} (default: {default:g})"
+        )
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prepares; 0.
+    """Writes the shards; returns 0.
 
     Raises:
-        DPAdapterError: in words.
+        DPAdapterError: an option, the folder, a table of captions or a network is wrong or missing.
     """
-    from dp_adapter.training.prepare.captions import Captions
-    from dp_adapter.training.prepare.options import PrepareOptions
-    from dp_adapter.training.prepare.run import prepare
+    from dp_adapter.training.prepare.find_captions import Captions
+    from dp_adapter.training.prepare.prepare_shards import prepare
 
-    names = [name.replace("-", "_") for name in _NUMBERS]
-    encoders = tuple(name for name in split_list(args.encoders) if name)
+    names = [name.replace("-", "_") for name in (*_NUMBERS, *_EXPERT_NUMBERS)]
     options = PrepareOptions(
         crop=args.crop,
         several=args.several,
         people=args.people,
-        encoders=encoders,
-        pack=args.pack,
+        encoders=tuple(name for name in split_list(args.encoders) if name),
         lossless=args.lossless,
         **{name: getattr(args, name) for name in names},
     )
-    runner = _runner(args)
+    runner = _choose_runner(args)
     captions = Captions(args.folder, args.captions, args.file_column, args.caption_column)
     models = [models_root(args.models_dir)]
     started = time.monotonic()
-    with _Bar() as bar:
-        manifest, there = prepare(
+    with _ProgressBar() as bar:
+        manifest, finished_before = prepare(
             args.folder, args.out, options,
-            captions=captions, models=models, runner=runner, tell=bar.tell, keep_work=args.keep_work,
+            captions=captions, models=models, runner=runner, progress=bar.update, keep_work=args.keep_work,
         )  # fmt: skip
-    if there:
+    if finished_before:
         print(f"{args.out} was finished before; what came into {args.folder} since is not in it.")
-    _tell(manifest, args.out, time.monotonic() - started)
-    for path, reason in list(captions.problems.items())[:_TOLD]:
+    _print_summary(manifest, args.out, time.monotonic() - started)
+    for path, reason in list(captions.problems.items())[:_SHOWN_PROBLEMS]:
         print(f"  {path}: {reason}")
     return 0
 
 
-def _runner(args: argparse.Namespace) -> Runner:
-    from dp_adapter.training.prepare.runners import here, in_processes, on_ray
+def _choose_runner(args: argparse.Namespace) -> Runner:
+    from dp_adapter.training.prepare.work_runners import run_here, run_in_processes, run_on_ray
 
     if args.jobs < 1:
         raise SettingsError("jobs", f"{args.jobs} is less than 1")
     if args.ray is not None:
         if args.jobs > 1:
             raise SettingsError("jobs", "--jobs and --ray were both given", "Leave one out: Ray uses all its CPUs.")
-        return on_ray(args.ray or None)
-    return in_processes(args.jobs) if args.jobs > 1 else here
+        return run_on_ray(args.ray or None)
+    return run_in_processes(args.jobs) if args.jobs > 1 else run_here
 
 
-def _tell(manifest: Mapping[str, Any], out: Path, seconds: float) -> None:
+def _print_summary(manifest: Mapping[str, Any], out: Path, seconds: float) -> None:
     counts = manifest["counts"]
     print(f"{counts['samples']} samples of {counts['people']} people from {counts['pictures']} pictures")
     for reason, count in counts["dropped"].items():
@@ -136,16 +137,16 @@ def _tell(manifest: Mapping[str, Any], out: Path, seconds: float) -> None:
     print(f"-> {out / 'statistics.html'}")
 
 
-class _Bar:
+class _ProgressBar:
     """A progress bar on stderr that shows the counts."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _ProgressBar:
         return self
 
-    def tell(self, done: int, total: int, counts: Mapping[str, int]) -> None:
+    def update(self, done: int, total: int, counts: Mapping[str, int]) -> None:
         if self._bar is None:
             from tqdm import tqdm
 

@@ -38,16 +38,16 @@ def run(args: argparse.Namespace) -> int:
 
         print(estimate(config, args.tflops * 1e12).table())
         return 0
-    from dp_adapter.training.train import Stopped, train
+    from dp_adapter.training.train import TrainingStopped, train
 
     try:
-        finished = train(config, resume=args.resume, tell=_say)
-    except Stopped as stopped:
+        finished = train(config, resume=args.resume, log=_print)
+    except TrainingStopped as stopped:
         print(f"dp-adapter: {stopped}", file=sys.stderr)
         return 130
     print(finished)
     return 0
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)

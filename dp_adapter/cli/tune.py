@@ -15,9 +15,10 @@ from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures
-    from dp_adapter.evaluation.scores import ReferenceVectors, Scorer
-    from dp_adapter.evaluation.tuning import TuningCandidate
-    from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
+    from dp_adapter.evaluation.picture_scores import ReferenceVectors, Scorer
+    from dp_adapter.evaluation.protocol import Prompt
+    from dp_adapter.evaluation.settings_search import TuningCandidate
+    from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
     from dp_adapter.settings import Settings
 
 
@@ -35,46 +36,46 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tries settings in rounds, prints the front and writes settings.json, results.json and pareto.png.
+    """Tries settings in rounds, prints the front and writes settings.json, results.json and pareto.png; returns 0.
 
     Raises:
-        DPAdapterError: in words, before the work.
+        DPAdapterError: before the work: an option, the photo, a model or a judge is wrong or missing.
     """
-    from dp_adapter.evaluation import plots, tuning
-    from dp_adapter.evaluation.summary import Point, front
+    from dp_adapter.evaluation import pareto_plot, settings_search
+    from dp_adapter.evaluation.score_summary import Point, pareto_front
     from dp_adapter.identity.pictures.picture_files import load_picture
 
-    plots.require()
+    pareto_plot.require()
     photo = load_picture(args.photo)
-    studio, pipeline, settings = evaluate.opened(args)
-    job = replace(evaluate.job_of(args, pipeline), batch=1)
-    scorer = evaluate.scorer_of(args, studio, pipeline)
-    reference = scorer.reference(args.photo.name, photo)
-    prompts = _prompts(args, evaluate.is_small(pipeline), photo)
-    shared = settings.with_fields({"references": [{"image": str(args.photo)}], "model": str(studio.adapter)})
-    candidates = tuning.candidates(shared.weight, args.budget)
+    pictures, pipeline, settings = evaluate.open_models(args)
+    job = replace(evaluate.make_job(args, pipeline), batch=1)
+    scorer = evaluate.make_scorer(args, pictures, pipeline)
+    reference = scorer.read_reference(args.photo.name, photo)
+    prompts = _make_prompts(args, pipeline)
+    shared = settings.with_fields({"references": [{"image": str(args.photo)}], "model": str(pictures.adapter)})
+    candidates = settings_search.make_candidates(shared.weight, args.budget)
 
-    trying = _Trying(studio, shared, job, scorer, reference, prompts, args.budget)
-    found = tuning.search(candidates, args.budget, trying)
+    try_candidate = _CandidateTrial(pictures, shared, job, scorer, reference, prompts, args.budget)
+    found = settings_search.search(candidates, args.budget, try_candidate)
     points = {candidate.label: Point("tried", candidate.label, *candidate.means) for candidate in found}
-    best = front(list(points.values()))
+    best = pareto_front(list(points.values()))
     kept = [candidate for candidate in found if points[candidate.label] in best]
     chosen = max(kept, key=lambda one: one.harmonic)
-    plots.pareto(args.out / "pareto.png", list(points.values()), {"tried": "settings tried"}, single=True)
+    pareto_plot.draw_pareto(args.out / "pareto.png", list(points.values()), {"tried": "settings tried"}, single=True)
     request = settings.with_fields(chosen.changes).to_dict(changed_only=True)
     (args.out / "settings.json").write_text(json.dumps(request, indent=2), encoding="utf-8")
     facts = {
-        "config": evaluate.config_of(args, studio, scorer, job, settings),
-        "prompts": [prompt for prompt, _ in prompts],
-        "candidates": [_facts(candidate, candidate in kept) for candidate in found],
+        "config": evaluate.describe_run(args, pictures, scorer, job, settings),
+        "prompts": [prompt.text for prompt in prompts],
+        "candidates": [_candidate_facts(candidate, candidate in kept) for candidate in found],
         "chosen": dict(chosen.changes),
     }
     (args.out / "results.json").write_text(json.dumps(facts, indent=2, allow_nan=False), encoding="utf-8")
-    _tell(args.out, kept, chosen, studio.made)
+    _print_front(args.out, kept, chosen, pictures.sampled)
     return 0
 
 
-def _tell(out: Path, kept: Sequence[TuningCandidate], chosen: TuningCandidate, made: int) -> None:
+def _print_front(out: Path, kept: Sequence[TuningCandidate], chosen: TuningCandidate, made: int) -> None:
     print("On the Pareto front, from the most like the photo to the most like the prompt:")
     for candidate in sorted(kept, key=lambda one: -one.means[0]):
         identity, prompt = candidate.means
@@ -86,58 +87,43 @@ def _tell(out: Path, kept: Sequence[TuningCandidate], chosen: TuningCandidate, m
     print(f"-> {out / 'pareto.png'} ({made} pictures made)")
 
 
-def _facts(candidate: TuningCandidate, best: bool) -> dict[str, Any]:
+def _candidate_facts(candidate: TuningCandidate, best: bool) -> dict[str, Any]:
     identity, prompt = candidate.means
     facts = {"settings": dict(candidate.changes), "identity": identity, "prompt": prompt}
     return {**facts, "pictures": candidate.count, "on_front": best}
 
 
-def _prompts(args: argparse.Namespace, small: bool, photo: Any) -> list[tuple[str, str]]:
-    """Prompts as they are asked and judged."""
-    from dp_adapter.evaluation import fastcomposer
-    from dp_adapter.evaluation.protocol import filled
-    from dp_adapter.small_base import caption_grammar
-    from dp_adapter.small_base.caption_check import CaptionCheck
-
-    texts: list[str] = args.prompt
-    if not texts:
-        texts = (
-            caption_grammar.random_captions(args.seed, CaptionCheck().measure(photo).facts, 8)
-            if small
-            else fastcomposer.templates()[:8]
-        )
-    if args.prompt_judge == "scene" or (args.prompt_judge == "auto" and small):
-        for text in texts:
-            caption_grammar.parse_caption(text)
+def _make_prompts(args: argparse.Namespace, pipeline: Pipeline) -> list[Prompt]:
+    texts: list[str] = args.prompt or evaluate.own_texts(evaluate.is_small(pipeline), args.photo, args.seed, 8)
+    prompts = evaluate.fill_prompts(args, pipeline, texts)
     if args.budget < 4:
         raise SettingsError("budget", f"{args.budget} pictures compare nothing", "Give --budget of 4 or more.")
-    prompts = [filled(text, args.person_word) for text in texts]
-    return [(prompt.text, prompt.judged) for prompt in prompts]
+    return prompts
 
 
-class _Trying:
+class _CandidateTrial:
     """Makes and judges one more picture of a candidate: prompt and seed are those of its round, the same for all."""
 
     def __init__(
         self,
-        studio: EvaluationPictures,
+        pictures: EvaluationPictures,
         settings: Settings,
         job: DiffusersJob,
         scorer: Scorer,
         reference: ReferenceVectors,
-        prompts: Sequence[tuple[str, str]],
+        prompts: Sequence[Prompt],
         budget: int,
     ) -> None:
         from tqdm import tqdm
 
-        self._studio, self._settings, self._job = studio, settings, job
+        self._pictures, self._settings, self._job = pictures, settings, job
         self._scorer, self._reference, self._prompts = scorer, reference, prompts
         self._bar: Any = tqdm(total=budget, file=sys.stderr, unit="picture", disable=None)
 
     def __call__(self, changes: Mapping[str, float], number: int) -> tuple[float, float]:
         """Identity and prompt consistency of the candidate's picture of this number."""
-        text, judged = self._prompts[number % len(self._prompts)]
-        job = replace(self._job, prompt=text, seed=self._job.seed + number)
-        (trial,) = self._studio.pictures(self._settings.with_fields(changes), job)
+        prompt = self._prompts[number % len(self._prompts)]
+        job = replace(self._job, prompt=prompt.text, seed=self._job.seed + number)
+        (trial,) = self._pictures.make(self._settings.with_fields(changes), job)
         self._bar.update(1)
-        return self._scorer.both(trial.picture, self._reference, judged)
+        return self._scorer.score_both(trial.picture, self._reference, prompt.judged)

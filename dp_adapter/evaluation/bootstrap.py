@@ -31,12 +31,10 @@ class Interval:
         return self.low > other.high or other.low > self.high
 
 
-def interval(
-    values: Sequence[float], persons: Sequence[Hashable], draws: int = DRAWS, level: float = LEVEL, seed: int = 0
-) -> Interval | None:
-    """The mean of values and its percentile interval, drawing persons with replacement.
+def bootstrap_interval(values: Sequence[float], persons: Sequence[Hashable]) -> Interval | None:
+    """The mean of values and its percentile interval, drawing persons with replacement, the same for every arm.
 
-    For a paired difference give the differences. The same seed draws the same persons for every arm.
+    For a paired difference give the differences.
 
     Args:
         persons: whose picture each value is of.
@@ -47,15 +45,15 @@ def interval(
     if not values:
         return None
     names = sorted(set(persons), key=str)
-    place = {name: number for number, name in enumerate(names)}
+    index = {name: number for number, name in enumerate(names)}
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
     for value, person in zip(values, persons, strict=True):
-        sums[place[person]] += value
-        counts[place[person]] += 1
+        sums[index[person]] += value
+        counts[index[person]] += 1
     mean = float(sums.sum() / counts.sum())
     if len(names) < 2:
         return Interval(mean, None, None, len(values))
-    drawn = np.random.default_rng(seed).integers(0, len(names), (draws, len(names)))
+    drawn = np.random.default_rng(0).integers(0, len(names), (DRAWS, len(names)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(mean, float(low), float(high), len(values))

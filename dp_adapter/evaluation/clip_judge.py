@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 from dp_adapter.errors import MissingDependencyError, SettingsError
-from dp_adapter.evaluation.metrics import Floats, cosine
+from dp_adapter.evaluation.picture_metrics import Floats, cosine
 from dp_adapter.identity.pictures.picture_files import Picture
 
 MODEL, WEIGHTS = "ViT-L-14", "openai"
 """FastComposer's judge (mit-han-lab/fastcomposer@b9304a2, ``single_object_evaluation.py``)."""
 
 
-class OpenClip:
+class ClipJudge:
     """Cosines of open_clip's embeddings.
 
     Args:
@@ -46,13 +46,13 @@ class OpenClip:
 
     def consistency(self, picture: Picture, text: str) -> tuple[float, dict[str, bool]]:
         """See `PromptJudge`."""
-        return cosine(self._picture(picture), self._text(text)), {}
+        return cosine(self._embed_picture(picture), self._embed_text(text)), {}
 
-    def preserved(self, picture: Picture, base: Picture, outside: Floats) -> float | None:  # noqa: ARG002
+    def preservation(self, picture: Picture, base: Picture, outside: Floats) -> float | None:  # noqa: ARG002
         """See `PromptJudge`; of the whole pictures, as the protocol has it."""
-        return cosine(self._picture(picture), self._picture(base))
+        return cosine(self._embed_picture(picture), self._embed_picture(base))
 
-    def _picture(self, picture: Picture) -> Floats:
+    def _embed_picture(self, picture: Picture) -> Floats:
         import torch
         from PIL import Image
 
@@ -60,7 +60,7 @@ class OpenClip:
             pixels = self._transform(Image.fromarray(picture))[None].to(self._device)
             return self._model.encode_image(pixels)[0].float().cpu().numpy()
 
-    def _text(self, text: str) -> Floats:
+    def _embed_text(self, text: str) -> Floats:
         import torch
 
         if text not in self._texts:

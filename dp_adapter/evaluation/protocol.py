@@ -31,7 +31,7 @@ class Arm:
     changes: Mapping[str, object]
     weights: Weights = "whole"
 
-    def request(self, settings: Settings, model: str, photo: Path) -> Settings:
+    def make_request(self, settings: Settings, model: str, photo: Path) -> Settings:
         """The arm's request for one person.
 
         Args:
@@ -60,7 +60,7 @@ ARMS = (
 """Base model; decoupled attention in the whole picture from the first step on; the whole method; its ablations."""
 
 
-def arms(names: Sequence[str]) -> tuple[Arm, ...]:
+def choose_arms(names: Sequence[str]) -> tuple[Arm, ...]:
     """The arms of these names, base model, plain add and DP-Adapter always among them, in the protocol's order.
 
     Raises:
@@ -82,7 +82,7 @@ class EvaluatedPerson:
     others: tuple[Path, ...] = ()
 
 
-def people_in(folder: Path, limit: int | None = None) -> tuple[EvaluatedPerson, ...]:
+def find_people(folder: Path, limit: int | None = None) -> tuple[EvaluatedPerson, ...]:
     """The people of a folder: ``NAME_a.jpg`` is the photo, ``NAME_b.jpg`` and so on are others; or one photo each.
 
     Raises:
@@ -114,7 +114,7 @@ class Prompt:
     judged: str
 
 
-def filled(template: str, word: str, judged: str = "person") -> Prompt:
+def fill_template(template: str, word: str, judged: str = "person") -> Prompt:
     """A template with ``{person}``; one without is taken as it is."""
     return Prompt(template.replace("{person}", word), template.replace("{person}", judged))
 

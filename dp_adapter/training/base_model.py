@@ -27,14 +27,14 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """What the UNet is told of captions: context [B, 77, D], and SDXL's ``text_embeds`` and ``time_ids``."""
+    """Encoded captions: context [B, 77, D], and SDXL's ``text_embeds`` and ``time_ids``."""
 
     context: Tensor
     added: dict[str, Tensor] | None
 
 
-class Frozen:
-    """A model whose weights stay as they are.
+class FrozenBase:
+    """The base model, whose weights are not trained.
 
     Args:
         pipeline: of ``hosts.pipelines.load_pipeline.load``.
@@ -74,65 +74,65 @@ class Frozen:
         return self.pipeline.unet.config.cross_attention_dim
 
     @torch.no_grad()
-    def moments(self, pixels: Tensor) -> Tensor:
-        """Pictures [B, 3, R, R] in 0..255 -> mean and deviation of the VAE's posterior [B, 2, 4, h, w], unscaled."""
+    def encode_moments(self, pixels: Tensor) -> Tensor:
+        """Pictures [B, 3, R, R] in 0..255 to mean and deviation of the VAE's posterior [B, 2, 4, h, w], unscaled."""
         work = torch.float32 if self.vae.config.get("force_upcast", False) else self.vae.dtype
-        kept = self.vae.dtype
-        if kept != work:  # torch's own move: diffusers' warns each time
+        dtype = self.vae.dtype
+        if dtype != work:  # torch's own move: diffusers' warns each time
             nn.Module.to(self.vae, work)
         try:
             posterior = self.vae.encode(pixels.to(self.device, work) / 127.5 - 1).latent_dist
         finally:
-            if kept != work:
-                nn.Module.to(self.vae, kept)
+            if dtype != work:
+                nn.Module.to(self.vae, dtype)
         return torch.stack([posterior.mean, posterior.std], 1).float()
 
-    def latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Latents [B, 4, h, w] as the UNet sees them, drawn from the posterior with standard normal ``noise``."""
+    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Samples the UNet's latents [B, 4, h, w] from the posterior with standard normal ``noise``."""
         return (moments[:, 0] + moments[:, 1] * noise) * self.vae.config.scaling_factor
 
-    def decoded(self, latents: Tensor) -> Tensor:
-        """[B, 4, h, w] -> pictures [B, 3, R, R] in -1..1, with gradients."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decodes latents [B, 4, h, w] to pictures [B, 3, R, R] in -1..1, with gradients."""
         latents = latents / self.vae.config.scaling_factor
         if not overflows(self.vae):
             return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
         with torch.autocast(self.device.type, enabled=False):
-            return self._whole_vae.decode(latents.float()).sample
+            return self._float32_vae.decode(latents.float()).sample
 
     @cached_property
-    def _whole_vae(self) -> Any:
+    def _float32_vae(self) -> Any:
         """In float32. A copy, as the pipeline that draws the samples has the same VAE and wants one dtype."""
         return copy.deepcopy(self.vae).float()
 
     @torch.no_grad()
-    def texts(self, captions: Sequence[str], place: Tensor, side: int) -> TextEncoding:
-        """Captions, cut at 77 tokens, as the model's pipeline encodes them.
+    def encode_texts(self, captions: Sequence[str], size_and_crop: Tensor, side: int) -> TextEncoding:
+        """Encodes captions, cut at 77 tokens, as the model's pipeline does.
 
         Args:
-            place: [B, 4], height and width of the original and top and left of the crop; side: R. For SDXL.
+            size_and_crop: [B, 4], height and width of the original and top and left of the crop; side: R. For SDXL.
         """
         pipeline = self.pipeline
         if self.family == "sd15":
             return TextEncoding(
-                self._hidden(pipeline.tokenizer, pipeline.text_encoder, captions).last_hidden_state, None
+                self._run_encoder(pipeline.tokenizer, pipeline.text_encoder, captions).last_hidden_state, None
             )
-        first = self._hidden(pipeline.tokenizer, pipeline.text_encoder, captions)
-        second = self._hidden(pipeline.tokenizer_2, pipeline.text_encoder_2, captions)
+        first = self._run_encoder(pipeline.tokenizer, pipeline.text_encoder, captions)
+        second = self._run_encoder(pipeline.tokenizer_2, pipeline.text_encoder_2, captions)
         context = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
         pooled: Tensor = second.text_embeds
         if pipeline.config.get("force_zeros_for_empty_prompt", False):
-            said = torch.tensor([bool(caption) for caption in captions], device=context.device)
-            context, pooled = context * said[:, None, None], pooled * said[:, None]
-        size = torch.full_like(place[:, :2], side)
-        time_ids = torch.cat([place, size], 1).to(pooled)
+            has_text = torch.tensor([bool(caption) for caption in captions], device=context.device)
+            context, pooled = context * has_text[:, None, None], pooled * has_text[:, None]
+        size = torch.full_like(size_and_crop[:, :2], side)
+        time_ids = torch.cat([size_and_crop, size], 1).to(pooled)
         return TextEncoding(context, {"text_embeds": pooled, "time_ids": time_ids})
 
-    def _hidden(self, tokenizer: Any, encoder: Any, captions: Sequence[str]) -> Any:
+    def _run_encoder(self, tokenizer: Any, encoder: Any, captions: Sequence[str]) -> Any:
         ids = tokenizer(list(captions), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         return encoder(ids.input_ids.to(self.device), output_hidden_states=True)
 
-    def digest(self) -> str:
-        """Of the VAE's weights, for what is kept of it."""
+    def digest_vae(self) -> str:
+        """sha256 of the VAE's weights, which names the cache of its latents."""
         sha = hashlib.sha256()
         for name, value in sorted(self.vae.state_dict().items()):
             sha.update(name.encode())
@@ -145,8 +145,8 @@ def overflows(vae: Any) -> bool:
     return vae.dtype == torch.float16 and bool(vae.config.get("force_upcast", False))
 
 
-def load(config: Config, device: torch.device) -> Frozen:
-    """The base model of a run.
+def load(config: Config, device: torch.device) -> FrozenBase:
+    """Loads the base model of a run.
 
     Raises:
         HostError: the file is missing, damaged or another kind of model.
@@ -155,15 +155,15 @@ def load(config: Config, device: torch.device) -> Frozen:
     path = Path(config.base.model)
     extra = Path(config.base.config) if config.base.config else None
     dtype = str(DTYPES[config.precision]).removeprefix("torch.")
-    frozen = Frozen(load_pipeline.load(path, str(device), dtype, config=extra), path.name)
+    frozen = FrozenBase(load_pipeline.load(path, str(device), dtype, config=extra), path.name)
     require_family(path.name, frozen.family, config.base.family)
     if config.gradient_checkpointing:
         cast(Any, frozen.unet).enable_gradient_checkpointing()
     return frozen
 
 
-def require_family(name: str, found: Base, said: Base) -> None:
+def require_family(name: str, found: Base, expected: Base) -> None:
     """Raises TrainingError where a model is of another family than the configuration says."""
-    if found != said:
-        problem = f"{name} is of the family {found}, the configuration says {said}"
+    if found != expected:
+        problem = f"{name} is of the family {found}, the configuration says {expected}"
         raise TrainingError(problem, f'Set base.family = "{found}".')

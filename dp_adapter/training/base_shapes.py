@@ -102,8 +102,8 @@ class BaseModels:
         return cast(Any, self.texts[-1]).config.projection_dim
 
 
-def models(config: Config) -> BaseModels:
-    """Of the folder or file that the configuration names, where it is here; else of its family's own model.
+def build(config: Config) -> BaseModels:
+    """Builds the models of the folder or file that the configuration names, or else those of its family's own base.
 
     Raises:
         HostError, TrainingError: it is no model, of another family, or its sizes are not known.
@@ -113,17 +113,19 @@ def models(config: Config) -> BaseModels:
 
     library, family = cast(Any, diffusers), config.base.family
     path = Path(config.base.model)
-    folder = _configurations(path, config.base.config, family)
-    told = [_of(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
-    mine = (UNETS[family], _VAE, _CLIP_L, _CLIP_G)
-    unet, vae, first, second = (one or two for one, two in zip(told, mine, strict=True)) if told[0] else mine
+    folder = _find_configurations(path, config.base.config, family)
+    configured = [_read_config(folder, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")]
+    defaults = (UNETS[family], _VAE, _CLIP_L, _CLIP_G)
+    unet, vae, first, second = (
+        (own or default for own, default in zip(configured, defaults, strict=True)) if configured[0] else defaults
+    )
     with torch.device("meta"):
         texts: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**first))]
         if family == "sdxl":
             texts.append(CLIPTextModelWithProjection(CLIPTextConfig(**second)))
         found = BaseModels(
-            library.UNet2DConditionModel.from_config(unet) if told[0] else library.UNet2DConditionModel(**unet),
-            library.AutoencoderKL.from_config(vae) if told[0] else library.AutoencoderKL(**vae),
+            library.UNet2DConditionModel.from_config(unet) if configured[0] else library.UNet2DConditionModel(**unet),
+            library.AutoencoderKL.from_config(vae) if configured[0] else library.AutoencoderKL(**vae),
             tuple(texts),
             folder is not None,
         )
@@ -132,14 +134,14 @@ def models(config: Config) -> BaseModels:
     return found
 
 
-def _configurations(path: Path, given: str, family: Base) -> Path | None:
+def _find_configurations(path: Path, given: str, family: Base) -> Path | None:
     """The folder in which a model's configurations lie; None where the model is not here.
 
     Args:
         given: the folder for a single file that the run names; empty for none.
     """
     if path.is_dir():
-        unet = _of(path, "unet")
+        unet = _read_config(path, "unet")
         if unet is None:
             raise HostError(
                 f"{path} is no diffusers model: it has no unet/config.json", "Give the folder that has one."
@@ -154,15 +156,15 @@ def _configurations(path: Path, given: str, family: Base) -> Path | None:
 
 def _require_size(file: Path, unet: nn.Module) -> None:
     """Raises HostError where a file holds a UNet of another size than its configurations say."""
-    there, said = unet_parameters(file), sum(value.numel() for value in unet.parameters())
-    if there != said:
+    actual, expected = unet_parameters(file), sum(value.numel() for value in unet.parameters())
+    if actual != expected:
         raise HostError(
-            f"{file.name} holds a UNet of {there / 1e6:.1f} M parameters, its configurations are of one of "
-            f"{said / 1e6:.1f} M",
+            f"{file.name} holds a UNet of {actual / 1e6:.1f} M parameters, its configurations are of one of "
+            f"{expected / 1e6:.1f} M",
             f"Put the folder {file.stem} with its own configurations beside it.",
         )
 
 
-def _of(folder: Path | None, part: str) -> dict[str, Any] | None:
+def _read_config(folder: Path | None, part: str) -> dict[str, Any] | None:
     path = None if folder is None else folder / part / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None

@@ -1,4 +1,4 @@
-"""What a training run is told: one TOML file, checked before anything is loaded. docs/training.md has the table."""
+"""The configuration of a training run: one TOML file, checked before anything is loaded; table in docs/training.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EncoderName = Literal["sface", "arcface", "transface"]
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class BaseModelConfig:
     """The frozen model.
 
     Attributes:
@@ -34,13 +34,12 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataConfig:
     """Attributes:
     shards: tar files, names with ``*`` and ``?`` allowed.
     resolution: side of the training pictures in px, a multiple of 64.
     cache_latents: encode all pictures once and keep their latents, in memory and in ``out``.
     drop_identity, drop_text, drop_both: shares of samples without one or both conditions.
-    shuffle: the reference is another photo of the same person, where there is one.
     hair: share of samples whose region holds the hair too.
     grow, feather: of the region, in widths of the face.
     workers: processes that read pictures; 0 with cached latents.
@@ -52,7 +51,6 @@ class Data:
     drop_identity: float = 0.05
     drop_text: float = 0.05
     drop_both: float = 0.05
-    shuffle: bool = True
     hair: float = 0.3
     grow: float = 0.06
     feather: float = 0.04
@@ -60,9 +58,9 @@ class Data:
 
 
 @dataclass(frozen=True)
-class AdapterPlan:
+class AdapterConfig:
     """Attributes:
-    encoder: whose embedding of the face the identity tokens are made of.
+    encoder: the face network whose embedding the identity tokens are made of.
     tokens: identity tokens T.
     tca_rank: of the text pathway's low-rank weights, from the first stage that trains them on; 0 for none.
     gated: FaceChain-FACT's pathway before the text attention (SD1.5, TransFace); without TCA and FFB.
@@ -75,10 +73,15 @@ class AdapterPlan:
     gated: bool = False
     start: str = ""
 
+    @property
+    def mode(self) -> Literal["add", "gated"]:
+        """How the adapter acts, as ``AdaptedUNet`` takes it."""
+        return "gated" if self.gated else "add"
+
 
 @dataclass(frozen=True)
-class Losses:
-    """Weights of the terms; 0 leaves one out, with what it costs. Defaults depend on the stage, see ``DEFAULTS``.
+class LossWeights:
+    """Weights of the terms; 0 leaves one out, with what it costs. Defaults depend on the stage, see ``DEFAULT_LOSSES``.
 
     Attributes:
         face: (1 + face_gain M) MSE; face_only: share of samples whose loss counts inside M alone.
@@ -87,8 +90,8 @@ class Losses:
         swap: ‖(1 - M)(eps(c_id) - sg eps(c'_id))‖², c'_id between this person and another.
         localisation: attention outside M minus inside, over the middle five stages.
         fair: FaceChain-FACT's change of features outside M.
-        edit: MasterWeaver's editing directions, every ``edit_every`` steps.
-        identity: 1 - cos of the face in the decoded prediction, for timesteps up to ``identity_below``.
+        edit: MasterWeaver's editing directions, every second step.
+        identity: 1 - cos of the face in the decoded prediction, for timesteps up to 250.
         story: StoryMaker's mask loss.
         text_off: share of samples whose text attention is switched off.
     """
@@ -102,21 +105,19 @@ class Losses:
     localisation: float = 0.0
     fair: float = 0.0
     edit: float = 0.0
-    edit_every: int = 2
     identity: float = 0.0
-    identity_below: int = 250
     story: float = 0.0
     text_off: float = 0.0
 
 
-DEFAULTS: Mapping[StageKind, Losses] = MappingProxyType(
+DEFAULT_LOSSES: Mapping[StageKind, LossWeights] = MappingProxyType(
     {
-        "iea": Losses(face=1.0, face_only=0.5, localisation=0.01, text_off=0.5),
-        "tca": Losses(background=1.0, consistency=0.4, swap=0.6),
-        "ffb": Losses(face=1.0, consistency=0.4, swap=0.6, fair=0.01, edit=0.02, identity=0.1),
+        "iea": LossWeights(face=1.0, face_only=0.5, localisation=0.01, text_off=0.5),
+        "tca": LossWeights(background=1.0, consistency=0.4, swap=0.6),
+        "ffb": LossWeights(face=1.0, consistency=0.4, swap=0.6, fair=0.01, edit=0.02, identity=0.1),
     }
 )
-"""Losses of the three stages, method.md, Training [ours]."""
+"""Loss weights of the three stages, method.md, Training [ours]."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class TrainingStage:
     warmup: steps over which the learning rate rises; schedule: what it does then.
     iea_lr: factor on the learning rate of the IEA's weights in stage ``ffb``.
     clip: largest norm of the gradient; 0 for none.
-    losses: see ``Losses``.
+    losses: see ``LossWeights``.
     """
 
     kind: StageKind
@@ -140,7 +141,12 @@ class TrainingStage:
     schedule: Literal["constant", "cosine"] = "constant"
     iea_lr: float = 0.1
     clip: float = 1.0
-    losses: Losses = field(default_factory=Losses)
+    losses: LossWeights = field(default_factory=LossWeights)
+
+    @property
+    def edited_rows(self) -> int:
+        """Samples of a batch whose captions the editing loss changes."""
+        return max(1, self.batch // 4)
 
 
 @dataclass(frozen=True)
@@ -175,10 +181,10 @@ class Config:
     """
 
     out: str
-    base: BaseModel
-    data: Data
+    base: BaseModelConfig
+    data: DataConfig
     stage: tuple[TrainingStage, ...]
-    adapter: AdapterPlan = field(default_factory=AdapterPlan)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     watch: MonitorConfig = field(default_factory=MonitorConfig)
     seed: int = 0
     precision: Literal["no", "fp16", "bf16"] = "no"
@@ -211,9 +217,9 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
         text = read_text(path)
     except (OSError, ValueError) as error:
         raise SettingsError("config", f"{path} cannot be read ({error})", "Check the path.") from error
-    tables = _toml(text, str(path))
+    tables = _parse_toml(text, str(path))
     for change in changes:
-        _set(tables, change)
+        _apply_change(tables, change)
     return from_tables(tables)
 
 
@@ -223,7 +229,7 @@ def from_tables(tables: Mapping[str, object]) -> Config:
     stages = tables.get("stage")
     if not isinstance(stages, list) or not stages:
         raise SettingsError("stage", "there is none", "Write at least one [[stage]] table with its kind and steps.")
-    tables["stage"] = [_with_losses(one, f"stage[{i}]") for i, one in enumerate(cast("list[object]", stages))]
+    tables["stage"] = [_fill_in_losses(one, f"stage[{i}]") for i, one in enumerate(cast("list[object]", stages))]
     config = decode(Config, tables)
     _check(config)
     return config
@@ -234,19 +240,19 @@ def to_tables(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _with_losses(table: object, path: str) -> object:
-    """A stage's table whose losses are those of its kind where it does not say others."""
+def _fill_in_losses(table: object, path: str) -> object:
+    """A stage's table, with its kind's default weights for the losses that it does not name."""
     if not isinstance(table, Mapping):
         raise SettingsError(path, "is not a table", "Write [[stage]].")
     stage = dict(cast(Mapping[str, object], table))
     kind = stage.get("kind")
-    if kind in DEFAULTS:
-        losses = decode(Losses, stage.get("losses", {}), f"{path}.losses", DEFAULTS[cast(StageKind, kind)])
+    if kind in DEFAULT_LOSSES:
+        losses = decode(LossWeights, stage.get("losses", {}), f"{path}.losses", DEFAULT_LOSSES[cast(StageKind, kind)])
         stage["losses"] = dataclasses.asdict(losses)
     return stage
 
 
-def _toml(text: str, name: str) -> dict[str, Any]:
+def _parse_toml(text: str, name: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib as library
     else:
@@ -257,7 +263,7 @@ def _toml(text: str, name: str) -> dict[str, Any]:
         raise SettingsError("config", f"{name} is no TOML ({error})", "Correct that line.") from error
 
 
-def _set(tables: dict[str, Any], change: str) -> None:
+def _apply_change(tables: dict[str, Any], change: str) -> None:
     path, equals, value = change.partition("=")
     if not equals:
         raise SettingsError(path, "no value was given", "Write --set KEY=VALUE.")
@@ -277,13 +283,13 @@ def _set(tables: dict[str, Any], change: str) -> None:
     if not isinstance(at, dict):
         raise SettingsError(path, "names a list", "Give a number and a key, as in stage.0.steps=10.")
     try:
-        at[last] = _toml(f"value = {value}", "value")["value"]
+        at[last] = _parse_toml(f"value = {value}", "value")["value"]
     except SettingsError:
         at[last] = value
 
 
 def _check(config: Config) -> None:
-    """What types cannot say."""
+    """Checks ranges and combinations, which types cannot express."""
     shares = {
         f"data.{name}": getattr(config.data, name) for name in ("drop_identity", "drop_text", "drop_both", "hair")
     }
@@ -293,8 +299,7 @@ def _check(config: Config) -> None:
         for name in ("steps", "batch", "accumulate"):
             _require(getattr(stage, name) >= 1, f"{at}.{name}", "must be 1 or more", 1)
         _require(stage.lr > 0, f"{at}.lr", "must be more than 0", 1e-4)
-        _require(stage.losses.edit_every >= 1, f"{at}.losses.edit_every", "must be 1 or more", 1)
-        _check_parts(config, stage, at)
+        _check_adapter(config, stage, at)
     for name, value in shares.items():
         _require(0 <= value <= 1, name, f"{value} is no share", min(max(value, 0.0), 1.0))
     side = config.data.resolution
@@ -305,7 +310,7 @@ def _check(config: Config) -> None:
     _require(config.watch.keep >= 1, "watch.keep", "must be 1 or more", 1)
 
 
-def _check_parts(config: Config, stage: TrainingStage, at: str) -> None:
+def _check_adapter(config: Config, stage: TrainingStage, at: str) -> None:
     plan = config.adapter
     if plan.gated:
         _require(

@@ -5,7 +5,6 @@ Shapes: B pictures of H x W px; crops of s x s px.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,38 +33,17 @@ class FaceNetwork(Protocol):
 
 
 class DifferentiableSFace(nn.Module):
-    """The shipped SFace, as ``identity.faces.face_encoders.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128].
-
-    Args:
-        path: another SFace file; the shipped one when None.
-    """
+    """The shipped SFace, as ``identity.faces.face_encoders.SFace`` runs it: crops [B, 3, 112, 112] -> [B, 128]."""
 
     size = 112
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.net = OnnxNet(path or shipped_path(SFACE))
+        self.net = OnnxNet(shipped_path(SFACE))
 
     def forward(self, crops: Tensor) -> Tensor:
         with torch.autocast(crops.device.type, enabled=False):
             return self.net(crops.float())
-
-
-class DifferentiableArcFace(nn.Module):
-    """A recognition network of insightface's packs (``w600k_r50.onnx``): [B, 3, 112, 112] -> [B, e].
-
-    insightface's ``ArcFaceONNX`` takes RGB scaled to -1..1 (mean and deviation 127.5).
-    """
-
-    size = 112
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.net = OnnxNet(path)
-
-    def forward(self, crops: Tensor) -> Tensor:
-        with torch.autocast(crops.device.type, enabled=False):
-            return self.net((crops.float() - 127.5) / 127.5)
 
 
 def embed_faces(network: FaceNetwork, pictures: Tensor, points: NDArray[np.float32]) -> Tensor:
@@ -83,16 +61,16 @@ def embed_faces(network: FaceNetwork, pictures: Tensor, points: NDArray[np.float
 
 
 def embed_crops(network: FaceNetwork, pictures: Tensor, warps: Tensor) -> Tensor:
-    """`embed_faces` with the ways to the crops known, `crop_warp` [B, 2, 3], so that nothing is left to the CPU."""
-    return network(decoded_crops(pictures, warps, network.size))
+    """`embed_faces` with warps that are known, `crop_warp` [B, 2, 3], so that the CPU computes nothing."""
+    return network(crop_decoded(pictures, warps, network.size))
 
 
-def decoded_crops(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
-    """`cropped` from pictures in -1..1, as the VAE decodes them, to crops in 0..255."""
-    return cropped((pictures.float() * 0.5 + 0.5).clamp(0, 1) * 255, warps, size)
+def crop_decoded(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
+    """`crop_aligned` from pictures in -1..1, as the VAE decodes them, to crops in 0..255."""
+    return crop_aligned((pictures.float() * 0.5 + 0.5).clamp(0, 1) * 255, warps, size)
 
 
-def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
+def crop_aligned(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
     """``identity.faces.face.norm_crop`` for a batch, with gradients: [B, 3, H, W] -> [B, 3, s, s], black outside.
 
     Without OpenCV's rounding of coordinates to 1/32 px.
@@ -106,7 +84,7 @@ def cropped(pictures: Tensor, warps: Tensor, size: int) -> Tensor:
 
 
 def crop_warp(points: NDArray[np.float32], height: int, width: int, size: int) -> NDArray[np.float32]:
-    """From an aligned crop to its picture, in ``affine_grid``'s coordinates, which are -1 and 1 at the edges: [2, 3].
+    """The warp [2, 3] from an aligned crop to its picture, in ``affine_grid``'s coordinates (-1 and 1 at the edges).
 
     Args:
         points: [5, 2], left eye, right eye, nose, left and right mouth corner, in px between pixel centres.

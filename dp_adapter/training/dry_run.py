@@ -1,4 +1,4 @@
-"""What a run needs, before it is started: the real shapes on the meta device, where nothing is computed.
+"""Estimates a run's memory and time before it starts, with the real shapes on the meta device, which computes nothing.
 
 Activations are what autograd really keeps: every tensor that ``torch.autograd.graph.saved_tensors_hooks`` is given in a
 forward of the adapted UNet, each storage once, without parameters. Work is what ``FlopCounterMode`` counts in that
@@ -27,10 +27,11 @@ from dp_adapter.training import base_shapes
 from dp_adapter.training.base_model import DTYPES, overflows
 from dp_adapter.training.config import Config, TrainingStage
 from dp_adapter.training.data.batches import LATENT
-from dp_adapter.training.initial_adapter import WIDTHS, new_adapter, with_pathways
-from dp_adapter.training.training_stages import first, trained_by
+from dp_adapter.training.initial_adapter import WIDTHS, add_pathways, new_adapter
+from dp_adapter.training.losses import EDIT_EVERY, IDENTITY_TIMESTEP
+from dp_adapter.training.objective import choose_records
+from dp_adapter.training.training_stages import make_first_adapter, unfreeze
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions
-from dp_adapter.training.unet.call import Record
 
 _GIB = 2**30
 
@@ -40,11 +41,12 @@ class ForwardPass:
     """One row through a model with gradients.
 
     Attributes:
-        kept: bytes of activations; recomputed: with gradient checkpointing, the blocks' inputs and the largest block.
+        activations: bytes that autograd keeps.
+        recomputed: the same with gradient checkpointing: the blocks' inputs and the largest block.
         forward, backward: floating-point operations.
     """
 
-    kept: int
+    activations: int
     recomputed: int
     forward: int
     backward: int
@@ -59,7 +61,7 @@ class StageNeeds:
         frozen: weights of UNet, VAE and text encoders; adapter: its weights and their running average.
         updating: gradients and AdamW's two moments.
         activations, checkpointed: without and with gradient checkpointing.
-        flops, flops_checkpointed: of a step with all its passes; hours: at the throughput that was given, the same two.
+        flops, flops_checkpointed: of a step with all its passes; hours: of both, at the throughput of ``estimate``.
     """
 
     stage: TrainingStage
@@ -80,10 +82,11 @@ class StageNeeds:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a run; ``unet`` parameters of the frozen UNet, ``throughput`` in operations a second.
+    """What a run needs.
 
     Attributes:
-        base: whose sizes these are, in words.
+        unet: number of the frozen UNet's parameters; throughput: operations a second.
+        base: name of the model that has these sizes.
     """
 
     unet: int
@@ -112,7 +115,7 @@ class Estimate:
         lines.append("")
         lines.append(
             f"Memory in GiB a device; hours at {self.throughput / 1e12:g} TFLOPS reached in practice, all steps on one "
-            f"device. The UNet of {self.base} has {_millions(self.unet)} M parameters. Not in it: what lives inside "
+            f"device. The UNet of {self.base} has {_in_millions(self.unet)} M parameters. Not in it: what lives inside "
             "one operation, the CUDA context, the allocator's gaps."
         )
         return "\n".join(lines)
@@ -125,29 +128,29 @@ def estimate(config: Config, throughput: float) -> Estimate:
         throughput: floating-point operations a second.
     """
     dtype = DTYPES[config.precision]
-    models = base_shapes.models(config)
+    models = base_shapes.build(config)
     for model in (models.unet, models.vae, *models.texts):
         nn.Module.to(model, dtype).requires_grad_(False).eval()  # torch's own move: diffusers' warns each time
     if overflows(models.vae):
-        models.vae.float()  # as a copy of it decodes (``Frozen.decoded``)
+        models.vae.float()  # as a copy of it decodes (``FrozenBase.decoded``)
     stages: list[StageNeeds] = []
     plan = config.adapter
     start = None
     if plan.start and Path(plan.start).is_file():
-        start = first(config, models.unet, config.base.family, WIDTHS[plan.encoder]).to("meta")
-    with torch.device("meta"), flash_attention(), _normed_in_full(models):
+        start = make_first_adapter(config, models.unet, config.base.family, WIDTHS[plan.encoder]).to("meta")
+    with torch.device("meta"), flash_attention(), _norms_in_float32(models):
         for stage in config.stage:
-            stages.append(_stage(config, stage, models, copy.deepcopy(start), dtype, throughput))
+            stages.append(_estimate_stage(config, stage, models, copy.deepcopy(start), dtype, throughput))
     own = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}[config.base.family]
     name = Path(config.base.model).name if models.here else f"{own} (there is no {config.base.model})"
-    return Estimate(_count(models.unet), throughput, tuple(stages), name)
+    return Estimate(_count_parameters(models.unet), throughput, tuple(stages), name)
 
 
-def _millions(number: int) -> str:
+def _in_millions(number: int) -> str:
     return f"{number / 1e6:.0f}" if number >= 10e6 else f"{number / 1e6:.2f}"
 
 
-def _stage(
+def _estimate_stage(
     config: Config,
     stage: TrainingStage,
     models: base_shapes.BaseModels,
@@ -156,38 +159,30 @@ def _stage(
     throughput: float,
 ) -> StageNeeds:
     plan, losses = config.adapter, stage.losses
-    adapter = start or new_adapter(models.unet, plan.encoder, "gated" if plan.gated else "add", plan.tokens)
-    with_pathways(adapter, 0 if stage.kind == "iea" else plan.tca_rank, stage.kind == "ffb")
-    parameters, trained = _count(adapter), sum(value.numel() for value in trained_by(adapter, stage.kind).values())
-    adapter.requires_grad_(False)
-    for parameter in trained_by(adapter, stage.kind).values():
-        parameter.requires_grad_(True)
-    adapted = AdaptedUNet(models.unet, adapter.to(dtype), mode="gated" if plan.gated else "add")
-    records: dict[Record, float] = {
-        "localisation": losses.localisation,
-        "fair": losses.fair,
-        "attention": losses.story,
-    }
-    record = frozenset(name for name, weight in records.items() if weight)
+    adapter = start or new_adapter(models.unet, plan.encoder, plan.mode, plan.tokens)
+    add_pathways(adapter, 0 if stage.kind == "iea" else plan.tca_rank, stage.kind == "ffb")
+    parameters = _count_parameters(adapter)
+    trained = sum(value.numel() for value in unfreeze(adapter, stage.kind).values())
+    adapted = AdaptedUNet(models.unet, adapter.to(dtype), mode=plan.mode)
     cells = config.data.resolution // LATENT
-    inputs = _inputs(models, plan.tokens, cells, dtype, config.base.family == "sdxl")
-    one = measured(lambda: adapted(**inputs, record=record).noise, adapted)
+    inputs = _make_inputs(models, plan.tokens, cells, dtype, config.base.family == "sdxl")
+    one = measure_pass(lambda: adapted(**inputs, record=choose_records(losses)).noise, adapted)
     adapted.release()
     # Rows of the UNet with gradients, and further ones without: the base model's, another person's.
-    edited = max(1, stage.batch // 4) / losses.edit_every if losses.edit else 0.0
+    edited = stage.edited_rows / EDIT_EVERY if losses.edit else 0.0
     with_gradients = stage.batch + 2 * edited
     without = stage.batch * (bool(losses.consistency) + bool(losses.swap)) + 2 * edited
-    at_once = stage.batch + (2 * max(1, stage.batch // 4) if losses.edit else 0)
-    kept, recomputed = one.kept * at_once, one.recomputed * at_once
+    at_once = stage.batch + (2 * stage.edited_rows if losses.edit else 0)
+    kept, recomputed = one.activations * at_once, one.recomputed * at_once
     forward = one.forward * (with_gradients + without)
     backward, again = one.backward * with_gradients, one.forward * with_gradients
-    frozen = sum(_count(model) for model in (models.unet, models.vae, *models.texts)) * dtype.itemsize
+    frozen = sum(_count_parameters(model) for model in (models.unet, models.vae, *models.texts)) * dtype.itemsize
     if losses.identity:
         vae = cast(Any, models.vae).dtype
-        frozen += _count(models.vae) * vae.itemsize if vae != dtype else 0
-        decoded = measured(lambda: _decoded(models.vae, cells), models.vae)
-        rows = stage.batch * (losses.identity_below + 1) / 1000
-        kept, recomputed = (value + decoded.kept * math.ceil(rows) for value in (kept, recomputed))
+        frozen += _count_parameters(models.vae) * vae.itemsize if vae != dtype else 0
+        decoded = measure_pass(lambda: _decode_one(models.vae, cells), models.vae)
+        rows = stage.batch * (IDENTITY_TIMESTEP + 1) / 1000
+        kept, recomputed = (value + decoded.activations * math.ceil(rows) for value in (kept, recomputed))
         forward, backward = forward + rows * decoded.forward, backward + rows * decoded.backward
     flops = int((forward + backward) * stage.accumulate)
     flops_checkpointed = flops + int(again * stage.accumulate)
@@ -206,7 +201,9 @@ def _stage(
     )
 
 
-def _inputs(models: base_shapes.BaseModels, tokens: int, cells: int, dtype: torch.dtype, xl: bool) -> dict[str, Any]:
+def _make_inputs(
+    models: base_shapes.BaseModels, tokens: int, cells: int, dtype: torch.dtype, xl: bool
+) -> dict[str, Any]:
     """One row's arguments of ``AdaptedUNet``; the tokens take gradients, as those of a projection do."""
     identity = torch.empty(1, tokens, models.context, dtype=dtype, requires_grad=True)
     text = torch.empty(1, 77, models.context, dtype=dtype)
@@ -219,22 +216,22 @@ def _inputs(models: base_shapes.BaseModels, tokens: int, cells: int, dtype: torc
     }
 
 
-def _decoded(vae: Any, cells: int) -> Tensor:
+def _decode_one(vae: Any, cells: int) -> Tensor:
     latents = torch.empty(1, 4, cells, cells, dtype=vae.dtype, requires_grad=True)
     return vae.decode(latents).sample
 
 
-def measured(run: Callable[[], Tensor], module: nn.Module) -> ForwardPass:
-    """One forward and backward of a module on the meta device."""
-    parameters = {_storage(value) for value in (*module.parameters(), *module.buffers())}
+def measure_pass(run: Callable[[], Tensor], module: nn.Module) -> ForwardPass:
+    """Measures one forward and backward of a module on the meta device."""
+    parameters = {_storage_id(value) for value in (*module.parameters(), *module.buffers())}
     kept: dict[int, int] = {}
-    blocks = [one for name, one in _modules(module) if _is_block(name)]
+    blocks = [one for name, one in _named_modules(module) if _is_block(name)]
     inside: list[dict[int, int]] = []
     entered: dict[int, int] = {}
     largest = 0
 
     def pack(value: Tensor) -> Tensor:
-        storage = _storage(value)
+        storage = _storage_id(value)
         if storage not in parameters and storage not in kept:
             kept[storage] = value.untyped_storage().nbytes()
             if inside:
@@ -245,7 +242,7 @@ def measured(run: Callable[[], Tensor], module: nn.Module) -> ForwardPass:
         inside.append({})
         for value in args:
             if isinstance(value, Tensor):
-                entered[_storage(value)] = value.untyped_storage().nbytes()
+                entered[_storage_id(value)] = value.untyped_storage().nbytes()
 
     def leave(_module: nn.Module, _args: object, _output: object) -> None:
         nonlocal largest, in_blocks
@@ -271,20 +268,20 @@ def measured(run: Callable[[], Tensor], module: nn.Module) -> ForwardPass:
 
 
 def _is_block(name: str) -> bool:
-    """What diffusers checkpoints: resnets and transformer blocks of the UNet."""
+    """Whether diffusers checkpoints a module: resnets and transformer blocks of the UNet."""
     pieces = name.split(".")
     return name.startswith("unet.") and len(pieces) > 2 and pieces[-2] in ("resnets", "transformer_blocks")
 
 
-def _modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
+def _named_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return list(cast(Any, module).named_modules())
 
 
-def _storage(value: Tensor) -> int:
+def _storage_id(value: Tensor) -> int:
     return cast(Any, value.untyped_storage())._cdata
 
 
-def _count(module: nn.Module) -> int:
+def _count_parameters(module: nn.Module) -> int:
     return sum(value.numel() for value in module.parameters())
 
 
@@ -308,8 +305,8 @@ class _Flash(torch.autograd.Function):
 
 @contextmanager
 def flash_attention() -> Generator[None]:
-    """On the meta device torch takes its written-out attention, which no GPU does: here the fused kernel's costs."""
-    kept = F.scaled_dot_product_attention
+    """Counts attention as a fused kernel does it: on the meta device torch writes it out, which no GPU does."""
+    original = F.scaled_dot_product_attention
 
     def fused(q: Tensor, k: Tensor, v: Tensor, *_args: object, **_kwargs: object) -> Tensor:
         return cast(Any, _Flash).apply(q, k, v)
@@ -318,24 +315,24 @@ def flash_attention() -> Generator[None]:
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = kept
+        F.scaled_dot_product_attention = original
 
 
 @contextmanager
-def _normed_in_full(models: base_shapes.BaseModels) -> Generator[None]:
-    """Autocast computes norms in float32 and keeps their inputs so; the meta device has no autocast."""
+def _norms_in_float32(models: base_shapes.BaseModels) -> Generator[None]:
+    """Computes norms in float32 and keeps their inputs so, as autocast does, which the meta device does not have."""
     with ExitStack() as stack:
         for model in (models.unet, models.vae):
             dtype: torch.dtype = cast(Any, model).dtype
-            for _, module in _modules(model):
+            for _, module in _named_modules(model):
                 if dtype != torch.float32 and isinstance(module, nn.GroupNorm | nn.LayerNorm):
                     module.float()
                     before = module.register_forward_pre_hook(lambda _m, args: (args[0].float(), *args[1:]))
-                    after = module.register_forward_hook(_to(dtype))
+                    after = module.register_forward_hook(_cast_to(dtype))
                     stack.callback(before.remove)
                     stack.callback(after.remove)
         yield
 
 
-def _to(dtype: torch.dtype) -> Callable[[nn.Module, object, Tensor], Tensor]:
+def _cast_to(dtype: torch.dtype) -> Callable[[nn.Module, object, Tensor], Tensor]:
     return lambda _module, _args, output: output.to(dtype)

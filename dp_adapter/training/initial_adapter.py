@@ -1,4 +1,4 @@
-"""Where a training starts: a fresh adapter for a UNet, or one that was read from a file.
+"""The adapter that a training starts from: a new one for a UNet, or one read from a file.
 
 Shapes: T identity tokens, D width of the text context.
 """
@@ -30,7 +30,7 @@ _BLENDING_RANK = 16
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialAdapter:
     """An adapter to go on training, in float32, and what it is for."""
 
     adapter: Adapter
@@ -44,20 +44,17 @@ def new_adapter(
     encoder: Encoder,
     kind: Mode = "add",
     tokens: int = 4,
-    tca_rank: int = 0,
-    ffb: bool = False,
     width: int | None = None,
 ) -> Adapter:
-    """A fresh adapter in float32, all of whose parameters take gradients.
+    """Makes a new adapter in float32, all of whose parameters take gradients.
 
     The identity's keys and values start as the text's own (tencent-ailab/IP-Adapter@62e4af9
-    ``tutorial_train_faceid.py``); TCA, FFB and FACT's gates start without effect.
+    ``tutorial_train_faceid.py``); FACT's gates start without effect.
 
     Args:
         encoder: whose embedding (or, of TransFace, patches) makes the tokens.
         kind: ``add`` has keys and values at every site, ``gated`` FACT's self-attention.
         tokens: T; 4 in FaceID, 16 in FACT.
-        tca_rank, ffb: as in ``with_pathways``.
         width: of the encoder's output, where it is not the usual one.
 
     Raises:
@@ -79,13 +76,12 @@ def new_adapter(
         with torch.no_grad():
             # A face's vector has length 1: times the root of its width each entry has variance 1, as a layer expects.
             projection.get_parameter("proj.0.weight").mul_(features**0.5)
-    fresh = _gated_site if kind == "gated" else _site
-    adapter = Adapter(projection, [fresh(attn2) for attn2 in sites])
-    return adapter if kind == "gated" else with_pathways(adapter, tca_rank, ffb)
+    fresh = _make_gated_site if kind == "gated" else _make_site
+    return Adapter(projection, [fresh(attn2) for attn2 in sites])
 
 
-def with_pathways(adapter: Adapter, tca_rank: int = 0, ffb: bool = False) -> Adapter:
-    """The adapter with TCA (of a rank above 0) and FFB at the sites that have none, for stages 2 and 3.
+def add_pathways(adapter: Adapter, tca_rank: int = 0, ffb: bool = False) -> Adapter:
+    """Adds TCA (for a rank above 0) and FFB at the sites that have none, for stages 2 and 3.
 
     Both start without effect, but a gate that can be trained starts from the mask itself, not from its power by level.
     """
@@ -118,11 +114,11 @@ def new_resampler(features: int, tokens: int, context: int) -> Resampler:
     return net
 
 
-def from_public(path: Path) -> Start:
-    """An adapter from a file, as what a training goes on from.
+def read_initial_adapter(path: Path) -> InitialAdapter:
+    """Reads an adapter that a training can start from.
 
-    Of IP-Adapter-FaceID-Plus the part that sees the face embedding is taken, without CLIP's; which in v2 is a model by
-    itself. The LoRA inside FaceID files stays out: what is trained here leaves the UNet alone.
+    Of IP-Adapter-FaceID-Plus it takes the part that reads the face embedding, without CLIP's; in v2 that part is a
+    whole model. The LoRA inside FaceID files is left out, since training does not change the UNet.
 
     Raises:
         WeightsError: the file cannot be read, or its tokens are made of something that cannot be trained with.
@@ -130,7 +126,7 @@ def from_public(path: Path) -> Start:
     checkpoint = formats.read(path)
     projection, encoder = checkpoint.adapter.projection, checkpoint.encoders[0]
     if isinstance(projection, FacePlusProjection):
-        projection = _face_part(projection)
+        projection = _take_face_part(projection)
     trainable = isinstance(projection, FaceProjection) and encoder != "transface"
     trainable |= isinstance(projection, Resampler) and encoder == "transface"
     if not trainable or encoder not in WIDTHS:
@@ -145,10 +141,10 @@ def from_public(path: Path) -> Start:
             own = parameter.detach().float().clone()  # the file's memory is mapped
             setattr(module, name, nn.Parameter(own))
     mode: Mode = "gated" if isinstance(sites[0], GatedSiteAdapter) else "add"
-    return Start(adapter.train(), checkpoint.base, encoder, mode)
+    return InitialAdapter(adapter.train(), checkpoint.base, encoder, mode)
 
 
-def _face_part(plus: FacePlusProjection) -> FaceProjection:
+def _take_face_part(plus: FacePlusProjection) -> FaceProjection:
     state = {key: value for key, value in plus.state_dict().items() if not key.startswith("perceiver")}
     net = FaceProjection.like(state)
     net.load_state_dict(state)
@@ -159,7 +155,7 @@ def _weight(attn2: nn.Module, linear: str) -> Tensor:
     return cast(Tensor, attn2.get_submodule(linear).weight)
 
 
-def _site(attn2: nn.Module) -> SiteAdapter:
+def _make_site(attn2: nn.Module) -> SiteAdapter:
     keys, values = _weight(attn2, "to_k"), _weight(attn2, "to_v")
     site = SiteAdapter(keys.shape[1], keys.shape[0])
     with torch.no_grad():
@@ -168,6 +164,6 @@ def _site(attn2: nn.Module) -> SiteAdapter:
     return site
 
 
-def _gated_site(attn2: nn.Module) -> GatedSiteAdapter:
+def _make_gated_site(attn2: nn.Module) -> GatedSiteAdapter:
     width, context = _weight(attn2, "to_k").shape
     return GatedSiteAdapter(context, width, _FEED_FORWARD * width)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EDIT_TIMESTEPS = (100, 350)
-"""Range of timesteps at which the editing direction is taken (MasterWeaver)."""
+EDIT_TIMESTEPS, EDIT_EVERY = (100, 350), 2
+"""Range of timesteps at which the editing direction is taken, and in every how many steps (MasterWeaver)."""
 
 IDENTITY_TIMESTEP = 250
 """The last timestep at which the predicted picture shows a face to compare (PortraitBooth, StoryMaker)."""
@@ -48,23 +48,14 @@ def outside_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((1 - mask.float()) * (pred.float() - target.detach().float())).square().mean()
 
 
-def interpolated_identity(
-    tokens: Tensor, others: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
+def interpolated_identity(tokens: Tensor, others: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """c'_id = l c_id + (1 - l) another's, l ~ U(0.2, 0.8) by row: [B, T, D]; no gradient.
 
     Source: csyxwei/MasterWeaver@a77535c ``train_masterweaver_stage2.py``, ``aug_lambda``.
 
     Args:
-        tokens: [B, T, D]; others: likewise, of other people; None takes the row before, where flipping the batch as
-            there would pair the middle row of an odd one with itself.
-
-    Raises:
-        ValueError: one row, and no others.
+        tokens: [B, T, D]; others: likewise, of other people.
     """
-    if others is None and len(tokens) < 2:
-        raise ValueError("a batch of one row has no other identity: give others")
-    others = tokens.roll(1, 0) if others is None else others
     amount = torch.rand(len(tokens), 1, 1, generator=generator, device=tokens.device) * 0.6 + 0.2
     return (amount * tokens + (1 - amount) * others).detach()
 
@@ -150,6 +141,12 @@ def story_mask(attention: Tensor, mask: Tensor) -> Tensor:
     return person + background
 
 
+def noisy_latents(clean: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
+    """x_t of clean latents (DDPM, arXiv 2006.11239, eq. 4): [B, 4, h, w]; the arguments as of ``clean_latents``."""
+    alpha = alphas_cumprod[timesteps][:, None, None, None]
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+
 def clean_latents(noisy: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
     """x0 of a predicted noise (DDPM, arXiv 2006.11239, eq. 15): [B, 4, h, w].
 
@@ -160,7 +157,7 @@ def clean_latents(noisy: Tensor, noise: Tensor, alphas_cumprod: Tensor, timestep
     return (noisy.float() - (1 - alpha).sqrt() * noise.float()) / alpha.sqrt()
 
 
-def identity_loss(embeddings: Tensor, references: Tensor, timesteps: Tensor, last: int = IDENTITY_TIMESTEP) -> Tensor:
+def identity_loss(embeddings: Tensor, references: Tensor, timesteps: Tensor) -> Tensor:
     """L_id: 1 - cos of face embeddings, mean over the rows with t <= 250; 0 where there are none.
 
     Source: arXiv 2312.06354 (PortraitBooth); RedAIGC/StoryMaker@a7ce766 ``train_storymaker.py``, ``get_loss_faceid``.
@@ -169,6 +166,6 @@ def identity_loss(embeddings: Tensor, references: Tensor, timesteps: Tensor, las
         embeddings: [B, e] of the faces in decoded ``clean_latents``; references: [B, e], of the target pictures, which
             get no gradient; timesteps: [B].
     """
-    counts = (timesteps <= last).float()
+    counts = (timesteps <= IDENTITY_TIMESTEP).float()
     apart = 1 - F.cosine_similarity(embeddings.float(), references.detach().float(), dim=-1)
     return (apart * counts).sum() / counts.sum().clamp(min=1)

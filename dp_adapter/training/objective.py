@@ -1,4 +1,4 @@
-"""What is minimised: one forward from a batch to the dictionary of losses, so that every gradient passes one module.
+"""The objective: one forward from a batch to the dictionary of losses, so that every gradient passes one module.
 
 Shapes: B rows, h x w cells of the latent grid, D width of the text context, k rows that are edited.
 """
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from dp_adapter.core.regions.region_masks import on_grid
 from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
-from dp_adapter.training.base_model import Frozen, TextEncoding
-from dp_adapter.training.config import Losses
+from dp_adapter.training.base_model import FrozenBase, TextEncoding
+from dp_adapter.training.config import LossWeights
 from dp_adapter.training.differentiable_faces import FaceNetwork, embed_faces
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions, Prediction
-from dp_adapter.training.unet.call import Record
+from dp_adapter.training.unet.trained_sites import Record
 
 
 @dataclass(frozen=True, eq=False)
 class CaptionEdit:
-    """The first k rows at timesteps of their own, with their captions and with something more in them."""
+    """The first k rows of a batch at timesteps of their own, with their captions and with edited ones."""
 
     noisy: Tensor
     timesteps: Tensor
@@ -32,7 +32,7 @@ class CaptionEdit:
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveInputs:
-    """One batch with everything that is drawn for it.
+    """One batch with everything that is drawn at random for it.
 
     Attributes:
         noisy, noise: [B, 4, h, w]; timesteps: [B]; mask: [B, 1, h, w].
@@ -58,20 +58,30 @@ class ObjectiveInputs:
     seed: int
 
 
+def choose_records(weights: LossWeights) -> frozenset[Record]:
+    """What the UNet's sites must record for these losses."""
+    names: dict[Record, float] = {
+        "localisation": weights.localisation,
+        "fair": weights.fair,
+        "attention": weights.story,
+    }
+    return frozenset(name for name, weight in names.items() if weight)
+
+
 class Objective(nn.Module):
     """The losses of one stage.
 
     Args:
         adapted: the frozen UNet with the stage's adapter; faces: for the identity loss, else None.
-        spread: whether FSDP has split the UNet, whose blocks it gathers again where gradients reach their outputs.
+        spread: whether FSDP has split the UNet; it gathers a block in the backward only if gradients reach its output.
     """
 
     def __init__(
         self,
         adapted: AdaptedUNet,
-        frozen: Frozen,
+        frozen: FrozenBase,
         sites: list[Site],
-        weights: Losses,
+        weights: LossWeights,
         faces: FaceNetwork | None,
         spread: bool = False,
     ) -> None:
@@ -83,42 +93,34 @@ class Objective(nn.Module):
         self._edited_halvings = next(site.halvings for site in sites if site.level == "up")
 
     def forward(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """Each term unweighted by name, and ``loss``, their weighted sum."""
+        """The losses by name, not yet weighted, and ``loss``, their weighted sum."""
         weights, mask = self._weights, inputs.mask
-        conditions = Conditions(inputs.text.context, self.adapted.tokens(inputs.features), mask, inputs.text_on)
-        said = self._said(inputs, conditions, self._recorded())
-        noise = said.noise.float()
+        conditions = Conditions(inputs.text.context, self.adapted.make_tokens(inputs.features), mask, inputs.text_on)
+        prediction = self._predict(inputs, conditions, choose_records(weights))
+        noise = prediction.noise.float()
         terms: dict[str, Tensor] = {}
         if weights.face:
             terms["face"] = losses.masked_mse(noise, inputs.noise, mask, weights.face_gain, inputs.only_inside)
         if weights.background:
             terms["background"] = losses.outside_mse(noise, inputs.noise, mask)
         if weights.consistency:
-            base = self.adapted.base(inputs.noisy, inputs.timesteps, inputs.text.context, inputs.text.added)
+            base = self.adapted.predict_base(inputs.noisy, inputs.timesteps, inputs.text.context, inputs.text.added)
             terms["consistency"] = losses.outside_mse(noise, base, mask)
         if weights.swap:
-            terms["swap"] = losses.outside_mse(noise, self._swapped(inputs, conditions), mask)
-        for name, value in (("localisation", said.localisation), ("fair", said.fair)):
+            terms["swap"] = losses.outside_mse(noise, self._predict_swapped(inputs, conditions), mask)
+        for name, value in (("localisation", prediction.localisation), ("fair", prediction.fair)):
             if value is not None:
                 terms[name] = value
-        if weights.story and said.attention is not None:
-            terms["story"] = losses.story_mask(said.attention, mask)
+        if weights.story and prediction.attention is not None:
+            terms["story"] = losses.story_mask(prediction.attention, mask)
         if weights.edit and inputs.edit is not None:
-            terms["edit"] = self._edit(inputs.edit, conditions)
+            terms["edit"] = self._edit_loss(inputs.edit, conditions)
         if weights.identity:
-            terms["identity"] = self._identity(inputs, noise)
+            terms["identity"] = self._identity_loss(inputs, noise)
         terms["loss"] = torch.stack([getattr(weights, name) * value.float() for name, value in terms.items()]).sum()
         return terms
 
-    def _recorded(self) -> frozenset[Record]:
-        names: dict[Record, float] = {
-            "localisation": self._weights.localisation,
-            "fair": self._weights.fair,
-            "attention": self._weights.story,
-        }
-        return frozenset(name for name, weight in names.items() if weight)
-
-    def _said(
+    def _predict(
         self, inputs: ObjectiveInputs, conditions: Conditions, record: frozenset[Record] = frozenset()
     ) -> Prediction:
         return self.adapted(
@@ -126,23 +128,23 @@ class Objective(nn.Module):
         )
 
     @torch.no_grad()
-    def _swapped(self, inputs: ObjectiveInputs, conditions: Conditions) -> Tensor:
-        """What is predicted for a mixture with another person: [B, 4, h, w]."""
+    def _predict_swapped(self, inputs: ObjectiveInputs, conditions: Conditions) -> Tensor:
+        """The noise predicted for a mixture of each identity with another person's: [B, 4, h, w]."""
         assert conditions.tokens is not None
-        others = self.adapted.tokens(inputs.others)
+        others = self.adapted.make_tokens(inputs.others)
         generator = torch.Generator(inputs.noisy.device).manual_seed(inputs.seed)
         other = losses.interpolated_identity(conditions.tokens, others, generator)
-        return self._said(inputs, replace(conditions, tokens=other)).noise.float()
+        return self._predict(inputs, replace(conditions, tokens=other)).noise.float()
 
-    def _edit(self, edit: CaptionEdit, conditions: Conditions) -> Tensor:
+    def _edit_loss(self, edit: CaptionEdit, conditions: Conditions) -> Tensor:
         count = len(edit.noisy)
         assert conditions.tokens is not None
         tokens, mask = conditions.tokens[:count], conditions.mask[:count]
 
-        through: list[Tensor] = []
+        kept_in_graph: list[Tensor] = []
 
         def features(text: TextEncoding, identity: bool) -> tuple[Tensor, ...]:
-            said: Prediction = self.adapted(
+            prediction: Prediction = self.adapted(
                 edit.noisy,
                 edit.timesteps,
                 Conditions(text.context, tokens, mask),
@@ -150,27 +152,27 @@ class Objective(nn.Module):
                 record=frozenset({"features"}),
                 added_cond_kwargs=text.added,
             )
-            assert said.features is not None
+            assert prediction.features is not None
             if self._spread and identity:
-                through.append(0.0 * said.noise.float().sum())
-            return said.features
+                kept_in_graph.append(0.0 * prediction.noise.float().sum())
+            return prediction.features
 
         with torch.no_grad():
             base = [features(text, False) for text in (edit.edited, edit.plain)]
         edited, plain = features(edit.edited, True), features(edit.plain, True)
         grid = on_grid(mask[:, 0], Grid(*mask.shape[-2:]), self._edited_halvings).flatten(1)[..., None]
-        return sum(through, losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain)))
+        return sum(kept_in_graph, losses.edit_direction(edited, plain, base[0], base[1], [grid] * len(plain)))
 
-    def _identity(self, inputs: ObjectiveInputs, noise: Tensor) -> Tensor:
-        """Only the rows that count are decoded; the rest would cost memory for nothing."""
+    def _identity_loss(self, inputs: ObjectiveInputs, noise: Tensor) -> Tensor:
+        """L_id; decodes only the rows that it counts, since the others would cost memory for nothing."""
         frozen, faces = self._frozen
         assert faces is not None
         known = inputs.sface.square().sum(1) > 0
-        rows = ((inputs.timesteps <= self._weights.identity_below) & inputs.with_identity & known).nonzero()[:, 0]
+        rows = ((inputs.timesteps <= losses.IDENTITY_TIMESTEP) & inputs.with_identity & known).nonzero()[:, 0]
         if not len(rows):
             return noise.sum() * 0.0
         timesteps = inputs.timesteps[rows]
         clean = losses.clean_latents(inputs.noisy[rows], noise[rows], frozen.alphas, timesteps)
         points = inputs.points[rows].cpu().numpy()
-        embeddings = embed_faces(faces, frozen.decoded(clean), points)
-        return losses.identity_loss(embeddings, inputs.sface[rows], timesteps, self._weights.identity_below)
+        embeddings = embed_faces(faces, frozen.decode(clean), points)
+        return losses.identity_loss(embeddings, inputs.sface[rows], timesteps)

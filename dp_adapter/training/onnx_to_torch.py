@@ -1,7 +1,6 @@
 """A small ONNX network as a torch module, so that gradients pass through it.
 
-It knows the layers of face recognition networks, SFace's and insightface's ArcFace ones, weights quantised by blocks
-or channels included.
+It knows the layers of the shipped SFace, whose weights are quantised by blocks.
 """
 
 from __future__ import annotations
@@ -54,13 +53,13 @@ class OnnxNet(nn.Module):
         for name, key in self._keys.items():
             self.register_buffer(key, torch.as_tensor(np.array(values[name], np.float32)), persistent=False)
 
-    def forward(self, x: Tensor, seen: Callable[[Tensor], None] = lambda _: None) -> Tensor:
-        """``seen`` is shown what each layer gives."""
+    def forward(self, x: Tensor, observe: Callable[[Tensor], None] = lambda _: None) -> Tensor:
+        """Runs the network; ``observe`` is called with the output of each layer."""
         known: dict[str, Tensor] = {self._input: x}
         for step in self._steps:
             first, *rest = [known[n] if n in known else self.get_buffer(self._keys[n]) for n in step.inputs]
             known[step.out] = _LAYERS[step.kind](first, rest, step.options)
-            seen(known[step.out])
+            observe(known[step.out])
             for name in step.last_uses:
                 del known[name]
         return known[self._output]
@@ -78,7 +77,7 @@ def _graph(path: Path) -> Any:
 
 
 def _constants(graph: Any) -> tuple[dict[str, Array], list[tuple[str, str, tuple[str, ...], Options]]]:
-    """What is known before any input comes, by name, and the other nodes: kind, output, inputs, options."""
+    """The graph's constants by name, and its other nodes: kind, output, inputs, options."""
     import onnx
     from onnx import numpy_helper
 
@@ -112,45 +111,30 @@ def _with_last_uses(
 
 
 def _dequantised(values: Array, scale: Array, zero: Array, options: Options) -> NDArray[np.float32]:
-    """(values - zero) scale, with a scale for all, for each channel, or for each block along the axis."""
-    axis, block = int(options.get("axis", 1)), int(options.get("block_size", 0))
-    if block:
-        inside = range(values.shape[axis])
-        scale, zero = (np.repeat(x, block, axis=axis).take(inside, axis=axis) for x in (scale, zero))
-    elif scale.ndim == 1:
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    """(values - zero) scale, with a scale for each block along the axis."""
+    axis, block = int(options["axis"]), int(options["block_size"])
+    inside = range(values.shape[axis])
+    scale, zero = (np.repeat(x, block, axis=axis).take(inside, axis=axis) for x in (scale, zero))
     return (values.astype(np.float32) - zero.astype(np.float32)) * scale.astype(np.float32)
 
 
 def _conv(x: Tensor, rest: Sequence[Tensor], options: Options) -> Tensor:
-    top, left, bottom, right = options.get("pads", (0, 0, 0, 0))
-    if (top, left) != (bottom, right):
-        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-    bias = rest[1] if len(rest) > 1 else None
-    strides: tuple[int, int] = tuple(options.get("strides", (1, 1)))
-    return F.conv2d(x, rest[0], bias, strides, (top, left), groups=int(options.get("group", 1)))
+    (weight,), strides, pads = rest, options["strides"], options["pads"]
+    return F.conv2d(x, weight, None, tuple(strides), tuple(pads[:2]), groups=int(options["group"]))
 
 
 def _batch_norm(x: Tensor, rest: Sequence[Tensor], options: Options) -> Tensor:
     scale, bias, mean, variance = rest
-    return F.batch_norm(x, mean, variance, scale, bias, eps=float(options.get("epsilon", 1e-5)))
-
-
-def _gemm(x: Tensor, rest: Sequence[Tensor], options: Options) -> Tensor:
-    return F.linear(x, rest[0] if options.get("transB") else rest[0].T, rest[1] if len(rest) > 1 else None)
+    return F.batch_norm(x, mean, variance, scale, bias, eps=float(options["epsilon"]))
 
 
 _LAYERS: Mapping[str, Callable[[Tensor, Sequence[Tensor], Options], Tensor]] = {
     "Conv": _conv,
     "BatchNormalization": _batch_norm,
-    "Gemm": _gemm,
+    "Gemm": lambda x, rest, _: F.linear(x, *rest),
     "PRelu": lambda x, rest, _: F.prelu(x, rest[0].flatten()),
-    "Add": lambda x, rest, _: x + rest[0],
     "Sub": lambda x, rest, _: x - rest[0],
     "Mul": lambda x, rest, _: x * rest[0],
     "Flatten": lambda x, _rest, _: x.flatten(1),
     "Dropout": lambda x, _rest, _: x,
-    "Identity": lambda x, _rest, _: x,
 }

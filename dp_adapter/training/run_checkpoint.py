@@ -1,6 +1,6 @@
-"""Checkpoints of a run: what a resumed run needs to end with the same bits, in files that hold no code.
+"""Checkpoints of a run: files without code from which it can be resumed and ends with the same bits.
 
-There is no state of random numbers in them: every draw is a function of the seed, the stage, the step and the process.
+They hold no state of random numbers: every draw is a function of the seed, the stage, the step and the process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dp_adapter.errors import TrainingError
 from dp_adapter.training.config import Config, to_tables
 
 FOLDER = "checkpoints"
-_FREE = ("out", "watch", "device")  # what a resumed run may say otherwise
+_MAY_CHANGE = ("out", "watch", "device")  # keys that a resumed run may change
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """How far a run is.
 
     Attributes:
         stage: number of the current stage; step: steps done in it; total: steps done in all.
@@ -41,7 +41,7 @@ class Progress:
     run: Mapping[str, Any]
 
 
-def latest(out: Path) -> Path | None:
+def find_latest(out: Path) -> Path | None:
     """The newest whole checkpoint of a run; None where there is none."""
     found = sorted(path for path in (out / FOLDER).glob("step-*") if (path / "progress.json").is_file())
     return found[-1] if found else None
@@ -70,10 +70,10 @@ def write(
 
 
 def read_progress(folder: Path, config: Config, processes: int) -> Progress:
-    """Raises TrainingError where the run would not go on as it began."""
+    """Reads a checkpoint's progress. Raises TrainingError where the run's configuration or processes have changed."""
     values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     progress = Progress(**values)
-    changed = _changed(progress, to_tables(config))
+    changed = _find_change(progress, to_tables(config))
     if changed:
         raise TrainingError(
             f"The run in {folder.parent.parent} was begun with another {changed}",
@@ -88,17 +88,17 @@ def read_progress(folder: Path, config: Config, processes: int) -> Progress:
 
 
 def read_optimizer(folder: Path) -> dict[str, Any]:
-    """On the CPU: ``load_state_dict`` of an optimiser moves it to the weights' device."""
+    """Reads the optimiser's state onto the CPU; ``load_state_dict`` moves it to the weights' device."""
     loaded = torch.serialization.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     return cast("dict[str, Any]", loaded)
 
 
-def _changed(progress: Progress, now: Mapping[str, Any]) -> str:
-    """Key of the first difference that counts; empty for none. Stages to come may change, and how long this one is."""
+def _find_change(progress: Progress, now: Mapping[str, Any]) -> str:
+    """The first key that must not change but has, empty for none. Later stages may change, and this one's length."""
     before = json.loads(json.dumps(progress.run))
     after = json.loads(json.dumps(now))
     for key, value in before.items():
-        if key != "stage" and key not in _FREE and value != after.get(key):
+        if key != "stage" and key not in _MAY_CHANGE and value != after.get(key):
             return key
     for number, stage in enumerate(before["stage"][: progress.stage + 1]):
         other = dict(after["stage"][number]) if number < len(after["stage"]) else {}

@@ -33,26 +33,26 @@ def decode(record: type[T], table: object, path: str = "", defaults: T | None = 
     for key in values:
         if key not in fields:
             nearest = difflib.get_close_matches(key, fields, 1, 0)[0]
-            raise SettingsError(_joined(path, key), "there is no such key", f"Did you mean '{nearest}'?", nearest)
+            raise SettingsError(_join_path(path, key), "there is no such key", f"Did you mean '{nearest}'?", nearest)
     found: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
-            found[name] = _value(kinds[name], values[name], _joined(path, name))
+            found[name] = _decode_value(kinds[name], values[name], _join_path(path, name))
         elif defaults is not None:
             found[name] = getattr(defaults, name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise SettingsError(_joined(path, name), "is missing", "Give it a value.")
+            raise SettingsError(_join_path(path, name), "is missing", "Give it a value.")
     return record(**found)
 
 
-def _joined(path: str, name: str) -> str:
+def _join_path(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _value(kind: Any, value: object, path: str) -> Any:
+def _decode_value(kind: Any, value: object, path: str) -> Any:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):  # only "X | None"; TOML has no null, so a value is an X
-        return _value(next(one for one in get_args(kind) if one is not type(None)), value, path)
+        return _decode_value(next(one for one in get_args(kind) if one is not type(None)), value, path)
     if origin is Literal:
         if value not in get_args(kind):
             known = [str(one) for one in get_args(kind)]
@@ -63,7 +63,7 @@ def _value(kind: Any, value: object, path: str) -> Any:
         if not isinstance(value, list):
             raise SettingsError(path, f"{value!r} is not a list", "Write it in brackets.")
         inner = get_args(kind)[0]
-        return tuple(_value(inner, one, f"{path}[{i}]") for i, one in enumerate(cast(Sequence[object], value)))
+        return tuple(_decode_value(inner, one, f"{path}[{i}]") for i, one in enumerate(cast(Sequence[object], value)))
     if dataclasses.is_dataclass(kind):
         return decode(cast("type[object]", kind), value, path)
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

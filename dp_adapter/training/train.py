@@ -1,7 +1,7 @@
 """The training loop, from the configuration to the finished file; read it from top to bottom.
 
-What is random in step s of a stage is a function of the seed, the stage, s, the pass and the process. So there is no
-state of random numbers, and a run that was cut ends with the same bits as one that was not.
+All random numbers of step s of a stage are a function of the seed, the stage, s, the pass and the process. So there is
+no state of random numbers, and a run that was interrupted ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training import base_model, run_checkpoint, training_stages
 from dp_adapter.training.config import Config, TrainingStage, to_tables
-from dp_adapter.training.data.batches import Batch, Examples, batches, cache_latents
+from dp_adapter.training.data.batches import Batch, Examples, cache_latents, iterate_batches
 from dp_adapter.training.data.shards import Shards
 from dp_adapter.training.differentiable_faces import DifferentiableSFace
-from dp_adapter.training.initial_adapter import from_public
-from dp_adapter.training.losses import EDIT_TIMESTEPS
-from dp_adapter.training.monitor.monitor import RunMonitor
+from dp_adapter.training.initial_adapter import read_initial_adapter
+from dp_adapter.training.losses import EDIT_EVERY, EDIT_TIMESTEPS, noisy_latents
+from dp_adapter.training.monitor.run_monitor import RunMonitor
 from dp_adapter.training.objective import CaptionEdit, Objective, ObjectiveInputs
 from dp_adapter.training.parallel import fsdp
 from dp_adapter.training.parallel.deepspeed import ZeroLearner
-from dp_adapter.training.parallel.devices import accelerator_for, wait
+from dp_adapter.training.parallel.devices import make_accelerator, synchronise
 from dp_adapter.training.parallel.learner import Learner, ShardedLearner
-from dp_adapter.training.parallel.stopping import Stopped, anyone, asked_to_stop
+from dp_adapter.training.parallel.stopping import TrainingStopped, any_process, catch_stop_signals
 from dp_adapter.training.run_checkpoint import Progress
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet
 
@@ -48,12 +48,14 @@ RESULT, RAW = "adapter.safetensors", "adapter-last.safetensors"
 WEIGHTS, AVERAGE = "adapter.safetensors", "ema.safetensors"
 """The same in a checkpoint."""
 
-_WARM = 10  # the running average follows faster at first: decay (1 + n) / (10 + n), as in EMA implementations since TF
+_WARM_UP = (
+    10  # the running average follows faster at first: decay (1 + n) / (10 + n), as in EMA implementations since TF
+)
 
 
 @dataclass
 class State:
-    """What changes while a run goes on: ``stage`` and ``step`` are the next to be done, ``total`` those done in all."""
+    """The state of a run: ``stage`` and ``step`` are the next ones, ``total`` counts finished steps of all stages."""
 
     adapter: Adapter
     average: Adapter
@@ -64,12 +66,12 @@ class State:
     seconds: float = 0.0
 
 
-def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] = lambda _: None) -> Path:
+def train(config: Config, *, resume: bool = False, log: Callable[[str], None] = lambda _: None) -> Path:
     """Runs all stages of a configuration.
 
     Args:
         resume: go on from the latest checkpoint in ``config.out``.
-        tell: is told the progress in sentences.
+        log: is called with the progress in sentences.
 
     Returns:
         The finished adapter, which the extension reads.
@@ -77,24 +79,24 @@ def train(config: Config, *, resume: bool = False, tell: Callable[[str], None] =
     Raises:
         TrainingError: data are missing or damaged, the folder holds another run, or a loss is no number.
         HostError: the base model cannot be opened.
-        Stopped: Ctrl-C or a termination signal; there is a checkpoint to resume from.
+        TrainingStopped: Ctrl-C or a termination signal; there is a checkpoint to resume from.
     """
     out = config.folder
-    found = run_checkpoint.latest(out)
+    found = run_checkpoint.find_latest(out)
     if found and not resume:
         raise TrainingError(f"{out} holds a run already", "Go on with --resume, or choose another out.")
-    accelerator = accelerator_for(config)
-    plugin = fsdp.plugin_of(accelerator)
+    accelerator = make_accelerator(config)
+    plugin = fsdp.find_plugin(accelerator)
     progress = run_checkpoint.read_progress(found, config, accelerator.num_processes) if found else None
     out.mkdir(parents=True, exist_ok=True)
     base = base_model.load(config, accelerator.device)
-    run = TrainingRun(config, accelerator, base, Shards(config.data.shards), tell, plugin)
+    run = TrainingRun(config, accelerator, base, Shards(config.data.shards), log, plugin)
     if found and progress:
         run.restore(found, progress)
-        tell(f"Going on after step {progress.total} of {config.steps}.")
-    with asked_to_stop() as asked:
+        log(f"Going on after step {progress.total} of {config.steps}.")
+    with catch_stop_signals() as stop_requested:
         while run.state.stage < len(config.stage):
-            run.stage(asked, found if found and progress and run.state.total == progress.total else None)
+            run.train_stage(stop_requested, found if found and progress and run.state.total == progress.total else None)
     return run.finish()
 
 
@@ -110,49 +112,49 @@ class TrainingRun:
         self,
         config: Config,
         accelerator: Any,
-        base: base_model.Frozen,
+        base: base_model.FrozenBase,
         shards: Shards,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         plugin: Any = None,
     ) -> None:
         self.config, self.accelerator, self.base, self.shards = config, accelerator, base, shards
         self.sites = sites_of(base.unet)
         examples = Examples(shards, config.data, config.adapter, (config.seed, 0))
         width = examples.features(0).shape[-1]
-        adapter = training_stages.first(config, base.unet, base.family, width).to(accelerator.device)
+        adapter = training_stages.make_first_adapter(config, base.unet, base.family, width).to(accelerator.device)
         self.state = State(adapter, copy.deepcopy(adapter), _now())
-        self._known = examples.known
+        self._cached = examples.cached
         self._adapted: AdaptedUNet | None = None
         if config.data.cache_latents:
             with accelerator.main_process_first():
-                cache_latents(examples, base.moments, config.folder, base.digest())
+                cache_latents(examples, base.encode_moments, config.folder, base.digest_vae())
         faces = any(stage.losses.identity for stage in config.stage)
         self._faces = DifferentiableSFace().to(accelerator.device).requires_grad_(False).eval() if faces else None
         if plugin is not None:  # after the adapter took its first weights from the UNet
             fsdp.shard(base.unet, accelerator, plugin)
         deepspeed = accelerator.distributed_type.value == "DEEPSPEED"
-        self._kind = ZeroLearner if deepspeed else Learner if plugin is None else ShardedLearner
-        self.watch = RunMonitor(config, accelerator, base, shards, tell, plugin is not None)
+        self._learner_type = ZeroLearner if deepspeed else Learner if plugin is None else ShardedLearner
+        self.watch = RunMonitor(config, accelerator, base, shards, log, plugin is not None)
 
     # --- one stage -------------------------------------------------------------------------------------------------
 
-    def stage(self, asked: Callable[[], bool], resumed: Path | None) -> None:
-        """Does what is left of the current stage.
+    def train_stage(self, stop_requested: Callable[[], bool], resume_from: Path | None) -> None:
+        """Trains the rest of the current stage.
 
         Args:
-            resumed: a checkpoint from which the optimiser's state is taken.
+            resume_from: a checkpoint from which the optimiser's state is taken; None starts with a new optimiser.
 
         Raises:
-            Stopped, TrainingError: see ``train``.
+            TrainingStopped, TrainingError: see ``train``.
         """
         state, stage, accelerator = self.state, self.config.stage[self.state.stage], self.accelerator
-        learner, names = self._prepared(stage)
-        if resumed:
-            learner.restore(run_checkpoint.read_optimizer(resumed))
+        learner, names = self._prepare_stage(stage)
+        if resume_from:
+            learner.restore(run_checkpoint.read_optimizer(resume_from))
         passes = stage.accumulate
         examples = Examples(self.shards, self.config.data, self.config.adapter, (self.config.seed, state.stage))
-        examples.known = self._known
-        source = batches(
+        examples.cached = self._cached
+        source = iterate_batches(
             examples,
             stage.batch,
             state.step * passes,
@@ -166,44 +168,41 @@ class TrainingRun:
             started = time.perf_counter()
             learner.set_rate(rate(stage, state.step))
             for number in range(passes):
-                inputs = self.inputs(next(source).to(accelerator.device), stage, number)
-                self.watch.add(learner.learn(inputs))
+                inputs = self.draw_inputs(next(source).to(accelerator.device), stage, number)
+                self.watch.add_losses(learner.learn(inputs))
             state.step, state.total = state.step + 1, state.total + 1
-            self._follow(names)
+            self._update_average(names)
             state.seconds += time.perf_counter() - started
-            stop = self._after_step(stage, learner, asked)
+            stop = self._end_step(stage, learner, stop_requested)
             if stop:
                 break
         if state.step == stage.steps:
             state.stage, state.step = state.stage + 1, 0
-            self._save(learner.between())
+            self._save(learner.scaler_state())
             accelerator.free_memory()
         if stop and state.stage < len(self.config.stage):
             self.watch.close()
-            raise Stopped(f"Stopped after step {state.total} of {self.config.steps}; go on with --resume")
+            raise TrainingStopped(f"Stopped after step {state.total} of {self.config.steps}; go on with --resume")
 
-    def _prepared(self, stage: TrainingStage) -> tuple[Learner, list[str]]:
-        """What does the stage's steps, and the names of what is trained."""
+    def _prepare_stage(self, stage: TrainingStage) -> tuple[Learner, list[str]]:
+        """Makes the stage's learner, and returns it with the names of the trained parameters."""
         state, config = self.state, self.config
         adapter, state.average = (
-            training_stages.with_stage(one, config, state.stage).to(self.accelerator.device)
+            training_stages.add_stage_pathways(one, config, state.stage).to(self.accelerator.device)
             for one in (state.adapter, state.average)
         )
-        trained = training_stages.trained_by(adapter, stage.kind)
-        adapter.requires_grad_(False)
-        for parameter in trained.values():
-            parameter.requires_grad_(True)
+        trained = training_stages.unfreeze(adapter, stage.kind)
         if self._adapted:
             self._adapted.release()
         self._adapted = AdaptedUNet(
             self.base.unet,
             adapter,
-            mode="gated" if config.adapter.gated else "add",
-            # A gate to come is M itself at first: after powers of M, its coming would be a jump.
+            mode=config.adapter.mode,
+            # A trained gate starts from M itself: from powers of M its first step would be a jump.
             powers=dict.fromkeys(GATE_POWERS, 1.0) if any(one.kind == "ffb" for one in config.stage) else GATE_POWERS,
         )
         objective = Objective(
-            self._adapted, self.base, self.sites, stage.losses, self._faces, self._kind is ShardedLearner
+            self._adapted, self.base, self.sites, stage.losses, self._faces, self._learner_type is ShardedLearner
         )
         objective.train()
         unet: Any = self.base.unet
@@ -213,52 +212,52 @@ class TrainingRun:
             {"params": [trained[name] for name in trained if (name in slow) == slower], "lr": lr}
             for slower, lr in ((False, stage.lr), (True, stage.lr * stage.iea_lr))
         ]
-        learner = self._kind(self.accelerator, objective, [group for group in groups if group["params"]], stage)
+        learner = self._learner_type(self.accelerator, objective, [group for group in groups if group["params"]], stage)
         return learner, list(trained)
 
-    def inputs(self, batch: Batch, stage: TrainingStage, number: int) -> ObjectiveInputs:
-        """A batch with what is drawn for this step and pass.
+    def draw_inputs(self, batch: Batch, stage: TrainingStage, number: int) -> ObjectiveInputs:
+        """Draws the noise, timesteps and other chances of one pass of this step for a batch.
 
-        The draws are made on the CPU, so that they are the same on every device.
+        They are drawn on the CPU, so that they are the same on every device.
         """
         state, base, weights, device = self.state, self.base, stage.losses, self.accelerator.device
         key = (self.config.seed, state.stage, state.step, number, self.accelerator.process_index)
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
         generator = torch.Generator().manual_seed(seed)
-        moments = batch.moments if batch.moments is not None else base.moments(cast(Tensor, batch.pixels))
+        moments = batch.moments if batch.moments is not None else base.encode_moments(cast(Tensor, batch.pixels))
         shape = moments[:, 0].shape
 
         def normal(*sizes: int) -> Tensor:
             return torch.randn(sizes, generator=generator).to(device)
 
-        def drawn(low: int, high: int, count: int) -> Tensor:
+        def integers(low: int, high: int, count: int) -> Tensor:
             return torch.randint(low, high, (count,), generator=generator).to(device)
 
         def shares() -> Tensor:
             return torch.rand(len(batch), generator=generator).to(device)
 
-        latents, noise = base.latents(moments, normal(*shape)), normal(*shape)
-        timesteps = drawn(0, len(base.alphas), len(batch))
+        latents, noise = base.sample_latents(moments, normal(*shape)), normal(*shape)
+        timesteps = integers(0, len(base.alphas), len(batch))
         side = self.config.data.resolution
         only_inside, text_on = shares() < weights.face_only, (shares() >= weights.text_off).float()
         edit = None
-        if weights.edit and (state.step + 1) % weights.edit_every == 0:
-            count = max(1, len(batch) // 4)
-            words = self.config.edits[int(drawn(0, len(self.config.edits), 1))]
-            plain, place = batch.captions[:count], batch.place[:count]
-            at = drawn(*EDIT_TIMESTEPS, count)
+        if weights.edit and (state.step + 1) % EDIT_EVERY == 0:
+            count = stage.edited_rows
+            words = self.config.edits[int(integers(0, len(self.config.edits), 1))]
+            plain, crop = batch.captions[:count], batch.size_and_crop[:count]
+            at = integers(*EDIT_TIMESTEPS, count)
             edited = [f"{caption}, {words}" if caption else words for caption in plain]
             edit = CaptionEdit(
-                self._noised(latents[:count], normal(count, *shape[1:]), at),
-                at,
-                base.texts(plain, place, side),
-                base.texts(edited, place, side),
+                noisy=noisy_latents(latents[:count], normal(count, *shape[1:]), base.alphas, at),
+                timesteps=at,
+                plain=base.encode_texts(plain, crop, side),
+                edited=base.encode_texts(edited, crop, side),
             )
         return ObjectiveInputs(
-            noisy=self._noised(latents, noise, timesteps),
+            noisy=noisy_latents(latents, noise, base.alphas, timesteps),
             noise=noise,
             timesteps=timesteps,
-            text=base.texts(batch.captions, batch.place, side),
+            text=base.encode_texts(batch.captions, batch.size_and_crop, side),
             mask=batch.mask,
             features=batch.features,
             others=batch.others,
@@ -271,42 +270,42 @@ class TrainingRun:
             seed=seed,
         )
 
-    def _noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        alpha = self.base.alphas[timesteps][:, None, None, None]
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-
     @torch.no_grad()
-    def _follow(self, names: list[str]) -> None:
-        """The running average takes a step towards the weights."""
-        decay = min(self.config.ema, (1 + self.state.total) / (_WARM + self.state.total)) if self.config.ema else 0.0
+    def _update_average(self, names: list[str]) -> None:
+        """Moves the running average towards the weights."""
+        decay = min(self.config.ema, (1 + self.state.total) / (_WARM_UP + self.state.total)) if self.config.ema else 0.0
         for name in names:
             self.state.average.get_parameter(name).lerp_(self.state.adapter.get_parameter(name), 1 - decay)
 
-    def _after_step(self, stage: TrainingStage, learner: Learner, asked: Callable[[], bool]) -> bool:
-        """Reports, samples and saves where it is time; returns whether to stop here."""
+    def _end_step(self, stage: TrainingStage, learner: Learner, stop_requested: Callable[[], bool]) -> bool:
+        """Reports, draws samples and saves where they are due; returns whether to stop after this step."""
         state, plan = self.state, self.config.watch
         last = state.step == stage.steps
         due = last or (plan.checkpoint_every > 0 and state.total % plan.checkpoint_every == 0)
         if due or state.total % plan.every == 0:
             self._report(stage)
         if plan.samples_every and state.total % plan.samples_every == 0:
-            self.watch.sample(state.average, state.total)
+            self.watch.sample_grid(state.average, state.total)
             self.watch.write_report()
-        stop = anyone(self.accelerator, asked())
+        stop = any_process(self.accelerator, stop_requested())
         if (due or stop) and not last:
-            self._report(stage)  # nothing is saved that is no number
+            self._report(stage)  # raises where a loss is no number, so that no such weights are saved
             self._save(learner.state())
         return stop
 
     def _report(self, stage: TrainingStage) -> None:
         """Raises TrainingError where a loss since the last time is no number."""
         state, started = self.state, time.perf_counter()
-        wait(self.accelerator.device)  # the loop's clock has stopped, but on a GPU the step is still being computed
+        synchronise(
+            self.accelerator.device
+        )  # the loop's clock has stopped, but on a GPU the step is still being computed
         state.seconds += time.perf_counter() - started
-        spoiled = self.watch.report(stage, state.stage, state.total, rate(stage, state.step - 1), state.seconds)
-        if spoiled:
+        not_finite = self.watch.report_losses(
+            stage, state.stage, state.total, rate(stage, state.step - 1), state.seconds
+        )
+        if not_finite:
             raise TrainingError(
-                f"The loss is no number at step {state.total} ({spoiled})",
+                f"The loss is no number at step {state.total} ({not_finite})",
                 "Lower lr, or set precision to bf16 or no, and go on from the last checkpoint with --resume.",
             )
 
@@ -316,26 +315,26 @@ class TrainingRun:
         state, accelerator = self.state, self.accelerator
         if accelerator.is_main_process:
             progress = Progress(
-                state.stage,
-                state.step,
-                state.total,
-                accelerator.num_processes,
-                state.started,
-                state.seconds,
-                to_tables(self.config),
+                stage=state.stage,
+                step=state.step,
+                total=state.total,
+                processes=accelerator.num_processes,
+                started=state.started,
+                seconds=state.seconds,
+                run=to_tables(self.config),
             )
-            run_checkpoint.write(self.config.folder, progress, optimizer, self._weights, self.config.watch.keep)
+            run_checkpoint.write(self.config.folder, progress, optimizer, self._write_weights, self.config.watch.keep)
         accelerator.wait_for_everyone()
 
-    def _weights(self, folder: Path) -> None:
+    def _write_weights(self, folder: Path) -> None:
         for name, adapter in ((WEIGHTS, self.state.adapter), (AVERAGE, self.state.average)):
-            self._write(folder / name, adapter)
+            self._write_adapter(folder / name, adapter)
 
     def restore(self, folder: Path, progress: Progress) -> None:
-        """Takes weights and place in the run from a checkpoint; the optimiser's state comes with its stage."""
+        """Takes the weights and the step from a checkpoint; ``train_stage`` reads the optimiser's state."""
         state = self.state
         state.adapter, state.average = (
-            from_public(folder / name).adapter.to(self.accelerator.device) for name in (WEIGHTS, AVERAGE)
+            read_initial_adapter(folder / name).adapter.to(self.accelerator.device) for name in (WEIGHTS, AVERAGE)
         )
         state.stage, state.step, state.total = progress.stage, progress.step, progress.total
         state.started, state.seconds = progress.started, progress.seconds
@@ -347,20 +346,20 @@ class TrainingRun:
         """Writes the adapters and the report; returns the averaged adapter's file."""
         out = self.config.folder
         if self.accelerator.is_main_process:
-            self._write(out / RAW, self.state.adapter)
-            self._write(out / RESULT, self.state.average)
-        self.watch.sample(self.state.average, self.state.total)
+            self._write_adapter(out / RAW, self.state.adapter)
+            self._write_adapter(out / RESULT, self.state.average)
+        self.watch.sample_grid(self.state.average, self.state.total)
         self.watch.write_report()
         self.watch.close()
         self.accelerator.wait_for_everyone()
         return out / RESULT
 
-    def _write(self, path: Path, adapter: Adapter) -> None:
+    def _write_adapter(self, path: Path, adapter: Adapter) -> None:
         plan = self.config.adapter
-        training_stages.save(path, adapter, self.base.family, plan.encoder, self._facts())
+        training_stages.save(path, adapter, self.base.family, plan.encoder, self._describe_training())
 
-    def _facts(self) -> dict[str, Any]:
-        """What a file says of its training; JSON."""
+    def _describe_training(self) -> dict[str, Any]:
+        """Facts about the training for an adapter file's metadata; JSON."""
         config, state = self.config, self.state
         stages = [dataclasses.asdict(stage) for stage in config.stage[: state.stage + 1]]
         return {

@@ -1,4 +1,4 @@
-"""The trained half: the adapter at the start of a run and of its stages, which weights a stage trains, writing it."""
+"""The adapter over a run: as it starts, the pathways that each stage adds, the weights it trains, and its file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import nn
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.errors import TrainingError
 from dp_adapter.hosts.attach.sites import Base
-from dp_adapter.training.config import AdapterPlan, Config, EncoderName, StageKind
-from dp_adapter.training.initial_adapter import from_public, new_adapter, with_pathways
+from dp_adapter.training.config import AdapterConfig, Config, EncoderName, StageKind
+from dp_adapter.training.initial_adapter import add_pathways, new_adapter, read_initial_adapter
 from dp_adapter.weights.families import own_adapter
 
 
-def first(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
-    """The adapter before the first stage: that of ``adapter.start``, or a new one, the same for the same seed.
+def make_first_adapter(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
+    """Makes the adapter of the first stage: that of ``adapter.start``, or a new one, the same for the same seed.
 
     Args:
         width: of the encoder's output.
@@ -28,14 +28,14 @@ def first(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
     """
     plan = config.adapter
     if plan.start:
-        return _started(plan, family)
-    with _seeded(config.seed):
-        return new_adapter(unet, plan.encoder, "gated" if plan.gated else "add", plan.tokens, width=width)
+        return _read_start(plan, family)
+    with _fixed_seed(config.seed):
+        return new_adapter(unet, plan.encoder, plan.mode, plan.tokens, width=width)
 
 
-def _started(plan: AdapterPlan, family: Base) -> Adapter:
-    start, name = from_public(Path(plan.start)), Path(plan.start).name
-    wanted = {"base": family, "encoder": plan.encoder, "mode": "gated" if plan.gated else "add"}
+def _read_start(plan: AdapterConfig, family: Base) -> Adapter:
+    start, name = read_initial_adapter(Path(plan.start)), Path(plan.start).name
+    wanted = {"base": family, "encoder": plan.encoder, "mode": plan.mode}
     for what, value in wanted.items():
         if getattr(start, what) != value:
             problem = f"{name} has {what} '{getattr(start, what)}', this run '{value}'"
@@ -43,21 +43,21 @@ def _started(plan: AdapterPlan, family: Base) -> Adapter:
     return start.adapter
 
 
-def with_stage(adapter: Adapter, config: Config, number: int) -> Adapter:
-    """The adapter with the pathways that a stage trains; new ones start without effect, the same for the same seed."""
+def add_stage_pathways(adapter: Adapter, config: Config, number: int) -> Adapter:
+    """Adds the pathways that a stage trains; new ones start without effect, the same for the same seed."""
     plan, kind = config.adapter, config.stage[number].kind
-    with _seeded(config.seed + 1 + number):
-        return with_pathways(adapter, 0 if kind == "iea" else plan.tca_rank, kind == "ffb")
+    with _fixed_seed(config.seed + 1 + number):
+        return add_pathways(adapter, 0 if kind == "iea" else plan.tca_rank, kind == "ffb")
 
 
 @contextmanager
-def _seeded(seed: int) -> Generator[None]:
-    kept = torch.get_rng_state()
+def _fixed_seed(seed: int) -> Generator[None]:
+    state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(kept)
+        torch.set_rng_state(state)
 
 
 def part_of(name: str) -> StageKind:
@@ -67,9 +67,13 @@ def part_of(name: str) -> StageKind:
     return parts.get(pieces[2], "iea") if pieces[0] == "sites" and len(pieces) > 2 else "iea"
 
 
-def trained_by(adapter: Adapter, kind: StageKind) -> dict[str, nn.Parameter]:
-    """The parameters of a stage by name: its own part's, or all of them in the joint stage."""
-    return {name: one for name, one in adapter.named_parameters() if kind in ("ffb", part_of(name))}
+def unfreeze(adapter: Adapter, kind: StageKind) -> dict[str, nn.Parameter]:
+    """Lets gradients reach the parameters of a stage alone: its own part's, or all in the joint stage; by name."""
+    adapter.requires_grad_(False)
+    trained = {name: one for name, one in adapter.named_parameters() if kind in ("ffb", part_of(name))}
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    return trained
 
 
 def save(path: Path, adapter: Adapter, base: Base, encoder: EncoderName, training: Mapping[str, object]) -> None:

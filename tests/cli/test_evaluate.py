@@ -54,8 +54,8 @@ def test_tune_prints_settings_to_paste(
 ) -> None:
     asked = ["tune", *common(tiny_folder, adapter_file, tmp_path), "--photo", str(portrait), "--budget", "4"]
     assert main([*asked, "--judge", "insightface"]) == 0
-    told = capsys.readouterr().out
-    assert "On the Pareto front" in told and "To use it: --set weight=" in told and "(4 pictures made)" in told
+    printed = capsys.readouterr().out
+    assert "On the Pareto front" in printed and "To use it: --set weight=" in printed and "(4 pictures made)" in printed
     assert (tmp_path / "pareto.png").is_file()
     assert "weight" in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["chosen"]
 
@@ -104,13 +104,15 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
         site.blending = FeatureBlending(site.width, 2)
     own_adapter.save(tmp_path / "whole.safetensors", adapter, "sd15", "sface", {"steps": 3})
     pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
-    studio = EvaluationPictures(
+    pictures = EvaluationPictures(
         Session([], paths_allowed=True), pipeline, tiny_folder, tmp_path / "whole.safetensors", tmp_path
     )
-    assert studio.trained == {"text", "blending"} and studio.model("whole") == str(tmp_path / "whole.safetensors")
+    assert pictures.trained_parts == {"text", "blending"} and pictures.model_file("whole") == str(
+        tmp_path / "whole.safetensors"
+    )
     expected: tuple[tuple[Weights, set[str]], ...] = (("no-blending", {"text"}), ("bare", set()))
     for weights, left in expected:
-        found = formats.read(Path(studio.model(weights)))
+        found = formats.read(Path(pictures.model_file(weights)))
         site = found.adapter.site(0)
         assert isinstance(site, SiteAdapter)
         assert {name for name in ("text", "blending") if getattr(site, name) is not None} == left

@@ -13,7 +13,7 @@ import torch
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.identity.faces.face import norm_crop
-from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp, cropped
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_aligned, crop_warp
 from tools.small_base import (
     assemble_pipeline,
     mixed_faces,
@@ -114,7 +114,7 @@ def test_the_pool_gives_each_file_once(tmp_path: Path, people: list[portraits.Po
 
 def test_warps_of_the_pool_lead_to_the_faces(people: list[portraits.Portrait]) -> None:
     chunk = scene_pool.make_scenes(np.random.default_rng(1), people, clip_tokenizer(), 1)
-    crop = cropped(train_vae.to_tensor(chunk.pictures), chunk.warps[:, 0], 112)[0]
+    crop = crop_aligned(train_vae.to_tensor(chunk.pictures), chunk.warps[:, 0], 112)[0]
     from_opencv = norm_crop(chunk.pictures[0].numpy(), chunk.points[0, 0].numpy(), 112)
     assert (crop.permute(1, 2, 0) * 127.5 + 127.5 - torch.from_numpy(from_opencv)).abs().mean() < 2
 

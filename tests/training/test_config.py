@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.training.config import DEFAULTS, from_tables, read, to_tables
+from dp_adapter.training.config import DEFAULT_LOSSES, from_tables, read, to_tables
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "training").glob("*.toml"))
 
@@ -53,10 +53,10 @@ def test_losses_are_those_of_the_stage_where_it_does_not_say_others() -> None:
     config = from_tables(plain(stage=stages))
     iea, tca = (stage.losses for stage in config.stage)
     assert (iea.face, iea.face_only, iea.text_off, iea.localisation) == (1.0, 0.5, 0.5, 0.0)
-    assert tca == DEFAULTS["tca"]
+    assert tca == DEFAULT_LOSSES["tca"]
     assert (tca.background, tca.consistency, tca.swap, tca.face) == (1.0, 0.4, 0.6, 0.0)
-    joint = DEFAULTS["ffb"]
-    assert (joint.fair, joint.edit, joint.edit_every, joint.identity, joint.identity_below) == (0.01, 0.02, 2, 0.1, 250)
+    joint = DEFAULT_LOSSES["ffb"]
+    assert (joint.fair, joint.edit, joint.identity) == (0.01, 0.02, 0.1)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

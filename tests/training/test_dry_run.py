@@ -17,15 +17,15 @@ from dp_adapter.errors import HostError, TrainingError
 from dp_adapter.hosts.pipelines.single_file import unet_parameters
 from dp_adapter.training.base_shapes import UNETS
 from dp_adapter.training.config import from_tables
-from dp_adapter.training.dry_run import estimate, flash_attention, measured
+from dp_adapter.training.dry_run import estimate, flash_attention, measure_pass
 
 
 def test_a_linear_chain_is_counted_as_by_hand() -> None:
     with torch.device("meta"):
         net = nn.Sequential(nn.Linear(8, 16, bias=False), nn.GELU(), nn.Linear(16, 4, bias=False))
         x = torch.empty(5, 8)
-        one = measured(lambda: net(x), net)
-    assert one.kept == 4 * 5 * (8 + 16 + 16)  # inputs of the layers and of GELU
+        one = measure_pass(lambda: net(x), net)
+    assert one.activations == 4 * 5 * (8 + 16 + 16)  # inputs of the layers and of GELU
     assert one.forward == 2 * 5 * (8 * 16 + 16 * 4)
     assert one.backward == 2 * 5 * (8 * 16 + 2 * 16 * 4)  # the first input takes no gradient
 
@@ -33,9 +33,9 @@ def test_a_linear_chain_is_counted_as_by_hand() -> None:
 def test_attention_keeps_no_matrix_of_all_pairs() -> None:
     with torch.device("meta"), flash_attention():
         q, k, v = (torch.empty(1, 2, n, 4, requires_grad=True) for n in (100, 30, 30))
-        one = measured(lambda: F.scaled_dot_product_attention(q, k, v), nn.Identity())
+        one = measure_pass(lambda: F.scaled_dot_product_attention(q, k, v), nn.Identity())
     numbers = 2 * (100 * 4 + 2 * 30 * 4 + 100 * 4 + 100)  # q, k, v, the output, and a number a row
-    assert one.kept == 4 * numbers
+    assert one.activations == 4 * numbers
     assert one.forward == 2 * 2 * 100 * 30 * 4 * 2
     assert one.backward == 5 * 2 * 2 * 100 * 30 * 4
     assert F.scaled_dot_product_attention.__name__ == "scaled_dot_product_attention"

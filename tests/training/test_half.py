@@ -11,19 +11,19 @@ import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 
 from dp_adapter.hosts.pipelines import load_pipeline
-from dp_adapter.training.base_model import Frozen
+from dp_adapter.training.base_model import FrozenBase
 from dp_adapter.training.config import TrainingStage, from_tables
 from dp_adapter.training.dry_run import estimate
 from dp_adapter.training.parallel.learner import Learner
-from dp_adapter.training.personal.personal_objective import bank_of
-from dp_adapter.training.personal.personalise import begin, personalise
-from dp_adapter.training.personal.varied_views import views
+from dp_adapter.training.personal.personal_objective import encode_views
+from dp_adapter.training.personal.personalise import make_personal, personalise
+from dp_adapter.training.personal.varied_views import vary
 from tests.training.personal.test_personalise import NAMES, TINY, faceid, subject
 
 
-def frozen(folder: Path, dtype: str) -> Frozen:
+def frozen(folder: Path, dtype: str) -> FrozenBase:
     """With a VAE whose activations leave float16's range, as SDXL's do."""
-    base = Frozen(load_pipeline.load(folder, "cpu", dtype), folder.name)
+    base = FrozenBase(load_pipeline.load(folder, "cpu", dtype), folder.name)
     with torch.no_grad():
         base.vae.decoder.conv_in.weight.mul_(3e4)
     return base
@@ -31,12 +31,12 @@ def frozen(folder: Path, dtype: str) -> Frozen:
 
 def test_a_vae_that_overflows_in_half_precision_decodes_in_full(base: Path) -> None:
     latents = 3 * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    full = frozen(base, "float32").decoded(latents)
+    full = frozen(base, "float32").decode(latents)
     half = frozen(base, "float16")
     assert not half.vae.decode(latents.half()).sample.isfinite().all()
     taken = latents.clone().requires_grad_()
     with torch.autocast("cpu", torch.float16):
-        made = half.decoded(taken)
+        made = half.decode(taken)
     assert (made - full).abs().max() < 0.02 * full.abs().max()
     made.sum().backward()  # pyright: ignore[reportUnknownMemberType]
     assert taken.grad is not None
@@ -67,7 +67,7 @@ def test_the_scaler_goes_on_in_the_next_stage() -> None:
     scaler = first.accelerator.scaler
     scaler.scale(torch.tensor(1.0))
     scaler.update(8.0)
-    second.restore(first.between())
+    second.restore(first.scaler_state())
     third.restore(first.state())
     assert [one.accelerator.scaler.get_scale() for one in (second, third)] == [8.0, 8.0]
 
@@ -80,8 +80,8 @@ def test_personalising_in_half_precision_learns_what_full_precision_learns(base:
         pipeline = load_pipeline.load(base, "cpu", dtype)
         with torch.no_grad():
             pipeline.unet.conv_out.weight.mul_(1e-4)  # gradients below what float16 can tell from 0
-        bank = bank_of(pipeline, views([subject()], 64, 2, np.random.default_rng(0)))
-        net = begin(pipeline, faceid(), NAMES, options)
+        bank = encode_views(pipeline, vary([subject()], 64, 2, np.random.default_rng(0)))
+        net = make_personal(pipeline, faceid(), NAMES, options)
         before = {name: value.detach().clone() for name, value in net.named_parameters()}
         personalise(pipeline, net, bank, options)
         moved[dtype] = {name: value.detach() - before[name] for name, value in net.named_parameters()}

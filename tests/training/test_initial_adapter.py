@@ -12,7 +12,7 @@ from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection, Resampler
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
-from dp_adapter.training.initial_adapter import from_public, new_adapter, new_resampler, with_pathways
+from dp_adapter.training.initial_adapter import add_pathways, new_adapter, new_resampler, read_initial_adapter
 from dp_adapter.training.unet.adapted_unet import AdaptedUNet, Conditions, Mode
 from dp_adapter.weights import formats
 from dp_adapter.weights.families import own_adapter
@@ -56,7 +56,7 @@ def test_pathways_start_without_effect(model: UNet) -> None:
     made: list[torch.Tensor] = []
     for pathways in (False, True):
         if pathways:
-            with_pathways(adapter, tca_rank=2, ffb=True)
+            add_pathways(adapter, tca_rank=2, ffb=True)
         # A gate that is trained starts from the mask itself.
         adapted = AdaptedUNet(model, adapter, powers={"down": 1, "middle": 1, "up": 1})
         with torch.no_grad():
@@ -65,7 +65,7 @@ def test_pathways_start_without_effect(model: UNet) -> None:
     torch.testing.assert_close(*made, atol=1e-5, rtol=1e-5)
     site = plain_site(adapter, 7)
     assert site.text is not None and site.blending is not None and site.text.k_down.weight.shape == (2, tiny.CONTEXT)
-    assert with_pathways(adapter, tca_rank=4).site(7) is site and site.text.k_down.weight.shape[0] == 2
+    assert add_pathways(adapter, tca_rank=4).site(7) is site and site.text.k_down.weight.shape[0] == 2
 
 
 @pytest.mark.parametrize("mode", ["add", "gated"])
@@ -83,7 +83,7 @@ def test_transface_tokens(model: UNet, tmp_path: Path, mode: Mode) -> None:
     with torch.no_grad():
         torch.testing.assert_close(tokens.cond[None], adapter.projection(patches))
     assert tokens.uncond.shape == tokens.cond.shape and not torch.equal(tokens.uncond, tokens.cond)
-    again = from_public(path)
+    again = read_initial_adapter(path)
     assert (again.base, again.encoder, again.mode) == ("sd15", "transface", mode)
     for name, value in adapter.state_dict().items():
         assert torch.equal(again.adapter.state_dict()[name], value), name
@@ -102,7 +102,7 @@ def test_a_resampler_as_wide_as_facts() -> None:
 )
 def test_from_public_files(tmp_path: Path, family: str, encoder: str) -> None:
     path = tiny.write(tmp_path / "x.bin", tiny.family_tensors(family), "zip")
-    start = from_public(path)
+    start = read_initial_adapter(path)
     assert (start.base, start.encoder, start.mode) == ("sd15", encoder, "add")
     assert isinstance(start.adapter.projection, FaceProjection)
     assert all(p.requires_grad and p.dtype == torch.float32 for p in start.adapter.parameters())
@@ -115,7 +115,7 @@ def test_from_public_files(tmp_path: Path, family: str, encoder: str) -> None:
 
 
 def test_from_fact(tmp_path: Path) -> None:
-    start = from_public(tiny.write(tmp_path / "x.safetensors", tiny.fact_tensors(), "safetensors"))
+    start = read_initial_adapter(tiny.write(tmp_path / "x.safetensors", tiny.fact_tensors(), "safetensors"))
     assert (start.encoder, start.mode) == ("transface", "gated")
 
 
@@ -123,7 +123,7 @@ def test_from_fact(tmp_path: Path) -> None:
 def test_tokens_that_cannot_be_trained_with(tmp_path: Path, family: str) -> None:
     path = tiny.write(tmp_path / "x.bin", tiny.family_tensors(family), "zip")
     with pytest.raises(WeightsError, match=r"cannot start from x\.bin"):
-        from_public(path)
+        read_initial_adapter(path)
 
 
 def test_an_encoder_that_cannot_be_trained_for(model: UNet) -> None:

@@ -14,8 +14,8 @@ import torch
 from dp_adapter.core.adapter import SiteAdapter
 from dp_adapter.errors import TrainingError
 from dp_adapter.training.config import Config, TrainingStage, from_tables
-from dp_adapter.training.parallel.stopping import Stopped
-from dp_adapter.training.run_checkpoint import latest
+from dp_adapter.training.parallel.stopping import TrainingStopped
+from dp_adapter.training.run_checkpoint import find_latest
 from dp_adapter.training.train import rate, train
 from dp_adapter.weights.formats import read
 from dp_adapter.weights.library import Library
@@ -28,9 +28,9 @@ def cut(config: Config, after: int, *, resume: bool = False) -> None:
         if f" {after}/" in sentence:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Stopped):
-        train(config, resume=resume, tell=told)
-    found = latest(config.folder)
+    with pytest.raises(TrainingStopped):
+        train(config, resume=resume, log=told)
+    found = find_latest(config.folder)
     assert found is not None
     assert found.name == f"step-{after:08d}"
 
@@ -92,7 +92,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_words(tables: dict[str, Any]) 
     tables["stage"] = [{"kind": "iea", "steps": 3, "batch": 2, "lr": 1e30, "clip": 0.0}]
     with pytest.raises(TrainingError, match=r"no number at step 2.*face.*Lower lr"):
         train(from_tables(tables))
-    kept = latest(Path(tables["out"]))
+    kept = find_latest(Path(tables["out"]))
     assert kept is not None
     assert kept.name == "step-00000001"
 

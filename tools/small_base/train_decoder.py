@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.training.differentiable_faces import DifferentiableSFace, decoded_crops
+from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_decoded
 from dp_adapter.training.losses import clean_latents
 from tools.small_base import train_vae as autoencoder
 from tools.small_base.scene_pool import REAL, Pool, SceneRows, Scenes, tokenize
@@ -135,7 +135,7 @@ class Teacher:
     def __init__(self, sface: DifferentiableSFace, pictures: Tensor, warps: Tensor) -> None:
         self._sface = sface
         with torch.no_grad():
-            seen, _ = run_sface(sface, decoded_crops(autoencoder.to_tensor(pictures), warps, DifferentiableSFace.size))
+            seen, _ = run_sface(sface, crop_decoded(autoencoder.to_tensor(pictures), warps, DifferentiableSFace.size))
         self._judges = Discriminators(seen).to(pictures.device)
         self._optimiser = torch.optim.AdamW(self._judges.parameters(), 3e-4, (0.5, 0.99))
 
@@ -150,7 +150,7 @@ class Teacher:
         losses = {"kept": ((1 - face) * (decoded - before).abs() + face * coarse.abs()).mean()}
         warps = rows["warps"].clone()
         warps[:, :, 2] += 0.02 * torch.randn_like(warps[:, :, 2])
-        made, true = (decoded_crops(one, warps, DifferentiableSFace.size) for one in (decoded, photos))
+        made, true = (crop_decoded(one, warps, DifferentiableSFace.size) for one in (decoded, photos))
         if torch.rand(()) < 0.5:
             made, true = made.flip(-1), true.flip(-1)
         maps, vectors = run_sface(self._sface, made)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 VERSION = 1
+INSIGHTFACE_PACK = "buffalo_l"
+"""Whose recognition network makes ``insightface``'s vectors: that of the adapters which are trained on them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +58,15 @@ class Sample:
         arrays = io.BytesIO()
         stored: dict[str, Any] = {name: value.astype(np.float16) for name, value in self.embeddings.items()}
         np.savez_compressed(arrays, **stored)
-        kind, picture = ("png", _encoded(self.picture, "PNG")) if lossless else ("jpg", _encoded(self.picture, "JPEG"))
+        kind, picture = (
+            ("png", _encode_picture(self.picture, "PNG"))
+            if lossless
+            else ("jpg", _encode_picture(self.picture, "JPEG"))
+        )
         return {
             "__key__": self.key,
             kind: picture,
-            "labels.png": _encoded(self.labels, "PNG"),
+            "labels.png": _encode_picture(self.labels, "PNG"),
             "json": json.dumps(about).encode(),
             "npz": arrays.getvalue(),
         }
@@ -92,7 +98,7 @@ class Sample:
         )
 
 
-def _encoded(values: NDArray[np.uint8], kind: str) -> bytes:
+def _encode_picture(values: NDArray[np.uint8], kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
     return buffer.getvalue()

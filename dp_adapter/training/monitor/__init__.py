@@ -1,1 +1,1 @@
-"""What one sees of a run: curves, sample grids, the report."""
+"""Monitoring of a run: curves, sample grids, the report."""

@@ -44,7 +44,7 @@ def require(accelerator: Any, config: Config) -> None:
 class ZeroLearner(Learner):
     """DeepSpeed's engine: its backward averages the gradients, clips them and moves the weights."""
 
-    def _prepared(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    def _prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         stage, dtype = self._stage, next(objective.adapted.unet.parameters()).dtype
         tables: dict[str, Any] = self.accelerator.state.deepspeed_plugin.deepspeed_config
         tables["train_micro_batch_size_per_gpu"] = stage.batch
@@ -55,28 +55,28 @@ class ZeroLearner(Learner):
             # Inside of the engine's forward, which turns off every autocast around it.
             autocast = torch.autocast(self.accelerator.device.type, dtype)
             objective.forward = autocast(objective.forward)
-        return super()._prepared(objective, optimizer)
+        return super()._prepare(objective, optimizer)
 
-    def _meet(self) -> None:
-        """Nothing: the engine did it all in ``accelerator.backward``."""
+    def _finish_gradients(self) -> None:
+        """Does nothing: the engine averages and clips in ``accelerator.backward``."""
 
     @property
-    def _part(self) -> torch.optim.Optimizer:
+    def _own_optimizer(self) -> torch.optim.Optimizer:
         """torch's optimiser inside of DeepSpeed's: of this process's part of the weights, made flat."""
         return self.optimizer.optimizer.optimizer
 
     def state(self) -> dict[str, Any]:
         from accelerate.utils import gather_object  # pyright: ignore[reportMissingTypeStubs]
 
-        return {"parts": cast("list[Any]", gather_object([_on_cpu(self._part.state_dict())]))}
+        return {"parts": cast("list[Any]", gather_object([_move_to_cpu(self._own_optimizer.state_dict())]))}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Every process takes its own part; a run goes on with as many as it was begun with."""
         if "parts" in state:
-            self._part.load_state_dict(state["parts"][self.accelerator.process_index])
+            self._own_optimizer.load_state_dict(state["parts"][self.accelerator.process_index])
 
 
-def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+def _move_to_cpu(state: dict[str, Any]) -> dict[str, Any]:
     moved = {
         index: {name: one.cpu() if isinstance(one, torch.Tensor) else one for name, one in values.items()}
         for index, values in state["state"].items()

@@ -1,4 +1,4 @@
-"""On what a run computes: accelerate's devices and processes, and the most memory that this process has used."""
+"""The devices and processes of a run, as accelerate is configured, and the most memory that this process has used."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _KINDS = ("NO", "FSDP", "DEEPSPEED", *(f"MULTI_{device}" for device in ("CPU", "
 """Kinds of accelerate in which every process holds the whole of what is trained (``fsdp``, ``deepspeed``)."""
 
 
-def accelerator_for(config: Config) -> Any:
-    """accelerate's Accelerator, as its own configuration and the run's say.
+def make_accelerator(config: Config) -> Any:
+    """Makes accelerate's Accelerator after its own configuration and the run's.
 
     Raises:
         MissingDependencyError: accelerate is not installed.
@@ -41,14 +41,14 @@ def accelerator_for(config: Config) -> Any:
     return accelerator
 
 
-def wait(device: torch.device) -> None:
-    """Until a CUDA device has computed what was queued on it."""
+def synchronise(device: torch.device) -> None:
+    """Waits until a CUDA device has computed everything that was queued on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def peak(device: torch.device) -> int:
-    """Bytes: allocated by torch on a CUDA device, else the process's resident memory."""
+def peak_memory(device: torch.device) -> int:
+    """Most bytes that torch allocated on a CUDA device, else the process's largest resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":  # which keeps no such figure where Python can read it

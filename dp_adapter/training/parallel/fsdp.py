@@ -14,11 +14,11 @@ from torch import nn
 from dp_adapter.errors import TrainingError
 
 
-def plugin_of(accelerator: Any) -> Any | None:
-    """accelerate's FSDP plugin where its configuration asks for FSDP, on CPUs too, where accelerate leaves it out.
+def find_plugin(accelerator: Any) -> Any | None:
+    """accelerate's FSDP plugin where it is configured for FSDP, else None; on CPUs too, where accelerate has none.
 
     Raises:
-        TrainingError: it asks for what this use of FSDP has not.
+        TrainingError: it is configured for FSDP 1 or for offloading.
     """
     plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
     asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and accelerator.distributed_type.value != "NO"

@@ -31,25 +31,25 @@ class Learner:
         accelerator.step = 0
         initial = [group["lr"] for group in groups]
         optimizer = torch.optim.AdamW(groups, weight_decay=stage.weight_decay)
-        self.model, self.optimizer = self._prepared(objective, optimizer)
+        self.model, self.optimizer = self._prepare(objective, optimizer)
         self._initial = initial
 
-    def _prepared(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    def _prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         return self.accelerator.prepare(objective, optimizer)
 
     def set_rate(self, factor: float) -> None:
-        """The learning rates of the next steps, as shares of those at first."""
+        """Sets the learning rates of the next steps to a share of the initial ones."""
         for group, initial in zip(self.optimizer.param_groups, self._initial, strict=True):
             group["lr"] = initial * factor
 
     def learn(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
-        """One pass; the last one of a step moves the weights. Returns the losses."""
+        """Runs forward and backward once; the last pass of a step moves the weights. Returns the losses."""
         accelerator = self.accelerator
         with accelerator.accumulate(self.model):
             terms = self._forward(inputs)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients:
-                self._meet()
+                self._finish_gradients()
             self.optimizer.step()
             self.optimizer.zero_grad()
         return terms
@@ -57,27 +57,27 @@ class Learner:
     def _forward(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
         return cast("dict[str, Tensor]", self.model(inputs))
 
-    def _meet(self) -> None:
-        """Between the last backward and the step."""
+    def _finish_gradients(self) -> None:
+        """Clips the gradients, between the last backward of a step and the optimiser's step."""
         if self._stage.clip:
             self.accelerator.unscale_gradients()
-            nn.utils.clip_grad_norm_(self._trained, self._stage.clip)
+            nn.utils.clip_grad_norm_(self._parameters, self._stage.clip)
 
     @property
-    def _trained(self) -> list[nn.Parameter]:
+    def _parameters(self) -> list[nn.Parameter]:
         return [one for group in self.optimizer.param_groups for one in group["params"]]
 
     def state(self) -> dict[str, Any]:
         """The optimiser's and fp16's scaler's state, for ``restore``; to be called in every process."""
-        return {"optimizer": self.optimizer.state_dict(), **self.between()}
+        return {"optimizer": self.optimizer.state_dict(), **self.scaler_state()}
 
-    def between(self) -> dict[str, Any]:
-        """What is left for the next stage, whose optimiser is new: the scaler's state."""
+    def scaler_state(self) -> dict[str, Any]:
+        """The state of fp16's scaler, which the next stage keeps, though its optimiser is new."""
         scaler = self.accelerator.scaler
         return {"scaler": scaler.state_dict()} if scaler else {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state`` or ``between``."""
+        """Goes on from ``state`` or ``scaler_state``."""
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler") and self.accelerator.scaler:
@@ -91,21 +91,21 @@ class ShardedLearner(Learner):
     adapter between two steps (the running average, the files, the sample grids) would find it.
     """
 
-    def _prepared(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    def _prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         return objective, self.accelerator.prepare_optimizer(optimizer)
 
     def _forward(self, inputs: ObjectiveInputs) -> dict[str, Tensor]:
         with self.accelerator.autocast():
             return super()._forward(inputs)
 
-    def _meet(self) -> None:
-        """Means over the processes, in one exchange. A parameter that no loss reached has zeros, as in DDP."""
-        for one in self._trained:
+    def _finish_gradients(self) -> None:
+        """Averages the gradients over the processes, in one exchange; where no loss reached they are 0, as in DDP."""
+        for one in self._parameters:
             if one.grad is None:
                 one.grad = torch.zeros_like(one)
-        gradients = [cast(Tensor, one.grad) for one in self._trained]
+        gradients = [cast(Tensor, one.grad) for one in self._parameters]
         mean: Tensor = self.accelerator.reduce(torch.cat([one.flatten() for one in gradients]), "mean")
         parts = torch.split(mean, [one.numel() for one in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-        super()._meet()
+        super()._finish_gradients()

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 
-class Stopped(Exception):
-    """The user or the system asked for the end; a checkpoint was written."""
+class TrainingStopped(Exception):
+    """The user or the system ended the run; a checkpoint was written."""
 
 
 @contextmanager
-def asked_to_stop() -> Generator[Callable[[], bool]]:
+def catch_stop_signals() -> Generator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM set a flag that is read between steps; the second Ctrl-C ends the program at once."""
     asked = False
     before: dict[int, Any] = {}
@@ -37,9 +37,9 @@ def asked_to_stop() -> Generator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def anyone(accelerator: Any, asked: bool) -> bool:
-    """Whether any process was asked to stop; all of them must save at the same step."""
+def any_process(accelerator: Any, stop: bool) -> bool:
+    """Whether ``stop`` is true in any process: all of them must save at the same step."""
     if accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor(float(asked), device=accelerator.device)
+        return stop
+    flag = torch.tensor(float(stop), device=accelerator.device)
     return bool(accelerator.reduce(flag, "sum") > 0)

@@ -1,4 +1,4 @@
-"""The texts of personalising: prompts with places for learned words, and where these words begin."""
+"""Prompts with learned words in the place of the person, and the anchor: the words' initial vectors."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SURROUNDINGS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class PromptPair:
     """One prompt with learned words and with the plain word, and the tokens around the word in both.
 
     Attributes:
-        learned, plain: one chunk each. The plain one has the word once, so what follows stands k - 1 places earlier.
-        around: places in ``learned`` [L], and around_plain: in ``plain`` [L]; the end included, the start not, which
-            sees no word.
+        learned, plain: one chunk each. The plain one has the word once, so what follows stands k - 1 tokens earlier.
+        around, around_plain: indices of the tokens around the word in ``learned`` and in ``plain``, [L] each; with the
+            end token, without the start token, which attends to no word.
     """
 
     learned: Texts
@@ -52,16 +52,16 @@ class Pair:
     around_plain: Tensor
 
 
-def filled(pipeline: Any, templates: Sequence[str], word: str, count: int) -> Texts:
-    """Prompts with the word ``count`` times in a row, where as many learned words stand: a chunk each.
+def fill_templates(pipeline: Any, templates: Sequence[str], word: str, count: int) -> Texts:
+    """Fills templates with the word ``count`` times in a row, in whose place the learned words stand; a chunk each.
 
     Raises:
         HostError: the word is not one token, a template has no ``{}``, or is too long for one chunk.
     """
     tokenizer, _ = readers_of(pipeline)[0]
-    if len(_tokens(tokenizer, word)) != 1:
+    if len(_tokenize(tokenizer, word)) != 1:
         raise HostError(
-            f"'{word}' is {len(_tokens(tokenizer, word))} tokens for the text encoder, and learned words take the "
+            f"'{word}' is {len(_tokenize(tokenizer, word))} tokens for the text encoder, and learned words take the "
             "place of one",
             "Choose a short common word, such as person, man or woman.",
         )
@@ -71,33 +71,40 @@ def filled(pipeline: Any, templates: Sequence[str], word: str, count: int) -> Te
         if template.count("{}") != 1:
             raise HostError(f"The template '{template}' must have {{}} once", "It stands where the person does.")
         texts.append(template.replace("{}", " ".join([word] * count)))
-        start = 1 + len(_tokens(tokenizer, template.partition("{}")[0].strip()))
+        start = 1 + len(_tokenize(tokenizer, template.partition("{}")[0].strip()))
         positions.append(tuple(range(start, start + count)))
-        if len(_tokens(tokenizer, texts[-1])) > textual_inversion.CHUNK - 2:
+        if len(_tokenize(tokenizer, texts[-1])) > textual_inversion.CHUNK - 2:
             raise HostError(f"The template '{template[:40]}…' is too long for one chunk of the text encoder")
     return textual_inversion.read(pipeline, texts, positions)
 
 
-def pairs(pipeline: Any, word: str, count: int, templates: Sequence[str] = SURROUNDINGS) -> list[Pair]:
-    """CoRe's pairs of prompts."""
+def make_prompt_pairs(
+    pipeline: Any, word: str, count: int, templates: Sequence[str] = SURROUNDINGS
+) -> list[PromptPair]:
+    """Makes CoRe's pairs: each template with learned words and with the plain word."""
     tokenizer, _ = readers_of(pipeline)[0]
-    found: list[Pair] = []
+    found: list[PromptPair] = []
     for template in templates:
         text = template.replace("{}", word)
-        start = 1 + len(_tokens(tokenizer, template.partition("{}")[0].strip()))
-        end = 1 + len(_tokens(tokenizer, text))  # of the text: the end token's place
+        start = 1 + len(_tokenize(tokenizer, template.partition("{}")[0].strip()))
+        end = 1 + len(_tokenize(tokenizer, text))  # of the text: the end token's place
         plain = [*range(1, start), *range(start + 1, end + 1)]
         shifted = [at if at < start else at + count - 1 for at in plain]
         plain_text = textual_inversion.read(pipeline, [text], [()])
         found.append(
-            Pair(filled(pipeline, [template], word, count), plain_text, torch.tensor(shifted), torch.tensor(plain))
+            PromptPair(
+                fill_templates(pipeline, [template], word, count),
+                plain_text,
+                torch.tensor(shifted),
+                torch.tensor(plain),
+            )
         )
     return found
 
 
 @torch.no_grad()
-def anchor_of(pipeline: Any, names: Sequence[str], count: int) -> Tensor:
-    """Anchor E_a [k, D] in float32: where Cross Initialization (arXiv 2312.15905) lets learned words begin.
+def compute_anchor(pipeline: Any, names: Sequence[str], count: int) -> Tensor:
+    """Anchor E_a [k, D] in float32, the initial vectors of Cross Initialization (arXiv 2312.15905).
 
     The names' first ``count`` tokens are averaged one by one at the text encoder's input, and what it makes of the
     mean name is the anchor. Source: Whslee/ID-EA@9481a95 ``utils.py`` celeb_names_cross_init.
@@ -108,7 +115,7 @@ def anchor_of(pipeline: Any, names: Sequence[str], count: int) -> Tensor:
     columns: list[Tensor] = []
     for tokenizer, encoder in readers_of(pipeline):
         table: Tensor = encoder.get_input_embeddings().weight
-        tokens = [_tokens(tokenizer, name) for name in names]
+        tokens = [_tokenize(tokenizer, name) for name in names]
         means: list[Tensor] = []
         for column in range(count):
             ids = [one[column] for one in tokens if len(one) > column]
@@ -119,9 +126,9 @@ def anchor_of(pipeline: Any, names: Sequence[str], count: int) -> Tensor:
             means.append(table[torch.tensor(ids, device=table.device)].float().mean(0))
         columns.append(torch.stack(means))
     mean = torch.cat(columns, dim=-1)  # [k, d]
-    places = tuple(range(1, count + 1))
+    positions = tuple(range(1, count + 1))
     context = textual_inversion.encode(
-        pipeline, textual_inversion.read(pipeline, [" ".join(["person"] * count)], [places]), mean
+        pipeline, textual_inversion.read(pipeline, [" ".join(["person"] * count)], [positions]), mean
     )
     found = context[0, 1 : count + 1].float()
     if found.shape != mean.shape:
@@ -129,7 +136,7 @@ def anchor_of(pipeline: Any, names: Sequence[str], count: int) -> Tensor:
     return found.clone()
 
 
-def names_in(path: Path) -> list[str]:
+def read_names(path: Path) -> list[str]:
     """The names of a text file, one a line.
 
     Raises:
@@ -146,5 +153,5 @@ def names_in(path: Path) -> list[str]:
     return names
 
 
-def _tokens(tokenizer: Any, text: str) -> list[int]:
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids

@@ -27,7 +27,7 @@ def denoising(prediction: Tensor, target: Tensor, mask: Tensor | None = None) ->
     return (share * error).sum() / share.sum().clamp(min=1e-6)
 
 
-def precision_of(anchor: Tensor) -> Tensor:
+def inverse_covariance(anchor: Tensor) -> Tensor:
     """Inverse covariance [D, D] of an anchor [k, D], k >= 2 (of one sample the ridge alone)."""
     wide = anchor.cpu().double()  # Apple GPUs have no double precision
     covariance = torch.cov(wide.T) if len(wide) > 1 else torch.zeros(wide.shape[1], wide.shape[1], dtype=wide.dtype)

@@ -1,4 +1,4 @@
-"""What one step of personalising computes: varied views as latents, prompts with learned words, the loss's terms."""
+"""One step of personalising: its batch of latents and prompts with learned words, and the terms of its loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.hosts.prompts.textual_inversion import Texts
 from dp_adapter.training.personal import personal_losses as losses
-from dp_adapter.training.personal.learned_words import TEMPLATES, Pair, filled, pairs
+from dp_adapter.training.personal.learned_words import TEMPLATES, PromptPair, fill_templates, make_prompt_pairs
 from dp_adapter.training.personal.text_attention import token_shares
 from dp_adapter.training.personal.varied_views import VariedView
 from dp_adapter.weights.families.personal import Personal
@@ -29,13 +29,13 @@ class PersonalOptions:
     """How a person is learned.
 
     Attributes:
-        words: how many learned words; word: whose place they take, one token of the text encoder.
+        words: how many learned words; word: the plain word that they replace, one token of the text encoder.
         rate: of the learned words and of gamma (0.0015 times the batch of 8, as released); network_rate: of the
             enhancer and the rest of the adapter, which the released code gives the same.
         prior: weight of the Mahalanobis distance.
         masked: the denoising loss counts inside the head's mask alone (Break-A-Scene).
         core: context regularisation (CoRe) on prompts that no picture is needed for.
-        released: as the public code: the enhancer stays as initialised, and the result applies the words alone.
+        released: as ID-EA's public code: the enhancer is not trained, and the result applies the words alone.
         templates: training prompts, ``{}`` for the person.
         checkpointing: computes the UNet's activations twice for less memory.
     """
@@ -66,7 +66,7 @@ class PersonalOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Bank:
+class LatentBank:
     """Encoded views: mean and deviation of their latents [V, 4, h, w], scaled as the UNet's, and masks [V, 1, h, w]."""
 
     mean: Tensor
@@ -92,8 +92,8 @@ class PersonalBatch:
 
 
 @torch.no_grad()
-def bank_of(pipeline: Any, views: Sequence[VariedView]) -> Bank:
-    """Encodes the views once, one at a time, so that the VAE is done before training starts."""
+def encode_views(pipeline: Any, views: Sequence[VariedView]) -> LatentBank:
+    """Encodes the views one at a time, once, so that training needs no VAE."""
     vae, scaling = pipeline.vae, pipeline.vae.config.scaling_factor
     means: list[Tensor] = []
     deviations: list[Tensor] = []
@@ -107,15 +107,15 @@ def bank_of(pipeline: Any, views: Sequence[VariedView]) -> Bank:
     mask = torch.nn.functional.interpolate(masks, mean.shape[-2:], mode="area")
     if not torch.isfinite(mean).all():
         raise HostError("The VAE's result is not a number", "Load the model with dtype float32 or bfloat16.")
-    return Bank(mean, torch.cat(deviations), mask)
+    return LatentBank(mean, torch.cat(deviations), mask)
 
 
 class PersonalObjective:
-    """The forward of training: a base model's encoders and UNet, which are frozen, around one person's modules.
+    """The losses of one person's modules inside a frozen base model's text encoders and UNet.
 
     Args:
         pipeline: Stable Diffusion 1.5 or SDXL of diffusers.
-        size: side of the pictures in px, which SDXL is told.
+        size: side of the pictures in px, one of SDXL's conditions.
     """
 
     def __init__(self, pipeline: Any, personal: Personal, options: PersonalOptions, size: int) -> None:
@@ -123,13 +123,13 @@ class PersonalObjective:
             module.requires_grad_(False).eval()
         self._pipeline, self._personal, self._options = pipeline, personal, options
         count = options.words
-        self.texts: Texts = filled(pipeline, options.templates, options.word, count)
-        self.pairs: list[Pair] = pairs(pipeline, options.word, count) if options.core else []
-        self._precision = losses.precision_of(personal.get_buffer("anchor"))
-        self._added = _added(pipeline, options.word, size)
+        self.texts: Texts = fill_templates(pipeline, options.templates, options.word, count)
+        self.pairs: list[PromptPair] = make_prompt_pairs(pipeline, options.word, count) if options.core else []
+        self._precision = losses.inverse_covariance(personal.get_buffer("anchor"))
+        self._added = _sdxl_conditions(pipeline, options.word, size)
 
-    def context(self, texts: Texts) -> Tensor:
-        """y' [B, 77, D] in float32."""
+    def encode(self, texts: Texts) -> Tensor:
+        """Encodes texts with the learned words: y' [B, 77, D] in float32."""
         assert self._personal.learned is not None
         y = textual_inversion.encode(self._pipeline, texts, self._personal.learned).float()
         return self._personal.adapter(y, self._personal.fused())
@@ -137,22 +137,22 @@ class PersonalObjective:
     def losses(self, batch: PersonalBatch) -> dict[str, Tensor]:
         """The terms by name, weighted; their sum is minimised."""
         options, personal = self._options, self._personal
-        prediction = self._predict(batch.noisy, batch.timesteps, self.context(self.texts[batch.texts]))
+        prediction = self._predict(batch.noisy, batch.timesteps, self.encode(self.texts[batch.texts]))
         terms = {"denoising": losses.denoising(prediction, batch.target, batch.mask if options.masked else None)}
         assert personal.learned is not None
         distance = losses.mahalanobis(personal.learned, personal.get_buffer("anchor"), self._precision)
         terms["prior"] = options.prior * distance
-        return terms | (self._core(batch) if options.core else {})
+        return terms | (self._core_losses(batch) if options.core else {})
 
-    def _core(self, batch: PersonalBatch) -> dict[str, Tensor]:
+    def _core_losses(self, batch: PersonalBatch) -> dict[str, Tensor]:
         """CoRe's terms of one pair of prompts, on what the UNet gets, at the batch's first latents."""
         pair = self.pairs[batch.pair]
-        own = self.context(pair.learned)
+        own = self.encode(pair.learned)
         with torch.no_grad():
             nothing = torch.zeros(1, sum(textual_inversion.widths(self._pipeline)))
             plain = textual_inversion.encode(self._pipeline, pair.plain, nothing).float()
         one = slice(0, 1)
-        with _kept(self._pipeline.unet), token_shares(self._pipeline.unet) as shares:
+        with _without_checkpointing(self._pipeline.unet), token_shares(self._pipeline.unet) as shares:
             self._predict(
                 batch.noisy[one].expand(2, -1, -1, -1), batch.timesteps[one].expand(2), torch.cat([own, plain])
             )
@@ -172,10 +172,10 @@ class PersonalObjective:
         ).sample
 
 
-def draw(
-    pipeline: Any, bank: Bank, objective: PersonalObjective, options: PersonalOptions, draws: torch.Generator
+def draw_batch(
+    pipeline: Any, bank: LatentBank, objective: PersonalObjective, options: PersonalOptions, draws: torch.Generator
 ) -> PersonalBatch:
-    """One step's data; all chance is drawn on the CPU, so a seed means the same on every device."""
+    """Draws one step's data on the CPU, so that a seed means the same on every device."""
     device, config = pipeline.unet.device, pipeline.scheduler.config
     rows = torch.randint(len(bank.mean), (options.batch,), generator=draws)
     latents = bank.mean[rows] + bank.deviation[rows] * torch.randn(bank.mean[rows].shape, generator=draws)
@@ -195,8 +195,8 @@ def draw(
 
 
 @contextmanager
-def _kept(unet: Any) -> Generator[None]:
-    """Without checkpointing: what listens to attentions is not there any more when activations are computed again."""
+def _without_checkpointing(unet: Any) -> Generator[None]:
+    """Turns checkpointing off: when it computes activations again, the hooks on the attentions are gone."""
     checkpointing: bool = unet.is_gradient_checkpointing
     unet.disable_gradient_checkpointing()
     try:
@@ -206,10 +206,10 @@ def _kept(unet: Any) -> Generator[None]:
             unet.enable_gradient_checkpointing()
 
 
-def _added(pipeline: Any, word: str, size: int) -> dict[str, Tensor] | None:
-    """What SDXL's UNet gets beside the context: the pooled plain text [1, P] and its sizes [1, 6]; None for SD1.5.
+def _sdxl_conditions(pipeline: Any, word: str, size: int) -> dict[str, Tensor] | None:
+    """SDXL's conditions beside the context: the pooled plain text [1, P] and the sizes [1, 6]; None for SD1.5.
 
-    The pooled text has no learned words: pictures are made with the host's own, too.
+    The pooled text has no learned words, as in the hosts, which use their own.
     """
     if not hasattr(pipeline, "text_encoder_2"):
         return None

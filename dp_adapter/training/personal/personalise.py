@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import HostError
-from dp_adapter.training.personal.learned_words import anchor_of
-from dp_adapter.training.personal.personal_objective import Bank, PersonalObjective, PersonalOptions, draw
+from dp_adapter.training.personal.learned_words import compute_anchor
+from dp_adapter.training.personal.personal_objective import LatentBank, PersonalObjective, PersonalOptions, draw_batch
 from dp_adapter.weights.families.personal import Personal
 
 
 @dataclass(eq=False)
-class Learning:
-    """What was learned so far; the caller may save it whenever ``personalise`` ends, also when it was interrupted.
+class PersonalResult:
+    """The modules as trained so far, with their losses; complete enough to be saved also after an interruption.
 
     Attributes:
         curve: per step the losses by name.
@@ -40,17 +40,17 @@ class Learning:
     interrupted: bool = False
 
 
-Progress = Callable[[int, int, dict[str, float]], None]
+OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after every step with the steps done, their total and the losses."""
 
 
-def begin(pipeline: Any, faceid: Tensor, names: Sequence[str], options: PersonalOptions) -> Personal:
-    """One person's modules before training: the words at the anchor, gamma 0, all else as the seed draws it.
+def make_personal(pipeline: Any, faceid: Tensor, names: Sequence[str], options: PersonalOptions) -> Personal:
+    """Makes one person's modules: the words at the anchor, gamma 0, all other weights drawn from the seed.
 
     Args:
         faceid: face embedding [e].
     """
-    anchor = anchor_of(pipeline, names, options.words).cpu()
+    anchor = compute_anchor(pipeline, names, options.words).cpu()
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(options.seed)  # pyright: ignore[reportUnknownMemberType]
         personal = Personal(faceid.float(), anchor, learned=anchor)
@@ -59,12 +59,12 @@ def begin(pipeline: Any, faceid: Tensor, names: Sequence[str], options: Personal
 
 
 def personalise(
-    pipeline: Any, personal: Personal, bank: Bank, options: PersonalOptions, progress: Progress | None = None
-) -> Learning:
-    """Trains; Ctrl-C ends it early with what was learned. The pipeline's weights stay as they are.
+    pipeline: Any, personal: Personal, bank: LatentBank, options: PersonalOptions, on_step: OnStep | None = None
+) -> PersonalResult:
+    """Trains one person's modules; Ctrl-C ends it early. The pipeline's weights do not change.
 
     Args:
-        personal: from ``begin``; trained in place.
+        personal: from ``make_personal``; trained in place.
 
     Raises:
         HostError: the loss is no longer a number.
@@ -72,17 +72,17 @@ def personalise(
     objective = PersonalObjective(pipeline, personal, options, int(bank.mean.shape[-1] * 8))
     if options.checkpointing:
         pipeline.unet.train().enable_gradient_checkpointing()  # diffusers checkpoints in training mode only
-    optimiser = torch.optim.AdamW(_groups(personal, options), weight_decay=options.weight_decay)
-    scaler = _scaler(pipeline.unet)
+    optimiser = torch.optim.AdamW(_group_parameters(personal, options), weight_decay=options.weight_decay)
+    scaler = _make_scaler(pipeline.unet)
     draws = torch.Generator().manual_seed(options.seed)
-    learning = Learning(personal)
+    result = PersonalResult(personal)
     started = time.perf_counter()
     try:
         for step in range(options.steps):
-            terms = objective.losses(draw(pipeline, bank, objective, options, draws))
+            terms = objective.losses(draw_batch(pipeline, bank, objective, options, draws))
             loss = torch.stack(list(terms.values())).sum()
-            told = {name: float(value.detach()) for name, value in terms.items()}
-            if not math.isfinite(sum(told.values())):
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            if not math.isfinite(sum(values.values())):
                 raise HostError(
                     f"The loss at step {step + 1} is not a number", "Take lower rates, or dtype float32 or bfloat16."
                 )
@@ -90,23 +90,23 @@ def personalise(
             scaler.scale(loss).backward()
             scaler.step(optimiser)
             scaler.update()
-            learning.curve.append(told)
-            if progress:
-                progress(step + 1, options.steps, told)
+            result.curve.append(values)
+            if on_step:
+                on_step(step + 1, options.steps, values)
     except KeyboardInterrupt:
-        learning.interrupted = True
+        result.interrupted = True
     finally:
         if options.checkpointing:
             pipeline.unet.disable_gradient_checkpointing()
             pipeline.unet.eval()
         optimiser.zero_grad(set_to_none=True)
-    learning.seconds = time.perf_counter() - started
+    result.seconds = time.perf_counter() - started
     if options.released:
         personal.adapter.get_buffer("beta").zero_()  # y' = y: the words alone
-    return learning
+    return result
 
 
-def _scaler(unet: Any) -> Any:
+def _make_scaler(unet: Any) -> Any:
     """Keeps gradients that pass through a UNet in float16 from vanishing; torch before 2.3 has it for CUDA alone."""
     new = hasattr(torch.amp, "GradScaler")
     amp: Any = torch.amp if new else torch.cuda.amp
@@ -115,8 +115,8 @@ def _scaler(unet: Any) -> Any:
     return amp.GradScaler(kind, enabled=wanted) if new else amp.GradScaler(enabled=wanted)
 
 
-def _groups(personal: Personal, options: PersonalOptions) -> list[dict[str, Any]]:
-    """Parameters by rate: what begins at a meaningful place or at 0, and networks that begin at random."""
+def _group_parameters(personal: Personal, options: PersonalOptions) -> list[dict[str, Any]]:
+    """Parameters by learning rate: the words and gamma, which start at the anchor and 0, and the random networks."""
     first = [personal.adapter.gamma, personal.learned]
     networks = [one for one in personal.parameters() if one.requires_grad and all(one is not other for other in first)]
     rate = options.rate if options.released else options.network_rate

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dp_adapter.core.attention import split_heads
 from dp_adapter.hosts.attach.diffusers import sites_of
 
 
@@ -31,7 +32,7 @@ class TokenShares:
             self._q[name] = output  # [R, N, heads d]
 
         def key(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            q, k = _by_head(self._q.pop(name), heads), _by_head(output, heads)
+            q, k = (split_heads(one.float(), heads) for one in (self._q.pop(name), output))
             weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)  # [R, heads, N, L]
             self._shares[name] = weights.mean((1, 2))
 
@@ -39,14 +40,9 @@ class TokenShares:
         stack.callback(attn2.get_submodule("to_k").register_forward_hook(key).remove)
 
 
-def _by_head(x: Tensor, heads: int) -> Tensor:
-    """[R, N, heads d] -> [R, heads, N, d] in float32."""
-    return x.float().view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
 @contextmanager
 def token_shares(unet: nn.Module) -> Generator[TokenShares]:
-    """Listens while it lasts."""
+    """Records the shares of the UNet's next call while the context is open."""
     shares = TokenShares()
     with ExitStack() as stack:
         for site in sites_of(unet):

@@ -15,10 +15,10 @@ from dp_adapter.identity.faces.face import Face, Floats, choose
 from dp_adapter.identity.faces.face_encoders import FaceEncoder
 from dp_adapter.identity.faces.face_parsing import CROP, FaceParser
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
+from dp_adapter.training.data.sample import INSIGHTFACE_PACK
 
 EncoderName = Literal["sface", "arcface"]
 
-_PACK = "buffalo_l"
 _HEAD = ("face", "hair", "ears", "glasses")
 _ZOOM = (0.85, 1.15)  # of the cut's side
 _SHIFT = 0.06  # of the cut's side, to each side
@@ -42,33 +42,33 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class VariedView:
-    """A varied cut: picture [S, S, 3] and the head's mask in it [S, S] in 0..1."""
+    """A crop around the person, varied: picture [S, S, 3] and the mask of the head in it [S, S] in 0..1."""
 
     picture: Picture
     mask: Floats
 
 
-def look(photos: Sequence[Path], encoders: EncoderPool, encoder: EncoderName) -> list[Subject]:
+def read_subjects(photos: Sequence[Path], encoders: EncoderPool, encoder: EncoderName) -> list[Subject]:
     """Finds, embeds and parses the largest face of each photo.
 
     Raises:
         PictureError: a photo cannot be read. FaceError: it shows no face.
         CatalogError, MissingDependencyError: a network is not here.
     """
-    detector = encoders.yunet if encoder == "sface" else encoders.pack(_PACK)
-    network: FaceEncoder = encoders.sface if encoder == "sface" else encoders.arcface(_PACK, normed=True)
+    detector = encoders.yunet if encoder == "sface" else encoders.pack(INSIGHTFACE_PACK)
+    network: FaceEncoder = encoders.sface if encoder == "sface" else encoders.arcface(INSIGHTFACE_PACK, normed=True)
     found: list[Subject] = []
     for path in photos:
         picture = load_picture(path)
         face = choose(detector.detect(picture))
-        found.append(Subject(picture, face, network.embed(picture, face), _head(encoders.parser, picture, face)))
+        found.append(Subject(picture, face, network.embed(picture, face), _mask_head(encoders.parser, picture, face)))
     if not found:
         raise PictureError("No photo was given", "Give at least one photo of the person.")
     return found
 
 
-def likeness_of(subjects: Sequence[Subject]) -> float:
-    """The lowest cosine of two photos' embeddings; 1 for a single photo."""
+def lowest_likeness(subjects: Sequence[Subject]) -> float:
+    """The lowest cosine between embeddings of two photos; 1 for a single photo."""
     unit = np.stack([one.embedding / max(float(np.linalg.norm(one.embedding)), 1e-12) for one in subjects])
     return float((unit @ unit.T).min())
 
@@ -81,32 +81,32 @@ def mean_embedding(subjects: Sequence[Subject]) -> Floats:
     return np.asarray(direction / np.linalg.norm(direction) * lengths.mean(), np.float32)
 
 
-def views(subjects: Sequence[Subject], size: int, count: int, random: np.random.Generator) -> list[VariedView]:
-    """``count`` varied cuts [size, size], the photos in turn; the first of each photo is not varied."""
+def vary(subjects: Sequence[Subject], size: int, count: int, random: np.random.Generator) -> list[VariedView]:
+    """Makes ``count`` varied crops [size, size], the photos in turn; the first crop of each photo is not varied."""
     found: list[VariedView] = []
     for number in range(count):
         subject = subjects[number % len(subjects)]
-        left, top, side = _square(subject, None if number < len(subjects) else random)
+        left, top, side = _choose_square(subject, None if number < len(subjects) else random)
         here = slice(top, top + side), slice(left, left + side)
-        picture = np.asarray(_resized(subject.picture[here], size), np.uint8)
-        mask = np.asarray(_resized(subject.head[here], size), np.float32)
+        picture = np.asarray(_resize(subject.picture[here], size), np.uint8)
+        mask = np.asarray(_resize(subject.head[here], size), np.float32)
         if number >= len(subjects):
-            picture = _coloured(picture, random)
+            picture = _vary_colour(picture, random)
             if random.random() < 0.5:
                 picture, mask = picture[:, ::-1], mask[:, ::-1]
         found.append(VariedView(np.ascontiguousarray(picture), np.ascontiguousarray(mask)))
     return found
 
 
-def _head(parser: FaceParser, picture: Picture, face: Face) -> Floats:
-    """[H, W]: the head alone; a parser's hair is everybody's, so it counts around this face only."""
+def _mask_head(parser: FaceParser, picture: Picture, face: Face) -> Floats:
+    """The mask of the head [H, W]; the parser marks everybody's hair, so only hair around this face counts."""
     parts = parser.parse(picture, face)
     y, x = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
     near = np.hypot(x - face.centre[0], y - face.centre[1]) < CROP / 2 * face.size
     return np.asarray(np.max([parts[name] for name in _HEAD], axis=0) * near, np.float32)
 
 
-def _square(subject: Subject, random: np.random.Generator | None) -> tuple[int, int, int]:
+def _choose_square(subject: Subject, random: np.random.Generator | None) -> tuple[int, int, int]:
     """Left, top and side in px of a square inside the photo, around the face."""
     height, width = subject.picture.shape[:2]
     zoom = 1.0 if random is None else random.uniform(*_ZOOM)
@@ -116,14 +116,14 @@ def _square(subject: Subject, random: np.random.Generator | None) -> tuple[int, 
     return min(max(0, left), width - side), min(max(0, top), height - side), side
 
 
-def _resized(square: Picture | Floats, size: int) -> Any:
+def _resize(square: Picture | Floats, size: int) -> Any:
     """[s, s, ...] -> [size, size, ...]; linear where it grows, so that a mask stays in 0..1."""
     import cv2
 
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if len(square) > size else cv2.INTER_LINEAR)
 
 
-def _coloured(picture: Picture, random: np.random.Generator) -> Picture:
+def _vary_colour(picture: Picture, random: np.random.Generator) -> Picture:
     bright, contrast, saturation = random.uniform(1 - _COLOUR, 1 + _COLOUR, 3)
     values = picture.astype(np.float32)
     grey = values @ np.array([0.299, 0.587, 0.114], np.float32)

@@ -1,6 +1,6 @@
 """``dp-adapter prepare``: a folder of pictures becomes WebDataset shards of `Sample` records.
 
-`list_pictures` finds the pictures · `examine_picture` is the work on one of them, run by `runners` and kept in
-`work_log` · `captions` and `measured_captions` find words · `duplicates` and `selection` find duplicates and people ·
-`shard_writer`, `output_folder` and `statistics_page` write · `run` puts it together.
+`list_pictures` finds the pictures · `work_runners` run `examine_picture` on each, `work_log` keeps the results ·
+`find_captions` and `measured_captions` find words · `face_groups` and `selection` find duplicates and people ·
+`shard_writer`, `output_folder` and `statistics_page` write · `prepare_shards` puts it together.
 """

@@ -26,8 +26,8 @@ class Listing:
         return self.folder / name
 
 
-def pictures_in(folder: Path, out: Path) -> Listing:
-    """Every picture of a folder and its sub-folders, told by its suffix; hidden files and ``out`` are left out.
+def list_pictures(folder: Path, out: Path) -> Listing:
+    """Finds the pictures of a folder and its sub-folders by their suffixes, without hidden files and ``out``.
 
     Raises:
         PictureError: there is no such folder, or no picture in it.
@@ -37,9 +37,9 @@ def pictures_in(folder: Path, out: Path) -> Listing:
     names: list[str] = []
     others = 0
     skipped = out.resolve()
-    for place, below, files in os.walk(folder):
-        here = Path(place)
-        below[:] = [name for name in below if not name.startswith(".") and (here / name).resolve() != skipped]
+    for walked, subfolders, files in os.walk(folder):
+        here = Path(walked)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and (here / name).resolve() != skipped]
         for file in files:
             if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."):
                 names.append((here / file).relative_to(folder).as_posix())

@@ -1,6 +1,6 @@
-"""What can be told about a picture by measuring it, and a sentence of that.
+"""Captions from measurements: what a picture shows, as fields, and a sentence made of them.
 
-A field is left out where it cannot be told, so that every word of the sentence can be expected to be true.
+A field that is not sure is left out, so that every word of the sentence can be expected to be true.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HUES = ((20, "pink"), (45, "red"), (72, "orange"), (105, "yellow"), (170, "gree
 """Upper ends of hue angles in Lab, degrees; above the last it is pink again."""
 
 
-def fields_of(picture: Picture, labels: Labels, face: Face, measured: Quality) -> dict[str, Any]:
+def measure_fields(picture: Picture, labels: Labels, face: Face, measured: Quality) -> dict[str, Any]:
     """Words by field: ``framing``, ``photo`` (black-and-white or colour), ``background``, ``clothes``, ``hair``,
     ``glasses``, ``facing``.
 
@@ -38,20 +38,20 @@ def fields_of(picture: Picture, labels: Labels, face: Face, measured: Quality) -
     chroma = np.hypot(lab[..., 1], lab[..., 2])
     grey = float(np.percentile(chroma, 90)) < _GREY
     found: dict[str, Any] = {
-        "framing": _framing(labels, face),
+        "framing": _name_framing(labels, face),
         "photo": "black-and-white" if grey else "colour",
-        "glasses": _glasses(labels, face),
-        "facing": _facing(measured.yaw),
+        "glasses": _sees_glasses(labels, face),
+        "facing": _name_direction(measured.yaw),
     }
     if not grey:
-        found["background"] = _colour(lab, labels == BACKGROUND)
-        found["clothes"] = _colour(lab, labels == CLOTHES)
-        found["hair"] = _hair(lab, labels, face)
+        found["background"] = _name_colour(lab, labels == BACKGROUND)
+        found["clothes"] = _name_colour(lab, labels == CLOTHES)
+        found["hair"] = _name_hair(lab, labels, face)
     return {name: value for name, value in found.items() if value is not None}
 
 
-def sentence(fields: Mapping[str, Any]) -> str:
-    """A caption from `fields_of`'s words."""
+def write_sentence(fields: Mapping[str, Any]) -> str:
+    """A caption from `measure_fields`'s words."""
     kind = "black-and-white photo" if fields.get("photo") == "black-and-white" else "photo"
     who = "bald person" if fields.get("hair") == "no" else "person"
     whole = f"a {fields['framing']} {kind} of a {who}"
@@ -69,33 +69,33 @@ def sentence(fields: Mapping[str, Any]) -> str:
     return whole
 
 
-def _framing(labels: Labels, face: Face) -> str:
+def _name_framing(labels: Labels, face: Face) -> str:
     share = float(face.box[3] - face.box[1]) / labels.shape[0]
     return next((word for least, word in _FRAMINGS if share > least), "wide")
 
 
-def _facing(yaw: float) -> str | None:
-    """From the picture's view; between 10 and 20 degrees, the error of the pose, nothing is said."""
+def _name_direction(yaw: float) -> str | None:
+    """Left and right as in the picture; None between 10 and 20 degrees, where the pose's error decides."""
     if abs(yaw) < 10:
         return "facing the camera"
     return None if abs(yaw) < 20 else f"turned to the {'right' if yaw > 0 else 'left'}"
 
 
-def _colour(lab: Floats, place: NDArray[np.bool_]) -> str | None:
-    """The colour of a part; None where it is small or of several colours."""
-    if place.mean() < _LEAST:
+def _name_colour(lab: Floats, mask: NDArray[np.bool_]) -> str | None:
+    """The colour's name of a part; None where the part is small or has several colours."""
+    if mask.mean() < _LEAST:
         return None
-    pixels = lab[place]
+    pixels = lab[mask]
     middle = np.median(pixels, axis=0)
     light, a, b = (float(value) for value in middle)
     spread = np.percentile(np.abs(pixels - middle), 75, axis=0)
     if float(np.hypot(spread[1], spread[2])) > 14 or float(spread[0]) > 22:
         return None
-    return _name(light, a, b)
+    return _name_lab(light, a, b)
 
 
-def _name(light: float, a: float, b: float) -> str | None:
-    """Of a colour in Lab; None between grey and a colour. Navy, black and dark brown are all ``dark``."""
+def _name_lab(light: float, a: float, b: float) -> str | None:
+    """The name of a colour in Lab; None between grey and a colour. Navy, black and dark brown are all ``dark``."""
     strength = float(np.hypot(a, b))
     if light < 18 or (light < 25 and strength < 14):
         return "dark"
@@ -111,8 +111,11 @@ def _name(light: float, a: float, b: float) -> str | None:
     return "brown" if brown and light < 45 else name
 
 
-def _hair(lab: Floats, labels: Labels, face: Face) -> str | None:
-    """Told where it is sure; limits in Lab from the official portraits of ``tools/small_base``."""
+def _name_hair(lab: Floats, labels: Labels, face: Face) -> str | None:
+    """The hair's colour, ``no`` for none, None where it is not sure.
+
+    Limits in Lab are from the official portraits of ``tools/small_base``.
+    """
     import cv2
 
     wide = max(3, int(face.size / 16) | 1)
@@ -133,7 +136,7 @@ def _hair(lab: Floats, labels: Labels, face: Face) -> str | None:
     return "brown" if 24 < light < 40 and chroma > 13 else None
 
 
-def _glasses(labels: Labels, face: Face) -> bool | None:
+def _sees_glasses(labels: Labels, face: Face) -> bool | None:
     """By what the parser takes for something worn around the eyes."""
     eyes = face.points[:2]
     apart = float(np.linalg.norm(eyes[1] - eyes[0]))

@@ -1,4 +1,4 @@
-"""What the work on one picture ends with."""
+"""The result of examining one picture: its samples, and what was left out with the reason."""
 
 from __future__ import annotations
 

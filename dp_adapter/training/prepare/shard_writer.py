@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_adapter.errors import MissingDependencyError
+from dp_adapter.weights.files import file_digest
 
 PATTERN = "shard-[0-9][0-9][0-9][0-9][0-9][0-9].tar"
 _BLOCK = 512  # of a tar file: a header for each member, its content filled up
@@ -37,14 +37,13 @@ def write_shards(folder: Path, records: Iterable[Mapping[str, Any]], limit: int)
         MissingDependencyError: webdataset is not installed. OSError: the disk is full.
     """
     shards: list[Shard] = []
-    for number, batch in enumerate(_batches(records, limit)):
+    for number, batch in enumerate(_split_into_shards(records, limit)):
         name = f"shard-{number:06}.tar"
         part = folder / f"{name}.part"
         with part.open("wb") as file:
-            _write(file, batch)
+            _write_tar(file, batch)
         size = part.stat().st_size
-        with part.open("rb") as file:
-            digest = _sha256(file)
+        digest = file_digest(part)
         part.replace(folder / name)
         shards.append(Shard(name, digest, size, tuple(str(record["__key__"]) for record in batch)))
     return shards
@@ -57,14 +56,14 @@ def remove_shards(folder: Path) -> None:
             path.unlink()
 
 
-def with_words(record: Mapping[str, Any], person: str, caption: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of `Sample.to_record` with its words filled in and facts added; the pictures' bytes stay as they are."""
+def fill_in_words(record: Mapping[str, Any], person: str, caption: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Fills person, caption and more facts into a record of `Sample.to_record`; its pictures' bytes stay the same."""
     about = json.loads(record["json"])
     about |= {"person": person, "caption": caption, "facts": {**about["facts"], **facts}}
     return {**record, "json": json.dumps(about).encode()}
 
 
-def _batches(records: Iterable[Mapping[str, Any]], limit: int) -> Iterator[list[Mapping[str, Any]]]:
+def _split_into_shards(records: Iterable[Mapping[str, Any]], limit: int) -> Iterator[list[Mapping[str, Any]]]:
     batch: list[Mapping[str, Any]] = []
     used = _END
     for record in records:
@@ -78,7 +77,7 @@ def _batches(records: Iterable[Mapping[str, Any]], limit: int) -> Iterator[list[
         yield batch
 
 
-def _write(file: io.BufferedWriter, records: Iterable[Mapping[str, Any]]) -> None:
+def _write_tar(file: io.BufferedWriter, records: Iterable[Mapping[str, Any]]) -> None:
     try:
         from webdataset.writer import TarWriter
     except ImportError:
@@ -86,10 +85,3 @@ def _write(file: io.BufferedWriter, records: Iterable[Mapping[str, Any]]) -> Non
     with TarWriter(file, encoder=False, mtime=0) as writer:
         for record in records:
             writer.write(dict(record))
-
-
-def _sha256(file: io.BufferedReader) -> str:
-    sha = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        sha.update(piece)
-    return sha.hexdigest()

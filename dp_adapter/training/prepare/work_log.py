@@ -1,4 +1,4 @@
-"""The log of work that is done: one small file for each picture, by the sha256 of its content."""
+"""The log of finished pictures: one small file for each, named by the sha256 of the picture's content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ABOUT = "outcome.json"
 
 @dataclass(frozen=True, eq=False)
 class WorkLogEntry:
-    """A sample that waits for its shard: what is needed to compare it with others.
+    """A sample that is not in a shard yet, as far as is needed to compare it with others.
 
     Attributes:
         digest: of the file it is from; number: which of that file's samples.
@@ -38,8 +38,8 @@ class WorkLogEntry:
         return self.about["facts"]
 
 
-class DoneWork:
-    """Outcomes in a folder.
+class WorkLog:
+    """Results of pictures, kept in a folder.
 
     A file appears whole or not at all, so that a run that was killed goes on with the next picture.
     """
@@ -48,43 +48,43 @@ class DoneWork:
         self.folder = folder
 
     def __contains__(self, digest: str) -> bool:
-        """Whether the picture is done; a file that a power cut left damaged is not."""
+        """Whether the picture's result is there; a file that a power cut left damaged does not count."""
         try:
             with zipfile.ZipFile(self._path(digest)):
                 return True
         except (OSError, zipfile.BadZipFile):
             return False
 
-    def save(self, digest: str, outcome: PictureResult) -> None:
+    def save(self, digest: str, result: PictureResult) -> None:
         path = self._path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        keys = [str(record["__key__"]) for record in outcome.records]
+        keys = [str(record["__key__"]) for record in result.records]
         with zipfile.ZipFile(part, "w") as file:
-            file.writestr(_ABOUT, json.dumps({"keys": keys, "drops": [asdict(drop) for drop in outcome.drops]}))
-            for number, record in enumerate(outcome.records):
+            file.writestr(_ABOUT, json.dumps({"keys": keys, "drops": [asdict(drop) for drop in result.drops]}))
+            for number, record in enumerate(result.records):
                 for name, value in record.items():
                     if name != "__key__":
                         file.writestr(f"{number}.{name}", value)
         part.replace(path)
 
     def load(self, digest: str) -> tuple[list[WorkLogEntry], list[Drop]]:
-        """What is known of a picture that is done, without its pixels."""
+        """Samples (without their pixels) and drops of a finished picture."""
         with zipfile.ZipFile(self._path(digest)) as file:
-            outcome = json.loads(file.read(_ABOUT))
+            result = json.loads(file.read(_ABOUT))
             entries: list[WorkLogEntry] = []
-            for number, key in enumerate(outcome["keys"]):
+            for number, key in enumerate(result["keys"]):
                 about = json.loads(file.read(f"{number}.json"))
                 with np.load(io.BytesIO(file.read(f"{number}.npz")), allow_pickle=False) as arrays:
                     vector = np.asarray(arrays["sface"], np.float32)
                 vector = (vector / np.linalg.norm(vector)).astype(np.float32)
                 entries.append(WorkLogEntry(digest, number, key, about, vector))
-        boxes = [None if drop["box"] is None else tuple(drop["box"]) for drop in outcome["drops"]]
-        drops = [Drop(d["reason"], d["detail"], box) for d, box in zip(outcome["drops"], boxes, strict=True)]
+        boxes = [None if drop["box"] is None else tuple(drop["box"]) for drop in result["drops"]]
+        drops = [Drop(d["reason"], d["detail"], box) for d, box in zip(result["drops"], boxes, strict=True)]
         return entries, drops
 
     def record(self, entry: WorkLogEntry) -> dict[str, Any]:
-        """The sample's files, as `Sample.to_record` gave them."""
+        """The whole record of a sample, as `Sample.to_record` made it."""
         start = f"{entry.number}."
         with zipfile.ZipFile(self._path(entry.digest)) as file:
             parts = {name.removeprefix(start): file.read(name) for name in file.namelist() if name.startswith(start)}

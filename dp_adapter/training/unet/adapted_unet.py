@@ -21,8 +21,15 @@ from dp_adapter.core.types import Grid, Level, Site
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.attach.calls import require_fit
 from dp_adapter.hosts.attach.diffusers import sites_of
-from dp_adapter.training.unet.call import KEYWORD, Call, Record, masks_by_halvings
-from dp_adapter.training.unet.trained_sites import TrainedGate, TrainedSelfAttention, TrainedTextAttention
+from dp_adapter.training.unet.trained_sites import (
+    KEYWORD,
+    Call,
+    Record,
+    TrainedGate,
+    TrainedSelfAttention,
+    TrainedTextAttention,
+    masks_by_halvings,
+)
 
 Mode = Literal["add", "gated"]
 
@@ -31,36 +38,33 @@ _MIDDLE_STAGES = 5  # FastComposer's localization_layers (mit-han-lab/fastcompos
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a batch is made of.
+    """The conditions of a batch.
 
     Attributes:
         text: [B, L, D], L = 77 in the models.
-        tokens: identity tokens [B, T, D], those of "no identity" where it was dropped; None for the base model.
+        tokens: identity tokens [B, T, D], made from zeros where the identity was dropped; None for the base model.
         mask: visually sensitive region on the latent grid [B, 1, h, w] in 0..1.
         text_on: [B], the text attention's output times this: 1, or 0 where the text is off (stage 1).
-        progress: [B], 0 at pure noise and 1 at the finished picture, for the trained gate; None takes ``progress_of``
-            of the timesteps.
     """
 
     text: Tensor
     tokens: Tensor | None
     mask: Tensor
     text_on: Tensor | None = None
-    progress: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the UNet said, and what was recorded on the way; None where it was not asked for.
+    """The predicted noise, and what the sites recorded; None where it was not requested.
 
     Attributes:
         noise: [B, 4, h, w].
         fair: L_FAIR, mean over the sites.
         localisation: L_loc, mean over the sites of the middle five stages.
-        attention: [B, 1, h', w'], how much each position looks at the identity, mean over all sites but those on the
-            finest grid, on that grid; what ``losses.story_mask`` needs.
+        attention: [B, 1, h', w'], each position's share of attention to the identity, mean over all sites but those on
+            the finest grid, resized to that grid; for ``losses.story_mask``.
         features: [B, N, I] for each site of the first up block with text attention: the text attention before W_o;
-            what ``losses.edit_direction`` needs.
+            for ``losses.edit_direction``.
     """
 
     noise: Tensor
@@ -70,9 +74,9 @@ class Prediction:
     features: tuple[Tensor, ...] | None = None
 
 
-def progress_of(timesteps: Tensor, train_timesteps: int = 1000) -> Tensor:
-    """Progress [B] in 0..1 of timesteps [B], as the hosts say it (``hosts.attach.calls.progress_of``)."""
-    return (1 - timesteps.float() / (train_timesteps - 1)).clamp(0, 1)
+def progress_of(timesteps: Tensor) -> Tensor:
+    """Progress [B] in 0..1 of timesteps [B] of 1000, as ``hosts.attach.calls.progress_of`` has it for one."""
+    return (1 - timesteps.float() / 999).clamp(0, 1)
 
 
 class AdaptedUNet(nn.Module):
@@ -112,7 +116,7 @@ class AdaptedUNet(nn.Module):
         _require_kind(adapter, mode)
         require_fit(self._sites, adapter, self._widths)
         self._handles: list[RemovableHandle] = []
-        self._install()
+        self._install_processors()
 
     def forward(
         self,
@@ -124,79 +128,80 @@ class AdaptedUNet(nn.Module):
         record: frozenset[Record] = frozenset(),
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
-        """The noise in latents [B, 4, h, w] at timesteps [B].
+        """Predicts the noise in latents [B, 4, h, w] at timesteps [B].
 
         Args:
             identity: False computes the base model's own attention, as with no tokens.
-            record: what else is wanted; ``localisation`` and ``attention`` in mode "add" only.
+            record: what the sites record besides; ``localisation`` and ``attention`` in mode "add" only.
             added_cond_kwargs: SDXL's ``text_embeds`` and ``time_ids``.
         """
         if self.mode == "gated" and record & {"localisation", "attention"}:
             raise ValueError("the gated adapter is kept in its region by L_FAIR; it has no attention beside the text's")
-        call = self._call(noisy, timesteps, conditions, identity, record)
-        noise = self._run(noisy, timesteps, conditions.text, added_cond_kwargs, {KEYWORD: call})
+        call = self._make_call(noisy, timesteps, conditions, identity, record)
+        noise = self._run_unet(noisy, timesteps, conditions.text, added_cond_kwargs, {KEYWORD: call})
         return Prediction(
             noise,
             fair=_mean(call.fair),
             localisation=_mean(call.localisation),
-            attention=self._attention(call),
+            attention=self._mean_attention(call),
             features=tuple(call.features.values()) if "features" in record else None,
         )
 
     @torch.no_grad()
-    def base(
+    def predict_base(
         self,
         noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """What the model without adapter says [B, 4, h, w], without gradients."""
-        return self._run(noisy, timesteps, text, added_cond_kwargs, None)
+        """The noise that the model without adapter predicts, [B, 4, h, w], without gradients."""
+        return self._run_unet(noisy, timesteps, text, added_cond_kwargs, None)
 
-    def tokens(self, features: Tensor) -> Tensor:
-        """Identity tokens [B, T, D] of the encoder's features: [B, e] of a face, [B, L, e] of its patches."""
+    def make_tokens(self, features: Tensor) -> Tensor:
+        """Projects the encoder's features, [B, e] of a face or [B, L, e] of its patches, to tokens [B, T, D]."""
         return cast(Tensor, self.adapter.projection(features))
 
     def release(self) -> None:
-        """Gives the UNet its own attention processors back; this module is of no use then."""
+        """Gives the UNet its own attention processors back; afterwards this module cannot be used."""
         for site in self._sites:
             for attention in self._attentions(site):
                 attention.set_processor(attention.processor.original)
         for handle in self._handles:
             handle.remove()
 
-    def _run(
+    def _run_unet(
         self,
         noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
         added: Mapping[str, Tensor] | None,
-        told: dict[str, Any] | None,
+        attention_kwargs: dict[str, Any] | None,
     ) -> Tensor:
         added_cond_kwargs = None if added is None else dict(added)
-        output = self.unet(noisy, timesteps, text, cross_attention_kwargs=told, added_cond_kwargs=added_cond_kwargs)
+        output = self.unet(
+            noisy, timesteps, text, cross_attention_kwargs=attention_kwargs, added_cond_kwargs=added_cond_kwargs
+        )
         return cast(Tensor, output.sample)
 
-    def _call(
+    def _make_call(
         self, noisy: Tensor, timesteps: Tensor, conditions: Conditions, identity: bool, record: frozenset[Record]
     ) -> Call:
         mask, text_on = conditions.mask.detach().float(), conditions.text_on
         if mask.shape != (len(noisy), 1, *noisy.shape[-2:]):
             raise ValueError(f"the mask is {tuple(mask.shape)}, the latents are {tuple(noisy.shape)}")
-        progress = progress_of(timesteps) if conditions.progress is None else conditions.progress
         return Call(
             tokens=conditions.tokens if identity else None,
             masks=masks_by_halvings(mask, max(site.halvings for site in self._sites)),
             acts=(mask.amax((1, 2, 3)) > 0)[:, None, None],
             text_on=None if text_on is None else text_on[:, None, None],
-            progress=progress.expand(len(noisy))[:, None, None],
+            progress=progress_of(timesteps).expand(len(noisy))[:, None, None],
             latent=Grid(*noisy.shape[-2:]),
             weight=self._weight,
             record=record,
         )
 
-    def _attention(self, call: Call) -> Tensor | None:
+    def _mean_attention(self, call: Call) -> Tensor | None:
         """The shares of the coarse sites, mean on the finest grid: [B, 1, h', w']."""
         if not call.shares:
             return None
@@ -217,11 +222,11 @@ class AdaptedUNet(nn.Module):
         block = self.unet.get_submodule(site.name)
         return block.get_submodule("attn1"), block.get_submodule("attn2")
 
-    def _install(self) -> None:
+    def _install_processors(self) -> None:
         """Puts the processors in: plain objects, so that the adapter's weights do not become the UNet's."""
         middle = _middle_stages(self._sites)
         finest = min(site.halvings for site in self._sites)
-        edited = next(_stage(site) for site in self._sites if site.level == "up")
+        edited = next(_unet_stage(site) for site in self._sites if site.level == "up")
         for site in self._sites:
             weights, (attn1, attn2) = self.adapter.site(site.index), self._attentions(site)
             if isinstance(attn2.processor, TrainedTextAttention):
@@ -239,9 +244,9 @@ class AdaptedUNet(nn.Module):
                     weights if isinstance(weights, SiteAdapter) else None,
                     self._powers[site.level],
                     gate=gate,
-                    localised=_stage(site) in middle,
+                    localised=_unet_stage(site) in middle,
                     coarse=site.halvings > finest,
-                    edited=_stage(site) == edited,
+                    edited=_unet_stage(site) == edited,
                 )
             )
 
@@ -258,7 +263,7 @@ def _require_kind(adapter: Adapter, mode: Mode) -> None:
             )
 
 
-def _stage(site: Site) -> str:
+def _unet_stage(site: Site) -> str:
     """The block of the UNet that a site is in: ``down_blocks.0`` to ``mid_block`` to ``up_blocks.3``."""
     found = re.match(r"(down|up)_blocks\.\d+|mid_block", site.name)
     assert found
@@ -268,7 +273,7 @@ def _stage(site: Site) -> str:
 def _middle_stages(sites: list[Site]) -> set[str]:
     """The middle five of the UNet's stages with text attention: of SD1.5's seven; SDXL has just five."""
     order = {"down": 0, "middle": 1, "up": 2}
-    stages = list(dict.fromkeys(_stage(site) for site in sorted(sites, key=lambda site: order[site.level])))
+    stages = list(dict.fromkeys(_unet_stage(site) for site in sorted(sites, key=lambda site: order[site.level])))
     first = (len(stages) - _MIDDLE_STAGES) // 2
     return set(stages[first : first + _MIDDLE_STAGES])
 

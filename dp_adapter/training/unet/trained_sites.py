@@ -8,8 +8,8 @@ Shapes: B rows, N positions, C hidden channels, I inner channels, L text tokens,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,64 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.attention import attend, split_heads
 from dp_adapter.core.blend import join_pathways
-from dp_adapter.core.types import Site
+from dp_adapter.core.regions.region_masks import on_grid
+from dp_adapter.core.types import Grid, Site
 from dp_adapter.training import losses
-from dp_adapter.training.unet.call import Call
 
+KEYWORD = "dp_adapter"
+
+Record = Literal["fair", "localisation", "attention", "features"]
 Processor = Callable[..., Tensor]
+
+
+class Call:
+    """What one forward of the adapted UNet gives its sites, and what they record for the losses.
+
+    It travels to the sites in ``cross_attention_kwargs``, not on the modules: gradient checkpointing runs a block again
+    in the backward, after other forwards with other conditions, and must find those of its own.
+
+    No dataclass: FSDP copies those that enter a module with gradients in them (torch 2.13, ``replace_grad_tensors`` of
+    ``torch.distributed.fsdp``), and what the sites record would be lost in the copies.
+
+    Attributes:
+        tokens: [B, T, D]; None for the base model's own attention.
+        masks: by number of halvings of the latent grid, [B, N, 1].
+        acts: [B, 1, 1], whether a row has a region at all; where not, the extension leaves the row alone.
+        text_on: [B, 1, 1], the text attention's factor; None for 1.
+        progress: [B, 1, 1], 0 at pure noise and 1 at the finished picture.
+        latent: grid of the latents.
+        weight: strength s.
+        record: which of ``fair``, ``localisation``, ``shares`` and ``features`` the sites fill, by a site's index.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: Tensor | None,
+        masks: Mapping[int, Tensor],
+        acts: Tensor,
+        text_on: Tensor | None,
+        progress: Tensor,
+        latent: Grid,
+        weight: float,
+        record: frozenset[Record],
+    ) -> None:
+        self.tokens, self.masks, self.acts, self.text_on = tokens, masks, acts, text_on
+        self.progress, self.latent, self.weight, self.record = progress, latent, weight, record
+        self.fair: dict[int, Tensor] = {}
+        self.localisation: dict[int, Tensor] = {}
+        self.shares: dict[int, Tensor] = {}
+        self.features: dict[int, Tensor] = {}
+
+    def switch_text(self, z: Tensor) -> Tensor:
+        """Multiplies the text's attention [B, N, I] by ``text_on``."""
+        return z if self.text_on is None else z * self.text_on.to(z)
+
+
+def masks_by_halvings(mask: Tensor, halvings: int) -> dict[int, Tensor]:
+    """The mask [B, 1, h, w] of the latent grid on this and every coarser grid, as the extension makes it: [B, N, 1]."""
+    latent = Grid(*mask.shape[-2:])
+    return {times: on_grid(mask[:, 0], latent, times).flatten(1)[..., None] for times in range(halvings + 1)}
 
 
 class TrainedSelfAttention:
@@ -46,11 +99,11 @@ class TrainedSelfAttention:
         if self._gate is not None:
             self._gate.call = dp_adapter
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        return _out(attn, attend(q, k, v, attn.heads))
+        return _project_out(attn, attend(q, k, v, attn.heads))
 
 
 class TrainedGate:
-    """FACT's term between self-attention and text attention: what ``norm2`` reads and ``attn2`` adds to the stream.
+    """FACT's term between self-attention and text attention: ``norm2`` reads it, ``attn2`` adds it to the output.
 
     It holds a call only while a block runs, from attn1 to attn2.
     """
@@ -61,7 +114,7 @@ class TrainedGate:
         self._term: Tensor | None = None
 
     def before_norm2(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """A forward pre-hook: the stream [B, N, C] with the term."""
+        """A forward pre-hook of ``norm2``: adds the term to the hidden states [B, N, C]."""
         call, self.call = self.call, None
         if call is None or call.tokens is None:
             return None
@@ -73,14 +126,14 @@ class TrainedGate:
         self._term = term
         return (x + term, *args[1:])
 
-    def take(self) -> Tensor | float:
-        """The term [B, N, C], once; 0 where there is none."""
+    def take_term(self) -> Tensor | float:
+        """Hands out the term [B, N, C] and forgets it; 0 where there is none."""
         term, self._term = self._term, None
         return 0.0 if term is None else term
 
 
 class TrainedTextAttention:
-    """attn2's processor: Z_t, and what the identity makes of it.
+    """attn2's processor: the text's attention Z_t, joined with the identity's.
 
     Args:
         weights: of the identity's attention; None where it acts in ``gate`` instead.
@@ -120,7 +173,7 @@ class TrainedTextAttention:
         assert encoder_hidden_states is not None
         call, context = dp_adapter, encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        z = call.spoken(attend(q, k, v, self._site.heads))
+        z = call.switch_text(attend(q, k, v, self._site.heads))
         if self._edited and "features" in call.record:
             call.features[self._site.index] = z
         if self._weights is None or call.tokens is None:
@@ -130,8 +183,8 @@ class TrainedTextAttention:
             if "fair" in call.record:
                 mask = call.masks[self._site.halvings]
                 call.fair[self._site.index] = losses.fair(joined - f_t, hidden_states, mask)
-        out = _out(attn, joined)
-        return out if self._gate is None else out + self._gate.take()
+        out = _project_out(attn, joined)
+        return out if self._gate is None else out + self._gate.take_term()
 
     def _join(
         self,
@@ -151,7 +204,7 @@ class TrainedTextAttention:
         term = call.weight * attend(q, id_k, id_v, heads)
         f_t = z
         if weights.text is not None:
-            changed = call.spoken(weights.text(q, context, k, v, heads, 1.0))
+            changed = call.switch_text(weights.text(q, context, k, v, heads, 1.0))
             f_t = torch.where(call.acts, changed, z)
         gain = (mask if weights.blending else mask**self._power).to(z)
         if weights.blending is None and weights.text is None:
@@ -186,6 +239,6 @@ def identity_share(q: Tensor, k: Tensor, id_k: Tensor, heads: int) -> Tensor:
     return torch.sigmoid(identity - text).mean(1)
 
 
-def _out(attn: Any, inner: Tensor) -> Tensor:
+def _project_out(attn: Any, inner: Tensor) -> Tensor:
     """W_o and the dropout behind it: [B, N, I] -> [B, N, C]."""
     return cast(Tensor, attn.to_out[1](attn.to_out[0](inner)))

@@ -12,16 +12,16 @@ import torch
 
 from dp_adapter.errors import TrainingError
 from dp_adapter.identity.faces.face_parsing import FACE_SKIN, HAIR
-from dp_adapter.training.config import AdapterPlan, Data
-from dp_adapter.training.data.batches import Batch, Examples, batches, example, regions, regions_of
+from dp_adapter.training.config import AdapterConfig, DataConfig
+from dp_adapter.training.data.batches import Batch, Examples, draw_masks, iterate_batches, make_example, masks_of
 from dp_adapter.training.data.shards import Shards
 from tests.training import made
 
-PLAN = Data(("-",), resolution=64, drop_identity=0.0, drop_text=0.0, drop_both=0.0)
+PLAN = DataConfig(("-",), resolution=64, drop_identity=0.0, drop_text=0.0, drop_both=0.0)
 
 
-def examples(pattern: str, plan: Data = PLAN) -> Examples:
-    return Examples(Shards([pattern]), plan, AdapterPlan(), (0, 0))
+def examples(pattern: str, plan: DataConfig = PLAN) -> Examples:
+    return Examples(Shards([pattern]), plan, AdapterConfig(), (0, 0))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -30,10 +30,10 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def test_a_batch_is_a_function_of_its_number_and_process(pattern: str) -> None:
-    run = list(batches(examples(pattern), 2, 0, 6, 0, 2, 0))
-    late = list(batches(examples(pattern), 2, 4, 2, 0, 2, 0))
+    run = list(iterate_batches(examples(pattern), 2, 0, 6, 0, 2, 0))
+    late = list(iterate_batches(examples(pattern), 2, 4, 2, 0, 2, 0))
     assert [same(one, other) for one, other in zip(run[4:], late, strict=True)] == [True, True]
-    other = list(batches(examples(pattern), 2, 0, 6, 1, 2, 0))
+    other = list(iterate_batches(examples(pattern), 2, 0, 6, 1, 2, 0))
     once = [caption for pair in zip(run[:3], other[:3], strict=True) for batch in pair for caption in batch.captions]
     assert len(set(once)) == 12  # together both processes see every sample once before any comes again
 
@@ -53,7 +53,7 @@ def test_references_are_other_photos_of_the_same_person(pattern: str) -> None:
 
 def test_shares_of_dropped_conditions(pattern: str) -> None:
     found = examples(pattern, replace(PLAN, drop_identity=0.2, drop_text=0.3, drop_both=0.1))
-    found.known = {number: example(found.shards.sample(number), PLAN) for number in range(len(found.shards))}
+    found.cached = {number: make_example(found.shards.sample(number), PLAN) for number in range(len(found.shards))}
     rows = [found[position] for position in range(400)]
     without_text = [row["captions"] == "" for row in rows]
     without_identity = [not bool(row["features"].any()) for row in rows]
@@ -69,10 +69,10 @@ def test_regions_are_the_face_and_with_hair_of_this_person() -> None:
     labels[10:20, 28:52] = HAIR
     labels[60:70, 0:10] = FACE_SKIN  # somebody else
     labels[60:70, 70:80] = HAIR
-    face, with_hair = regions(labels, (30, 20, 50, 40), 0.0, 0.0)
+    face, with_hair = draw_masks(labels, (30, 20, 50, 40), 0.0, 0.0)
     assert face.sum() == 20 * 20
     assert with_hair.sum() == 20 * 20 + 10 * 24
-    grown, _ = regions(labels, (30, 20, 50, 40), 0.1, 0.05)
+    grown, _ = draw_masks(labels, (30, 20, 50, 40), 0.1, 0.05)
     assert grown[18, 40] > 0.5
     assert 0 < grown[17, 40] < 0.5
 
@@ -89,14 +89,14 @@ def test_a_wide_picture_is_cut_around_the_face() -> None:
         box=(x0 + 64, y0, x1 + 64, y1),
         points=sample.points + np.array([64, 0], np.float32),
     )
-    one, other = example(sample, PLAN), example(moved, PLAN)
+    one, other = make_example(sample, PLAN), make_example(moved, PLAN)
     assert one.pixels is not None
     assert other.pixels is not None
     assert torch.equal(one.pixels, other.pixels)
-    assert torch.equal(regions_of(sample, PLAN), regions_of(moved, PLAN))
+    assert torch.equal(masks_of(sample, PLAN), masks_of(moved, PLAN))
     assert torch.allclose(one.points, other.points)
-    assert other.place.tolist() == [64, 192, 0, 64]
-    small = example(moved, replace(PLAN, resolution=128))
+    assert other.size_and_crop.tolist() == [64, 192, 0, 64]
+    small = make_example(moved, replace(PLAN, resolution=128))
     assert torch.allclose(small.points, 2 * one.points)
 
 
@@ -114,6 +114,6 @@ def test_damaged_and_missing_shards_are_told(pattern: str, tmp_path: Path) -> No
             target.addfile(member, source.extractfile(member))
     with pytest.raises(TrainingError, match="has no"):
         Shards([str(cut)])
-    transface = Examples(Shards([pattern]), PLAN, AdapterPlan(encoder="arcface"), (0, 0))
+    transface = Examples(Shards([pattern]), PLAN, AdapterConfig(encoder="arcface"), (0, 0))
     with pytest.raises(TrainingError, match=r"no embedding 'insightface'.*it has sface, transface"):
         transface.features(0)

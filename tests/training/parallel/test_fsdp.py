@@ -18,7 +18,7 @@ from torch import distributed
 from dp_adapter.errors import TrainingError
 from dp_adapter.training.config import Config, from_tables
 from dp_adapter.training.parallel import deepspeed, fsdp
-from dp_adapter.training.parallel.stopping import Stopped
+from dp_adapter.training.parallel.stopping import TrainingStopped
 from dp_adapter.training.train import train
 from dp_adapter.weights.formats import read
 
@@ -77,19 +77,19 @@ def stop_after_one(config: Config) -> None:
         if " 1/" in sentence:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Stopped):
-        train(config, tell=told)
+    with pytest.raises(TrainingStopped):
+        train(config, log=told)
 
 
 def test_what_fsdp_cannot_do_here_is_said(launched: pytest.MonkeyPatch) -> None:
     accelerator = Accelerator(cpu=True)
     launched.setenv("FSDP_OFFLOAD_PARAMS", "true")
     with pytest.raises(TrainingError, match="fsdp_offload_params"):
-        fsdp.plugin_of(accelerator)
+        fsdp.find_plugin(accelerator)
     launched.setenv("FSDP_VERSION", "1")
     launched.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # FSDP 1 has it on GPUs alone
     with pytest.raises(TrainingError, match="Set fsdp_version to 2"):
-        fsdp.plugin_of(accelerator)
+        fsdp.find_plugin(accelerator)
 
 
 def test_what_deepspeed_cannot_do_here_is_said(tables: dict[str, Any]) -> None:

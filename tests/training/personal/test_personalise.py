@@ -25,10 +25,16 @@ from dp_adapter.sampling import worded
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.training.personal import learned_words, personal_losses
-from dp_adapter.training.personal.personal_objective import Bank, PersonalObjective, PersonalOptions, bank_of, draw
-from dp_adapter.training.personal.personalise import begin, personalise
+from dp_adapter.training.personal.personal_objective import (
+    LatentBank,
+    PersonalObjective,
+    PersonalOptions,
+    draw_batch,
+    encode_views,
+)
+from dp_adapter.training.personal.personalise import make_personal, personalise
 from dp_adapter.training.personal.text_attention import token_shares
-from dp_adapter.training.personal.varied_views import Subject, mean_embedding, views
+from dp_adapter.training.personal.varied_views import Subject, mean_embedding, vary
 from dp_adapter.weights import formats
 from dp_adapter.weights.families import personal
 from dp_adapter.weights.families.personal import Personal
@@ -46,8 +52,8 @@ def pipeline(tiny_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bank(pipeline: Any) -> Bank:
-    return bank_of(pipeline, views([subject()], 64, 2, np.random.default_rng(0)))
+def bank(pipeline: Any) -> LatentBank:
+    return encode_views(pipeline, vary([subject()], 64, 2, np.random.default_rng(0)))
 
 
 def subject() -> Subject:
@@ -64,12 +70,12 @@ def faceid() -> Tensor:
     return torch.as_tensor(mean_embedding([subject()]))
 
 
-def test_the_loss_of_one_batch_falls_and_all_parts_learn(pipeline: Any, bank: Bank) -> None:
-    net = begin(pipeline, faceid(), NAMES, TINY)
+def test_the_loss_of_one_batch_falls_and_all_parts_learn(pipeline: Any, bank: LatentBank) -> None:
+    net = make_personal(pipeline, faceid(), NAMES, TINY)
     assert net.learned is not None and net.adapter.gamma == 0
     assert torch.equal(net.learned, net.get_buffer("anchor")), "Cross Initialization"
     objective = PersonalObjective(pipeline, net, TINY, 64)
-    batch = draw(pipeline, bank, objective, TINY, torch.Generator().manual_seed(1))
+    batch = draw_batch(pipeline, bank, objective, TINY, torch.Generator().manual_seed(1))
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
     first = [net.learned, net.adapter.gamma]
     rest = [one for one in net.parameters() if all(one is not other for other in first)]
@@ -88,8 +94,8 @@ def test_the_loss_of_one_batch_falls_and_all_parts_learn(pipeline: Any, bank: Ba
     assert all(one.grad is None for one in pipeline.text_encoder.parameters())
 
 
-def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: Bank, tmp_path: Path, models: Path) -> None:
-    net = begin(pipeline, faceid(), NAMES, TINY)
+def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: LatentBank, tmp_path: Path, models: Path) -> None:
+    net = make_personal(pipeline, faceid(), NAMES, TINY)
     learning = personalise(pipeline, net, bank, replace(TINY, steps=1), None)
     assert len(learning.curve) == 1 and set(learning.curve[0]) == {"denoising", "prior"}
     with torch.no_grad():
@@ -100,7 +106,7 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: Bank, tmp_pat
         pipeline, net, replace(TINY, templates=("a photo of a {} in a garden",), word="woman"), 64
     )
     with torch.no_grad():
-        expected = objective.context(objective.texts)  # y' [1, 77, D]
+        expected = objective.encode(objective.texts)  # y' [1, 77, D]
     settings = Settings.from_dict({"model": "ada.safetensors", "weight": 1.0, "regions": [{"kind": "full"}]})
     prepared = Session([models], True).prepare(settings, generation.scene_of(pipeline, JOB))
     job = worded(JOB, prepared)
@@ -127,7 +133,7 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: Bank, tmp_pat
 
 
 def test_a_picture_with_the_file_and_the_return(pipeline: Any, models: Path) -> None:
-    net = begin(pipeline, faceid(), NAMES, TINY)
+    net = make_personal(pipeline, faceid(), NAMES, TINY)
     with torch.no_grad():
         net.adapter.gamma.fill_(2.0)
     personal.save(models / "dp_adapter" / "ada.safetensors", net, "sd15", "Ada", {})
@@ -144,9 +150,9 @@ def test_a_picture_with_the_file_and_the_return(pipeline: Any, models: Path) -> 
         generation.generate(session, pipeline, settings, replace(JOB, prompt="a garden"))
 
 
-def test_released_behaviour_applies_the_words_alone(pipeline: Any, bank: Bank, tmp_path: Path) -> None:
+def test_released_behaviour_applies_the_words_alone(pipeline: Any, bank: LatentBank, tmp_path: Path) -> None:
     options = replace(TINY, released=True)
-    net = begin(pipeline, faceid(), NAMES, options)
+    net = make_personal(pipeline, faceid(), NAMES, options)
     enhancer = {name: value.clone() for name, value in net.enhancer.state_dict().items()}
     personalise(pipeline, net, bank, options)
     assert all(torch.equal(value, enhancer[name]) for name, value in net.enhancer.state_dict().items())
@@ -157,22 +163,22 @@ def test_released_behaviour_applies_the_words_alone(pipeline: Any, bank: Bank, t
     assert identity is not None and torch.equal(identity.fuse(context, (3, 4)), context)
 
 
-def test_the_same_seed_learns_the_same_and_an_interruption_keeps_what_is_there(pipeline: Any, bank: Bank) -> None:
-    first = personalise(pipeline, begin(pipeline, faceid(), NAMES, TINY), bank, TINY)
+def test_the_same_seed_learns_the_same_and_an_interruption_keeps_what_is_there(pipeline: Any, bank: LatentBank) -> None:
+    first = personalise(pipeline, make_personal(pipeline, faceid(), NAMES, TINY), bank, TINY)
 
     def stop(done: int, _total: int, _losses: dict[str, float]) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
-    second = personalise(pipeline, begin(pipeline, faceid(), NAMES, TINY), bank, replace(TINY, steps=9), stop)
+    second = personalise(pipeline, make_personal(pipeline, faceid(), NAMES, TINY), bank, replace(TINY, steps=9), stop)
     assert second.interrupted and len(second.curve) == 2 and not first.interrupted
     for name, value in first.personal.state_dict().items():
         assert torch.equal(value, second.personal.state_dict()[name]), name
 
 
-def test_masks_and_context_regularisation(pipeline: Any, bank: Bank) -> None:
+def test_masks_and_context_regularisation(pipeline: Any, bank: LatentBank) -> None:
     options = replace(TINY, steps=1, masked=True, core=True, checkpointing=True)
-    net = begin(pipeline, faceid(), NAMES, options)
+    net = make_personal(pipeline, faceid(), NAMES, options)
     learning = personalise(pipeline, net, bank, options)
     assert set(learning.curve[0]) == {"denoising", "prior", "context", "attention"}
     assert learning.curve[0]["context"] > 0 and learning.curve[0]["attention"] > 0
@@ -186,7 +192,7 @@ def test_masks_and_context_regularisation(pipeline: Any, bank: Bank) -> None:
 
 
 def test_pairs_compare_the_same_words(pipeline: Any) -> None:
-    (pair,) = learned_words.pairs(pipeline, "person", 2, ("a {} on the beach",))
+    (pair,) = learned_words.make_prompt_pairs(pipeline, "person", 2, ("a {} on the beach",))
     ids, plain = pair.learned.ids[0][0], pair.plain.ids[0][0]
     assert ids[pair.around].tolist() == plain[pair.around_plain].tolist()
     assert pair.learned.places[0].tolist()[:5] == [-1, -1, 0, 1, -1]
@@ -202,7 +208,7 @@ def test_token_shares_sum_to_one(pipeline: Any) -> None:
 
 def test_the_distance_is_mahalanobis() -> None:
     anchor = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-    precision = personal_losses.precision_of(anchor)
+    precision = personal_losses.inverse_covariance(anchor)
     words = (anchor + 0.1).requires_grad_()
     found = personal_losses.mahalanobis(words, anchor, precision)
     inverse = np.linalg.inv(np.cov(anchor.numpy().T) + 2e-5 * np.eye(5))
@@ -211,7 +217,7 @@ def test_the_distance_is_mahalanobis() -> None:
 
 
 def test_cross_initialization_is_the_encoders_output(pipeline: Any) -> None:
-    anchor = learned_words.anchor_of(pipeline, ["ada ada"], 2)
+    anchor = learned_words.compute_anchor(pipeline, ["ada ada"], 2)
     ids = torch.tensor([pipeline.tokenizer("ada ada", padding="max_length").input_ids])
     with torch.no_grad():
         torch.testing.assert_close(anchor, pipeline.text_encoder(ids)[0][0, 1:3])
@@ -220,15 +226,15 @@ def test_cross_initialization_is_the_encoders_output(pipeline: Any) -> None:
 def test_sdxl_has_words_for_both_encoders(sdxl_folder: Path) -> None:
     pipeline: Any = load_pipeline.load(sdxl_folder, "cpu", "float32")
     options = replace(TINY, batch=1)
-    net = begin(pipeline, faceid(), NAMES, options)
+    net = make_personal(pipeline, faceid(), NAMES, options)
     assert net.learned is not None and net.learned.shape[1] == sum(textual_inversion.widths(pipeline))
     objective = PersonalObjective(pipeline, net, options, 64)
-    objective.context(objective.texts).square().sum().backward()
+    objective.encode(objective.texts).square().sum().backward()
     assert net.learned.grad is not None
     assert all(one.any() for one in torch.split(net.learned.grad, textual_inversion.widths(pipeline), dim=1))
-    sdxl_bank = Bank(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.ones(1, 1, 8, 8))
+    sdxl_bank = LatentBank(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), torch.ones(1, 1, 8, 8))
     with torch.no_grad():
-        batch = draw(pipeline, sdxl_bank, objective, options, torch.Generator().manual_seed(0))
+        batch = draw_batch(pipeline, sdxl_bank, objective, options, torch.Generator().manual_seed(0))
         assert torch.isfinite(objective.losses(batch)["denoising"])
 
 
@@ -243,7 +249,7 @@ def test_sdxl_has_words_for_both_encoders(sdxl_folder: Path) -> None:
 def test_what_cannot_be_learned_is_said(pipeline: Any, changed: dict[str, Any], words: str) -> None:
     options = replace(TINY, **changed)
     with pytest.raises(HostError, match=words):
-        PersonalObjective(pipeline, begin(pipeline, faceid(), NAMES, options), options, 64)
+        PersonalObjective(pipeline, make_personal(pipeline, faceid(), NAMES, options), options, 64)
 
 
 def test_the_command_line_from_photo_to_file(

@@ -14,14 +14,14 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.pictures.picture_files import load_picture
-from dp_adapter.training.prepare import duplicates
-from dp_adapter.training.prepare.captions import Captions
-from dp_adapter.training.prepare.duplicates import closeness, near_duplicates
+from dp_adapter.training.prepare import face_groups
 from dp_adapter.training.prepare.examine_picture import perceptual_hash
-from dp_adapter.training.prepare.measured_captions import sentence
-from dp_adapter.training.prepare.options import PrepareOptions
+from dp_adapter.training.prepare.face_groups import find_near_duplicates, measure_closeness
+from dp_adapter.training.prepare.find_captions import Captions
+from dp_adapter.training.prepare.measured_captions import write_sentence
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
 from dp_adapter.training.prepare.shard_writer import remove_shards, write_shards
-from dp_adapter.training.prepare.statistics_page import histogram
+from dp_adapter.training.prepare.statistics_page import make_histogram
 
 
 def test_two_photographs_of_16_people(people: list[Path]) -> None:
@@ -29,7 +29,7 @@ def test_two_photographs_of_16_people(people: list[Path]) -> None:
     detector, encoder = YuNet(tiles=False, threads=1), SFace(threads=1)
     faces = [detector.detect(picture)[0] for picture in pictures]
     vectors = np.stack([encoder.embed(picture, face) for picture, face in zip(pictures, faces, strict=True)])
-    numbers = duplicates.people(vectors, PrepareOptions().same)
+    numbers = face_groups.group_people(vectors, PrepareOptions().same)
     assert numbers.tolist() == [i // 2 for i in range(32)]
     hashes = [perceptual_hash(picture, face) for picture, face in zip(pictures, faces, strict=True)]
     differing = [(a ^ b).bit_count() for a, b in zip(hashes[::2], hashes[1::2], strict=True)]
@@ -44,14 +44,14 @@ def test_people_is_average_linkage_whatever_the_blocks(monkeypatch: pytest.Monke
     centres = random.normal(size=(9, 16))
     vectors = np.repeat(centres, 5, 0) + 0.7 * random.normal(size=(45, 16))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    monkeypatch.setattr(duplicates, "_CELLS", 200)
-    found = duplicates.people(vectors, 0.5)
+    monkeypatch.setattr(face_groups, "_CELLS", 200)
+    found = face_groups.group_people(vectors, 0.5)
     tree = hierarchy.linkage(vectors.astype(np.float64), "average", "cosine")
     expected = hierarchy.fcluster(tree, 0.5, "distance")
     assert ((found[:, None] == found) == (expected[:, None] == expected)).all()
     assert found[0] == 0
     assert 1 < found.max() < 44
-    apart = closeness(vectors, found, 0.5)
+    apart = measure_closeness(vectors, found, 0.5)
     cosines = vectors @ vectors.T
     members = np.flatnonzero(found == 0)
     inside = cosines[np.ix_(members, members)]
@@ -63,7 +63,7 @@ def test_of_near_duplicates_the_best_is_kept() -> None:
     vectors = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
     hashes = np.array([0b0, 0b11, 0b1111_1111_1111, 0b0], np.uint64)
     order = np.array([1, 0, 2, 3], np.intp)
-    assert near_duplicates(vectors, hashes, order, 9, 0.9).tolist() == [1, 1, 2, 3]
+    assert find_near_duplicates(vectors, hashes, order, 9, 0.9).tolist() == [1, 1, 2, 3]
 
 
 def record(key: str, size: int) -> dict[str, Any]:
@@ -90,16 +90,16 @@ def test_captions_of_files_and_tables(tmp_path: Path) -> None:
     table = tmp_path / "table.jsonl"
     table.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     captions = Captions(tmp_path, table)
-    told = captions.of("a/1.jpg", {})
-    assert (told.caption, told.origin, told.told) == ("a man reads", "sidecar", {"age": 40})
-    assert captions.of("a/3.jpg", {}).caption == "a woman"
-    assert captions.person("a/3.jpg") == "Ann"
+    told = captions.find("a/1.jpg", {})
+    assert (told.caption, told.origin, told.other_fields) == ("a man reads", "sidecar", {"age": 40})
+    assert captions.find("a/3.jpg", {}).caption == "a woman"
+    assert captions.find_person("a/3.jpg") == "Ann"
     fields = {"framing": "wide", "hair": "brown", "glasses": True, "background": "orange"}
-    made = captions.of("a/2.jpg", fields)
+    made = captions.find("a/2.jpg", fields)
     assert made.origin == "measured"
-    assert made.caption == sentence(fields)
+    assert made.caption == write_sentence(fields)
     assert captions.unreadable == 1
-    assert captions.of("a/4.jpg", fields).origin == "measured"
+    assert captions.find("a/4.jpg", fields).origin == "measured"
     with pytest.raises(SettingsError, match=r"names none of the pictures"):
         captions.check(["b.jpg"], False)
     with pytest.raises(SettingsError, match=r"1 pictures have no 'person'"):
@@ -126,7 +126,7 @@ def test_captions_in_files_and_encodings_that_users_have(tmp_path: Path, name: s
     text = json.dumps({"caption": CAPTION}, ensure_ascii=False) if name.endswith(".json") else f"{CAPTION}\r\n"
     (tmp_path / name).write_bytes(text.encode(encoding))
     captions = Captions(tmp_path)
-    words = captions.of("1.jpg", {})
+    words = captions.find("1.jpg", {})
     assert (words.caption, words.origin, captions.problems) == (CAPTION, "sidecar", {})
 
 
@@ -135,8 +135,8 @@ def test_captions_that_cannot_be_read_are_counted_once(tmp_path: Path) -> None:
     (tmp_path / "1.caption").write_text("a woman", encoding="utf-8")
     (tmp_path / "2.txt").write_bytes(b"x" * (2**20 + 1))
     captions = Captions(tmp_path)
-    assert [captions.of("1.jpg", {}).caption for _ in range(2)] == ["a woman"] * 2
-    assert captions.of("2.jpg", {"framing": "wide"}).origin == "measured"
+    assert [captions.find("1.jpg", {}).caption for _ in range(2)] == ["a woman"] * 2
+    assert captions.find("2.jpg", {"framing": "wide"}).origin == "measured"
     assert captions.unreadable == 2
     assert captions.problems[tmp_path / "1.txt"] == "its encoding cannot be told, save it as UTF-8"
     assert captions.problems[tmp_path / "2.txt"] == "it is larger than 1 MiB"
@@ -153,11 +153,11 @@ def test_tables_as_other_programs_write_them(tmp_path: Path) -> None:
     for table in (kohya, listed, excel):
         captions = Captions(tmp_path, table)
         captions.check(["a/1.jpg", "a/2.jpg"], False)
-        assert [captions.of(f"a/{n}.jpg", {}).caption for n in (1, 2)] == ["one", "two"], table.name
+        assert [captions.find(f"a/{n}.jpg", {}).caption for n in (1, 2)] == ["one", "two"], table.name
 
 
 def test_a_sentence_says_what_is_known_and_no_more() -> None:
-    assert sentence({"framing": "wide", "photo": "colour"}) == "a wide photo of a person"
+    assert write_sentence({"framing": "wide", "photo": "colour"}) == "a wide photo of a person"
     fields = {
         "framing": "close-up",
         "photo": "black-and-white",
@@ -165,16 +165,18 @@ def test_a_sentence_says_what_is_known_and_no_more() -> None:
         "glasses": True,
         "facing": "turned to the left",
     }
-    assert sentence(fields) == "a close-up black-and-white photo of a bald person with glasses, turned to the left"
+    assert (
+        write_sentence(fields) == "a close-up black-and-white photo of a bald person with glasses, turned to the left"
+    )
     fields = {"framing": "half-length", "hair": "grey", "glasses": False, "clothes": "red", "background": "orange"}
     assert (
-        sentence(fields)
+        write_sentence(fields)
         == "a half-length photo of a person with grey hair in red clothes, against an orange background"
     )
 
 
 def test_a_histogram_counts_what_is_beyond_its_ends() -> None:
-    counted = histogram("x", [-1, 0, 5, 20], 0, 10)
+    counted = make_histogram("x", [-1, 0, 5, 20], 0, 10)
     assert sum(counted.bars) == 4
     assert counted.bars[-1] == 1
-    assert histogram("x", [], 0, 1).median == 0
+    assert make_histogram("x", [], 0, 1).median == 0

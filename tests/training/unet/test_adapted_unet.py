@@ -96,7 +96,7 @@ def test_computes_what_the_extension_does(model: UNet, adapt: Adapt, kind: str) 
         mine = predict(adapted, conditions())
     theirs = as_the_extension(model, adapted.adapter, adapted.mode, "sd15")
     torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
-    base = adapted.base(tiny.inputs("sd15", ROWS, SIZE).latents, TIMESTEPS, conditions().text)
+    base = adapted.predict_base(tiny.inputs("sd15", ROWS, SIZE).latents, TIMESTEPS, conditions().text)
     assert (mine - base).abs().max() > 0.05
     with torch.enable_grad():  # the form whose backward is fast
         torch.testing.assert_close(predict(adapted, conditions()).detach(), theirs, atol=1e-5, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_without_identity_it_is_the_base_model(model: UNet, adapt: Adapt) -> Non
     with torch.no_grad():
         untouched = model(given.latents, TIMESTEPS, given.context).sample
         adapted = adapt("both")
-        assert torch.equal(adapted.base(given.latents, TIMESTEPS, given.context), untouched)
+        assert torch.equal(adapted.predict_base(given.latents, TIMESTEPS, given.context), untouched)
         for alike in (
             predict(adapted, conditions(tokens=None)),
             predict(adapted, conditions(), identity=False),
@@ -143,7 +143,7 @@ def gradients(adapted: AdaptedUNet) -> dict[str, Tensor]:
     adapted.zero_grad()
     features = torch.randn(2, tiny.FACE, generator=torch.Generator().manual_seed(0))
     record = frozenset({"fair"}) if adapted.mode == "gated" else EVERYTHING
-    given = conditions(tokens=adapted.tokens(features))
+    given = conditions(tokens=adapted.make_tokens(features))
     made = adapted(tiny.inputs("sd15", ROWS, SIZE).latents, TIMESTEPS, given, record=record)
     loss = made.noise.float().square().mean() + made.fair
     if adapted.mode == "add":

@@ -1,4 +1,4 @@
-"""What one sees of a run: curves and sample grids in TensorBoard, history and pictures on disk, the HTML report."""
+"""Monitors a run: curves and sample grids in TensorBoard, history and pictures on disk, the HTML report."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.errors import MissingDependencyError
-from dp_adapter.training.base_model import Frozen
+from dp_adapter.training.base_model import FrozenBase
 from dp_adapter.training.config import Config, TrainingStage
 from dp_adapter.training.data.shards import Shards
-from dp_adapter.training.monitor import report
-from dp_adapter.training.monitor.sample_grid import grid
-from dp_adapter.training.parallel.devices import peak
+from dp_adapter.training.monitor import run_report
+from dp_adapter.training.monitor.sample_grid import draw_grid
+from dp_adapter.training.parallel.devices import peak_memory
 
 HISTORY = "history.jsonl"
 
 
 class RunMonitor:
-    """Of one process; all but the main one only add up.
+    """The monitor of one process; only that of the main process writes.
 
     Args:
-        tell: is told the progress in sentences.
-        together: whether the base model is spread over the processes.
+        log: is called with the progress in sentences.
+        all_processes: whether the base model is spread over the processes.
     """
 
     def __init__(
         self,
         config: Config,
         accelerator: Any,
-        base: Frozen,
+        base: FrozenBase,
         shards: Shards,
-        tell: Callable[[str], None],
-        together: bool = False,
+        log: Callable[[str], None],
+        all_processes: bool = False,
     ) -> None:
-        self.config, self._base, self._shards, self._tell = config, base, shards, tell
-        self._accelerator, self._together = accelerator, together
-        self._active: bool = accelerator.is_main_process
+        self.config, self._base, self._shards, self._log = config, base, shards, log
+        self._accelerator, self._all_processes = accelerator, all_processes
+        self._is_main: bool = accelerator.is_main_process
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._board: Any = None
+        self._summary_writer: Any = None
         self._before = (0, 0.0)
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
+    def add_losses(self, terms: Mapping[str, Tensor]) -> None:
         """Adds one pass's losses, without waiting for the device."""
         for name, value in terms.items():
-            kept = self._sums.get(name)
-            self._sums[name] = value.detach().float() if kept is None else kept + value.detach().float()
+            sum_so_far = self._sums.get(name)
+            self._sums[name] = value.detach().float() if sum_so_far is None else sum_so_far + value.detach().float()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def report(self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float) -> str:
+    def report_losses(self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float) -> str:
         """Writes the means since the last time.
 
         Returns:
@@ -68,10 +68,10 @@ class RunMonitor:
             means = self._accelerator.reduce(means, "mean")
         values = dict(zip(names, [float(value) for value in means.cpu()], strict=True))
         self._sums, self._counts = {}, {}
-        spoiled = ", ".join(name for name, value in values.items() if not np.isfinite(value))
-        if self._active and not spoiled:
+        not_finite = ", ".join(name for name, value in values.items() if not np.isfinite(value))
+        if self._is_main and not not_finite:
             self._write(stage, number, total, rate, seconds, values)
-        return spoiled
+        return not_finite
 
     def _write(
         self, stage: TrainingStage, number: int, total: int, rate: float, seconds: float, values: Mapping[str, float]
@@ -87,29 +87,29 @@ class RunMonitor:
         self._writer().add_scalar("lr", stage.lr * rate, total)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         left = (self.config.steps - total) * pace / 60
-        self._tell(f"{stage.kind} {total}/{self.config.steps}  {shown}  {pace:.2f} s a step, {left:.0f} min left")
+        self._log(f"{stage.kind} {total}/{self.config.steps}  {shown}  {pace:.2f} s a step, {left:.0f} min left")
 
     def _writer(self) -> Any:
-        if self._board is None:
+        if self._summary_writer is None:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
             except ImportError as error:
                 raise MissingDependencyError("tensorboard", "Showing the training", "train") from error
             purge = self._before[0] + 1 if self._before[0] else None
-            self._board = SummaryWriter(str(self.config.folder / "tensorboard"), purge_step=purge)
-        return self._board
+            self._summary_writer = SummaryWriter(str(self.config.folder / "tensorboard"), purge_step=purge)
+        return self._summary_writer
 
-    def sample(self, adapter: Adapter, total: int) -> None:
-        """Samples a grid with the weights as they are, through the extension's own way of making pictures.
+    def sample_grid(self, adapter: Adapter, total: int) -> None:
+        """Draws a grid with the present weights, as the extension makes pictures.
 
-        Where the UNet is spread, every process has to compute along; the main one writes.
+        Where the UNet is spread, every process has to take part; the main one writes.
         """
-        if self.config.watch.samples == 0 or not (self._active or self._together):
+        if self.config.watch.samples == 0 or not (self._is_main or self._all_processes):
             return
         from PIL import Image
 
-        picture = grid(self._base, adapter, self._shards, self.config)
-        if not self._active:
+        picture = draw_grid(self._base, adapter, self._shards, self.config)
+        if not self._is_main:
             return
         folder = self.config.folder / "samples"
         folder.mkdir(exist_ok=True)
@@ -119,7 +119,7 @@ class RunMonitor:
     def rewind(self, total: int) -> None:
         """Forgets what was written after a step, from which the run goes on."""
         path = self.config.folder / HISTORY
-        if not self._active or not path.is_file():
+        if not self._is_main or not path.is_file():
             return
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= total]
         path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -127,12 +127,12 @@ class RunMonitor:
 
     def close(self) -> None:
         """Closes TensorBoard's files."""
-        if self._board is not None:
-            self._board.close()
+        if self._summary_writer is not None:
+            self._summary_writer.close()
 
     def write_report(self) -> None:
         """Writes ``report.html`` of the run so far."""
-        if not self._active:
+        if not self._is_main:
             return
         history = self.config.folder / HISTORY
         text = history.read_text(encoding="utf-8") if history.is_file() else ""
@@ -144,6 +144,6 @@ class RunMonitor:
             "device": str(self._accelerator.device),
             "processes": str(self._accelerator.num_processes),
             "torch": torch.__version__,
-            "peak memory": f"{peak(self._accelerator.device) / 2**30:.2f} GiB",
+            "peak memory": f"{peak_memory(self._accelerator.device) / 2**30:.2f} GiB",
         }
-        report.write(self.config, lines, facts)
+        run_report.write(self.config, lines, facts)

@@ -16,11 +16,11 @@ from dp_adapter.cli import main
 from dp_adapter.errors import PictureError, SettingsError
 from dp_adapter.identity.faces.face_parsing import BACKGROUND, FACE_SKIN, HAIR
 from dp_adapter.training.data.sample import Sample
-from dp_adapter.training.prepare.examine_picture import look
-from dp_adapter.training.prepare.options import PrepareOptions
+from dp_adapter.training.prepare.examine_picture import examine
 from dp_adapter.training.prepare.picture_result import Task
-from dp_adapter.training.prepare.run import prepare
-from dp_adapter.training.prepare.runners import in_processes, on_ray
+from dp_adapter.training.prepare.prepare_options import PrepareOptions
+from dp_adapter.training.prepare.prepare_shards import prepare
+from dp_adapter.training.prepare.work_runners import run_in_processes, run_on_ray
 
 OPTIONS = PrepareOptions(size=256)
 
@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder: Path, shards: Path, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(folder, out, OPTIONS, tell=killed)
+        prepare(folder, out, OPTIONS, progress=killed)
     done = list((out / "work").rglob("*.zip"))
     assert 0 < len(done) < 6
     half = done[0]
@@ -117,7 +117,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder: Path, shards: Path, tmp_
     with pytest.raises(SettingsError, match="size 256, now 128"):
         prepare(folder, out, PrepareOptions(size=128))
     seen: list[Mapping[str, int]] = []
-    prepare(folder, out, OPTIONS, runner=in_processes(2), tell=lambda done, total, counts: seen.append(dict(counts)))
+    prepare(
+        folder, out, OPTIONS, runner=run_in_processes(2), progress=lambda done, total, counts: seen.append(dict(counts))
+    )
     assert seen[-1]["files"] == 7
     assert seen[-1]["done before"] == len(done) - 1
     assert contents(out) == contents(shards)
@@ -136,7 +138,7 @@ def test_a_finished_folder_is_left_alone(folder: Path, shards: Path) -> None:
 def test_two_people_in_a_picture_are_two_samples_of_their_own(folder: Path) -> None:
     options = PrepareOptions(size=256, several="each", crop="head", lossless=True)
     task = Task("0" * 64, (folder / "two.png").read_bytes())
-    outcome = look(task, options, ())
+    outcome = examine(task, options, ())
     left, right = (Sample.from_record(record) for record in outcome.records)
     assert left.key != right.key
     for sample in (left, right):
@@ -147,7 +149,7 @@ def test_two_people_in_a_picture_are_two_samples_of_their_own(folder: Path) -> N
 
 
 def test_an_odd_failure_is_a_drop() -> None:
-    (drop,) = look(Task("0" * 64, cast("Any", None)), OPTIONS, ()).drops
+    (drop,) = examine(Task("0" * 64, cast("Any", None)), OPTIONS, ()).drops
     assert drop.reason == "failed"
 
 
@@ -200,5 +202,5 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.real
 def test_ray_gives_the_same(folder: Path, shards: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    prepare(folder, tmp_path / "out", OPTIONS, runner=on_ray(None))
+    prepare(folder, tmp_path / "out", OPTIONS, runner=run_on_ray(None))
     assert contents(tmp_path / "out") == contents(shards)

@@ -1,4 +1,4 @@
-"""Scores of one picture: the judges at work."""
+"""The scores of one picture: identity, prompt consistency, and what changed against the base model's picture."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Protocol
 import numpy as np
 
 from dp_adapter.errors import FaceError
-from dp_adapter.evaluation import metrics
-from dp_adapter.evaluation.judges import IdentityJudge
-from dp_adapter.evaluation.metrics import Floats
+from dp_adapter.evaluation import picture_metrics
+from dp_adapter.evaluation.identity_judges import IdentityJudge
+from dp_adapter.evaluation.picture_metrics import Floats
 from dp_adapter.identity.faces.detector import Detector, YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import FaceParser, SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base.caption_check import CaptionCheck
 
-_GROWN = 0.1  # as automatic regions are (settings, tracking.grow), so that the region's rim counts as face
+_GROWTH = 0.1  # as automatic regions are (settings, tracking.grow), so that the region's rim counts as face
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Metric:
     digits: int = 3
 
 
-IDENTITY, PROMPT, PRESERVED, OUTSIDE, HARMONIC = "identity", "prompt", "preserved", "outside", "harmonic"
+IDENTITY, PROMPT, PRESERVATION, OUTSIDE, HARMONIC = "identity", "prompt", "preserved", "outside", "harmonic"
 METRICS = (
     Metric(IDENTITY, "identity", 1),
     Metric("identity_other", "identity, another photo", 1),
     Metric(PROMPT, "prompt consistency", 1),
     Metric(HARMONIC, "harmonic mean", 1),
-    Metric(PRESERVED, "base preservation", 1),
+    Metric(PRESERVATION, "base preservation", 1),
     Metric(OUTSIDE, "drift outside the face", -1, 4),
     Metric("inside", "drift inside the face", 0, 4),
     Metric("colour", "colour distance outside", -1, 2),
@@ -55,7 +55,7 @@ class Scores:
 
 
 class PromptJudge(Protocol):
-    """Says how far a picture shows a text, and how like two pictures are."""
+    """Scores how far a picture shows a text, and how alike two pictures are."""
 
     @property
     def title(self) -> str: ...
@@ -64,12 +64,12 @@ class PromptJudge(Protocol):
         """A score, and the statements that it is made of, if any."""
         ...
 
-    def preserved(self, picture: Picture, base: Picture, outside: Floats) -> float | None:
-        """How like a picture is to the base model's of the same seed; ``outside`` [H, W] is 0 in the face."""
+    def preservation(self, picture: Picture, base: Picture, outside: Floats) -> float | None:
+        """How alike a picture and the base model's of the same seed are; ``outside`` [H, W] is 0 in the face."""
         ...
 
 
-class MeasuredScene:
+class SceneJudge:
     """For the small base: the share of true statements; SSIM outside the face."""
 
     title = "share of the caption's statements that are measured to be true; base preservation: SSIM outside the face"
@@ -82,14 +82,14 @@ class MeasuredScene:
         verdict = self._check.check(picture, text)
         return verdict.score, {str(one): true for one, true in verdict.statements}
 
-    def preserved(self, picture: Picture, base: Picture, outside: Floats) -> float | None:
+    def preservation(self, picture: Picture, base: Picture, outside: Floats) -> float | None:
         """See `PromptJudge`."""
-        return metrics.structure(picture, base, outside)
+        return picture_metrics.structural_similarity(picture, base, outside)
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceVectors:
-    """A person as the judge sees them: vectors of the photo [D], and of others of theirs."""
+    """The judge's vectors of a person's photo [D], and of other photos of the same person."""
 
     photo: Floats
     others: tuple[Floats, ...]
@@ -110,56 +110,56 @@ class Scorer:
         self._detector = detector or YuNet(tiles=False)
         self._parser = parser or SelfieParser()
 
-    def reference(self, name: str, photo: Picture, others: Sequence[Picture] = ()) -> ReferenceVectors:
-        """Looks at a person's photos.
+    def read_reference(self, name: str, photo: Picture, others: Sequence[Picture] = ()) -> ReferenceVectors:
+        """Computes the judge's vectors of a person's photos.
 
         Raises:
             FaceError: a photo shows no face.
         """
         vectors: list[Floats] = []
         for picture in (photo, *others):
-            face = self.face(picture)
+            face = self.find_face(picture)
             if face is None:
                 raise FaceError(f"The judge finds no face in a photo of {name}", "Give another photo, or leave it out.")
             vectors.append(self.judge.vector(picture, face))
         return ReferenceVectors(vectors[0], tuple(vectors[1:]))
 
-    def face(self, picture: Picture) -> Face | None:
+    def find_face(self, picture: Picture) -> Face | None:
         """The largest face."""
         return max(self._detector.detect(picture), key=lambda face: face.size, default=None)
 
-    def region(self, base: Picture) -> Floats:
+    def mask_base_face(self, base: Picture) -> Floats:
         """M [H, W]: the face in the base model's picture, widened as automatic regions are; 0 where it has none."""
-        face = self.face(base)
+        face = self.find_face(base)
         if face is None:
             return np.zeros(base.shape[:2], np.float32)
-        return metrics.grown(self._parser.parse(base, face)["face"], _GROWN)
+        return picture_metrics.grow(self._parser.parse(base, face)["face"], _GROWTH)
 
-    def both(self, picture: Picture, reference: ReferenceVectors, text: str) -> tuple[float, float]:
-        """Identity and prompt consistency alone."""
-        face = self.face(picture)
-        identity = 0.0 if face is None else metrics.cosine(self.judge.vector(picture, face), reference.photo)
+    def score_both(self, picture: Picture, reference: ReferenceVectors, text: str) -> tuple[float, float]:
+        """The scores of identity and prompt consistency alone."""
+        face = self.find_face(picture)
+        identity = 0.0 if face is None else picture_metrics.cosine(self.judge.vector(picture, face), reference.photo)
         return identity, self.prompts.consistency(picture, text)[0]
 
     def score(
         self, picture: Picture, reference: ReferenceVectors, text: str, base: Picture, region: Floats, seconds: float
     ) -> Scores:
         """All scores of one picture; those against the base model are missing where it is the base model's own."""
-        face = self.face(picture)
+        face = self.find_face(picture)
         vector = None if face is None else self.judge.vector(picture, face)
-        values = {IDENTITY: 0.0 if vector is None else metrics.cosine(vector, reference.photo)}
+        values = {IDENTITY: 0.0 if vector is None else picture_metrics.cosine(vector, reference.photo)}
         if reference.others:
-            alike = [0.0 if vector is None else metrics.cosine(vector, other) for other in reference.others]
+            alike = [0.0 if vector is None else picture_metrics.cosine(vector, other) for other in reference.others]
             values["identity_other"] = float(np.mean(alike))
         values[PROMPT], statements = self.prompts.consistency(picture, text)
-        values[HARMONIC] = metrics.harmonic(values[IDENTITY], values[PROMPT])
+        values[HARMONIC] = picture_metrics.harmonic(values[IDENTITY], values[PROMPT])
         if picture is not base:
             outside = (1 - region).astype(np.float32)
             compared = {
-                PRESERVED: self.prompts.preserved(picture, base, outside),
-                OUTSIDE: metrics.drift(picture, base, outside),
-                "inside": metrics.drift(picture, base, region),
-                "colour": metrics.colour_distance(picture, base, outside),
+                PRESERVATION: self.prompts.preservation(picture, base, outside),
+                OUTSIDE: picture_metrics.drift(picture, base, outside),
+                "inside": picture_metrics.drift(picture, base, region),
+                "colour": picture_metrics.colour_distance(picture, base, outside),
             }
             values |= {name: value for name, value in compared.items() if value is not None}
         return Scores(values | {"detected": float(face is not None), "seconds": seconds}, statements)

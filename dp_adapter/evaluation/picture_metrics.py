@@ -27,7 +27,7 @@ def harmonic(one: float, other: float) -> float:
 def drift(picture: Picture, base: Picture, weights: Floats) -> float | None:
     """Mean squared difference of values in 0..1 where the weights are; None where less than a pixel weighs."""
     square = (((picture.astype(np.float32) - base) / 255) ** 2).mean(-1)
-    return weighted(square, weights)
+    return weighted_mean(square, weights)
 
 
 def colour_distance(picture: Picture, base: Picture, weights: Floats) -> float | None:
@@ -35,10 +35,10 @@ def colour_distance(picture: Picture, base: Picture, weights: Floats) -> float |
     import cv2
 
     one, other = (np.asarray(cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)) for p in (picture, base))
-    return weighted(np.linalg.norm(one - other, axis=-1).astype(np.float32), weights)
+    return weighted_mean(np.linalg.norm(one - other, axis=-1).astype(np.float32), weights)
 
 
-def structure(picture: Picture, base: Picture, weights: Floats) -> float | None:
+def structural_similarity(picture: Picture, base: Picture, weights: Floats) -> float | None:
     """SSIM (Wang et al., TIP 2004: Gaussian window, sigma 1.5) of the luminances, averaged where the weights are.
 
     Raises:
@@ -54,16 +54,16 @@ def structure(picture: Picture, base: Picture, weights: Floats) -> float | None:
     _, similar = measure(
         one, other, data_range=255.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
-    return weighted(np.asarray(similar, np.float32), weights)
+    return weighted_mean(np.asarray(similar, np.float32), weights)
 
 
-def weighted(values: Floats, weights: Floats) -> float | None:
+def weighted_mean(values: Floats, weights: Floats) -> float | None:
     """Weighted mean of a map [H, W]; None where less than a pixel weighs."""
     total = float(weights.sum())
     return float((values * weights).sum()) / total if total >= 1 else None
 
 
-def grown(mask: Floats, share: float) -> Floats:
+def grow(mask: Floats, share: float) -> Floats:
     """A soft mask widened by a share of its size (the square root of its area), in 0..1."""
     import cv2
 

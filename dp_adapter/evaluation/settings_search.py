@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dp_adapter.evaluation.metrics import harmonic
+from dp_adapter.evaluation.picture_metrics import harmonic
 
-Try = Callable[[Mapping[str, float], int], tuple[float, float]]
+TryCandidate = Callable[[Mapping[str, float], int], tuple[float, float]]
 """Makes a candidate's picture of a number (which decides prompt and seed) and gives identity and prompt scores."""
 
 FIRST = 2
@@ -41,7 +41,7 @@ class TuningCandidate:
         return harmonic(*self.means)
 
 
-def candidates(weight: float, budget: int) -> list[TuningCandidate]:
+def make_candidates(weight: float, budget: int) -> list[TuningCandidate]:
     """The settings to try, the most telling first, as many as the budget gives two pictures each and a second round.
 
     Weights around the asked-for one; then a late start, which leaves the layout to the text; then the text emphasised
@@ -56,7 +56,7 @@ def candidates(weight: float, budget: int) -> list[TuningCandidate]:
     return [TuningCandidate(changes) for changes in unique[: max(2, budget * 2 // 3 // FIRST)]]
 
 
-def search(pool: Sequence[TuningCandidate], budget: int, attempt: Try) -> list[TuningCandidate]:
+def search(pool: Sequence[TuningCandidate], budget: int, attempt: TryCandidate) -> list[TuningCandidate]:
     """Gives every candidate two pictures, then the better half twice as many, and so on while the budget lasts.
 
     The better half is the front (what no other beats in both scores), filled up by harmonic mean. All candidates of a
@@ -65,24 +65,24 @@ def search(pool: Sequence[TuningCandidate], budget: int, attempt: Try) -> list[T
     Returns:
         All candidates that have pictures.
     """
-    left, alive, wanted = budget, list(pool), FIRST
-    while alive:
-        for candidate in alive:
+    left, remaining, wanted = budget, list(pool), FIRST
+    while remaining:
+        for candidate in remaining:
             while candidate.count < wanted and left > 0:
                 candidate.scores.append(attempt(candidate.changes, candidate.count))
                 left -= 1
-        if left <= 0 or len(alive) == 1:
+        if left <= 0 or len(remaining) == 1:
             break
-        alive = _better(alive)
+        remaining = _choose_better_half(remaining)
         wanted *= 2
     return [candidate for candidate in pool if candidate.count]
 
 
-def _better(alive: Sequence[TuningCandidate]) -> list[TuningCandidate]:
+def _choose_better_half(remaining: Sequence[TuningCandidate]) -> list[TuningCandidate]:
     """Half of the candidates."""
     beaten = {
-        id(one): sum(other.means[0] >= one.means[0] and other.means[1] >= one.means[1] for other in alive) - 1
-        for one in alive
+        id(one): sum(other.means[0] >= one.means[0] and other.means[1] >= one.means[1] for other in remaining) - 1
+        for one in remaining
     }
-    ranked = sorted(alive, key=lambda one: (beaten[id(one)] > 0, -one.harmonic))
-    return ranked[: max(1, (len(alive) + 1) // 2)]
+    ranked = sorted(remaining, key=lambda one: (beaten[id(one)] > 0, -one.harmonic))
+    return ranked[: max(1, (len(remaining) + 1) // 2)]

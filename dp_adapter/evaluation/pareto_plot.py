@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_adapter.errors import MissingDependencyError
-from dp_adapter.evaluation.summary import Point, front
+from dp_adapter.evaluation.score_summary import Point, pareto_front
 
 _COLOURS = ("#d95f02", "#1b7db5", "#7a7a7a", "#2a9d5c", "#a05195", "#e0a800")
 
@@ -19,7 +19,7 @@ def require() -> None:
         raise MissingDependencyError("matplotlib", "The report's plots", "eval")
 
 
-def pareto(path: Path, points: Sequence[Point], labels: Mapping[str, str], single: bool = False) -> None:
+def draw_pareto(path: Path, points: Sequence[Point], labels: Mapping[str, str], single: bool = False) -> None:
     """Writes the plane of prompt consistency (x) and identity (y) with a line for each arm and the Pareto front.
 
     Args:
@@ -40,7 +40,7 @@ def pareto(path: Path, points: Sequence[Point], labels: Mapping[str, str], singl
             axes.annotate(
                 point.label, (point.prompt, point.identity), textcoords="offset points", xytext=(5, 4), fontsize=8
             )
-    best = front(points)
+    best = pareto_front(points)
     axes.plot(
         [p.prompt for p in best],
         [p.identity for p in best],

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from dp_adapter.errors import SettingsError
 from dp_adapter.text_files import read_text
-from dp_adapter.training.prepare.measured_captions import sentence
+from dp_adapter.training.prepare.measured_captions import write_sentence
 
 Origin = Literal["table", "sidecar", "measured"]
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "image")
@@ -25,11 +25,11 @@ _LONGEST = 1 << 20  # bytes of a sidecar; a longer one is no caption
 
 @dataclass(frozen=True)
 class FoundCaption:
-    """A caption, where it is from, and what else was said of the picture."""
+    """A caption, where it is from, and the other columns or fields that stood beside it."""
 
     caption: str
     origin: Origin
-    told: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    other_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Captions:
@@ -51,7 +51,7 @@ class Captions:
     ) -> None:
         self._folder = folder
         self._caption_columns = (caption_column,) if caption_column else CAPTION_COLUMNS
-        self._rows = _rows(table, file_column, self._caption_columns) if table else {}
+        self._rows = _read_table(table, file_column, self._caption_columns) if table else {}
         self._table = table
         self.problems: dict[Path, str] = {}
         """Sidecars that cannot be read, and why."""
@@ -62,32 +62,35 @@ class Captions:
         return len(self.problems)
 
     def check(self, names: Iterable[str], people: bool) -> None:
-        """Before the work: the table speaks of these pictures, and of every one's person where that is asked for.
+        """Checks before the work that the table fits the pictures.
+
+        Args:
+            names: of the pictures; people: whether the table must name a person for each of them.
 
         Raises:
-            SettingsError: it does not.
+            SettingsError: it names none of the pictures, or not everyone's person.
         """
         if people and not self._table:
             raise SettingsError("people", "the table of people is missing", "Give it with --captions FILE.")
-        missing = [name for name in names if not self._row(name)] if self._table else []
-        if self._table and len(self._rows) and not any(self._row(name) for name in names):
+        missing = [name for name in names if not self._find_row(name)] if self._table else []
+        if self._table and len(self._rows) and not any(self._find_row(name) for name in names):
             raise SettingsError(
                 "captions", f"{self._table.name} names none of the pictures, as '{missing[0]}'",
                 "Name files by their path below the folder, with forward slashes.",
             )  # fmt: skip
-        unnamed = [name for name in names if people and not self.person(name)]
+        unnamed = [name for name in names if people and not self.find_person(name)]
         if unnamed:
             raise SettingsError(
                 "people", f"{len(unnamed)} pictures have no '{PERSON_COLUMN}' in the table, as '{unnamed[0]}'",
                 "Fill the column, or use people=faces.",
             )  # fmt: skip
 
-    def person(self, name: str) -> str:
-        """The table's person of a picture; empty where it has none."""
-        return str(self._row(name).get(PERSON_COLUMN) or "").strip()
+    def find_person(self, name: str) -> str:
+        """The person that the table names for a picture; empty where it names none."""
+        return str(self._find_row(name).get(PERSON_COLUMN) or "").strip()
 
-    def _row(self, name: str) -> Mapping[str, Any]:
-        """The table's, which may name a picture by its whole path, and without its suffix, as kohya's scripts do."""
+    def _find_row(self, name: str) -> Mapping[str, Any]:
+        """A picture's row; tables may name it by its whole path, or without its suffix, as kohya's scripts do."""
         if not self._rows:
             return {}
         for path in (Path(name), self._folder / name, (self._folder / name).resolve()):
@@ -96,29 +99,34 @@ class Captions:
                     return self._rows[key]
         return {}
 
-    def of(self, name: str, fields: Mapping[str, Any]) -> FoundCaption:
-        """Words for a picture.
+    def find(self, name: str, fields: Mapping[str, Any]) -> FoundCaption:
+        """The caption of a picture: the table's, else that of a file beside it, else a sentence of ``fields``.
 
         Args:
-            fields: what was measured, for the case that nobody wrote a caption.
+            fields: what was measured on the picture, see ``measure_fields``.
         """
-        row = self._row(name)
-        text = _first(row, self._caption_columns)
-        told = {key: value for key, value in row.items() if _plain(value) and key not in self._caption_columns}
+        row = self._find_row(name)
+        text = _first_text(row, self._caption_columns)
+        others = self._other_fields(row)
         if text:
-            return FoundCaption(text, "table", told)
-        text, more = self._sidecar(name)
-        told = {**told, **more}
-        return FoundCaption(text, "sidecar", told) if text else FoundCaption(sentence(fields), "measured", told)
+            return FoundCaption(text, "table", others)
+        text, more = self._read_sidecars(name)
+        others |= more
+        if text:
+            return FoundCaption(text, "sidecar", others)
+        return FoundCaption(write_sentence(fields), "measured", others)
 
-    def _sidecar(self, name: str) -> tuple[str, dict[str, Any]]:
+    def _other_fields(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if _is_plain(value) and key not in self._caption_columns}
+
+    def _read_sidecars(self, name: str) -> tuple[str, dict[str, Any]]:
         beside = self._folder / name
         for suffix in SIDECARS:
             for path in (beside.with_suffix(suffix), beside.with_suffix(suffix.upper()), Path(f"{beside}{suffix}")):
                 if path.is_file():
-                    text, told = self._read_sidecar(path)
-                    if text or told:
-                        return text, told
+                    text, others = self._read_sidecar(path)
+                    if text or others:
+                        return text, others
         return "", {}
 
     def _read_sidecar(self, path: Path) -> tuple[str, dict[str, Any]]:
@@ -135,13 +143,12 @@ class Captions:
             self.problems[path] = str(error)
             return "", {}
         row = cast("dict[str, Any]", row)
-        told = {key: value for key, value in row.items() if _plain(value) and key not in self._caption_columns}
-        return _first(row, self._caption_columns), told
+        return _first_text(row, self._caption_columns), self._other_fields(row)
 
 
-def _rows(table: Path, file_column: str | None, caption_columns: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+def _read_table(table: Path, file_column: str | None, caption_columns: Iterable[str]) -> dict[str, Mapping[str, Any]]:
     try:
-        rows = list(_read(table))
+        rows = list(_read_rows(table))
     except FileNotFoundError:
         raise SettingsError("captions", f"there is no file '{table}'", "Check the path.") from None
     except (OSError, ValueError, csv.Error, RecursionError) as error:
@@ -168,10 +175,10 @@ def _rows(table: Path, file_column: str | None, caption_columns: Iterable[str]) 
     return {str(row[named]).replace("\\", "/").removeprefix("./"): row for row in rows if row.get(named)}
 
 
-def _read(table: Path) -> Iterator[dict[str, Any]]:
+def _read_rows(table: Path) -> Iterator[dict[str, Any]]:
     text = read_text(table)
     if table.suffix.lower() in {".jsonl", ".ndjson", ".json"}:
-        yield from _objects(text)
+        yield from _parse_objects(text)
     else:
         header = text.partition("\n")[0]
         # spreadsheets write semicolons where commas are decimal
@@ -180,8 +187,8 @@ def _read(table: Path) -> Iterator[dict[str, Any]]:
             yield {str(key): value for key, value in row.items() if key}
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """JSON lines, or one JSON value: a list of objects, or objects by the file that they speak of."""
+def _parse_objects(text: str) -> Iterator[dict[str, Any]]:
+    """JSON lines, or one JSON value: a list of objects, or objects by the name of their picture's file."""
     try:
         whole = json.loads(text)
     except ValueError:  # more than one line
@@ -202,10 +209,10 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         yield cast("dict[str, Any]", row)
 
 
-def _first(row: Mapping[str, Any], names: Iterable[str]) -> str:
+def _first_text(row: Mapping[str, Any], names: Iterable[str]) -> str:
     texts = (row.get(name) for name in names)
     return next((" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip()), "")
 
 
-def _plain(value: object) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, (str, int, float, bool))

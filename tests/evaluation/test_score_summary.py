@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dp_adapter.evaluation.summary import Point, TableRow, claims, differences, front, paired, statement_shares, table
+from dp_adapter.evaluation.score_summary import (
+    Point,
+    TableRow,
+    judge_claims,
+    paired_difference,
+    paired_differences,
+    pareto_front,
+    statement_shares,
+    summarise,
+)
 
 
 def rows(dp: float, add: float, metric: str = "prompt") -> list[TableRow]:
@@ -19,29 +28,29 @@ def rows(dp: float, add: float, metric: str = "prompt") -> list[TableRow]:
 
 
 def test_a_paired_difference_is_blind_to_persons() -> None:
-    found = paired(rows(0.30, 0.28), "dp", "add", "prompt")
+    found = paired_difference(rows(0.30, 0.28), "dp", "add", "prompt")
     assert found is not None and (found.mean, found.low, found.high) == pytest.approx((0.02, 0.02, 0.02))
-    means = table(rows(0.30, 0.28))
+    means = summarise(rows(0.30, 0.28))
     assert means["dp"]["prompt"].apart_from(means["add"]["prompt"]) is False
-    assert differences(rows(0.3, 0.28))["base"]["prompt"].mean == pytest.approx(-0.28)
-    assert paired(rows(0.3, 0.2), "dp", "add", "outside") is None
+    assert paired_differences(rows(0.3, 0.28))["base"]["prompt"].mean == pytest.approx(-0.28)
+    assert paired_difference(rows(0.3, 0.2), "dp", "add", "outside") is None
 
 
 def test_the_claim_is_judged_by_the_whole_interval() -> None:
     def of(found: list[TableRow]) -> dict[str, bool | None]:
-        return {claim.words.split(" ")[0]: claim.holds for claim in claims(found)}
+        return {claim.words.split(" ")[0]: claim.holds for claim in judge_claims(found)}
 
     assert of(rows(0.30, 0.28))["prompt"] is True
     assert of(rows(0.27, 0.28))["prompt"] is False
     assert of(rows(0.30, 0.28))["drift"] is None, "not measured"
     assert of(rows(0.1, 0.2, "outside"))["drift"] is True
-    assert claims(rows(0.27, 0.28, "identity"))[0].holds is True
-    assert claims(rows(0.25, 0.28, "identity"))[0].holds is False
+    assert judge_claims(rows(0.27, 0.28, "identity"))[0].holds is True
+    assert judge_claims(rows(0.25, 0.28, "identity"))[0].holds is False
     unseen = [
         TableRow(*(r.person, r.prompt, r.text, r.seed, r.arm, r.file), {**r.values, "detected": 0.0}, {})
         for r in rows(0.28, 0.28, "identity")
     ]
-    assert claims(unseen)[0].holds is None
+    assert judge_claims(unseen)[0].holds is None
 
 
 def test_statements_by_kind() -> None:
@@ -55,4 +64,4 @@ def test_the_front_drops_what_is_beaten() -> None:
         Point("x", "c", 0.4, 0.5),
         Point("x", "d", 0.9, 0.1),
     )
-    assert front([d, c, b, a]) == [a, b, d]
+    assert pareto_front([d, c, b, a]) == [a, b, d]

@@ -58,6 +58,6 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def templates() -> list[str]:
+def prompt_templates() -> list[str]:
     """All 40, one of each kind in turn, so that the first few of a short run are of all kinds."""
     return [prompt for group in zip(*PROMPTS.values(), strict=True) for prompt in group]

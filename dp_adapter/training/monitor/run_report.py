@@ -77,8 +77,8 @@ def _curves(kind: str, history: Sequence[Mapping[str, Any]]) -> str:
     figure.subplots_adjust(left=0.18 / across, right=1 - 0.05 / across, top=1 - 0.15 / down, bottom=0.12 / down)
     for number, name in enumerate(names, 1):
         axes = figure.add_subplot(down, across, number)
-        seen = [(line["step"], line["losses"][name]) for line in lines if name in line["losses"]]
-        axes.plot(*zip(*seen, strict=True), linewidth=1)
+        points = [(line["step"], line["losses"][name]) for line in lines if name in line["losses"]]
+        axes.plot(*zip(*points, strict=True), linewidth=1)
         axes.set_title(f"{kind}: {name}", fontsize=9)
         axes.tick_params(labelsize=7)
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""One work function, run here, in processes of this machine, or by Ray on many."""
+"""Runs one work function over many pictures: in this process, in processes of this machine, or by Ray on many."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from typing import TypeAlias
 from dp_adapter.errors import DPAdapterError, MissingDependencyError
 from dp_adapter.training.prepare.picture_result import PictureResult, Task
 
-Work: TypeAlias = "Callable[[Task], PictureResult]"
-Done: TypeAlias = "tuple[str, PictureResult]"
-Runner: TypeAlias = "Callable[[Work, Iterable[Task]], Iterator[Done]]"
-"""Gives the digest and outcome of each task, in any order; an error of the work function ends it."""
+WorkFunction: TypeAlias = "Callable[[Task], PictureResult]"
+DigestAndResult: TypeAlias = "tuple[str, PictureResult]"
+Runner: TypeAlias = "Callable[[WorkFunction, Iterable[Task]], Iterator[DigestAndResult]]"
+"""Yields the digest and result of each task, in any order; an error of the work function ends it."""
 
 AHEAD = 3  # tasks for each worker that are read before they are needed: their files are in memory
 
 
-def here(work: Work, tasks: Iterable[Task]) -> Iterator[Done]:
+def run_here(work: WorkFunction, tasks: Iterable[Task]) -> Iterator[DigestAndResult]:
     """In this process, one after another."""
     for task in tasks:
         yield task.digest, work(task)
 
 
-def in_processes(jobs: int) -> Runner:
-    """In ``jobs`` processes of this machine; they are started afresh (spawn), as Windows and macOS do it."""
+def run_in_processes(jobs: int) -> Runner:
+    """In ``jobs`` processes of this machine; each starts with a fresh interpreter (spawn), as on Windows and macOS."""
 
-    def run(work: Work, tasks: Iterable[Task]) -> Iterator[Done]:
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_leave_interrupts)
+    def run(work: WorkFunction, tasks: Iterable[Task]) -> Iterator[DigestAndResult]:
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_ignore_interrupts)
         waiting: dict[Future[PictureResult], str] = {}
         try:
             for task in tasks:
                 waiting[pool.submit(work, task)] = task.digest
                 if len(waiting) >= AHEAD * jobs:
-                    yield from _finished(waiting)
+                    yield from _collect_finished(waiting)
             while waiting:
-                yield from _finished(waiting)
+                yield from _collect_finished(waiting)
         except BrokenProcessPool:
             raise DPAdapterError(
                 "A worker process ended without a word, perhaps for lack of memory",
@@ -51,20 +51,20 @@ def in_processes(jobs: int) -> Runner:
     return run
 
 
-def _leave_interrupts() -> None:
-    """Ctrl+C reaches the whole group of processes; only the one that has the pool answers it."""
+def _ignore_interrupts() -> None:
+    """Ctrl+C reaches the whole group of processes, but only the one that has the pool shall end them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _finished(waiting: dict[Future[PictureResult], str]) -> Iterator[Done]:
+def _collect_finished(waiting: dict[Future[PictureResult], str]) -> Iterator[DigestAndResult]:
     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
         yield waiting.pop(future), future.result()
 
 
-def on_ray(address: str | None) -> Runner:
+def run_on_ray(address: str | None) -> Runner:
     """As Ray tasks of one CPU each, on the cluster at ``address``, or on this machine when it is None.
 
-    Files travel with the tasks and results with their answers, so that no machine but this one needs the folder.
+    Files are sent with the tasks and results come back, so that no machine but this one needs the folder.
 
     Raises:
         MissingDependencyError: ray is not installed.
@@ -74,48 +74,46 @@ def on_ray(address: str | None) -> Runner:
     except ImportError:
         raise MissingDependencyError("ray", "Preparing on many machines (--ray)", "ray") from None
 
-    def run(work: Work, tasks: Iterable[Task]) -> Iterator[Done]:
+    def run(work: WorkFunction, tasks: Iterable[Task]) -> Iterator[DigestAndResult]:
         started = not ray.is_initialized()
         if started:
             ray.init(address=address, log_to_driver=False)
         try:
-            remote = ray.remote(num_cpus=1)(_called)
+            remote = ray.remote(num_cpus=1)(_call)
             ahead = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
             function = ray.put(work)
             waiting: dict[ray.ObjectRef, str] = {}
             for task in tasks:
                 waiting[remote.remote(function, task)] = task.digest
                 if len(waiting) >= ahead:
-                    yield from answered(waiting)
+                    yield from collect(waiting)
             while waiting:
-                yield from answered(waiting)
+                yield from collect(waiting)
         finally:
             if started:
                 ray.shutdown()
 
-    def answered(waiting: dict[ray.ObjectRef, str]) -> Iterator[Done]:
+    def collect(waiting: dict[ray.ObjectRef, str]) -> Iterator[DigestAndResult]:
         ready, _ = ray.wait(list(waiting))
         for reference in ready:
             try:
-                outcome = ray.get(reference)
+                result = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
                 cause = error.cause
                 raise cause if isinstance(cause, DPAdapterError) else error from None
-            yield waiting.pop(reference), outcome
+            yield waiting.pop(reference), result
 
     return run
 
 
-def _called(work: Work, task: Task) -> PictureResult:
+def _call(work: WorkFunction, task: Task) -> PictureResult:
     return work(task)
 
 
-def bound(function: Callable[..., PictureResult], *arguments: object) -> Work:
-    """The work function with all arguments but the task, so that it can be sent to another process."""
-    return functools.partial(_with_task_first, function, arguments)
+def bind_arguments(function: Callable[..., PictureResult], *arguments: object) -> WorkFunction:
+    """Binds all arguments of a work function but the task; the outcome can be sent to another process."""
+    return functools.partial(_call_with_task, function, arguments)
 
 
-def _with_task_first(
-    function: Callable[..., PictureResult], arguments: tuple[object, ...], task: Task
-) -> PictureResult:
+def _call_with_task(function: Callable[..., PictureResult], arguments: tuple[object, ...], task: Task) -> PictureResult:
     return function(task, *arguments)

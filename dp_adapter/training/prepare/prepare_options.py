@@ -1,4 +1,4 @@
-"""What a user can ask of ``prepare``."""
+"""The options of ``prepare``, checked when they are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENCODERS = ("sface", "insightface", "transface")
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Everything that decides about the result, but for the pictures and their captions.
+    """Everything that decides the result besides the pictures and their captions.
 
     Attributes:
         size: short side of a stored picture in px, the resolution of training; smaller pictures are not enlarged.
@@ -31,7 +31,6 @@ class PrepareOptions:
         near_bits, near_cosine: two pictures are one when at most so many of 64 bits of their perceptual hashes differ
             and their faces have at least this cosine.
         encoders: embeddings that are stored; ``sface`` is always among them.
-        pack: insightface's, whose recognition network is used.
         shard_mb: a shard is closed before it grows over so many MiB.
         lossless: PNG instead of JPEG at quality 95.
     """
@@ -50,7 +49,6 @@ class PrepareOptions:
     near_bits: int = 9
     near_cosine: float = 0.85
     encoders: tuple[str, ...] = ("sface",)
-    pack: str = "buffalo_l"
     shard_mb: float = 256.0
     lossless: bool = False
 
@@ -71,8 +69,8 @@ class PrepareOptions:
                 "Choose several=largest, or people=faces.",
             )
 
-    def described(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def to_json(self) -> dict[str, Any]:
+        """The options as the manifest has them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"encoders": [name for name in ENCODERS if name in {"sface", *self.encoders}]}
 

