@@ -50,7 +50,7 @@ def sample(
 def worded(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
     """The job with the mode's words in its prompts, and with a person's word as often as it has to stand there."""
     if prepared.edit is not None and prepared.edit.words:
-        first, *later = modes.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+        first, *later = modes.split_stages(job.prompt, job.negative_prompt, prepared.edit.words)
         more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
         job = replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
     if not prepared.spoken:

@@ -53,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
         DPAdapterError: a picture or a setting cannot be used.
     """
     from dp_adapter.cli.settings import assigned, read_settings
-    from dp_adapter.modes import filled
+    from dp_adapter.modes import fill_in
     from dp_adapter.session import Session
     from dp_adapter.settings import Settings
 
     asked = (read_settings(args.settings) if args.settings else Settings()).with_fields(assigned(args.set))
     session = Session([models_root(args.models_dir)], paths_allowed=True)
-    settings = filled(asked, session.modes.of(asked.mode))
+    settings = fill_in(asked, session.modes.of(asked.mode))
     args.out.mkdir(parents=True, exist_ok=True)
     return max(_show(path, settings, session, args) for path in args.photos)
 

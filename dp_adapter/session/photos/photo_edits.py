@@ -13,7 +13,7 @@ from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsErro
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.identity.pictures.restore_old_photo import retouched, wear
-from dp_adapter.modes import ModeFacts, Modes, ResolvedMode, needs_reference_age, resolve
+from dp_adapter.modes import ModeFacts, Modes, ResolvedMode, needs_reference_age, resolve_mode
 from dp_adapter.session.photos.latents import LATENT
 from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos, SeenPhoto, used
 from dp_adapter.session.photos.saved_photos import IDENTITY
@@ -65,7 +65,7 @@ class PhotoEdits:
         """
         mode = self._modes.of(settings.mode)
         age = self._age(settings) if needs_reference_age(settings, mode) else None
-        return resolve(settings, mode, ModeFacts(age, scene.inpaint is not None))
+        return resolve_mode(settings, mode, ModeFacts(age, scene.inpaint is not None))
 
     def treated(self, seen: Sequence[Known], settings: Settings) -> tuple[list[Known], list[str]]:
         """The photos as a resolved request wants them, retouched and restored, and notes on what was done.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.hints import shown
-from dp_adapter.modes import Modes, described, filled
+from dp_adapter.modes import Modes, describe_mode, fill_in
 from dp_adapter.settings import Settings
 from dp_adapter.webui.parameters.infotext_photos import IDENTITY, PHOTO
 
@@ -52,7 +52,7 @@ def modes(known: Modes) -> dict[str, Any]:
         except SettingsError as error:
             listed.append({"name": name, "problem": str(error)})
         else:
-            told = {"title": mode.title or None, "does": described(mode), "needs": list(mode.needs)}
+            told = {"title": mode.title or None, "does": describe_mode(mode), "needs": list(mode.needs)}
             listed.append({"name": name, **told})
     return {"modes": listed}
 
@@ -157,7 +157,7 @@ def regions(
     from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     asked = Settings.from_dict(settings)
-    request = filled(asked, session.modes.of(asked.mode))
+    request = fill_in(asked, session.modes.of(asked.mode))
     inits = (session.photos.read(init, "init"),) if init else ()
     scene = Scene(base, width, height, inits)
     areas = RequestedRegions(session.photos, session.encoders)

@@ -27,9 +27,9 @@ Pair = tuple[str, str]
 def worded(pair: Pair, prepared: Prepared) -> Pair:
     """Prompt and negative prompt with the mode's words and the persons'; as they are where nobody acts."""
     if prepared.edit is not None and prepared.edit.words:
-        from dp_adapter.modes import with_words
+        from dp_adapter.modes import add_words
 
-        pair = with_words(*pair, prepared.edit.words)
+        pair = add_words(*pair, prepared.edit.words)
     if prepared.spoken:
         from dp_adapter.hosts.prompts.prompt_persons import repeated
 

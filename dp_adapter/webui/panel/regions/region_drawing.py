@@ -62,13 +62,13 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     """
     import numpy as np
 
-    from dp_adapter.modes import filled
+    from dp_adapter.modes import fill_in
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.forecast import forecast
     from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     session = shared_session.session()
-    settings = filled(settings, session.modes.of(settings.mode))
+    settings = fill_in(settings, session.modes.of(settings.mode))
     picture = np.asarray(under, np.uint8)
     mask = None
     if inpaint is not None:
