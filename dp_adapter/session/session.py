@@ -17,11 +17,11 @@ from dp_adapter.identity.pictures.dropped_photos import DroppedPhotos
 from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
 from dp_adapter.modes import Modes
-from dp_adapter.session.assembly import identity_net, sharing_by_words
-from dp_adapter.session.assembly.checkpoint_choices import with_parts
+from dp_adapter.session.assembly import identity_net
 from dp_adapter.session.assembly.injection import Prepared, off, options_of, prepared_of, used_in
 from dp_adapter.session.assembly.text_identities import TextIdentities, joined
 from dp_adapter.session.assembly.variants import variant_of
+from dp_adapter.session.checkpoint_choices import with_parts
 from dp_adapter.session.photos import reference_attention
 from dp_adapter.session.photos.features import FeatureReader, Person
 from dp_adapter.session.photos.latents import Latents
@@ -29,6 +29,7 @@ from dp_adapter.session.photos.photo_edits import PhotoEdits, Restorers, no_rest
 from dp_adapter.session.photos.reference_photos import ReferencePhotos
 from dp_adapter.session.photos.save_identity import embedded
 from dp_adapter.session.photos.w_plus import Directions
+from dp_adapter.session.regions import sharing_by_words
 from dp_adapter.session.regions.requested_regions import RequestedRegions
 from dp_adapter.session.regions.tracker import Tracker
 from dp_adapter.session.regions.tracker_setup import tracker_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.session.assembly.checkpoint_choices import PULID_MODES, PULID_ZEROS
+from dp_adapter.session.checkpoint_choices import PULID_MODES, PULID_ZEROS
 from tests.golden.cases import FOLDER, cases
 from tests.golden.test_golden import ORTHO, identities_of, load, run_unet
 

@@ -17,7 +17,7 @@ from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.identity.saved.saved_identity import EncoderView
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.assembly.checkpoint_choices import Way, way_of
+from dp_adapter.session.checkpoint_choices import Way, way_of
 from dp_adapter.session.readers.eva import OUTLINES
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats

@@ -9,12 +9,13 @@ from dp_adapter.core.injection import Identity, Injection, TextPathway
 from dp_adapter.core.schedule import Schedule
 from dp_adapter.core.text.text_side import Spoken, TextIdentity
 from dp_adapter.modes import ResolvedMode
-from dp_adapter.session.assembly import identity_net, sharing_by_words
+from dp_adapter.session.assembly import identity_net
 from dp_adapter.session.assembly.attention_form import megabytes, with_form
-from dp_adapter.session.assembly.checkpoint_choices import Way, way_of
-from dp_adapter.session.assembly.explanation import Explanation, PersonExplanation
 from dp_adapter.session.assembly.prompt_persons import in_words, spoken_of, text_side
+from dp_adapter.session.checkpoint_choices import Way, way_of
+from dp_adapter.session.explanation import Explanation, PersonExplanation
 from dp_adapter.session.photos.features import Person
+from dp_adapter.session.regions import sharing_by_words
 from dp_adapter.session.regions.forecast import unplaced
 from dp_adapter.session.regions.requested_regions import PersonRegion
 from dp_adapter.session.regions.tracker import Tracker

@@ -18,7 +18,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.combine_photos import Combination, agreement, combine
 from dp_adapter.identity.faces.detector import Detector
-from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.explanation import Photo
 from dp_adapter.session.photos.latents import Latent
 from dp_adapter.session.photos.reference_photos import Known
 from dp_adapter.session.photos.saved_photos import Remembered

@@ -22,7 +22,7 @@ from dp_adapter.identity.pictures.picture_files import Coverage, Picture, digest
 from dp_adapter.identity.pictures.picture_sources import embedded, read_as
 from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
-from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.explanation import Photo
 from dp_adapter.session.photos.latents import LATENT, Latent, Latents
 from dp_adapter.session.photos.saved_photos import IDENTITY, Remembered, direction, remembered
 from dp_adapter.settings import FaceChoice, Reference, Settings

@@ -12,7 +12,7 @@ from dp_adapter.hints import command
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import Quality
 from dp_adapter.identity.saved.saved_identity import EncoderView, SavedIdentity
-from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.explanation import Photo
 
 IDENTITY = "identity:"
 _PACK = "insightface/"

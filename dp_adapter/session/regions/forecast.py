@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dp_adapter import naming
 from dp_adapter.core.types import Grid
-from dp_adapter.session.assembly import sharing_by_words
+from dp_adapter.session.regions import sharing_by_words
 from dp_adapter.session.regions.requested_regions import RequestedRegions, fitted
 from dp_adapter.session.regions.tracker_setup import followed, following_words, plan_of
 from dp_adapter.session.scene import Scene
