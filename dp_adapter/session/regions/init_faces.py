@@ -15,7 +15,7 @@ from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.photos.reference_photos import ReferencePhotos
-from dp_adapter.session.regions.face_matching import FacePosition, recognised
+from dp_adapter.session.regions.face_matching import FacePosition, recognise
 from dp_adapter.session.scene import Picture
 from dp_adapter.settings import Settings
 
@@ -83,7 +83,7 @@ class InitFaces:
         persons = looking(settings)
         taken = [mask for n in range(settings.identities) if n not in persons and (mask := drawn(n)) is not None]
         free = [n for n, face in enumerate(faces) if not any(inside(face, picture, mask) for mask in taken)]
-        found, alike = recognised(
+        found, alike = recognise(
             [FacePosition.of(faces[n], picture.shape) for n in free],
             persons,
             self._likeness(settings, persons, picture, [faces[n] for n in free]),

@@ -28,7 +28,7 @@ from dp_adapter.session.regions.requested_regions import (
     handed_over,
     softened,
 )
-from dp_adapter.session.regions.tracker import Followed, Spot, Surroundings, Tracker, TrackingPlan
+from dp_adapter.session.regions.tracker import TrackedPerson, FoundRegion, Surroundings, Tracker, TrackingPlan
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings, Tracking
 
@@ -38,7 +38,7 @@ _TOO_FEW = 2  # calls
 _FORMING = ("preview", "attention")
 
 
-def tracker_of(
+def make_tracker(
     settings: Settings,
     scene: Scene,
     areas: RequestedRegions,
@@ -55,51 +55,51 @@ def tracker_of(
         seen: each person's photos.
         before: of the first pass, whose regions the hires pass starts from.
     """
-    earlier = {} if before is None else {one.number: one.track for one in before.people}
-    people = followed(settings, scene, areas, drawn, earlier)
-    if not people:
+    earlier = {} if before is None else {one.number: one.track for one in before.persons}
+    persons = tracked_persons(settings, scene, areas, drawn, earlier)
+    if not persons:
         return None
-    numbers = [one.number for one in people]
-    plan = plan_of(settings.tracking, scene.progress)
+    numbers = [one.number for one in persons]
+    plan = plan_tracking(settings.tracking, scene.progress)
     fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in numbers and area.mask is not None]
     taken = torch.stack(fixed).amax(0) if fixed else None
     return Tracker(
-        people,
+        persons,
         plan,
         PreviewFinder(encoders.yunet, encoders.parser),
         Surroundings(
-            _working(Grid(scene.height, scene.width)),
+            _working_size(Grid(scene.height, scene.width)),
             taken,
-            areas.places(settings, scene),
+            areas.positions(settings, scene),
             _Likeness(photos, [seen[number] for number in numbers]),
         ),
-        None if before is None else before.places,
+        None if before is None else before.positions,
     )
 
 
-def followed(
+def tracked_persons(
     settings: Settings,
     scene: Scene,
     areas: RequestedRegions,
     drawn: Mapping[int, PersonRegion],
     earlier: Mapping[int, Track],
-) -> list[Followed]:
+) -> list[TrackedPerson]:
     """Everybody whose region follows their face; nobody where nothing looks for one.
 
     Args:
-        drawn: see `tracker_of`; earlier: where persons acted at the end of an earlier pass.
+        drawn: see `make_tracker`; earlier: where persons acted at the end of an earlier pass.
     """
     if scene.inpaint is not None or not set(_FORMING) & set(settings.tracking.sources):
         return []
-    size = _working(Grid(scene.height, scene.width))
+    size = _working_size(Grid(scene.height, scene.width))
     small = replace(scene, width=size.width, height=size.height)
     pieces = {number: areas.pieces(settings, small, number) for number in drawn}
     automatic = [number for number in drawn if any(piece.automatic for piece in pieces[number])]
-    plan = plan_of(settings.tracking, scene.progress)
-    return [_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in automatic]
+    plan = plan_tracking(settings.tracking, scene.progress)
+    return [_track_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in automatic]
 
 
-def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
+def plan_tracking(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
     """When and how it is looked.
 
     Args:
@@ -115,7 +115,7 @@ def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
     return TrackingPlan(moments, attention, forming[0] == "attention", tracking.decoder, tracking.words, late, hurried)
 
 
-def following_words(area: PersonRegion, person: Followed, tracking: Tracking, plan: TrackingPlan, alone: bool) -> str:
+def describe_tracking(area: PersonRegion, person: TrackedPerson, tracking: Tracking, plan: TrackingPlan, alone: bool) -> str:
     """Where a followed person acts, in words.
 
     Args:
@@ -135,7 +135,7 @@ def following_words(area: PersonRegion, person: Followed, tracking: Tracking, pl
     return f"the face as soon as {forming} show it, {begins} until then{late}" if forming else f"{begins}{late}"
 
 
-def _person(
+def _track_person(
     settings: Settings,
     plan: TrackingPlan,
     number: int,
@@ -143,7 +143,7 @@ def _person(
     area: PersonRegion,
     earlier: Track | None,
     size: Grid,
-) -> Followed:
+) -> TrackedPerson:
     """
     Args:
         earlier: where the person acted at the end of an earlier pass.
@@ -151,18 +151,18 @@ def _person(
     weights = settings.parts.weights()
     full = torch.ones(1, size.height, size.width)
 
-    def shaped(parts: Mapping[str, Floats]) -> Spot:
+    def region_of_face(parts: Mapping[str, Floats]) -> FoundRegion:
         mask = combined(pieces, lambda piece: face_mask(parts, weights, piece.grow, piece.feather, size), size)
-        return Spot(full if mask is None else mask, handed_over(parts, weights, size) if settings.free_parts else None)
+        return FoundRegion(full if mask is None else mask, handed_over(parts, weights, size) if settings.free_parts else None)
 
-    def spread(head: Tensor) -> Spot:
+    def region_of_head(head: Tensor) -> FoundRegion:
         def automatic(piece: Piece) -> Tensor:
             # Softened while it is small: attention is read at every step, between calls of the UNet.
-            soft = softened(fitted(head, _coarse(size)), piece.grow, piece.feather)
+            soft = softened(fitted(head, _coarse_size(size)), piece.grow, piece.feather)
             return torch.nn.functional.interpolate(soft[None], (size.height, size.width), mode="bilinear")[0]
 
         mask = combined(pieces, automatic, size)
-        return Spot(full if mask is None else mask)
+        return FoundRegion(full if mask is None else mask)
 
     known, free = area.known, area.free if settings.free_parts else None
     if earlier is not None and earlier.mask is not None and earlier.mask.any():
@@ -174,18 +174,18 @@ def _person(
         at_once = fallback == "full" or (fallback == "late" and plan.hurried)
         start = combined(pieces, lambda _: None, size, 1.0 if at_once else 0.0)
     start, free = (None if m is None else torch.stack([fitted(one, size) for one in m]) for m in (start, free))
-    return Followed(number, Track(start, free), start, known, shaped, spread, free)
+    return TrackedPerson(number, Track(start, free), start, known, region_of_face, region_of_head, free)
 
 
-def _working(size: Grid) -> Grid:
-    return _within(size, _FINEST)
+def _working_size(size: Grid) -> Grid:
+    return _limit(size, _FINEST)
 
 
-def _coarse(size: Grid) -> Grid:
-    return _within(size, _COARSEST)
+def _coarse_size(size: Grid) -> Grid:
+    return _limit(size, _COARSEST)
 
 
-def _within(size: Grid, side: int) -> Grid:
+def _limit(size: Grid, side: int) -> Grid:
     """The same shape with a long side of at most ``side``."""
     factor = min(1.0, side / max(size.height, size.width))
     return Grid(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
