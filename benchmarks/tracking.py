@@ -26,8 +26,8 @@ from dp_adapter.core.types import Grid
 from dp_adapter.hosts.pipelines.latent_preview import linear, pictures, shrunk
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
-from dp_adapter.session.regions.requested_regions import face_mask
-from dp_adapter.session.regions.tracker import TrackedPerson, FoundRegion, Surroundings, Tracker, TrackingPlan
+from dp_adapter.session.regions.face_mask import face_mask
+from dp_adapter.session.regions.tracker import FoundRegion, Surroundings, TrackedPerson, Tracker, TrackingPlan
 from dp_adapter.settings import Parts, Tracking
 
 FACE = 0.35  # of the picture's height

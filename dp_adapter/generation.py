@@ -18,7 +18,7 @@ from dp_adapter.hosts.prompts import encode_prompts, person_words
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session
-from dp_adapter.session.assembly.injection import never_acted
+from dp_adapter.session.explain import explain_inaction
 from dp_adapter.session.results import acted_regions, best_of, face_pass
 from dp_adapter.session.results.judge import Judge, LikenessVerdict, find
 from dp_adapter.session.scene import Mask
@@ -110,7 +110,7 @@ def generate(
     results = [
         work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
     ]
-    late = never_acted(prepared.injection, load_pipeline.progress(pipeline, job))
+    late = explain_inaction(prepared.injection, load_pipeline.progress(pipeline, job))
     if prepared.tracker is not None and not late:
         late = prepared.tracker.notes()
     explanation = replace(prepared.explanation, notes=(*prepared.explanation.notes, *late))

@@ -126,10 +126,10 @@ def _people(
 
     height, width = picture.shape[:2]
     scene = Scene(base, width, height, (picture,))
-    areas = RequestedRegions(session.photos, session.encoders, finder)
+    requested = RequestedRegions(settings, scene, session.photos, session.encoders, finder=finder)
     named = sorted({item.identity for item in settings.references or settings.regions})
     numbers = named or list(range(max(1, faces)))
-    found = [areas.of(settings, scene, number) for number in numbers]
+    found = [requested.region_of(number) for number in numbers]
     latent = Grid(height // _LATENT, width // _LATENT)
     powers: dict[Level, float] = {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up}
     gates: list[list[tuple[str, Any]]] = [[] for _ in numbers]
@@ -143,7 +143,7 @@ def _people(
             number,
             area,
             np.ones((height, width), np.float32) if area.mask is None else area.mask[0].numpy(),
-            {part: mask.numpy() for part, mask in areas.parts(settings, scene, number).items()},
+            {part: mask.numpy() for part, mask in requested.face_parts(number).items()},
             row,
         )
         for number, area, row in zip(numbers, found, gates, strict=True)

@@ -1,17 +1,18 @@
-"""How a checkpoint's identity is blended in: what its training had, or what the request says."""
+"""What a checkpoint and the request decide together: its variant, how it is blended in, and which parts it carries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import cast
 
 from dp_adapter.core.injection import OWN_MODES
 from dp_adapter.core.types import BlendMode
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Parts, Settings
 from dp_adapter.weights.checkpoint import Checkpoint
+from dp_adapter.weights.library import Library
 
 # ToTheBeginning/PuLID@1aa2fc7 app.py: fidelity and "extremely style"; app_v1_1.py's ortho "off" with num_zero 0.
 PULID_MODES: Mapping[str, BlendMode] = MappingProxyType(
@@ -22,8 +23,8 @@ _PULID = "pulid"
 
 
 @dataclass(frozen=True)
-class Way:
-    """What of an ``Identity`` its family decides.
+class BlendChoice:
+    """How an identity is blended in.
 
     Attributes:
         zero_tokens: zero tokens behind the identity's.
@@ -33,45 +34,89 @@ class Way:
     zero_tokens: int = 0
 
 
-def way_of(settings: Settings, checkpoint: Checkpoint) -> Way:
-    """The way of a request. ``pulid_method`` is for PuLID alone, and gives way to a blend mode that was chosen.
+def choose_blend(blend: str, pulid_method: str, checkpoint: Checkpoint) -> BlendChoice:
+    """Chooses the blend mode: the checkpoint's own, unless the request names another.
+
+    ``pulid_method`` is for PuLID alone, and gives way to a blend mode that was chosen.
 
     Raises:
         SettingsError: the blend mode does not go with the checkpoint.
     """
     if checkpoint.family != _PULID:
-        return Way(_blend(settings, checkpoint))
-    mode = PULID_MODES.get(settings.pulid_method, checkpoint.mode)
-    if settings.blend != "auto":
-        mode = _blend(settings, checkpoint)
-    return Way(mode, PULID_ZEROS.get(mode, 0))
+        return BlendChoice(_blend_mode(blend, checkpoint))
+    mode = PULID_MODES.get(pulid_method, checkpoint.mode)
+    if blend != "auto":
+        mode = _blend_mode(blend, checkpoint)
+    return BlendChoice(mode, PULID_ZEROS.get(mode, 0))
 
 
-def with_parts(settings: Settings, checkpoint: Checkpoint) -> tuple[Settings, tuple[str, ...]]:
-    """The request with the parts that a checkpoint carries in its person's automatic region, and what to tell.
+def _blend_mode(blend: str, checkpoint: Checkpoint) -> BlendMode:
+    if blend == "auto":
+        return checkpoint.mode
+    if blend != checkpoint.mode and {blend, checkpoint.mode} & OWN_MODES:
+        raise SettingsError(
+            "blend",
+            f"'{blend}' does not go with {checkpoint.title} weights, which were trained for '{checkpoint.mode}'",
+            "Use 'auto'.",
+            "auto",
+        )
+    return cast(BlendMode, blend)
+
+
+def choose_parts(settings: Settings, checkpoint: Checkpoint) -> tuple[Parts, tuple[str, ...]]:
+    """The parts of a person's automatic region with those that the checkpoint carries besides, and a note on them.
 
     Parts that the user or the mode says stay. Hair and clothes are found for everybody together, so several persons'
     regions are left as they are.
     """
-    wanted = [name for name in checkpoint.parts if getattr(settings.parts, name) is None]
-    if not wanted:
-        return settings, ()
+    carried = [name for name in checkpoint.parts if getattr(settings.parts, name) is None]
+    if not carried:
+        return settings.parts, ()
     if settings.identities > 1:
         drawn = {region.identity for region in settings.regions}
-        note = f"{checkpoint.title} also carries {', '.join(wanted)}: draw a region around each person to keep them."
-        return settings, () if len(drawn) == settings.identities else (note,)
-    return settings.with_fields({f"parts.{name}": 1.0 for name in wanted}), ()
+        note = f"{checkpoint.title} also carries {', '.join(carried)}: draw a region around each person to keep them."
+        return settings.parts, () if len(drawn) == settings.identities else (note,)
+    return replace(settings.parts, **dict.fromkeys(carried, 1.0)), ()
 
 
-def _blend(settings: Settings, checkpoint: Checkpoint) -> BlendMode:
-    if settings.blend == "auto":
-        return checkpoint.mode
-    if settings.blend != checkpoint.mode and {settings.blend, checkpoint.mode} & OWN_MODES:
+def choose_variant(asked: str, checkpoint: Checkpoint, library: Library) -> str:
+    """Chooses which of the families that share its keys a file belongs to: as asked for, or as answered before.
+
+    Raises:
+        SettingsError: the file is no such variant, or only the user can say which it is.
+    """
+    possible = checkpoint.variants
+    if not possible and asked == "auto":
+        return checkpoint.family
+    if not possible:
+        problem = f"{checkpoint.path.name} is {checkpoint.title} by its keys, which leave no choice of a variant"
+        raise SettingsError("variant", problem, "Use 'auto'.", "auto")
+    if asked in possible:
+        library.remember(checkpoint.path, asked)
+        return asked
+    if asked != "auto":
         raise SettingsError(
-            "blend",
-            f"'{settings.blend}' does not go with {checkpoint.title} weights, which were trained for "
-            f"'{checkpoint.mode}'",
-            "Use 'auto'.",
-            "auto",
+            "variant",
+            f"{checkpoint.path.name} is not '{asked}'; by its keys it is {' or '.join(possible)}",
+            f"Use '{possible[0]}'.",
+            possible[0],
         )
-    return cast(BlendMode, settings.blend)
+    if len(possible) == 1:
+        return possible[0]
+    known = library.variant(checkpoint.path)
+    if known in possible:
+        return known
+    guess = _guess_variant(checkpoint.path.stem, possible)
+    raise SettingsError(
+        "variant",
+        f"the content of {checkpoint.path.name} cannot tell whether it is {' or '.join(possible)}",
+        f"Say which (its name suggests '{guess}'); the answer is remembered for this file.",
+        guess,
+    )
+
+
+def _guess_variant(stem: str, possible: Sequence[str]) -> str:
+    """The offered default, by the file's name; never applied without being confirmed."""
+    plain = "".join(c for c in stem.lower() if c.isalnum())
+    fitting = [name for name in possible if name.replace("-", "") in plain]
+    return max(fitting, key=len) if fitting else possible[0]

@@ -22,6 +22,8 @@ from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.identity.faces.face_parsing import Parser
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
+from dp_adapter.session.photos.features import FeatureReader
+from dp_adapter.session.photos.w_plus import Directions
 from dp_adapter.session.results.judge import Judge
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
@@ -290,7 +292,9 @@ def w_plus_of(root: Path, request_of: Request, **asked: object) -> torch.Tensor:
     """The latent that a request ends with."""
     session = Session([root], False)
     settings = request_of("latent:anna", w_plus=asked)
-    person = session._features.read([], settings, session.checkpoint(""), "w-plus", session.photos.latents(settings, 0))
+    latents = session.photos.latents(settings, 0)
+    reader = FeatureReader(session.encoders, Directions([root]))
+    person = reader.read([], latents, session.checkpoint(""), "w-plus", settings.combine, settings.w_plus)
     assert person.features.w_plus is not None
     return person.features.w_plus
 

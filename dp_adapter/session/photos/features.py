@@ -25,7 +25,7 @@ from dp_adapter.session.photos.saved_photos import Remembered
 from dp_adapter.session.photos.w_plus import Directions, require_kind
 from dp_adapter.session.readers import faces_and_clip, table
 from dp_adapter.session.readers.faces_and_clip import Ask, Reading, Values
-from dp_adapter.settings import Settings, WPlus
+from dp_adapter.settings import WPlus
 from dp_adapter.weights.checkpoint import Checkpoint
 
 _APART = {"concatenate", "best"}  # ways that leave photos as they are
@@ -34,20 +34,23 @@ _SAME_PERSON = 0.25  # a photo whose mean cosine to the others is lower most lik
 
 @dataclass(frozen=True)
 class Person:
-    """One person as the checkpoint takes them, and what is told about the photos.
+    """One person as the checkpoint takes them.
 
     Attributes:
-        reference: the photo that the picture's self-attention looks at; looks_at: the same in words.
+        photos: what is told of each; encoders: names of those that looked at them.
+        combine: how several photos were joined.
+        sources: the photos themselves; none of a personalised identity, or where latents take their place.
+        reference: the photo that the picture's self-attention looks at; reference_number: its number in the request.
     """
 
     features: Features
-    photos: tuple[Photo, ...]
-    encoders: tuple[str, ...]
-    combine: str
-    notes: tuple[str, ...]
-    seen: tuple[Known, ...]
+    photos: tuple[Photo, ...] = ()
+    encoders: tuple[str, ...] = ()
+    combine: str = "auto"
+    notes: tuple[str, ...] = ()
+    sources: tuple[Known, ...] = ()
     reference: ReferencePhoto | None = None
-    looks_at: str = ""
+    reference_number: int = 0
 
 
 class FeatureReader:
@@ -69,16 +72,18 @@ class FeatureReader:
 
     def read(
         self,
-        seen: Sequence[Known],
-        settings: Settings,
+        photos: Sequence[Known],
+        latents: Sequence[Latent],
         checkpoint: Checkpoint,
         variant: str,
-        latents: Sequence[Latent] = (),
+        combine: str,
+        w_plus: WPlus,
     ) -> Person:
         """Features of one person.
 
         Args:
-            latents: in place of photos, for W+ adapters.
+            latents: in place of photos, for W+ adapters; w_plus: how they are moved.
+            combine: how several photos become one identity, as ``Settings.combine`` says.
 
         Raises:
             CatalogError, MissingDependencyError: an encoder that the checkpoint needs is not here.
@@ -86,17 +91,17 @@ class FeatureReader:
                 latents.
         """
         by_latents = "w-plus" in checkpoint.encoders
-        require_kind(checkpoint, seen, latents)
-        sources: Sequence[Known | Latent] = latents if by_latents else seen
-        how = _combination(settings, checkpoint, sources)
+        require_kind(checkpoint, photos, latents)
+        sources: Sequence[Known | Latent] = latents if by_latents else photos
+        how = _choose_combination(combine, checkpoint, sources)
         fields: dict[str, Tensor] = {}
         names: list[str] = []
-        sources, notes = _no_more_than(checkpoint.most_photos, sources, how)
+        sources, notes = _best(checkpoint.most_photos, sources, how)
         photos_here = [one for one in sources if not isinstance(one, Latent)]
         agreements: list[float | None] = [None] * len(sources)
         for need in checkpoint.encoders:
             values = table.read(self._reading, Ask(need, photos_here, checkpoint, variant, latents))
-            fields |= {name: _joined(values, vectors, sources, how) for name, vectors in values.fields.items()}
+            fields |= {name: _join(values, vectors, sources, how) for name, vectors in values.fields.items()}
             fields |= values.constants
             if "faceid" in values.fields and len(sources) > 1:
                 alike = agreement(torch.cat(values.fields["faceid"]).numpy())
@@ -104,30 +109,38 @@ class FeatureReader:
             names.append(values.name)
             notes += values.doubts()
         notes += self._encoders.placement.told()
-        photos = tuple(one.described(alike) for one, alike in zip(sources, agreements, strict=True))
+        described = tuple(one.described(alike) for one, alike in zip(sources, agreements, strict=True))
         notes += [
             f"{naming.begun(photo.name)} looks like somebody else: its likeness to the other photos is "
             f"{photo.agreement:.2f}."
-            for photo in photos
+            for photo in described
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
         if by_latents:
-            fields["w_plus"] = self._directions.moved(fields["w_plus"], settings.w_plus)
-        elif settings.w_plus != WPlus():
+            fields["w_plus"] = self._directions.moved(fields["w_plus"], w_plus)
+        elif w_plus != WPlus():
             notes.append("StyleGAN moves do nothing here: they are for W+ adapters.")
-        return Person(Features(**fields), photos, tuple(dict.fromkeys(names)), how, tuple(notes), tuple(seen))
+        return Person(
+            features=Features(**fields),
+            photos=described,
+            encoders=tuple(dict.fromkeys(names)),
+            combine=how,
+            notes=tuple(notes),
+            sources=tuple(photos),
+        )
 
 
-def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
-    if settings.combine == "auto":
-        return _automatic(checkpoint, seen)
-    if "pixels" in checkpoint.encoders and settings.combine not in _APART and len(seen) > 1:
-        problem = f"'{settings.combine}' would mix photos, and {checkpoint.title} looks at each by itself"
+def _choose_combination(asked: str, checkpoint: Checkpoint, sources: Sequence[Known | Latent]) -> Combination:
+    if asked == "auto":  # as it was trained; a mean counts each photo by its weight where the user gave different ones
+        unequal = len({one.weight for one in sources}) > 1
+        return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
+    if "pixels" in checkpoint.encoders and asked not in _APART and len(sources) > 1:
+        problem = f"'{asked}' would mix photos, and {checkpoint.title} looks at each by itself"
         raise SettingsError("combine", problem, "Use 'auto'.", "auto")
-    return cast(Combination, settings.combine)
+    return cast(Combination, asked)
 
 
-def _no_more_than(
+def _best(
     most: int | None, sources: Sequence[Known | Latent], how: Combination
 ) -> tuple[Sequence[Known | Latent], list[str]]:
     """The best photos where a checkpoint takes each by itself and was trained with no more, in their order."""
@@ -138,20 +151,14 @@ def _no_more_than(
     return [sources[n] for n in sorted(ranked)], [note]
 
 
-def _automatic(checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
-    """As the checkpoint was trained; a mean counts each photo by its weight where the user gave different ones."""
-    unequal = len({one.weight for one in seen}) > 1
-    return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
-
-
-def _joined(values: Values, vectors: Sequence[Tensor], seen: Sequence[Known | Latent], how: Combination) -> Tensor:
+def _join(values: Values, vectors: Sequence[Tensor], sources: Sequence[Known | Latent], how: Combination) -> Tensor:
     """Photo by photo [1, ...] -> [k, ...], k = n for ``concatenate``, else 1."""
     if len({vector.shape for vector in vectors}) > 1:
-        field = next(one.field for one in seen if isinstance(one, Remembered))
+        field = next(one.field for one in sources if isinstance(one, Remembered))
         raise SettingsError(
             field, f"its vectors of {values.name} have another size than the other photos'", "Save the identity again."
         )
     stacked = torch.cat(list(vectors))  # [n, ...]
-    weights, qualities = [one.weight for one in seen], [one.quality.score for one in seen]
+    weights, qualities = [one.weight for one in sources], [one.quality.score for one in sources]
     flat = combine(stacked.flatten(1).numpy(), weights, how, qualities)
     return torch.as_tensor(np.ascontiguousarray(flat)).reshape(-1, *stacked.shape[1:])

@@ -75,6 +75,11 @@ def used(settings: Settings, identity: int) -> list[int]:
     return [n for n, one in enumerate(settings.references) if one.identity == identity and one.weight > 0]
 
 
+def words_of(references: Sequence[Reference], person: int) -> str:
+    """The words of the prompt that mean a person, of the first of their photos that has any; empty for none."""
+    return next(filter(None, (one.words.strip() for one in references if one.identity == person)), "")
+
+
 class ReferencePhotos:
     """Reads photos and saved identities and finds faces for one session.
 

@@ -61,7 +61,9 @@ def match(
     if not positions:
         return {}
     seen = [person for person in persons if person in last]
-    costs = np.array([[position.distance_to(last[person]) for position in positions] for person in seen]).reshape(-1, len(positions))
+    costs = np.array([[position.distance_to(last[person]) for position in positions] for person in seen]).reshape(
+        -1, len(positions)
+    )
     if likeness is not None and seen:
         costs = costs - _LIKENESS * likeness[[persons.index(person) for person in seen]]
     found = {seen[row]: face for row, face in assign_cheapest(costs).items()}

@@ -18,7 +18,7 @@ from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.regions.face_matching import FacePosition, match
-from dp_adapter.session.regions.init_faces import inside
+from dp_adapter.session.regions.init_faces import lies_in
 
 _WORKING = 384  # px of the long side to which smaller previews are enlarged, so that masks get a smooth outline
 _TELLS = 0.5  # progress from which on a face shows whose it is
@@ -267,7 +267,7 @@ class Tracker:
             where = "in the whole picture" if start is None or bool((start == 1).all()) else "in its drawn region"
         when = "" if acts_from_start else ", from late on"
         least, most = min(times), max(times)
-        calls = f"{most}" if least == most else f"{least} to {most}"
+        often = f"{most}" if least == most else f"{least} to {most}"
         return f"{where}{when}" + (f" (in {often} of {state.calls} calls of the model)" if state.calls else "")
 
     def _is_settled(self, number: int) -> bool:
@@ -301,7 +301,7 @@ class Tracker:
 
     def _is_taken(self, face: Face, picture: Picture) -> bool:
         taken = self._around.taken
-        return taken is not None and inside(face, picture, taken)
+        return taken is not None and lies_in(face, picture, taken)
 
     def _move(self) -> None:
         acting = [self._regions_in(number) for number in range(self._state.pictures)]

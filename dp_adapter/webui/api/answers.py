@@ -153,19 +153,19 @@ def regions(
 ) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
-    from dp_adapter.session.regions.forecast import forecast, unplaced
+    from dp_adapter.session.regions.forecast import forecast_regions, note_missing_regions
     from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     asked = Settings.from_dict(settings)
     request = fill_in(asked, session.modes.of(asked.mode))
     inits = (session.photos.read(init, "init"),) if init else ()
     scene = Scene(base, width, height, inits)
-    areas = RequestedRegions(session.photos, session.encoders)
+    requested = RequestedRegions(request, scene, session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
-    for one in forecast(request, scene, areas, persons):
+    for one in forecast_regions(request, scene, session.photos, session.encoders, persons):
         mask = None if one.mask is None else one.mask[0].numpy()
-        seen = areas.parts(request, scene, one.number) if parts else {}
+        seen = requested.face_parts(one.number) if parts else {}
         listed.append(
             {
                 "person": one.number,
@@ -177,7 +177,7 @@ def regions(
                 "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
             }
         )
-    notes = unplaced(request, {one["person"]: one["source"] for one in listed})
+    notes = note_missing_regions(request, {one["person"]: one["source"] for one in listed})
     return {"width": width, "height": height, "regions": listed, "notes": notes}
 
 

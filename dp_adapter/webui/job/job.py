@@ -202,12 +202,12 @@ class Job:
         Args:
             progress: at the last call of the pass.
         """
-        from dp_adapter.session.assembly.injection import never_acted
+        from dp_adapter.session.explain import explain_inaction
 
         steps, self._steps = [*self._steps, progress] if self._called else [], []
         self._called = False
         tracker = self._current.tracker
-        notes = never_acted(self._current.injection, steps) or (() if tracker is None else tracker.notes())
+        notes = explain_inaction(self._current.injection, steps) or (() if tracker is None else tracker.notes())
         for note in notes:
             self._comment(note)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dp_adapter.core.injection import Identity
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.assembly.injection import never_acted
+from dp_adapter.session.explain import explain_inaction
 from dp_adapter.session.regions.tracker import PreviewLook, Tracker
 from tests.session.conftest import Request
 
@@ -299,8 +299,8 @@ def test_with_too_few_steps_to_look_the_fallback_decides_from_the_start(
 
 def test_a_span_without_a_step_is_told(portrait_session: Session, request_of: Request) -> None:
     prepared = portrait_session.prepare(request_of(span={"start": 0.3, "end": 0.4}), SCENE)
-    assert never_acted(prepared.injection, (0.0, 0.35)) == ()
-    (note,) = never_acted(prepared.injection, (0.0, 0.25, 0.5))
+    assert explain_inaction(prepared.injection, (0.0, 0.35)) == ()
+    (note,) = explain_inaction(prepared.injection, (0.0, 0.25, 0.5))
     assert note.startswith(
         "The identity acted nowhere: no step lies from progress 0.3 to 0.4; the steps are at 0, 0.25"
     )

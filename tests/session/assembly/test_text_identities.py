@@ -21,6 +21,7 @@ from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
+from dp_adapter.session.loaded_models import LoadedModels
 from dp_adapter.settings import Settings
 from dp_adapter.weights.checkpoint import TokenOptions
 from tests.session.conftest import SCENE, Request
@@ -49,7 +50,7 @@ def speaking(session: Session, adapter_file: Path, monkeypatch: pytest.MonkeyPat
     """A session whose model acts on the text side only."""
     known = session.checkpoint(adapter_file.name)
     made = replace(known, adapter=Adapter(nn.Identity(), []), recipe=nothing, fusion=fusion)
-    monkeypatch.setattr(session, "checkpoint", lambda _name: made)  # type: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(LoadedModels, "checkpoint", lambda _models, _name: made)  # type: ignore[reportUnknownLambdaType]
     return session
 
 
