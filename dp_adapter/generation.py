@@ -144,7 +144,7 @@ class _Work:
         told = prepared.explanation
         self._wanted = settings.enabled and best_of.judged(settings.report)
         encoders = [name for person in told.persons for name in person.encoders]
-        judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
+        judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.mode))
         self._judge = Judge(session, settings, encoders) if judged else None
 
     def result(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
@@ -193,7 +193,7 @@ class _Work:
         """The picture after the face pass."""
         settings = self._settings
         regions = acted_regions.regions_of(prepared, number)
-        if not (self._judge and regions and face_pass.wanted(settings, prepared.edit)):
+        if not (self._judge and regions and face_pass.wanted(settings, prepared.mode)):
             return _Made(picture, regions)
         faces = find(self._session.encoders, picture)
         theirs = self._judge.whose(picture, faces, regions) if faces else {}
@@ -210,7 +210,7 @@ class _Work:
                 steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
             )
             ready = self._session.prepare(
-                face_pass.request(settings, prepared.edit, person), scene_of(self._pipeline, over)
+                face_pass.request(settings, prepared.mode, person), scene_of(self._pipeline, over)
             )
             (made,) = sample(self._pipeline, ready, over, self._progress, self._session.roots)
             picture = face_pass.pasted(picture, made, part, face)

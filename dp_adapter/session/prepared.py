@@ -20,18 +20,18 @@ class Prepared:
 
     Attributes:
         tracker: moves regions while the picture forms; None where all of them stay.
-        edit: the mode at work, whose words go into the prompts; None where the adapter is off, and without words
+        mode: the mode at work, whose words go into the prompts; None where the adapter is off, and without words
             where nobody acts.
         net: InstantID's IdentityNet, for hosts that have a ControlNet; None for none.
-        spoken: who acts through a word, and how prompts have to speak of them; nobody where nobody acts.
+        prompt_persons: who acts through a word, and how prompts have to speak of them; nobody where nobody acts.
     """
 
     injection: Injection
     explanation: Explanation
     tracker: Tracker | None = None
-    edit: ResolvedMode | None = None
+    mode: ResolvedMode | None = None
     net: Net | None = None
-    spoken: tuple[Spoken, ...] = ()
+    prompt_persons: tuple[Spoken, ...] = ()
 
     def without_lora(self, path: Path) -> Prepared | None:
         """The same without the checkpoint's own LoRA, if a file that the host applies holds it too; else None."""

@@ -107,9 +107,9 @@ class Session:
             injection=assembly.injection,
             explanation=explain(resolved, seen, placed, assembly, scene.bytes_per_number),
             tracker=placed.tracker,
-            edit=assembly.mode,
+            mode=assembly.mode,
             net=assembly.net,
-            spoken=assembly.prompt_persons,
+            prompt_persons=assembly.prompt_persons,
         )
 
     def save_identity(self, name: str, settings: Settings, replace: bool = False) -> SavedIdentity:

@@ -159,9 +159,9 @@ def test_storymaker_sees_face_and_figure(story: Path, request_of: Request, peopl
     torch.testing.assert_close(tokens.cond, expected.cond, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(tokens.uncond, expected.uncond, atol=1e-5, rtol=1e-4)
     assert len(tokens.cond) == 12 and len(made.injection.lora) == 560 and made.explanation.lora == 0.8
-    assert made.edit is not None and made.edit.settings.parts.clothes == made.edit.settings.parts.hair == 1.0
+    assert made.mode is not None and made.mode.settings.parts.clothes == made.mode.settings.parts.hair == 1.0
     own = Session([story], True).prepare(request_of(people[0], parts={"clothes": 0.5}), SDXL)
-    assert own.edit is not None and own.edit.settings.parts.clothes == 0.5
+    assert own.mode is not None and own.mode.settings.parts.clothes == 0.5
 
 
 def test_each_person_of_a_story_has_their_place(story: Path, request_of: Request, people: list[Path]) -> None:
@@ -173,7 +173,7 @@ def test_each_person_of_a_story_has_their_place(story: Path, request_of: Request
         expected = checkpoint.tokens(seen_by(story, people[2 * number]), TokenOptions(person=number))
         torch.testing.assert_close(identity.tokens.cond, expected.cond, atol=1e-5, rtol=1e-4)
     assert any("also carries hair, neck, clothes: draw a region" in note for note in made.explanation.notes)
-    assert made.edit is not None and made.edit.settings.parts.clothes is None
+    assert made.mode is not None and made.mode.settings.parts.clothes is None
     with pytest.raises(WeightsError, match=r"at most 3 persons; person 4 is one too many\. Use fewer"):
         session.prepare(request_of(*persons), SDXL)
 

@@ -59,7 +59,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
     (identity,) = prepared.injection.identities
     assert identity.text is not None and (identity.text.lock, identity.text.weight) == ("key", 1.0)
     assert prepared.injection.active and not prepared.injection.folded and prepared.explanation.form == "plain"
-    assert prepared.spoken == (Spoken(0, "", 2, True, "img"),)
+    assert prepared.prompt_persons == (Spoken(0, "", 2, True, "img"),)
     (line,) = (line for line in prepared.explanation.lines() if line.startswith("Person 1"))
     assert line.endswith(
         "through the person word that is theirs in the prompt, 2 times in a row, weight 1, its keys locked"
@@ -67,7 +67,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
     named = [{"image": str(portrait), "identity": 1, "words": " woman in red "}, {"image": str(portrait)}]
     asked = request_of(*named, text_side={"lock": "others", "weight": 0.5})
     prepared = speaking.prepare(asked, SCENE)
-    assert prepared.spoken == (Spoken(0, "", 2, True, "img"), Spoken(1, "woman in red", 2, True, "img"))
+    assert prepared.prompt_persons == (Spoken(0, "", 2, True, "img"), Spoken(1, "woman in red", 2, True, "img"))
     texts = [one.text for one in prepared.injection.identities]
     assert [(one.lock, one.weight) for one in texts if one is not None] == [("others", 0.5)] * 2
     assert [one.person for one in prepared.injection.identities] == [0, 1]
@@ -77,7 +77,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
 def test_weight_0_of_either_is_off(speaking: Session, request_of: Request) -> None:
     for off in ({"weight": 0}, {"text_side": {"weight": 0}}):
         prepared = speaking.prepare(request_of(**off), SCENE)
-        assert not prepared.injection.active and prepared.spoken == ()
+        assert not prepared.injection.active and prepared.prompt_persons == ()
 
 
 def test_folded_is_refused(speaking: Session, request_of: Request) -> None:

@@ -31,7 +31,7 @@ FULL_BODY = Settings(mode="full_body")
 
 def prepared(settings: Settings = FULL_BODY, spoken: tuple[Spoken, ...] = ()) -> Prepared:
     edit = resolve_mode(settings, TABLE[settings.mode], ModeFacts())
-    return replace(OFF, edit=edit, spoken=spoken)
+    return replace(OFF, mode=edit, prompt_persons=spoken)
 
 
 def job(*, batch_size: Any = 2, **prompts: Any) -> Any:
