@@ -117,7 +117,7 @@ class FeatureReader:
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
         if by_latents:
-            fields["w_plus"] = self._directions.moved(fields["w_plus"], w_plus)
+            fields["w_plus"] = self._directions.move(fields["w_plus"], w_plus)
         elif w_plus != WPlus():
             notes.append("StyleGAN moves do nothing here: they are for W+ adapters.")
         return Person(

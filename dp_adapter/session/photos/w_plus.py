@@ -34,13 +34,13 @@ _SOURCE = (
 )
 
 
-def require_kind(checkpoint: Checkpoint, seen: Sequence[Known], latents: Sequence[Latent]) -> None:
+def require_kind(checkpoint: Checkpoint, photos: Sequence[Known], latents: Sequence[Latent]) -> None:
     """Raises SettingsError unless W+ adapters are given latents only, and all others none."""
     by_latents = "w-plus" in checkpoint.encoders
     if latents and not by_latents:
         problem = f"a latent is of no use to {checkpoint.title}"
         raise SettingsError(latents[0].field, problem, "Give a photo, or choose a W+ adapter.")
-    if by_latents and (seen or not latents):
+    if by_latents and (photos or not latents):
         raise SettingsError(
             "references",
             f"{checkpoint.title} takes latents of StyleGAN2, and a photo cannot be turned into one here",
@@ -58,7 +58,7 @@ class Directions:
     def __init__(self, roots: Sequence[Path]) -> None:
         self._folders = tuple(root / FOLDER for root in roots)
 
-    def moved(self, latents: Tensor, asked: WPlus) -> Tensor:
+    def move(self, latents: Tensor, asked: WPlus) -> Tensor:
         """The latents [n, 18, 512] after the moves of a request.
 
         Raises:
@@ -77,7 +77,7 @@ class Directions:
             if _NAME.fullmatch(name) and path is not None:
                 return latents + amount * _direction(path)
             if (component := self._component(name)) is not None:
-                return torch.stack([component.reached(one, amount) for one in latents])
+                return torch.stack([component.move_to(one, amount) for one in latents])
         except WeightsError as error:
             raise SettingsError(field, error.problem, error.hint) from error
         named = {key.rpartition("/")[2]: key for key in files} if field == "w_plus.direction" else {}
@@ -136,7 +136,7 @@ class _Component:
     start: int
     stop: int
 
-    def reached(self, latent: Tensor, amount: float) -> Tensor:
+    def move_to(self, latent: Tensor, amount: float) -> Tensor:
         """A latent [18, 512], its layers moved as far as brings the first one's coordinate to ``amount``."""
         coordinate = (latent[0] - self.mean) @ self.along / self.deviation
         moved = latent.clone()

@@ -53,8 +53,8 @@ def match(
     never seen share what is left: the largest faces, in the persons' order from left to right.
 
     Args:
-        places: of the found faces.
-        persons: all persons that are followed, in order.
+        positions: of the found faces.
+        persons: all persons that are tracked, in order.
         last: where a person's face was seen last.
         likeness: [persons, faces] cosines, or None.
     """
@@ -85,7 +85,7 @@ def recognise(
     count, in the persons' order from left to right. A person without a face that is like them gets what is left.
 
     Args:
-        places: of the found faces.
+        positions: of the found faces.
         persons: who look for a face, in order.
         likeness: [persons, faces] cosines by SFace, or None.
     """

@@ -106,7 +106,7 @@ class Surroundings:
 
     Attributes:
         size: of the picture to be made, in px.
-        taken: [h, w], drawn regions of persons who are not followed: faces in there are theirs. Or None.
+        taken: [h, w], drawn regions of persons who are not tracked: faces in there are theirs. Or None.
         init: where the init pictures show the persons' faces, one for all pictures or one for each; empty without any.
         likeness: [persons, faces] cosines of a picture's faces to the persons; None where nobody can be told apart.
         heads: an attention map [h', w'], a number of people, whether the words mean heads -> a mask [h', w'] for each
@@ -140,7 +140,7 @@ class Tracker:
     ``look`` may run beside the sampler; all else is called by the sampler's thread, between calls of the UNet.
 
     Args:
-        places: where faces were in an earlier pass, by picture.
+        positions: where faces were in an earlier pass, by picture.
 
     Attributes:
         failure: why previews cannot be decoded or searched in this pass; empty where they can.
@@ -312,7 +312,7 @@ class Tracker:
             person.track.move(self._stack(masks, 1.0), self._stack(freed, 0.0))
 
     def _regions_in(self, number: int) -> dict[int, FoundRegion | None]:
-        """Where everybody acts in one picture; who would act in all of it leaves the others their places."""
+        """Where everybody acts in one picture; who would act in all of it leaves the others theirs."""
         regions = {person.number: self._region_of(person, number) for person in self.persons}
         there = [region.mask for region in regions.values() if region is not None]
         if self._around.taken is not None:
