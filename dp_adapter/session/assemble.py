@@ -67,30 +67,13 @@ class Assembler:
         settings, checkpoint = resolved.settings, resolved.checkpoint
         options = _token_options(resolved, scene)
         texts, text_notes = self._text_identities(resolved, seen.persons, scene, options)
-        tracks = {} if placed.tracker is None else {one.number: one.track for one in placed.tracker.persons}
-        identities: list[Identity] = []
-        for number, person in seen.persons.items():
-            tokens = checkpoint.tokens(person.features, replace(options, person=number))
-            region, track, words = placed.regions[number], tracks.get(number), placed.words.get(number)
-            identities.append(
-                Identity(
-                    adapter=checkpoint.adapter,
-                    tokens=tokens,
-                    weight=settings.weight * region.weight,
-                    mask=region.mask if track is None else None,
-                    mode=resolved.blend.mode,
-                    zero_tokens=resolved.blend.zero_tokens,
-                    track=track,
-                    free=region.free if track is None else None,
-                    text=weigh_text(texts[number], settings.text_side, region.weight if settings.weight else 0.0),
-                    entity=None if words is None else words.entity,
-                    person=number,
-                    reference=person.reference,
-                )
-            )
+        identities = tuple(
+            _identity(resolved, placed, number, person, texts[number], replace(options, person=number))
+            for number, person in seen.persons.items()
+        )
         schedule = _schedule(settings, checkpoint, _is_placed(settings, placed), scene.progress)
         injection = Injection(
-            identities=tuple(identities),
+            identities=identities,
             schedule=schedule,
             powers={"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up},
             text=TextPathway(
@@ -157,6 +140,33 @@ class Assembler:
             for one in injection.identities
         )
         return identity_net.Net(path, asked.weight, asked.end, persons), notes
+
+
+def _identity(
+    resolved: ResolvedRequest,
+    placed: PlacedPersons,
+    number: int,
+    person: Person,
+    text: TextIdentity | None,
+    options: TokenOptions,
+) -> Identity:
+    settings, region, words = resolved.settings, placed.regions[number], placed.words.get(number)
+    tracked = () if placed.tracker is None else placed.tracker.persons
+    track = next((one.track for one in tracked if one.number == number), None)
+    return Identity(
+        adapter=resolved.checkpoint.adapter,
+        tokens=resolved.checkpoint.tokens(person.features, options),
+        weight=settings.weight * region.weight,
+        mask=region.mask if track is None else None,
+        mode=resolved.blend.mode,
+        zero_tokens=resolved.blend.zero_tokens,
+        track=track,
+        free=region.free if track is None else None,
+        text=weigh_text(text, settings.text_side, region.weight if settings.weight else 0.0),
+        entity=None if words is None else words.entity,
+        person=number,
+        reference=person.reference,
+    )
 
 
 def _is_placed(settings: Settings, placed: PlacedPersons) -> bool:

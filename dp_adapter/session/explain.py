@@ -38,6 +38,7 @@ def explain(
     persons = tuple(
         _explain_person(settings, placed, identity, seen.persons[identity.person]) for identity in injection.identities
     )
+    acting = {one.number: one.region for one in persons}
     idle = _why_idle(injection)
     return Explanation(
         active=injection.active,
@@ -58,7 +59,7 @@ def explain(
             *seen.notes,
             *assembly.text_notes,
             *_note_same_words(placed.words),
-            *(() if placed.words else note_missing_regions(settings, {one.number: one.region for one in persons})),
+            *(() if placed.words else note_missing_regions(settings.regions, settings.sharing, acting)),
             *([f"{naming.begun(idle)}."] if idle else []),
             *_note_nothing_free(settings.free_parts, placed),
             *assembly.net_notes,

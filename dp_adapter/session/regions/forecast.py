@@ -18,7 +18,7 @@ from dp_adapter.session.regions.requested_regions import RequestedRegions
 from dp_adapter.session.regions.sharing_by_words import extend_regions
 from dp_adapter.session.regions.tracker_setup import describe_tracking, plan_tracking, track_persons
 from dp_adapter.session.scene import Scene
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Region, Settings
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def forecast_regions(
     return made
 
 
-def note_missing_regions(settings: Settings, acting: Mapping[int, str]) -> tuple[str, ...]:
+def note_missing_regions(regions: Sequence[Region], sharing: str, acting: Mapping[int, str]) -> tuple[str, ...]:
     """A note for each person without a region while others have one: they may have been forgotten.
 
     Args:
-        acting: where each person acts, in words.
+        regions, sharing: of the request; acting: where each person acts, in words.
     """
-    having = persons_with_region(settings.regions)
-    if settings.sharing == "words" or not having & set(acting):
+    having = persons_with_region(regions)
+    if sharing == "words" or not having & set(acting):
         return ()
     return tuple(
         f"{naming.begun(naming.person(number))} has no region and acts in {source}. Give them one, such as a box, to "

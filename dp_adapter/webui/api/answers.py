@@ -177,7 +177,7 @@ def regions(
                 "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
             }
         )
-    notes = note_missing_regions(request, {one["person"]: one["source"] for one in listed})
+    notes = note_missing_regions(request.regions, request.sharing, {one["person"]: one["source"] for one in listed})
     return {"width": width, "height": height, "regions": listed, "notes": notes}
 
 
