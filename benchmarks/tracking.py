@@ -26,8 +26,8 @@ from dp_adapter.core.types import Grid
 from dp_adapter.hosts.pipelines.latent_preview import linear, pictures, shrunk
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
-from dp_adapter.session.regions.requested_regions import face_mask
-from dp_adapter.session.regions.tracker import Followed, Spot, Surroundings, Tracker, TrackingPlan
+from dp_adapter.session.regions.face_mask import face_mask
+from dp_adapter.session.regions.tracker import FoundRegion, Surroundings, TrackedPerson, Tracker, TrackingPlan
 from dp_adapter.settings import Parts, Tracking
 
 FACE = 0.35  # of the picture's height
@@ -56,7 +56,7 @@ def main() -> None:
         own = moments * (decoding + moving) / generation
         print(
             f"{name:10} {decoding:8.3f}s {looking:8.3f}s {moving:8.3f}s {everything:8.2%} {own:7.2%}"
-            f"{'' if look.spots[0] else '   (no face found)'}"
+            f"{'' if look.regions[0] else '   (no face found)'}"
         )
 
 
@@ -88,13 +88,13 @@ def _tracker(size: int) -> Tracker:
     grid = Grid(min(size, 512), min(size, 512))
     start = torch.zeros(1, grid.height, grid.width)
     defaults, weights = Tracking(), Parts().weights()
-    person = Followed(
+    person = TrackedPerson(
         0,
         Track(start),
         start,
         False,
-        lambda parts: Spot(face_mask(parts, weights, defaults.grow, defaults.feather, grid)),
-        lambda head: Spot(head[None]),
+        lambda parts: FoundRegion(face_mask(parts, weights, defaults.grow, defaults.feather, grid)),
+        lambda head: FoundRegion(head[None]),
     )
     finder = PreviewFinder(encoders.yunet, encoders.parser)
     return Tracker([person], TrackingPlan(defaults.moments), finder, Surroundings(grid))

@@ -18,7 +18,7 @@ from dp_adapter.hosts.prompts import encode_prompts, person_words
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.sampling import Progress, sample, worded
 from dp_adapter.session import Explanation, Prepared, Scene, Session
-from dp_adapter.session.assembly.injection import never_acted
+from dp_adapter.session.explain import explain_inaction
 from dp_adapter.session.results import acted_regions, best_of, face_pass
 from dp_adapter.session.results.judge import Judge, LikenessVerdict, find
 from dp_adapter.session.scene import Mask
@@ -110,7 +110,7 @@ def generate(
     results = [
         work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
     ]
-    late = never_acted(prepared.injection, load_pipeline.progress(pipeline, job))
+    late = explain_inaction(prepared.injection, load_pipeline.progress(pipeline, job))
     if prepared.tracker is not None and not late:
         late = prepared.tracker.notes()
     explanation = replace(prepared.explanation, notes=(*prepared.explanation.notes, *late))
@@ -144,7 +144,7 @@ class _Work:
         told = prepared.explanation
         self._wanted = settings.enabled and best_of.judged(settings.report)
         encoders = [name for person in told.persons for name in person.encoders]
-        judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
+        judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.mode))
         self._judge = Judge(session, settings, encoders) if judged else None
 
     def result(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
@@ -193,7 +193,7 @@ class _Work:
         """The picture after the face pass."""
         settings = self._settings
         regions = acted_regions.regions_of(prepared, number)
-        if not (self._judge and regions and face_pass.wanted(settings, prepared.edit)):
+        if not (self._judge and regions and face_pass.wanted(settings, prepared.mode)):
             return _Made(picture, regions)
         faces = find(self._session.encoders, picture)
         theirs = self._judge.whose(picture, faces, regions) if faces else {}
@@ -210,7 +210,7 @@ class _Work:
                 steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
             )
             ready = self._session.prepare(
-                face_pass.request(settings, prepared.edit, person), scene_of(self._pipeline, over)
+                face_pass.request(settings, prepared.mode, person), scene_of(self._pipeline, over)
             )
             (made,) = sample(self._pipeline, ready, over, self._progress, self._session.roots)
             picture = face_pass.pasted(picture, made, part, face)

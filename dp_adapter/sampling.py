@@ -42,21 +42,21 @@ def sample(
     decode = None
     if prepared.tracker is not None and prepared.injection.active:
         decode = preview_decoders.decoder(pipeline, prepared.tracker.plan.decoder, roots)
-    people = hinted([job.prompt, *(one.prompt for one in job.later)], prepared.spoken, webui=False)
-    job, prepared = worded(job, prepared), replace(prepared, spoken=people)
+    people = hinted([job.prompt, *(one.prompt for one in job.later)], prepared.prompt_persons, webui=False)
+    job, prepared = worded(job, prepared), replace(prepared, prompt_persons=people)
     return load_pipeline.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
 
 
 def worded(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
     """The job with the mode's words in its prompts, and with a person's word as often as it has to stand there."""
-    if prepared.edit is not None and prepared.edit.words:
-        first, *later = modes.stages(job.prompt, job.negative_prompt, prepared.edit.words)
+    if prepared.mode is not None and prepared.mode.words:
+        first, *later = modes.split_stages(job.prompt, job.negative_prompt, prepared.mode.words)
         more = tuple(Prompts(stage.start, stage.prompt, stage.negative_prompt) for stage in later)
         job = replace(job, prompt=first.prompt, negative_prompt=first.negative_prompt, later=more)
-    if not prepared.spoken:
+    if not prepared.prompt_persons:
         return job
-    more = tuple(replace(one, prompt=repeated(one.prompt, prepared.spoken, webui=False)) for one in job.later)
-    return replace(job, prompt=repeated(job.prompt, prepared.spoken, webui=False), later=more)
+    more = tuple(replace(one, prompt=repeated(one.prompt, prepared.prompt_persons, webui=False)) for one in job.later)
+    return replace(job, prompt=repeated(job.prompt, prepared.prompt_persons, webui=False), later=more)
 
 
 def _attaching(
@@ -73,9 +73,9 @@ def _attaching(
                 maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
                 watch = stack.enter_context(_watch(running, prepared, decode, maps, words.head))
                 stack.enter_context(told(running, watch.before_call, watch.after_call))
-            spoken = encode_prompts.spoken(running, job, prepared.spoken) if prepared.spoken else None
+            spoken = encode_prompts.spoken(running, job, prepared.prompt_persons) if prepared.prompt_persons else None
             if spoken is not None:
-                spoken = textual_inversion.spelled(running, job, prepared.spoken, spoken)
+                spoken = textual_inversion.spelled(running, job, prepared.prompt_persons, spoken)
             stack.enter_context(
                 host.attach(
                     running.unet,

@@ -32,9 +32,9 @@ def draw(folder: Path, out: Path) -> None:
     references = [{"image": str(path), "identity": n} for n, path in enumerate(photos)]
     settings = Settings.from_dict({"references": references, "tracking": {"grow": 0.1}})
     session = Session([models_root(None)], paths_allowed=True)
-    areas = RequestedRegions(session.photos, session.encoders)
     scene = Scene("sd15", picture.shape[1], picture.shape[0], (picture,))
-    found = [areas.of(settings, scene, n) for n in range(3)]
+    requested = RequestedRegions(settings, scene, session.photos, session.encoders)
+    found = [requested.find_regions(n) for n in range(3)]
     masks = [area.mask[0].numpy() for area in found if area.mask is not None]
     latent = Grid(picture.shape[0] // 8, picture.shape[1] // 8)
     gates = [

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
         SettingsError: there is no mode of this name.
     """
     from dp_adapter.errors import SettingsError
-    from dp_adapter.modes import Modes, described
+    from dp_adapter.modes import Modes, describe_mode
 
     modes = Modes([models_root(args.models_dir)])
     bad = 0
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name}\n  {error}")
             continue
         needs = f" (asks for {', '.join(mode.needs)})" if mode.needs else ""
-        print("\n  ".join([f"{name}{needs}", *described(mode)]))
+        print("\n  ".join([f"{name}{needs}", *describe_mode(mode)]))
     return bad

@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
         DPAdapterError: a picture or a setting cannot be used.
     """
     from dp_adapter.cli.settings import request_from
-    from dp_adapter.modes import filled
+    from dp_adapter.modes import fill_in
     from dp_adapter.session import Session
 
     request = request_from(args.settings, {}, args.set)
     session = Session([models_root(args.models_dir)], paths_allowed=True)
-    settings = filled(request, session.modes.of(request.mode))
+    settings = fill_in(request, session.modes.of(request.mode))
     args.out.mkdir(parents=True, exist_ok=True)
     return max(_show(path, settings, session, args) for path in args.photos)
 
@@ -127,10 +127,10 @@ def _find_people(
 
     height, width = picture.shape[:2]
     scene = Scene(base, width, height, (picture,))
-    areas = RequestedRegions(session.photos, session.encoders, finder)
+    requested = RequestedRegions(settings, scene, session.photos, session.encoders, finder=finder)
     named = sorted({item.identity for item in settings.references or settings.regions})
     numbers = named or list(range(max(1, faces)))
-    found = [areas.of(settings, scene, number) for number in numbers]
+    found = [requested.find_regions(number) for number in numbers]
     latent = Grid(height // _LATENT, width // _LATENT)
     powers: dict[Level, float] = {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up}
     gates: list[list[tuple[str, Any]]] = [[] for _ in numbers]
@@ -144,7 +144,7 @@ def _find_people(
             number,
             area,
             np.ones((height, width), np.float32) if area.mask is None else area.mask[0].numpy(),
-            {part: mask.numpy() for part, mask in areas.parts(settings, scene, number).items()},
+            {part: mask.numpy() for part, mask in requested.face_parts(number).items()},
             row,
         )
         for number, area, row in zip(numbers, found, gates, strict=True)

@@ -1,10 +1,17 @@
 """Edit modes as data: what a mode sets where the user left a field automatic, and which words it adds."""
 
-from dp_adapter.modes.describe import described, mode_parameters
+from dp_adapter.modes.describe import describe_mode, mode_parameters
 from dp_adapter.modes.expressions import EXPRESSIONS
-from dp_adapter.modes.mode import Mode, ModeWords
-from dp_adapter.modes.prompts import PromptStage, stages, with_words
-from dp_adapter.modes.resolve import ModeFacts, ResolvedMode, before, described_by, filled, needs_reference_age, resolve
+from dp_adapter.modes.mode import Mode, ModeWords, ResolvedMode
+from dp_adapter.modes.prompts import PromptStage, add_words, split_stages
+from dp_adapter.modes.resolve import (
+    ModeFacts,
+    describe_effect,
+    drop_unread_fields,
+    fill_in,
+    needs_reference_age,
+    resolve_mode,
+)
 from dp_adapter.modes.table import TABLE
 from dp_adapter.modes.user_modes import Modes
 
@@ -17,13 +24,13 @@ __all__ = [
     "Modes",
     "PromptStage",
     "ResolvedMode",
-    "before",
-    "described",
-    "described_by",
-    "filled",
+    "add_words",
+    "describe_effect",
+    "describe_mode",
+    "drop_unread_fields",
+    "fill_in",
     "mode_parameters",
     "needs_reference_age",
-    "resolve",
-    "stages",
-    "with_words",
+    "resolve_mode",
+    "split_stages",
 ]

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from dp_adapter.modes.mode import Mode, ModeWords
+from dp_adapter.modes.mode import Mode, ModeWords, ResolvedMode
 from dp_adapter.settings import Parts, Settings
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.messages import tidy
 
-if TYPE_CHECKING:
-    from dp_adapter.modes.resolve import ResolvedMode
-
 _YOURS = " (as you set it)"
 
 
-def lines(asked: Settings, edit: ResolvedMode) -> tuple[str, ...]:
+def describe_resolved(asked: Settings, resolved: ResolvedMode) -> tuple[str, ...]:
     """Sentences about a mode at work; of the portrait, which changes nothing, none.
 
     Args:
         asked: the request before the mode; what stands in it is the user's.
     """
-    return () if asked.mode == "portrait" else tuple(_told(asked, edit))
+    return () if asked.mode == "portrait" else tuple(_sentences(asked, resolved))
 
 
-def described(mode: Mode) -> list[str]:
+def describe_mode(mode: Mode) -> list[str]:
     """A mode without a request: everything it may do, words for all ages included, with their placeholders."""
-    told = [mode.does] if mode.does else []
+    lines = [mode.does] if mode.does else []
     if mode.weight != 1:
-        told.append(f"Weight times {tidy(mode.weight)}.")
+        lines.append(f"Weight times {tidy(mode.weight)}.")
     if mode.start is not None:
-        told.append(f"The identity starts at {tidy(mode.start)}.")
+        lines.append(f"The identity starts at {tidy(mode.start)}.")
     if mode.structure is not None:
-        told.append(f"Structure weight {tidy(mode.structure)}, in models that have one.")
+        lines.append(f"Structure weight {tidy(mode.structure)}, in models that have one.")
     far = mode.far_parts or mode.parts
     weights = [(name, getattr(mode.parts, name), getattr(far, name)) for name in (i.name for i in fields_of(Parts))]
     parts = [
@@ -41,21 +37,21 @@ def described(mode: Mode) -> list[str]:
         for name, near, other in weights
         if near is not None
     ]
-    told += [f"Share of the photo: {', '.join(parts)}."] if parts else []
+    lines += [f"Share of the photo: {', '.join(parts)}."] if parts else []
     own = {"target_age": f"target age {mode.target_age}", "expression": f"expression '{mode.expression}'"}
     taken = [words for name, words in own.items() if name in mode.needs]
-    told += [f"Where none is given: {', '.join(taken)}."] if taken else []
+    lines += [f"Where none is given: {', '.join(taken)}."] if taken else []
     switches = {"retouch": "old photos are retouched", "restore": "the photo's face is restored"}
     switches |= {"face_pass": "finished faces are made anew", "free_parts": "parts left to the text are free"}
     on = [words for name, words in switches.items() if getattr(mode, name)]
-    told += [f"{'; '.join(on).capitalize()}."] if on else []
+    lines += [f"{'; '.join(on).capitalize()}."] if on else []
     for negative, name in ((False, "Words"), (True, "Negative words")):
-        found = [_for_age(one) for one in mode.words if one.negative == negative]
-        told += [f"{name}: {'; '.join(found)}."] if found else []
-    return [*told, *mode.notes]
+        found = [_words_of_age(one) for one in mode.words if one.negative == negative]
+        lines += [f"{name}: {'; '.join(found)}."] if found else []
+    return [*lines, *mode.notes]
 
 
-def _for_age(words: ModeWords) -> str:
+def _words_of_age(words: ModeWords) -> str:
     low, high = words.min_age, words.max_age
     if low is None and high is None:
         return _phrase(words)
@@ -63,8 +59,8 @@ def _for_age(words: ModeWords) -> str:
     return f"{_phrase(words)} [ages {ages}]"
 
 
-def _told(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
-    mode, made = edit.mode, edit.settings
+def _sentences(asked: Settings, resolved: ResolvedMode) -> Iterator[str]:
+    mode, made = resolved.mode, resolved.settings
     title = mode.title or asked.mode.partition(":")[2]
     yield f"{title}: {mode.does}" if mode.does else f"{title}."
     if mode.weight != 1:
@@ -75,27 +71,27 @@ def _told(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
     if mode.structure is not None:
         yours = "" if asked.structure is None else _YOURS
         yield f"Structure weight {tidy(made.structure or 0.0)}{yours}, in models that have one."
-    if parts := list(_parts(asked, edit)):
+    if parts := list(_parts(asked, resolved)):
         yield f"Share of the photo: {', '.join(parts)}."
-    yield from _photo(asked, edit)
+    yield from _photo(asked, resolved)
     for negative, name in ((False, "Words"), (True, "Negative words")):
-        if phrases := [_phrase(one) for one in edit.words if one.negative == negative]:
+        if phrases := [_phrase(one) for one in resolved.words if one.negative == negative]:
             yield f"{name}: {', '.join(phrases)}."
     if not asked.mode_words and mode.words:
         yield "Its words are left out (as you set it)."
     if made.free_parts:
         yield "Parts of the face that are left to the text follow the picture without the adapter."
-    if edit.face_pass:
+    if resolved.face_pass:
         yield "Finished faces are made anew, enlarged, unless ADetailer does it."
     yield from mode.notes
 
 
-def _parts(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
-    mode = edit.mode
+def _parts(asked: Settings, resolved: ResolvedMode) -> Iterator[str]:
+    mode = resolved.mode
     far = mode.far_parts
-    open_still = far is not None and (asked.target_age is None or edit.settings.reference_age is None)
+    open_still = far is not None and (asked.target_age is None or resolved.settings.reference_age is None)
     for name in (info.name for info in fields_of(Parts)):
-        near, own, made = (getattr(parts, name) for parts in (mode.parts, asked.parts, edit.settings.parts))
+        near, own, made = (getattr(parts, name) for parts in (mode.parts, asked.parts, resolved.settings.parts))
         if near is None:
             continue
         other = None if far is None else getattr(far, name)
@@ -105,12 +101,12 @@ def _parts(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
             yield f"{name} {tidy(made)}{'' if own is None else _YOURS}"
 
 
-def _photo(asked: Settings, edit: ResolvedMode) -> Iterator[str]:
-    if edit.mode.retouch and asked.retouch == "auto":
+def _photo(asked: Settings, resolved: ResolvedMode) -> Iterator[str]:
+    if resolved.mode.retouch and asked.retouch == "auto":
         yield "Tint, creases and grain are taken out of the photo where it has them."
     elif asked.retouch == "on":
         yield f"Tint, creases and grain are taken out of the photo{_YOURS}."
-    if edit.mode.restore and asked.restorer == "auto":
+    if resolved.mode.restore and asked.restorer == "auto":
         yield "The face in the photo is restored by GFPGAN or CodeFormer where one is installed."
     elif asked.restorer not in ("auto", "off"):
         yield f"The face in the photo is restored by {asked.restorer}{_YOURS}."

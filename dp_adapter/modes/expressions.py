@@ -35,7 +35,7 @@ EXPRESSIONS: Mapping[str, Expression] = MappingProxyType(
 )
 
 
-def named(text: str) -> Expression:
+def find_expression(text: str) -> Expression:
     """The expression of this name; free words stand for themselves, with nothing against them."""
     plain = text.strip()
     return EXPRESSIONS.get(plain.lower(), Expression(plain, ""))

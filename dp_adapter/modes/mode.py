@@ -1,4 +1,4 @@
-"""What a mode is. A mode of the user's own, a JSON file, has these very fields."""
+"""What a mode is, as it is written down (a user's own JSON file has these very fields) and as it acts on a request."""
 
 # ruff: noqa: RUF009 - setting() returns a dataclass field, nothing that instances share
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dp_adapter.settings import Choice, Flag, Integer, ListOf, Nullable, Number, Parts, Record, RecordOf, Text
+from dp_adapter.settings import Choice, Flag, Integer, ListOf, Nullable, Number, Parts, Record, RecordOf, Settings, Text
 from dp_adapter.settings.fields import setting
 from dp_adapter.settings.messages import refusal, tidy, within
 from dp_adapter.settings.sections import FRACTION, WEIGHT
@@ -96,3 +96,23 @@ class Mode(Record):
             "expression": "{expression}" in texts or "{against}" in texts,
         }
         return frozenset({*self.needs, *(name for name, read in ways.items() if read)})
+
+
+@dataclass(frozen=True)
+class ResolvedMode:
+    """A mode at work.
+
+    Attributes:
+        settings: the request with what the mode sets; what the user set stands.
+        words: for the prompts; none where the user wants none.
+        lines: what the mode does here, in sentences.
+        notes: what was taken for the user, or cannot be done here.
+        face_pass: whether the mode wants finished faces made anew, where the request leaves that to it.
+    """
+
+    mode: Mode
+    settings: Settings
+    words: tuple[ModeWords, ...] = ()
+    lines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    face_pass: bool = False

@@ -26,75 +26,75 @@ class PromptStage:
     negative_prompt: str
 
 
-def with_words(prompt: str, negative_prompt: str, words: Sequence[ModeWords]) -> tuple[str, str]:
+def add_words(prompt: str, negative_prompt: str, words: Sequence[ModeWords]) -> tuple[str, str]:
     """Both prompts with a mode's words, as the WebUIs read them; what is there already is not added again.
 
     Words of some stages are written as prompt editing, ``[word:0.1]`` and ``[word::0.8]``. Every part of ``AND`` gets
     the words, before its weight.
     """
     parts = _AND.split(prompt)
-    added = "AND".join(_part(part, words) if part.strip() or len(parts) == 1 else part for part in parts)
-    return added, _appended(negative_prompt, _written(negative_prompt, words, negative=True))
+    added = "AND".join(_add_to_part(part, words) if part.strip() or len(parts) == 1 else part for part in parts)
+    return added, _append(negative_prompt, _prompt_edits(negative_prompt, words, negative=True))
 
 
-def stages(prompt: str, negative_prompt: str, words: Sequence[ModeWords]) -> tuple[PromptStage, ...]:
+def split_stages(prompt: str, negative_prompt: str, words: Sequence[ModeWords]) -> tuple[PromptStage, ...]:
     """The prompts of every stage, in order, the first from 0 on; one stage where the words never change."""
     starts = sorted({0.0, *(one.start for one in words), *(one.end for one in words if one.end < 1)})
     found: list[PromptStage] = []
     for start in starts:
         now = [one for one in words if one.start <= start and (start < one.end or one.end == 1)]
-        plain = [_plain(text, now, negative) for text, negative in ((prompt, False), (negative_prompt, True))]
+        plain = [_add_plainly(text, now, negative) for text, negative in ((prompt, False), (negative_prompt, True))]
         if not found or (found[-1].prompt, found[-1].negative_prompt) != (plain[0], plain[1]):
             found.append(PromptStage(start, plain[0], plain[1]))
     return tuple(found)
 
 
-def _plain(prompt: str, words: Sequence[ModeWords], negative: bool) -> str:
-    return _appended(prompt, [phrase for phrase, _ in _missing(prompt, words, negative)])
+def _add_plainly(prompt: str, words: Sequence[ModeWords], negative: bool) -> str:
+    return _append(prompt, [phrase for phrase, _ in _missing_phrases(prompt, words, negative)])
 
 
-def _part(part: str, words: Sequence[ModeWords]) -> str:
+def _add_to_part(part: str, words: Sequence[ModeWords]) -> str:
     """One part of AND with the words before its weight, its first border, and a comment in its last line."""
     weight, border = _WEIGHT.search(part), _BORDER.search(part)
     end = min(found.start() for found in (weight, border, _END.search(part)) if found)
     comment = part.find("#", part.rfind("\n", 0, end) + 1, end)  # the WebUIs take it out, up to the end of its line
     end = len(part[: end if comment < 0 else comment].rstrip())
-    return _appended(part[:end], _written(part, words, negative=False)) + part[end:]
+    return _append(part[:end], _prompt_edits(part, words, negative=False)) + part[end:]
 
 
-def _written(prompt: str, words: Sequence[ModeWords], negative: bool) -> list[str]:
+def _prompt_edits(prompt: str, words: Sequence[ModeWords], negative: bool) -> list[str]:
     """What is missing, phrases of one stage together."""
     staged: list[tuple[float, float, list[str]]] = []
-    for phrase, one in _missing(prompt, words, negative):
+    for phrase, one in _missing_phrases(prompt, words, negative):
         if not staged or staged[-1][:2] != (one.start, one.end):
             staged.append((one.start, one.end, []))
         staged[-1][2].append(phrase)
-    return [_editing(", ".join(phrases), start, end) for start, end, phrases in staged]
+    return [_prompt_edit(", ".join(phrases), start, end) for start, end, phrases in staged]
 
 
-def _missing(prompt: str, words: Sequence[ModeWords], negative: bool) -> Iterator[tuple[str, ModeWords]]:
+def _missing_phrases(prompt: str, words: Sequence[ModeWords], negative: bool) -> Iterator[tuple[str, ModeWords]]:
     """Phrases that the prompt does not hold yet, each once."""
     seen = _TAG.sub(" ", prompt)
     for one in words:
         for phrase in one.text.split(",") if one.negative == negative else ():
             plain = phrase.strip()
-            if plain and not _holds(seen, plain):
+            if plain and not _contains(seen, plain):
                 seen += f", {plain}"
                 yield plain, one
 
 
-def _holds(prompt: str, phrase: str) -> bool:
+def _contains(prompt: str, phrase: str) -> bool:
     pattern = r"[\s_]+".join(map(re.escape, phrase.split()))
     return re.search(rf"(?<!\w){pattern}(?!\w)", prompt, re.IGNORECASE) is not None
 
 
-def _editing(text: str, start: float, end: float) -> str:
+def _prompt_edit(text: str, start: float, end: float) -> str:
     """Prompt editing: ``[a:0.1]`` from 0.1 on, ``[a::0.8]`` up to 0.8."""
     until = text if end == 1 else f"[{text}::{tidy(end)}]"
     return until if start == 0 else f"[{until}:{tidy(start)}]"
 
 
-def _appended(prompt: str, phrases: Sequence[str]) -> str:
+def _append(prompt: str, phrases: Sequence[str]) -> str:
     if not phrases:
         return prompt
     head = prompt.rstrip()

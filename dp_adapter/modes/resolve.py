@@ -1,4 +1,4 @@
-"""Request and mode → the request with its automatic values filled, the words, and what is told about it."""
+"""Resolves a mode: the request with its automatic values filled in, the mode's words, and sentences about both."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dp_adapter.modes.describe import lines
-from dp_adapter.modes.expressions import named
-from dp_adapter.modes.mode import NEEDS, Mode, ModeWords
+from dp_adapter.modes.describe import describe_resolved
+from dp_adapter.modes.expressions import find_expression
+from dp_adapter.modes.mode import NEEDS, Mode, ModeWords, ResolvedMode
 from dp_adapter.settings import Gate, Parts, Settings, field_at
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.sections import WEIGHT, Span
@@ -38,55 +38,35 @@ _EXPECTED = ModeFacts(inpaint=True)
 """What is taken to be so before a photo or a picture was looked at."""
 
 
-@dataclass(frozen=True)
-class ResolvedMode:
-    """A mode at work.
-
-    Attributes:
-        settings: the request with what the mode sets; what the user set stands.
-        words: for the prompts; none where the user wants none.
-        lines: what the mode does here, in sentences.
-        notes: what was taken for the user, or cannot be done here.
-        face_pass: whether the mode wants finished faces made anew, where the request leaves that to it.
-    """
-
-    mode: Mode
-    settings: Settings
-    words: tuple[ModeWords, ...] = ()
-    lines: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    face_pass: bool = False
-
-
 def needs_reference_age(settings: Settings, mode: Mode) -> bool:
     """Whether the age in the photo has to be estimated, since the mode reads it and the request does not say it."""
     return settings.reference_age is None and "reference_age" in mode.reads
 
 
-def resolve(settings: Settings, mode: Mode, facts: ModeFacts) -> ResolvedMode:
+def resolve_mode(settings: Settings, mode: Mode, facts: ModeFacts) -> ResolvedMode:
     """The request as the mode makes it; what the mode asks for and nobody gave is taken from the mode."""
     age = settings.reference_age if settings.reference_age is not None else facts.reference_age
-    edit = _edit(replace(settings, reference_age=age), mode, facts)
-    notes = list(_taken(settings, mode))
+    resolved = _apply(replace(settings, reference_age=age), mode, facts)
+    notes = list(_note_defaults(settings, mode))
     if age is None and "reference_age" in mode.reads:
         notes.append(_AGE_UNKNOWN)
     if settings.mode == "inpaint" and not facts.inpaint:
         notes.append("Nothing is painted anew here, so the mode 'inpaint' acts as 'portrait'.")
-    return replace(edit, notes=tuple(notes))
+    return replace(resolved, notes=tuple(notes))
 
 
-def before(settings: Settings, mode: Mode) -> tuple[str, ...]:
-    """What the mode will do, told before a photo was looked at: lines and notes as far as they are known then."""
-    return (*_edit(settings, mode, _EXPECTED).lines, *_taken(settings, mode))
+def describe_effect(settings: Settings, mode: Mode) -> tuple[str, ...]:
+    """What the mode will do, in sentences, as far as that is known before a photo was looked at."""
+    return (*_apply(settings, mode, _EXPECTED).lines, *_note_defaults(settings, mode))
 
 
-def filled(settings: Settings, mode: Mode) -> Settings:
+def fill_in(settings: Settings, mode: Mode) -> Settings:
     """The request with the mode's values, as far as they are known before a photo was looked at."""
-    return _edit(settings, mode, _EXPECTED).settings
+    return _apply(settings, mode, _EXPECTED).settings
 
 
-def described_by(settings: Settings, mode: Mode) -> Settings:
-    """The request without what this mode does not read: values that were left over from another mode."""
+def drop_unread_fields(settings: Settings, mode: Mode) -> Settings:
+    """The request without the fields that this mode does not read: their values were left over from another mode."""
     idle: dict[str, Any] = {name: field_at(name).default for name in NEEDS if name not in mode.reads}
     return replace(settings, **idle, mode_words=settings.mode_words or not mode.words)
 
@@ -101,12 +81,12 @@ def _is_open(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _taken(settings: Settings, mode: Mode) -> Iterator[str]:
+def _note_defaults(settings: Settings, mode: Mode) -> Iterator[str]:
     for name, value in _defaults(settings, mode).items():
         yield f"{field_at(name).label} {value} is taken, as none was given."
 
 
-def _edit(asked: Settings, mode: Mode, facts: ModeFacts) -> ResolvedMode:
+def _apply(asked: Settings, mode: Mode, facts: ModeFacts) -> ResolvedMode:
     settings = replace(asked, **_defaults(asked, mode))
     acts = settings.mode != "inpaint" or facts.inpaint
     mode = mode if acts else Mode()
@@ -123,8 +103,8 @@ def _edit(asked: Settings, mode: Mode, facts: ModeFacts) -> ResolvedMode:
         restorer="off" if settings.restorer == "auto" and not mode.restore else settings.restorer,
     )
     wants_pass = mode.face_pass and settings.face_pass.use == "auto"
-    edit = ResolvedMode(mode, changed, words, face_pass=wants_pass)
-    return replace(edit, lines=lines(settings, edit)) if acts else edit
+    resolved = ResolvedMode(mode, changed, words, face_pass=wants_pass)
+    return replace(resolved, lines=describe_resolved(settings, resolved)) if acts else resolved
 
 
 def _span(settings: Settings, mode: Mode) -> Span:
@@ -152,7 +132,7 @@ def _parts(settings: Settings, mode: Mode) -> Parts:
 
 def _words(settings: Settings, mode: Mode) -> tuple[ModeWords, ...]:
     """The mode's words for this request, without phrases that speak of what is not known."""
-    expression = named(settings.expression)
+    expression = find_expression(settings.expression)
     stands_for = {
         "{target_age}": "" if settings.target_age is None else str(settings.target_age),
         "{reference_age}": "" if settings.reference_age is None else str(settings.reference_age),

@@ -17,12 +17,12 @@ from dp_adapter.modes import (
     ModeFacts,
     Modes,
     ModeWords,
-    before,
-    described,
-    described_by,
-    resolve,
-    stages,
-    with_words,
+    add_words,
+    describe_effect,
+    describe_mode,
+    drop_unread_fields,
+    resolve_mode,
+    split_stages,
 )
 from dp_adapter.modes.user_modes import MAX_BYTES, read
 from dp_adapter.settings import Choice, Gate, Parts, Settings, field_at
@@ -33,7 +33,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def edited(facts: ModeFacts | None = None, **fields: Any) -> Any:
     settings = Settings.from_dict(fields)
-    return resolve(settings, Modes([]).of(settings.mode), facts or ModeFacts())
+    return resolve_mode(settings, Modes([]).of(settings.mode), facts or ModeFacts())
 
 
 def text(edit: Any, negative: bool = False) -> str:
@@ -46,15 +46,15 @@ def text(edit: Any, negative: bool = False) -> str:
 def test_every_mode_of_the_settings_is_in_the_table() -> None:
     kind = field_at("mode").kind
     assert isinstance(kind, Choice) and set(kind.choices) == set(TABLE)
-    assert all(mode.title and mode.does and described(mode) for mode in TABLE.values())
+    assert all(mode.title and mode.does and describe_mode(mode) for mode in TABLE.values())
 
 
 def test_the_portrait_changes_nothing() -> None:
     settings = Settings()
-    edit = resolve(settings, TABLE["portrait"], ModeFacts())
+    edit = resolve_mode(settings, TABLE["portrait"], ModeFacts())
     assert edit.settings == settings.replace(retouch="off", restorer="off") and not edit.words and not edit.lines
     chosen = Settings(retouch="on", restorer="GFPGAN", free_parts=True)
-    assert resolve(chosen, TABLE["portrait"], ModeFacts()).settings == chosen
+    assert resolve_mode(chosen, TABLE["portrait"], ModeFacts()).settings == chosen
 
 
 def test_headshot_to_full_body() -> None:
@@ -99,7 +99,7 @@ def test_the_age_in_the_photo_is_the_users_else_estimated_else_left_open() -> No
     unknown = edited(mode="age", target_age=30)
     assert unknown.settings.parts.skin == 0.575 and unknown.settings.reference_age is None
     assert "30 years old" in text(unknown) and "age in the photo is not known" in unknown.notes[0]
-    told = before(Settings(mode="age", target_age=30), TABLE["age"])
+    told = describe_effect(Settings(mode="age", target_age=30), TABLE["age"])
     assert any("skin 0.65 to 0.5" in line for line in told)
 
 
@@ -168,28 +168,28 @@ STAGED = (ModeWords("wide shot", end=0.6), ModeWords("sharp, crisp", start=0.3),
     ],
 )
 def test_words_in_a_prompt(prompt: str, expected: str) -> None:
-    made, negative = with_words(prompt, "ugly", PLAIN)
+    made, negative = add_words(prompt, "ugly", PLAIN)
     assert made == expected and negative == "ugly, blurry"
-    assert with_words(made, negative, PLAIN) == (made, negative)
+    assert add_words(made, negative, PLAIN) == (made, negative)
 
 
 def test_words_of_some_stages_in_the_webuis_syntax() -> None:
-    made, negative = with_words("a man", "", STAGED)
+    made, negative = add_words("a man", "", STAGED)
     assert made == "a man, [wide shot::0.6], [sharp, crisp:0.3], [[x::0.5]:0.2]" and negative == ""
-    assert with_words(made, negative, STAGED) == (made, negative)
+    assert add_words(made, negative, STAGED) == (made, negative)
 
 
 def test_a_phrase_that_is_there_is_not_added_and_its_neighbours_are() -> None:
-    assert with_words("a sharp photo", "", STAGED[1:2])[0] == "a sharp photo, [crisp:0.3]"
-    assert with_words("a", "", (ModeWords("b, b"), ModeWords("b")))[0] == "a, b"
+    assert add_words("a sharp photo", "", STAGED[1:2])[0] == "a sharp photo, [crisp:0.3]"
+    assert add_words("a", "", (ModeWords("b, b"), ModeWords("b")))[0] == "a, b"
 
 
 def test_negative_prompts_know_no_and() -> None:
-    assert with_words("", "cats AND dogs:0.5", PLAIN)[1] == "cats AND dogs:0.5, blurry"
+    assert add_words("", "cats AND dogs:0.5", PLAIN)[1] == "cats AND dogs:0.5, blurry"
 
 
 def test_stages_for_diffusers() -> None:
-    found = [(stage.start, stage.prompt) for stage in stages("a man", "", STAGED)]
+    found = [(stage.start, stage.prompt) for stage in split_stages("a man", "", STAGED)]
     assert found == [
         (0.0, "a man, wide shot"),
         (0.2, "a man, wide shot, x"),
@@ -197,7 +197,7 @@ def test_stages_for_diffusers() -> None:
         (0.5, "a man, wide shot, sharp, crisp"),
         (0.6, "a man, sharp, crisp"),
     ]
-    (only,) = stages("a man AND b:0.5", "ugly", PLAIN)
+    (only,) = split_stages("a man AND b:0.5", "ugly", PLAIN)
     assert (only.prompt, only.negative_prompt) == ("a man AND b:0.5, full body", "ugly, blurry")
 
 
@@ -223,7 +223,7 @@ def test_a_mode_of_ones_own(modes: Modes, tmp_path: Path) -> None:
     put(tmp_path, "Äpfel", {})
     assert modes.own() == ("custom:film noir", "custom:Äpfel") and modes.names()[: len(TABLE)] == tuple(TABLE)
     settings = Settings(mode="custom:film noir", target_age=40)
-    edit = resolve(settings, modes.of(settings.mode), ModeFacts())
+    edit = resolve_mode(settings, modes.of(settings.mode), ModeFacts())
     assert edit.settings.span.start == 0.4 and edit.settings.parts == Parts(hair=1.0) and edit.settings.free_parts
     assert text(edit) == "film noir, 40 years old" and edit.lines[0] == "Noir."
     assert modes.of("custom:Äpfel") == Mode()
@@ -277,7 +277,7 @@ def test_what_a_mode_of_ones_own_asks_for_and_nobody_gives_is_its_own(modes: Mod
     put(tmp_path, "older", {"needs": ["target_age", "reference_age", "expression"], "words": words})
     put(tmp_path, "oldest", {"needs": ["target_age"], "target_age": 99, "words": words})
     older, oldest = (
-        resolve(Settings(mode=name), modes.of(name), ModeFacts()) for name in ("custom:older", "custom:oldest")
+        resolve_mode(Settings(mode=name), modes.of(name), ModeFacts()) for name in ("custom:older", "custom:oldest")
     )
     assert text(older) == f"60 years old, {EXPRESSIONS['smiling'].words}" and len(older.notes) == 3
     assert text(oldest) == "99 years old" and oldest.notes[0] == "Target age 99 is taken, as none was given."
@@ -287,7 +287,7 @@ def test_what_a_mode_of_ones_own_asks_for_and_nobody_gives_is_its_own(modes: Mod
 def test_no_mode_refuses_with_its_defaults(modes: Modes, tmp_path: Path, name: str) -> None:
     put(tmp_path, "noir", (DOCS / "modes" / "noir.json").read_text())
     settings = Settings.from_dict({"mode": name, "references": [{"image": "a.png"}]})
-    edit = resolve(settings, modes.of(name), ModeFacts())
+    edit = resolve_mode(settings, modes.of(name), ModeFacts())
     assert "{" not in text(edit) + text(edit, negative=True)
     assert bool(edit.words) == bool(modes.of(name).words)
 
@@ -301,10 +301,10 @@ def test_values_left_over_from_another_mode_describe_nothing() -> None:
     ):
         asked = Settings.from_dict({"mode": name, **left})
         kept = {field: value for field, value in left.items() if field in asked_for}
-        assert described_by(asked, TABLE[name]) == Settings.from_dict({"mode": name, **kept})
+        assert drop_unread_fields(asked, TABLE[name]) == Settings.from_dict({"mode": name, **kept})
     silent = Settings(mode_words=False)
-    assert described_by(silent, TABLE["portrait"]) == Settings(), "a mode without words has none to leave out"
-    assert described_by(silent, TABLE["age"]) == silent
+    assert drop_unread_fields(silent, TABLE["portrait"]) == Settings(), "a mode without words has none to leave out"
+    assert drop_unread_fields(silent, TABLE["age"]) == silent
 
 
 def test_the_page_tells_of_every_mode_and_its_examples_are_valid() -> None:

@@ -22,6 +22,8 @@ from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.identity.faces.face_parsing import SelfieParser
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Prepared, Scene, Session
+from dp_adapter.session.photos.features import FeatureReader
+from dp_adapter.session.photos.w_plus import Directions
 from dp_adapter.session.results.judge import Judge
 from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
@@ -157,9 +159,9 @@ def test_storymaker_sees_face_and_figure(story: Path, request_of: Request, peopl
     torch.testing.assert_close(tokens.cond, expected.cond, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(tokens.uncond, expected.uncond, atol=1e-5, rtol=1e-4)
     assert len(tokens.cond) == 12 and len(made.injection.lora) == 560 and made.explanation.lora == 0.8
-    assert made.edit is not None and made.edit.settings.parts.clothes == made.edit.settings.parts.hair == 1.0
+    assert made.mode is not None and made.mode.settings.parts.clothes == made.mode.settings.parts.hair == 1.0
     own = Session([story], True).prepare(request_of(people[0], parts={"clothes": 0.5}), SDXL)
-    assert own.edit is not None and own.edit.settings.parts.clothes == 0.5
+    assert own.mode is not None and own.mode.settings.parts.clothes == 0.5
 
 
 def test_each_person_of_a_story_has_their_place(story: Path, request_of: Request, people: list[Path]) -> None:
@@ -171,7 +173,7 @@ def test_each_person_of_a_story_has_their_place(story: Path, request_of: Request
         expected = checkpoint.tokens(seen_by(story, people[2 * number]), RecipeOptions(person=number))
         torch.testing.assert_close(identity.tokens.cond, expected.cond, atol=1e-5, rtol=1e-4)
     assert any("also carries hair, neck, clothes: draw a region" in note for note in made.explanation.notes)
-    assert made.edit is not None and made.edit.settings.parts.clothes is None
+    assert made.mode is not None and made.mode.settings.parts.clothes is None
     with pytest.raises(WeightsError, match=r"at most 3 persons; person 4 is one too many\. Use fewer"):
         session.prepare(request_of(*persons), SDXL)
 
@@ -290,7 +292,9 @@ def w_plus_of(root: Path, request_of: Request, **asked: object) -> torch.Tensor:
     """The latent that a request ends with."""
     session = Session([root], False)
     settings = request_of("latent:anna", w_plus=asked)
-    person = session._features.read([], settings, session.checkpoint(""), "w-plus", session.photos.latents(settings, 0))
+    latents = session.photos.latents(settings, 0)
+    reader = FeatureReader(session.encoders, Directions([root]))
+    person = reader.read([], latents, session.checkpoint(""), "w-plus", settings.combine, settings.w_plus)
     assert person.features.w_plus is not None
     return person.features.w_plus
 

@@ -17,9 +17,8 @@ from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.identity.saved.saved_identity import FaceView
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.assembly.checkpoint_choices import Way, way_of
+from dp_adapter.session.checkpoint_choices import BlendChoice, choose_blend
 from dp_adapter.session.readers.eva import OTHER_PARSER
-from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from tests import tiny, tiny_pulid
 from tests.identity.faces.test_facexlib_parsing import facexlib, save
@@ -113,20 +112,20 @@ def test_several_photos(root: Path, request_of: Request, people: list[Path]) -> 
 @pytest.mark.parametrize(
     ("fields", "way"),
     [
-        ({}, Way("orthogonal_v2", 8)),
-        ({"pulid_method": "fidelity"}, Way("orthogonal_v2", 8)),
-        ({"pulid_method": "style"}, Way("orthogonal", 16)),
-        ({"pulid_method": "neutral"}, Way("add", 0)),
-        ({"blend": "orthogonal"}, Way("orthogonal", 16)),
-        ({"blend": "add", "pulid_method": "style"}, Way("add", 0)),
-        ({"blend": "norm", "pulid_method": "fidelity"}, Way("norm", 0)),
+        ({}, BlendChoice("orthogonal_v2", 8)),
+        ({"pulid_method": "fidelity"}, BlendChoice("orthogonal_v2", 8)),
+        ({"pulid_method": "style"}, BlendChoice("orthogonal", 16)),
+        ({"pulid_method": "neutral"}, BlendChoice("add", 0)),
+        ({"blend": "orthogonal"}, BlendChoice("orthogonal", 16)),
+        ({"blend": "add", "pulid_method": "style"}, BlendChoice("add", 0)),
+        ({"blend": "norm", "pulid_method": "fidelity"}, BlendChoice("norm", 0)),
     ],
 )
-def test_methods(root: Path, request_of: Request, fields: dict[str, str], way: Way) -> None:
+def test_methods(root: Path, request_of: Request, fields: dict[str, str], way: BlendChoice) -> None:
     put(root)
     made = Session([root], True).prepare(request_of(**fields), SDXL)
     (identity,) = made.injection.identities
-    assert Way(identity.mode, identity.zero_tokens) == way
+    assert BlendChoice(identity.mode, identity.zero_tokens) == way
     assert made.explanation.blend == way.mode and made.injection.folded == (way.mode == "add")
 
 
@@ -135,7 +134,7 @@ def test_what_does_not_go_together(root: Path, request_of: Request, tmp_path: Pa
     with pytest.raises(SettingsError, match=r"'gated' does not go with PuLID v1\.1 weights"):
         Session([root], True).prepare(request_of(blend="gated"), SDXL)
     other = formats.read(tiny.write(tmp_path / "x.bin", tiny.family_tensors("faceid"), "zip"))
-    assert way_of(Settings(pulid_method="style"), other) == Way("add"), "other models know no method"
+    assert choose_blend("auto", "style", other) == BlendChoice("add"), "other models know no method"
     with pytest.raises(SettingsError, match=r"made for SDXL, the loaded checkpoint is SD1\.5"):
         Session([root], True).prepare(request_of(), Scene("sd15", 128, 128))
 

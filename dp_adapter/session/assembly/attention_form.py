@@ -1,4 +1,4 @@
-"""Which form of the identity attention is taken: what the blend mode allows, the memory holds, and is fastest."""
+"""Chooses the form of the identity attention: what the blend mode allows, the memory holds, and is fastest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import cast
 
 from dp_adapter.core.injection import Form, FormUsed, Identity, Injection
 from dp_adapter.errors import SettingsError
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Performance
 from dp_adapter.weights.checkpoint import SITES
 
 _FOLDED_WIDTH = 64  # heads * T up to which the folded form was fastest, and tokens up to which the half-folded one was
@@ -30,7 +30,7 @@ def _numbers(form: FormUsed, identity: Identity) -> int:
     return numbers
 
 
-def with_form(settings: Settings, injection: Injection, bytes_per_number: int) -> Injection:
+def choose_form(injection: Injection, asked: Performance, bytes_per_number: int) -> Injection:
     """The injection with the form that is computed.
 
     Args:
@@ -39,7 +39,7 @@ def with_form(settings: Settings, injection: Injection, bytes_per_number: int) -
     Raises:
         SettingsError: a folded form was asked for, and the blend mode or the weights do not allow any.
     """
-    wanted = cast(Form, settings.performance.form)
+    wanted = cast(Form, asked.form)
     if wanted in ("folded", "half") and not injection.foldable:
         raise SettingsError(
             "performance.form",
@@ -49,7 +49,7 @@ def with_form(settings: Settings, injection: Injection, bytes_per_number: int) -
             "auto",
         )
     if wanted == "auto" and injection.foldable:
-        limit = settings.performance.memory_mb
+        limit = asked.memory_mb
         fitting = [
             f for f in _by_speed(injection.identities) if megabytes(f, injection.identities, bytes_per_number) <= limit
         ]

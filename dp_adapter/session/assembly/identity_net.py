@@ -57,7 +57,7 @@ class Net:
     persons: tuple[NetPerson, ...]
 
 
-def chosen(settings: IdentityNet, library: Library, controls: bool) -> tuple[Path | None, tuple[str, ...]]:
+def choose_net(settings: IdentityNet, library: Library, controls: bool) -> tuple[Path | None, tuple[str, ...]]:
     """The file of the IdentityNet, and what to tell where InstantID has to do without it.
 
     Args:
@@ -77,11 +77,11 @@ def chosen(settings: IdentityNet, library: Library, controls: bool) -> tuple[Pat
                 "auto",
             )
         return None, ("IdentityNet was left out: no ControlNet is here that it can use.",)
-    path = find(settings, library)
+    path = find_net(settings, library)
     return path, () if path else ("IdentityNet was left out: it is not among ControlNet's models.",)
 
 
-def find(settings: IdentityNet, library: Library) -> Path | None:
+def find_net(settings: IdentityNet, library: Library) -> Path | None:
     """The file of the IdentityNet; None where there is none and it need not be.
 
     Its keys are those of every ControlNet for SDXL, so only its name can tell; a name that was given is taken.
@@ -113,24 +113,26 @@ def find(settings: IdentityNet, library: Library) -> Path | None:
     return None
 
 
-def person(tokens: Tokens, seen: Sequence[Known], init: Floats | None, mask: Tensor | None, scene: Scene) -> NetPerson:
+def net_person(
+    tokens: Tokens, photos: Sequence[Known], init: Floats | None, mask: Tensor | None, scene: Scene
+) -> NetPerson:
     """One person's keypoints where their face is to be.
 
     Args:
-        seen: the photos; the first one gives the pose.
+        photos: the first one gives the pose.
         init: the five points of their face in the init picture [5, 2], in px of the scene; None where there is none.
         mask: their region [S, h, w], as far as it is known before sampling.
     """
     if init is not None:
         points = init
     elif mask is not None:
-        points = placed(_pose(seen), _bounds(mask))
+        points = fit_points(_pose(photos), _bounds(mask))
     else:
-        points = _as_in_photo(seen, scene)
+        points = _as_in_photo(photos, scene)
     return NetPerson(tokens, draw_keypoints([points], scene.width, scene.height), None if mask is None else mask[:1])
 
 
-def placed(pose: Floats, bounds: tuple[float, float, float, float]) -> Floats:
+def fit_points(pose: Floats, bounds: tuple[float, float, float, float]) -> Floats:
     """Points of a face in its own box [5, 2], sides 0 to 1, into a box x0, y0, x1, y1 in px, as large as fits."""
     x0, y0, x1, y1 = bounds
     side = min(x1 - x0, (y1 - y0) / 1.25)  # a face is higher than wide
@@ -138,9 +140,9 @@ def placed(pose: Floats, bounds: tuple[float, float, float, float]) -> Floats:
     return (centre + (pose - 0.5) * np.array([side, side * 1.25], np.float32)).astype(np.float32)
 
 
-def _pose(seen: Sequence[Known]) -> Floats:
+def _pose(photos: Sequence[Known]) -> Floats:
     """The five points in the face's own box; a saved identity has none, and looks straight ahead."""
-    one = next((photo for photo in seen if isinstance(photo, SeenPhoto)), None)
+    one = next((photo for photo in photos if isinstance(photo, SeenPhoto)), None)
     if one is None:
         return (TEMPLATE / np.float32(_CROP)).astype(np.float32)
     x1, y1, x2, y2 = one.face.box.tolist()
@@ -148,13 +150,13 @@ def _pose(seen: Sequence[Known]) -> Floats:
     return ((one.face.points - np.array([x1, y1], np.float32)) / size).astype(np.float32)
 
 
-def _as_in_photo(seen: Sequence[Known], scene: Scene) -> Floats:
+def _as_in_photo(photos: Sequence[Known], scene: Scene) -> Floats:
     """The face where the photo has it, the photo fitted into the picture, as the published pipeline does."""
-    one = next((photo for photo in seen if isinstance(photo, SeenPhoto)), None)
+    one = next((photo for photo in photos if isinstance(photo, SeenPhoto)), None)
     if one is None:
         side = 0.4 * min(scene.width, scene.height)
         x, y = scene.width / 2, 0.4 * scene.height
-        return placed(_pose(seen), (x - side / 2, y - side / 1.6, x + side / 2, y + side / 1.6))
+        return fit_points(_pose(photos), (x - side / 2, y - side / 1.6, x + side / 2, y + side / 1.6))
     height, width = one.picture.shape[:2]
     scale = min(scene.width / width, scene.height / height)
     shift = np.array([scene.width - scale * width, scene.height - scale * height], np.float32) / 2
@@ -163,8 +165,8 @@ def _as_in_photo(seen: Sequence[Known], scene: Scene) -> Floats:
 
 def _bounds(mask: Tensor) -> tuple[float, float, float, float]:
     """The box around what is more than half on in a mask [S, h, w], in px; the whole picture where nothing is."""
-    places = (mask.amax(0) > 0.5).nonzero()
-    if not len(places):
+    covered = (mask.amax(0) > 0.5).nonzero()
+    if not len(covered):
         return 0.0, 0.0, float(mask.shape[-1]), float(mask.shape[-2])
-    first, last = places.amin(0), places.amax(0) + 1
+    first, last = covered.amin(0), covered.amax(0) + 1
     return float(first[1]), float(first[0]), float(last[1]), float(last[0])

@@ -17,7 +17,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.combine_photos import Combination, agreement, combine
 from dp_adapter.identity.faces.detector import Detector
-from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.explanation import Photo
 from dp_adapter.session.photos.latents import Latent
 from dp_adapter.session.photos.reference_photos import Known
 from dp_adapter.session.photos.saved_photos import SavedReference
@@ -25,7 +25,7 @@ from dp_adapter.session.photos.w_plus import Directions, require_kind
 from dp_adapter.session.readers.faces import detector_for
 from dp_adapter.session.readers.reader import CachedEncoders, EncoderNeed, EncoderOutput
 from dp_adapter.session.readers.table import READERS
-from dp_adapter.settings import Settings, WPlus
+from dp_adapter.settings import WPlus
 from dp_adapter.weights.checkpoint import Checkpoint
 
 _APART = {"concatenate", "best"}  # ways that leave photos as they are
@@ -34,20 +34,23 @@ _SAME_PERSON = 0.25  # a photo whose mean cosine to the others is lower most lik
 
 @dataclass(frozen=True)
 class Person:
-    """One person as the checkpoint takes them, and what is told about the photos.
+    """One person as the checkpoint takes them.
 
     Attributes:
-        reference: the photo that the picture's self-attention looks at; looks_at: the same in words.
+        photos: what is told of each; encoders: names of those that looked at them.
+        combine: how several photos were joined.
+        sources: the photos themselves; none of a personalised identity, or where latents take their place.
+        reference: the photo that the picture's self-attention looks at; reference_number: its number in the request.
     """
 
     features: Features
-    photos: tuple[Photo, ...]
-    encoders: tuple[str, ...]
-    combine: str
-    notes: tuple[str, ...]
-    seen: tuple[Known, ...]
+    photos: tuple[Photo, ...] = ()
+    encoders: tuple[str, ...] = ()
+    combine: str = "auto"
+    notes: tuple[str, ...] = ()
+    sources: tuple[Known, ...] = ()
     reference: ReferencePhoto | None = None
-    looks_at: str = ""
+    reference_number: int = 0
 
 
 class FeatureReader:
@@ -65,16 +68,18 @@ class FeatureReader:
 
     def read(
         self,
-        seen: Sequence[Known],
-        settings: Settings,
+        photos: Sequence[Known],
+        latents: Sequence[Latent],
         checkpoint: Checkpoint,
         variant: str,
-        latents: Sequence[Latent] = (),
+        combine: str,
+        w_plus: WPlus,
     ) -> Person:
         """Features of one person.
 
         Args:
-            latents: in place of photos, for W+ adapters.
+            latents: in place of photos, for W+ adapters; w_plus: how they are moved.
+            combine: how several photos become one identity, as ``Settings.combine`` says.
 
         Raises:
             CatalogError, MissingDependencyError: an encoder that the checkpoint needs is not here.
@@ -82,9 +87,9 @@ class FeatureReader:
                 latents.
         """
         by_latents = "w-plus" in checkpoint.encoders
-        require_kind(checkpoint, seen, latents)
-        sources: Sequence[Known | Latent] = latents if by_latents else seen
-        how = _combination(settings, checkpoint, sources)
+        require_kind(checkpoint, photos, latents)
+        sources: Sequence[Known | Latent] = latents if by_latents else photos
+        how = _choose_combination(combine, checkpoint, sources)
         sources, notes = _best_photos(checkpoint.most_photos, sources, how)
         outputs = [_latents_output(sources)] if by_latents else self._outputs(sources, checkpoint, variant)
         fields: dict[str, Tensor] = {}
@@ -97,24 +102,24 @@ class FeatureReader:
                 agreements = [round(float(x), 3) for x in alike]
             notes += output.notes
         notes += self._encoders.pool.placement.take_notes()
-        photos = tuple(one.describe(alike) for one, alike in zip(sources, agreements, strict=True))
+        described = tuple(one.describe(alike) for one, alike in zip(sources, agreements, strict=True))
         notes += [
             f"{naming.begun(photo.name)} looks like somebody else: its likeness to the other photos is "
             f"{photo.agreement:.2f}."
-            for photo in photos
+            for photo in described
             if photo.agreement is not None and photo.agreement < _SAME_PERSON
         ]
         if by_latents:
-            fields["w_plus"] = self._directions.move(fields["w_plus"], settings.w_plus)
-        elif settings.w_plus != WPlus():
+            fields["w_plus"] = self._directions.move(fields["w_plus"], w_plus)
+        elif w_plus != WPlus():
             notes.append("StyleGAN moves do nothing here: they are for W+ adapters.")
         return Person(
             features=Features(**fields),
-            photos=photos,
+            photos=described,
             encoders=tuple(dict.fromkeys(output.encoder for output in outputs)),
             combine=how,
             notes=tuple(notes),
-            seen=tuple(seen),
+            sources=tuple(photos),
         )
 
     def _outputs(self, sources: Sequence[Known | Latent], checkpoint: Checkpoint, variant: str) -> list[EncoderOutput]:
@@ -129,13 +134,14 @@ def _latents_output(sources: Sequence[Known | Latent]) -> EncoderOutput:
     return EncoderOutput("w-plus", {"w_plus": [one.values for one in sources if isinstance(one, Latent)]})
 
 
-def _combination(settings: Settings, checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
-    if settings.combine == "auto":
-        return _trained_combination(checkpoint, seen)
-    if "pixels" in checkpoint.encoders and settings.combine not in _APART and len(seen) > 1:
-        problem = f"'{settings.combine}' would mix photos, and {checkpoint.title} looks at each by itself"
+def _choose_combination(asked: str, checkpoint: Checkpoint, sources: Sequence[Known | Latent]) -> Combination:
+    if asked == "auto":  # as it was trained; a mean counts each photo by its weight where the user gave different ones
+        unequal = len({one.weight for one in sources}) > 1
+        return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
+    if "pixels" in checkpoint.encoders and asked not in _APART and len(sources) > 1:
+        problem = f"'{asked}' would mix photos, and {checkpoint.title} looks at each by itself"
         raise SettingsError("combine", problem, "Use 'auto'.", "auto")
-    return cast(Combination, settings.combine)
+    return cast(Combination, asked)
 
 
 def _best_photos(
@@ -147,12 +153,6 @@ def _best_photos(
     ranked = sorted(range(len(sources)), key=lambda n: -sources[n].weight * sources[n].quality.score)[:most]
     note = f"The best {most} of {len(sources)} photos are used: the model was trained with no more."
     return [sources[n] for n in sorted(ranked)], [note]
-
-
-def _trained_combination(checkpoint: Checkpoint, seen: Sequence[Known | Latent]) -> Combination:
-    """As the checkpoint was trained; a mean counts each photo by its weight where the user gave different ones."""
-    unequal = len({one.weight for one in seen}) > 1
-    return "weighted" if checkpoint.combine == "average" and unequal else checkpoint.combine
 
 
 def _join(encoder: str, vectors: Sequence[Tensor], seen: Sequence[Known | Latent], how: Combination) -> Tensor:

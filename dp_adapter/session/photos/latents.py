@@ -13,7 +13,7 @@ from torch import Tensor
 from dp_adapter.cache import Cache
 from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.identity.faces.face_quality import GOOD_PX, SHARP, Quality
-from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.explanation import Photo
 from dp_adapter.weights.files import file_digest
 from dp_adapter.weights.w_plus_latents import SUFFIXES, read_latent
 

@@ -1,4 +1,4 @@
-"""A request's mode: read, resolved with what the photos and the scene say, and applied to the photos."""
+"""What a mode or the user wants done to the photos before they are encoded: retouched, and their face restored."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ import numpy as np
 
 from dp_adapter import naming
 from dp_adapter.cache import Cache
-from dp_adapter.errors import CatalogError, MissingDependencyError, SettingsError
-from dp_adapter.identity.encoders.encoder_pool import EncoderPool
+from dp_adapter.errors import SettingsError
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.identity.pictures.restore_old_photo import find_damage, retouch
-from dp_adapter.modes import ModeFacts, Modes, ResolvedMode, needs_reference_age, resolve
-from dp_adapter.session.photos.latents import LATENT
-from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos, SeenPhoto, used
-from dp_adapter.session.photos.saved_photos import IDENTITY
-from dp_adapter.session.scene import Scene
-from dp_adapter.settings import Settings
+from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
 
 Restorer = Callable[[Picture], Picture]
 Restorers = Callable[[], Mapping[str, tuple[Restorer, bool]]]
 """The host's face restorers by name, asked for when one is needed; False beside one whose model would be downloaded."""
-
-_PACKS = ("buffalo_l", "antelopev2")  # both come with genderage.onnx
 
 
 def no_restorers() -> Mapping[str, tuple[Restorer, bool]]:
@@ -32,56 +24,38 @@ def no_restorers() -> Mapping[str, tuple[Restorer, bool]]:
 
 
 class PhotoEdits:
-    """Modes at work for one session.
+    """Retouches and restores the photos of one session.
 
     Args:
         restorers: the host's face restorers.
-        limit: treated photos that are kept.
+        limit: edited photos that are kept.
     """
 
-    def __init__(
-        self,
-        modes: Modes,
-        photos: ReferencePhotos,
-        encoders: EncoderPool,
-        restorers: Restorers = no_restorers,
-        limit: int = 8,
-    ) -> None:
-        self._modes = modes
-        self._photos = photos
-        self._encoders = encoders
+    def __init__(self, restorers: Restorers = no_restorers, limit: int = 8) -> None:
         self._restorers = restorers
-        self._treated: Cache[SeenPhoto] = Cache(limit)
+        self._edited: Cache[SeenPhoto] = Cache(limit)
 
     def forget(self) -> None:
-        self._treated.clear()
+        self._edited.clear()
 
-    def edit(self, settings: Settings, scene: Scene) -> ResolvedMode:
-        """The request's mode, resolved.
+    def apply(self, photos: Sequence[Known], retouching: str, restorer: str) -> tuple[list[Known], list[str]]:
+        """The photos as a resolved request wants them, and notes on what was done.
 
-        Raises:
-            SettingsError: there is no such mode.
-            DPAdapterError: the photo whose age is to be estimated cannot be used.
-        """
-        mode = self._modes.of(settings.mode)
-        age = self._age(settings) if needs_reference_age(settings, mode) else None
-        return resolve(settings, mode, ModeFacts(age, scene.inpaint is not None))
-
-    def treated(self, seen: Sequence[Known], settings: Settings) -> tuple[list[Known], list[str]]:
-        """The photos as a resolved request wants them, retouched and restored, and notes on what was done.
+        Args:
+            retouching, restorer: as ``Settings.retouch`` and ``Settings.restorer`` say.
 
         Raises:
             SettingsError: the restorer that was asked for is not here.
         """
-        if settings.retouch == "off" and settings.restorer == "off":
-            return list(seen), []
-        name, restorer = self._restorer(settings)
+        if retouching == "off" and restorer == "off":
+            return list(photos), []
+        name, restore = self._find_restorer(restorer)
         made: list[Known] = []
         notes: list[str] = []
-        for one in seen:
+        for one in photos:
             if isinstance(one, SeenPhoto):
-                key = (one.digest, one.face.box.tobytes(), settings.retouch, settings.restorer, name)
-                new = self._treated.get(key, lambda one=one: _treat(one, settings, name, restorer))
+                key = (one.digest, one.face.box.tobytes(), retouching, restorer, name)
+                new = self._edited.get(key, lambda one=one: _edit(one, retouching, restorer == "auto", name, restore))
                 made.append(replace(new, weight=one.weight, number=one.number))
                 notes += [f"{naming.begun(naming.photo(one.number))}: {new.treated}."] if new.treated else []
             else:
@@ -89,41 +63,28 @@ class PhotoEdits:
                 notes.append(f"The saved identity '{one.saved.name}' has no photos that could be retouched.")
         return made, list(dict.fromkeys(notes))
 
-    def _restorer(self, settings: Settings) -> tuple[str, Restorer | None]:
-        if settings.restorer == "off":
+    def _find_restorer(self, asked: str) -> tuple[str, Restorer | None]:
+        if asked == "off":
             return "", None
         here = self._restorers()
-        if settings.restorer == "auto":
+        if asked == "auto":
             return next(((name, one) for name, (one, ready) in here.items() if ready), ("", None))
-        if settings.restorer not in here:
-            problem = f"'{settings.restorer}' is not here: it comes with the WebUIs"
+        if asked not in here:
+            problem = f"'{asked}' is not here: it comes with the WebUIs"
             raise SettingsError("restorer", problem, "Use 'auto' or 'off'.", "auto")
-        return settings.restorer, here[settings.restorer][0]
-
-    def _age(self, settings: Settings) -> int | None:
-        """Age of the first person in their first photo that is here; None where nothing can tell."""
-        photos = [n for n in used(settings, 0) if not settings.references[n].image.startswith((IDENTITY, LATENT))]
-        for pack in map(self._encoders.pack, _PACKS if photos else ()):
-            try:
-                if not pack.has_age_network:
-                    continue
-            except (CatalogError, MissingDependencyError):
-                continue
-            seen = self._photos.look_at(settings, photos[0], pack, [])
-            return None if seen is None else pack.age(seen.picture, seen.face)
-        return None
+        return asked, here[asked][0]
 
 
-def _treat(one: SeenPhoto, settings: Settings, name: str, restorer: Restorer | None) -> SeenPhoto:
-    """Retouched, then restored; left to the program, only an old photo is restored."""
+def _edit(one: SeenPhoto, retouching: str, old_only: bool, name: str, restore: Restorer | None) -> SeenPhoto:
+    """Retouched, then restored; with ``old_only`` an old photo alone is restored."""
     picture = one.picture
     done: list[str] = []
     found = find_damage(picture, one.face)
-    if settings.retouch != "off" and found.repairs():
+    if retouching != "off" and found.repairs():
         picture = retouch(picture, one.face)
         done.append(f"{', '.join(found.repairs())} taken out")
-    if restorer is not None and (settings.restorer != "auto" or found.old):
-        restored = restorer(picture)
+    if restore is not None and (found.old or not old_only):
+        restored = restore(picture)
         same = restored.shape == picture.shape and np.array_equal(restored, picture)
         done.append(f"{name} changed nothing, the console may say why" if same else f"restored by {name}")
         picture = np.ascontiguousarray(restored, np.uint8)

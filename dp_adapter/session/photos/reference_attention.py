@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,57 +15,60 @@ from dp_adapter.identity.crops.person_cut_out import person_mask
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.session.photos.features import Person
-from dp_adapter.session.photos.reference_photos import SeenPhoto
+from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
 from dp_adapter.session.scene import EncodePicture, Picture, Scene
-from dp_adapter.settings import Settings
+from dp_adapter.settings import ReferenceAttention
 
 _FIELD = "reference_attention.weight"
 _AROUND = 4.0  # short side of what is shown, in sizes of the face: head and shoulders with some air
 
 
-def with_photos(
-    people: Mapping[int, Person], settings: Settings, scene: Scene, encoders: EncoderPool
+def add_reference_photos(
+    persons: Mapping[int, Person], asked: ReferenceAttention, scene: Scene, encoders: EncoderPool
 ) -> dict[int, Person]:
-    """The persons with the photo to look at, of several the best one; as they are where that is switched off.
+    """The persons with the photo to look at, of several the best one.
 
     Raises:
         SettingsError: a person has no photo here, or the host cannot encode pictures.
         CatalogError, MissingDependencyError: the parser's network is not here.
     """
-    if settings.reference_attention.weight == 0:
-        return dict(people)
     if scene.encode_picture is None:
         raise SettingsError(_FIELD, "this host does not encode pictures", "Set it to 0.", 0.0)
-    encode = scene.encode_picture
-    return {number: _looked_at(number, person, settings, scene, encoders, encode) for number, person in people.items()}
+    chosen = {number: _best_photo(number, person.sources) for number, person in persons.items()}
+    return {
+        number: replace(
+            person,
+            reference=_encode(chosen[number], asked, scene, encoders, scene.encode_picture),
+            reference_number=chosen[number].number,
+        )
+        for number, person in persons.items()
+    }
 
 
-def _looked_at(
-    number: int, person: Person, settings: Settings, scene: Scene, encoders: EncoderPool, encode: EncodePicture
-) -> Person:
-    photos = [one for one in person.seen if isinstance(one, SeenPhoto)]
+def _best_photo(person: int, sources: Sequence[Known]) -> SeenPhoto:
+    photos = [one for one in sources if isinstance(one, SeenPhoto)]
     if not photos:
         raise SettingsError(
             _FIELD,
-            f"{naming.person(number)} has no photo that could be looked at: saved identities, latents and personalised "
+            f"{naming.person(person)} has no photo that could be looked at: saved identities, latents and personalised "
             "identities hold none",
             "Give a photo, or set it to 0.",
             0.0,
         )
-    best = max(photos, key=lambda one: one.weight * one.quality.score)
-    mask = person_mask(best.picture, best.face, best.faces, encoders.parser)
-    window = shown(best.face, best.picture.shape[:2], scene)
-    picture = resized(cut(best.picture, window), scene)
-    covered = resized(cut(mask.astype(np.uint8) * 255, window), scene).astype(np.float32) / 255
-    asked = settings.reference_attention
-    reference = ReferencePhoto(
-        encode(picture).float(), torch.as_tensor(covered)[None], asked.weight, asked.start, asked.end
-    )
-    told = f"photo attention {asked.weight:g} from {asked.start:g} to {asked.end:g} to {naming.photo(best.number)}"
-    return replace(person, reference=reference, looks_at=told)
+    return max(photos, key=lambda one: one.weight * one.quality.score)
 
 
-def shown(face: Face, size: tuple[int, int], scene: Scene) -> tuple[int, int, int, int]:
+def _encode(
+    photo: SeenPhoto, asked: ReferenceAttention, scene: Scene, encoders: EncoderPool, encode: EncodePicture
+) -> ReferencePhoto:
+    mask = person_mask(photo.picture, photo.face, photo.faces, encoders.parser)
+    box = shown_box(photo.face, photo.picture.shape[:2], scene)
+    picture = resize(cut(photo.picture, box), scene)
+    covered = resize(cut(mask.astype(np.uint8) * 255, box), scene).astype(np.float32) / 255
+    return ReferencePhoto(encode(picture).float(), torch.as_tensor(covered)[None], asked.weight, asked.start, asked.end)
+
+
+def shown_box(face: Face, size: tuple[int, int], scene: Scene) -> tuple[int, int, int, int]:
     """The part x, y, width, height of a photo of ``size`` (height, width) that is shown, in the picture's shape.
 
     The face is in its middle as far as the photo reaches. No larger than head and shoulders, so that the face has
@@ -82,13 +85,13 @@ def shown(face: Face, size: tuple[int, int], scene: Scene) -> tuple[int, int, in
     return min(max(round(x), 0), width - w), min(max(round(y), 0), height - h), w, h
 
 
-def cut(picture: Picture, window: tuple[int, int, int, int]) -> Picture:
+def cut(picture: Picture, box: tuple[int, int, int, int]) -> Picture:
     """The part x, y, width, height of a picture [h, w, ...]."""
-    x, y, w, h = window
+    x, y, w, h = box
     return np.ascontiguousarray(picture[y : y + h, x : x + w])
 
 
-def resized(picture: Picture, scene: Scene) -> Picture:
+def resize(picture: Picture, scene: Scene) -> Picture:
     """A picture [h, w, ...] in the size of the one to be made."""
     import cv2
 

@@ -22,7 +22,7 @@ from dp_adapter.identity.pictures.picture_files import Coverage, Picture, digest
 from dp_adapter.identity.pictures.picture_sources import decode_inline, read_as
 from dp_adapter.identity.saved.identity_library import IdentityLibrary
 from dp_adapter.identity.saved.saved_identity import SavedIdentity
-from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.explanation import Photo
 from dp_adapter.session.photos.latents import LATENT, Latent, Latents
 from dp_adapter.session.photos.saved_photos import IDENTITY, SavedReference, mean_direction, open_saved
 from dp_adapter.settings import FaceChoice, Reference, Settings
@@ -73,6 +73,11 @@ Known: TypeAlias = "SeenPhoto | SavedReference"
 def used(settings: Settings, identity: int) -> list[int]:
     """Which references count for one person."""
     return [n for n, one in enumerate(settings.references) if one.identity == identity and one.weight > 0]
+
+
+def words_of(references: Sequence[Reference], person: int) -> str:
+    """The words of the prompt that mean a person, of the first of their photos that has any; empty for none."""
+    return next(filter(None, (one.words.strip() for one in references if one.identity == person)), "")
 
 
 class ReferencePhotos:

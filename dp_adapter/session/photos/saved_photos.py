@@ -10,7 +10,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import Quality
 from dp_adapter.identity.saved.saved_identity import FaceView, SavedIdentity, network_of
-from dp_adapter.session.assembly.explanation import Photo
+from dp_adapter.session.explanation import Photo
 
 IDENTITY = "identity:"
 _PACK = "insightface/"

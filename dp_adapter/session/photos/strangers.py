@@ -70,7 +70,7 @@ def strangers(
         likeness = _likeness(vector, theirs.get(person, []))
         if number in added and likeness is not None and likeness < SAME:
             later = [n for n in order[place + 1 :] if _person(references[n]) != person]
-            instead = _like(vector, _joined(theirs, [(_person(references[n]), vectors[n]) for n in later]))
+            instead = _like(vector, _join(theirs, [(_person(references[n]), vectors[n]) for n in later]))
             instead = next((n for n in range(MAX_IDENTITIES) if n not in taken), None) if instead is None else instead
             found.append(Stranger(number, person, likeness, instead))
             person = -1 if instead is None else instead
@@ -96,7 +96,7 @@ def _vector(
         return None
 
 
-def _joined(theirs: Mapping[int, list[Floats]], more: Sequence[tuple[int, Floats | None]]) -> dict[int, list[Floats]]:
+def _join(theirs: Mapping[int, list[Floats]], more: Sequence[tuple[int, Floats | None]]) -> dict[int, list[Floats]]:
     joined = {person: list(vectors) for person, vectors in theirs.items()}
     for person, vector in more:
         if vector is not None:

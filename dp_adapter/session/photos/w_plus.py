@@ -34,13 +34,13 @@ _SOURCE = (
 )
 
 
-def require_kind(checkpoint: Checkpoint, seen: Sequence[Known], latents: Sequence[Latent]) -> None:
+def require_kind(checkpoint: Checkpoint, photos: Sequence[Known], latents: Sequence[Latent]) -> None:
     """Raises SettingsError unless W+ adapters are given latents only, and all others none."""
     by_latents = "w-plus" in checkpoint.encoders
     if latents and not by_latents:
         problem = f"a latent is of no use to {checkpoint.title}"
         raise SettingsError(latents[0].field, problem, "Give a photo, or choose a W+ adapter.")
-    if by_latents and (seen or not latents):
+    if by_latents and (photos or not latents):
         raise SettingsError(
             "references",
             f"{checkpoint.title} takes latents of StyleGAN2, and a photo cannot be turned into one here",

@@ -34,7 +34,7 @@ class FacePosition:
         x, y = (face.centre / side).tolist()
         return cls(float(x), float(y), float(face.size / side))
 
-    def far_from(self, other: FacePosition) -> float:
+    def distance_to(self, other: FacePosition) -> float:
         """0 for the same place; 1 for a move by one face or a fourfold size."""
         mean = max((self.size + other.size) / 2, 1e-6)
         moved = float(np.hypot(self.x - other.x, self.y - other.y)) / mean
@@ -42,7 +42,7 @@ class FacePosition:
 
 
 def match(
-    places: Sequence[FacePosition],
+    positions: Sequence[FacePosition],
     persons: Sequence[int],
     last: Mapping[int, FacePosition],
     likeness: Floats | None = None,
@@ -53,29 +53,31 @@ def match(
     never seen share what is left: the largest faces, in the persons' order from left to right.
 
     Args:
-        places: of the found faces.
-        persons: all persons that are followed, in order.
+        positions: of the found faces.
+        persons: all persons that are tracked, in order.
         last: where a person's face was seen last.
         likeness: [persons, faces] cosines, or None.
     """
-    if not places:
+    if not positions:
         return {}
     seen = [person for person in persons if person in last]
-    costs = np.array([[place.far_from(last[person]) for place in places] for person in seen]).reshape(-1, len(places))
+    costs = np.array([[position.distance_to(last[person]) for position in positions] for person in seen]).reshape(
+        -1, len(positions)
+    )
     if likeness is not None and seen:
         costs = costs - _LIKENESS * likeness[[persons.index(person) for person in seen]]
-    found = {seen[row]: face for row, face in assigned(costs).items()}
+    found = {seen[row]: face for row, face in assign_cheapest(costs).items()}
     new = [person for person in persons if person not in last]
-    free = [face for face in range(len(places)) if face not in found.values()]
-    largest = sorted(free, key=lambda face: -places[face].size)[: len(new)]
+    free = [face for face in range(len(positions)) if face not in found.values()]
+    largest = sorted(free, key=lambda face: -positions[face].size)[: len(new)]
     if likeness is not None and len(new) > 1 and largest:
         rows = [persons.index(person) for person in new]
-        return found | {new[row]: free[face] for row, face in assigned(-likeness[np.ix_(rows, free)]).items()}
-    return found | dict(zip(new, sorted(largest, key=lambda face: places[face].x), strict=False))
+        return found | {new[row]: free[face] for row, face in assign_cheapest(-likeness[np.ix_(rows, free)]).items()}
+    return found | dict(zip(new, sorted(largest, key=lambda face: positions[face].x), strict=False))
 
 
-def recognised(
-    places: Sequence[FacePosition], persons: Sequence[int], likeness: Floats | None
+def recognise(
+    positions: Sequence[FacePosition], persons: Sequence[int], likeness: Floats | None
 ) -> tuple[dict[int, int], frozenset[int]]:
     """Index of each person's face in a picture that is there already, for those who have one, and who was recognised.
 
@@ -83,26 +85,26 @@ def recognised(
     count, in the persons' order from left to right. A person without a face that is like them gets what is left.
 
     Args:
-        places: of the found faces.
+        positions: of the found faces.
         persons: who look for a face, in order.
         likeness: [persons, faces] cosines by SFace, or None.
     """
-    in_order = match(places, persons, {})
-    if likeness is None or not places or not persons:
+    in_order = match(positions, persons, {})
+    if likeness is None or not positions or not persons:
         return in_order, frozenset()
     alike = np.where(likeness >= SAME, likeness, 0).astype(np.float32)
     rows = {person: row for row, person in enumerate(persons)}
     ordered = sum(float(alike[rows[person], face]) for person, face in in_order.items())
-    best = {persons[row]: face for row, face in assigned(-alike).items() if alike[row, face] > 0}
+    best = {persons[row]: face for row, face in assign_cheapest(-alike).items() if alike[row, face] > 0}
     if sum(float(alike[rows[person], face]) for person, face in best.items()) < ordered + _SURE:
         return in_order, frozenset()
     others = [person for person in persons if person not in best]
-    free = [face for face in range(len(places)) if face not in best.values()]
-    left = match([places[face] for face in free], others, {})
+    free = [face for face in range(len(positions)) if face not in best.values()]
+    left = match([positions[face] for face in free], others, {})
     return best | {person: free[face] for person, face in left.items()}, frozenset(best)
 
 
-def assigned(costs: Floats) -> dict[int, int]:
+def assign_cheapest(costs: Floats) -> dict[int, int]:
     """The assignment of rows to columns with the least sum of costs [rows, columns]; min(rows, columns) pairs."""
     return {row: column for row, column in enumerate(assign(-costs)) if column is not None}
 

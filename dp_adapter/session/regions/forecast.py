@@ -10,11 +10,15 @@ from torch import Tensor
 
 from dp_adapter import naming
 from dp_adapter.core.types import Grid
-from dp_adapter.session.assembly import sharing_by_words
-from dp_adapter.session.regions.requested_regions import RequestedRegions, fitted
-from dp_adapter.session.regions.tracker_setup import followed, following_words, plan_of
+from dp_adapter.identity.encoders.encoder_pool import EncoderPool
+from dp_adapter.session.photos.reference_photos import ReferencePhotos
+from dp_adapter.session.regions.face_mask import fit_mask
+from dp_adapter.session.regions.init_faces import persons_with_region
+from dp_adapter.session.regions.requested_regions import RequestedRegions
+from dp_adapter.session.regions.sharing_by_words import extend_regions
+from dp_adapter.session.regions.tracker_setup import describe_tracking, plan_tracking, track_persons
 from dp_adapter.session.scene import Scene
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Region, Settings
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Forecast:
         return f"{self.source}; {self.coverage:.0%} of the picture{' at the first step' if self.follows else ''}"
 
 
-def forecast(settings: Settings, scene: Scene, areas: RequestedRegions, persons: Sequence[int]) -> list[Forecast]:
+def forecast_regions(
+    settings: Settings, scene: Scene, photos: ReferencePhotos, encoders: EncoderPool, persons: Sequence[int]
+) -> list[Forecast]:
     """What a generation of this request will begin with.
 
     Args:
@@ -55,41 +61,41 @@ def forecast(settings: Settings, scene: Scene, areas: RequestedRegions, persons:
     Raises:
         PictureError: a mask cannot be read.
     """
-    by_words = settings.sharing == "words" and len(persons) > 1
-    settings, placed = (
-        sharing_by_words.everywhere(settings, scene, persons) if by_words else (settings, frozenset(persons))
-    )
-    drawn = {number: areas.of(settings, scene, number) for number in persons}
-    moving = {one.number: one for one in followed(settings, scene, areas, drawn, {})}
-    told: list[Forecast] = []
-    for number, area in drawn.items():
-        one, source, mask = moving.get(number), area.source, area.mask
+    asked, in_region = settings.regions, frozenset(persons)
+    if settings.sharing == "words" and len(persons) > 1:
+        asked, in_region = extend_regions(settings.regions, persons, scene.inpaint is not None)
+    requested = RequestedRegions(settings, scene, photos, encoders, asked)
+    regions = {number: requested.find_regions(number) for number in persons}
+    tracked = {one.number: one for one in track_persons(requested, regions, {})}
+    made: list[Forecast] = []
+    for number, region in regions.items():
+        one, source, mask = tracked.get(number), region.source, region.mask
         if one is not None:
-            plan = plan_of(settings.tracking, scene.progress)
-            source = following_words(area, one, settings.tracking, plan, len(persons) == 1)
-            mask = area.mask if area.known else _sized(one.start, Grid(scene.height, scene.width))
-        elif number not in placed:
+            plan = plan_tracking(settings.tracking, scene.progress)
+            source = describe_tracking(region, one, settings.tracking, plan, len(persons) == 1)
+            mask = region.mask if region.known else _resize(one.start, Grid(scene.height, scene.width))
+        elif number not in in_region:
             source = "the places where the words for them look"
-        told.append(Forecast(number, source, mask, area.known, one is not None))
-    return told
+        made.append(Forecast(number, source, mask, region.known, one is not None))
+    return made
 
 
-def unplaced(settings: Settings, acting: Mapping[int, str]) -> tuple[str, ...]:
+def note_missing_regions(regions: Sequence[Region], sharing: str, acting: Mapping[int, str]) -> tuple[str, ...]:
     """A note for each person without a region while others have one: they may have been forgotten.
 
     Args:
-        acting: where each person acts, in words.
+        regions, sharing: of the request; acting: where each person acts, in words.
     """
-    placed = {region.identity for region in settings.regions if region.op == "add"}
-    if settings.sharing == "words" or not placed & set(acting):
+    having = persons_with_region(regions)
+    if sharing == "words" or not having & set(acting):
         return ()
     return tuple(
         f"{naming.begun(naming.person(number))} has no region and acts in {source}. Give them one, such as a box, to "
         "say where they are."
         for number, source in acting.items()
-        if number not in placed
+        if number not in having
     )
 
 
-def _sized(mask: Tensor | None, size: Grid) -> Tensor | None:
-    return None if mask is None else torch.stack([fitted(one, size) for one in mask])
+def _resize(mask: Tensor | None, size: Grid) -> Tensor | None:
+    return None if mask is None else torch.stack([fit_mask(one, size) for one in mask])

@@ -64,7 +64,7 @@ class PreviewWatch:
         self._tracker = tracker
         self._decode = decode
         self._count = calls
-        self._all = 1
+        self._expected_calls = 1
         self._factor = factor
         self._attention = attention if tracker.plan.attention else None
         self._head = head
@@ -78,13 +78,13 @@ class PreviewWatch:
     def before_call(self) -> None:
         """The denoiser is about to be called: what was found holds from here on."""
         if not self._calls:
-            self._all = max(self._count(), 1)
+            self._expected_calls = max(self._count(), 1)
         if self._pending is not None and self._calls >= self._pending[0]:
             self._finish(self._pending[1])
         if self._pending is None:
             # By calls as well: with few steps the noise level may never get so far before the last one.
-            last = self._calls == self._all - 1
-            self._tracker.give_up(max(self._progress, self._calls / self._all), last)
+            last = self._calls == self._expected_calls - 1
+            self._tracker.give_up(max(self._progress, self._calls / self._expected_calls), last)
 
     def after_call(self, predicted: Tensor, progress: float) -> None:
         """The denoiser has been called.
@@ -94,10 +94,10 @@ class PreviewWatch:
         """
         self._calls += 1
         self._progress = progress
-        self._tracker.called(self._factor(progress), len(predicted))
+        self._tracker.count_call(self._factor(progress), len(predicted))
         if self._attention is not None:
             self._listen(self._attention)
-        if self._pending is None and not self._tracker.failure and self._tracker.due(progress):
+        if self._pending is None and not self._tracker.failure and self._tracker.is_due(progress):
             self._start(predicted, progress)
 
     def _listen(self, attention: Attention) -> None:
@@ -128,7 +128,7 @@ class PreviewWatch:
             return
         self.looks += 1
         future = self._worker.submit(self._tracker.look, pictures, progress)
-        self._pending = self._calls + (1 if self._all >= _FEW else 0), future
+        self._pending = self._calls + (1 if self._expected_calls >= _FEW else 0), future
 
     def __enter__(self) -> PreviewWatch:
         return self

@@ -9,19 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp_adapter.core.regions.region_masks import box_mask, grow_and_feather
+from dp_adapter.core.regions.region_masks import box_mask
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.photos.reference_photos import ReferencePhotos
+from dp_adapter.session.regions.face_mask import face_mask, fit_mask, free_mask, soften
 from dp_adapter.session.regions.face_matching import FacePosition
-from dp_adapter.session.regions.init_faces import FacesOfPicture, InitFaces, looking
-from dp_adapter.session.scene import Crop, Mask, Scene
+from dp_adapter.session.regions.init_faces import InitFaces, OwnedFaces, persons_looking
+from dp_adapter.session.scene import Crop, Mask, Picture, Scene
 from dp_adapter.settings import Region, Settings
-
-_FEATURES = ("brows", "eyes", "glasses", "nose", "mouth")
-_AROUND = ("hair", "neck", "clothes", "background")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class PersonRegion:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RequestedRegion:
     """One region of a person, as far as it is known before a face is looked for.
 
     Attributes:
@@ -69,38 +67,40 @@ class Piece:
     source: str = ""
 
 
-def strongest(pieces: Sequence[Piece]) -> float:
-    """The weight that ``combined``'s masks are relative to."""
-    return max(piece.weight for piece in pieces if not piece.subtracted)
+def greatest_weight(regions: Sequence[RequestedRegion]) -> float:
+    """The weight that ``unite``'s masks are relative to."""
+    return max(region.weight for region in regions if not region.subtracted)
 
 
-def combined(
-    pieces: Sequence[Piece], automatic: Callable[[Piece], Tensor | None], size: Grid, unknown: float = 1.0
+def unite(
+    regions: Sequence[RequestedRegion],
+    automatic: Callable[[RequestedRegion], Tensor | None],
+    size: Grid,
+    unknown: float = 1.0,
 ) -> Tensor | None:
     """The union of a person's added regions, each at its weight, times 1 - mask * weight of each subtracted one.
 
     Args:
-        pieces: from ``RequestedRegions.pieces``.
-        automatic: an automatic piece's mask [S, h, w] with its own grow and feather; None while no face is known.
+        automatic: an automatic region's mask [S, h, w] with its own grow and feather; None while no face is known.
         unknown: what an added automatic region is everywhere while no face is known; a subtracted one takes nothing.
 
     Returns:
-        [S, h, w] in [0, 1], relative to ``strongest``; None for the whole picture.
+        [S, h, w] in [0, 1], relative to ``greatest_weight``; None for the whole picture.
     """
-    masks = [automatic(piece) if piece.automatic else piece.mask for piece in pieces]
-    if len(pieces) == 1 and (masks[0] is not None or not pieces[0].automatic or unknown == 1):
+    masks = [automatic(region) if region.automatic else region.mask for region in regions]
+    if len(regions) == 1 and (masks[0] is not None or not regions[0].automatic or unknown == 1):
         return masks[0]
-    most = strongest(pieces) or 1.0
-    area = torch.zeros(1, size.height, size.width)
-    for piece, mask in zip(pieces, masks, strict=True):
-        if not piece.subtracted:
-            everywhere = unknown if piece.automatic else 1.0
+    most = greatest_weight(regions) or 1.0
+    union = torch.zeros(1, size.height, size.width)
+    for region, mask in zip(regions, masks, strict=True):
+        if not region.subtracted:
+            everywhere = unknown if region.automatic else 1.0
             share = torch.full((1, size.height, size.width), everywhere) if mask is None else mask
-            area = torch.maximum(area, share * (piece.weight / most))
-    for piece, mask in zip(pieces, masks, strict=True):
-        if piece.subtracted and not (piece.automatic and mask is None):
-            area = area * (1 - _full(mask, size) * piece.weight).clamp(min=0)
-    return area
+            union = torch.maximum(union, share * (region.weight / most))
+    for region, mask in zip(regions, masks, strict=True):
+        if region.subtracted and not (region.automatic and mask is None):
+            union = union * (1 - _full(mask, size) * region.weight).clamp(min=0)
+    return union
 
 
 @dataclass(frozen=True)
@@ -121,190 +121,170 @@ class _Automatic:
 
 
 class RequestedRegions:
-    """Makes masks for one session.
+    """Makes the masks of one generation, for which it holds what they are made from.
 
     Args:
+        settings: the request with its mode's values.
+        regions: in place of the request's.
         finder: finds and parses the faces of init pictures in place of the usual two, as in a forming picture.
     """
 
-    def __init__(self, photos: ReferencePhotos, encoders: EncoderPool, finder: PreviewFinder | None = None) -> None:
-        self._photos = photos
-        self._encoders = encoders
+    def __init__(
+        self,
+        settings: Settings,
+        scene: Scene,
+        photos: ReferencePhotos,
+        encoders: EncoderPool,
+        regions: Sequence[Region] | None = None,
+        finder: PreviewFinder | None = None,
+    ) -> None:
+        self._regions = settings.regions if regions is None else tuple(regions)
+        self.settings = settings
+        self.scene = scene
+        self._size = Grid(scene.height, scene.width)
+        self.photos = photos
+        self.encoders = encoders
         self._finder = finder
-        self._init_faces = InitFaces(photos, encoders, finder)
+        self._looking = persons_looking(self._regions, settings.identities)
+        self._init_faces = InitFaces(settings, self._looking, photos, encoders, finder)
 
-    def forget(self) -> None:
-        """Lets go what was seen in init pictures."""
-        self._init_faces.forget()
+    def find_regions(self, person: int) -> PersonRegion:
+        """Where a person acts before the first step; for each init picture where it depends on them."""
+        requested = self.requested_by(person, self._size)
+        inits = self.scene.inits if any(region.automatic for region in requested) else ()
+        return _batch([self._in_picture(requested, person, init) for init in inits or (None,)], self._size)
 
-    def of(self, settings: Settings, scene: Scene, identity: int) -> PersonRegion:
-        """The area of one person; for each init picture where it depends on them."""
-        pieces = self.pieces(settings, scene, identity)
-        looked_at = scene.inits if any(piece.automatic for piece in pieces) else ()
-        scenes = [replace(scene, inits=(init,)) for init in looked_at] or [replace(scene, inits=())]
-        areas = [self._single(pieces, settings, one, identity) for one in scenes]
-        return _batched(areas, Grid(scene.height, scene.width))
-
-    def pieces(self, settings: Settings, scene: Scene, identity: int) -> tuple[Piece, ...]:
-        """The regions of one person, with an automatic one where none is added.
+    def requested_by(self, person: int, size: Grid) -> tuple[RequestedRegion, ...]:
+        """The regions of one person in masks of a size, with an automatic one where none is added.
 
         Raises:
             PictureError: a mask cannot be read.
         """
-        mine = [region for region in settings.regions if region.identity == identity]
-        if all(region.op == "subtract" for region in mine):
-            mine.insert(0, Region(identity=identity))
-        return tuple(self._piece(region, settings, scene) for region in mine)
+        theirs = [region for region in self._regions if region.identity == person]
+        if all(region.op == "subtract" for region in theirs):
+            theirs.insert(0, Region(identity=person))
+        return tuple(self._read(region, size) for region in theirs)
 
-    def _piece(self, region: Region, settings: Settings, scene: Scene) -> Piece:
-        piece = Piece(weight=region.weight, subtracted=region.op == "subtract")
-        size = Grid(scene.height, scene.width)
+    def face_parts(self, person: int) -> dict[str, Tensor]:
+        """What an automatic region of the person is made of, [h, w] by name; nothing where no face is known."""
+        found = self._find_face(person, self._first_init)
+        return (
+            {}
+            if found is None
+            else {part: fit_mask(torch.as_tensor(mask), self._size) for part, mask in found[1].items()}
+        )
+
+    def face_points(self, person: int) -> Floats | None:
+        """The five points [5, 2] of the person's face in the init picture, in px of the scene; None where none is."""
+        init = self._first_init
+        found = self._faces_in(init)
+        if init is None or found is None or person not in found.face_of:
+            return None
+        size = np.array([self._size.width / init.shape[1], self._size.height / init.shape[0]], np.float32)
+        return (found.faces[found.face_of[person]].points * size).astype(np.float32)
+
+    def face_positions(self) -> tuple[Mapping[int, FacePosition], ...]:
+        """Where the persons' faces are in each init picture."""
+        found = [(init, self._faces_in(init)) for init in self.scene.inits]
+        return tuple({} if faces is None else faces.positions(init) for init, faces in found)
+
+    @property
+    def _first_init(self) -> Picture | None:
+        return self.scene.inits[0] if self.scene.inits else None
+
+    def _read(self, region: Region, size: Grid) -> RequestedRegion:
+        read = RequestedRegion(weight=region.weight, subtracted=region.op == "subtract")
+        crop = self.scene.crop
         if region.kind == "auto":
-            grow = settings.tracking.grow if region.grow is None else region.grow
-            feather = settings.tracking.feather if region.feather is None else region.feather
-            return replace(piece, automatic=True, grow=grow, feather=feather)
+            tracking = self.settings.tracking
+            grow = tracking.grow if region.grow is None else region.grow
+            feather = tracking.feather if region.feather is None else region.feather
+            return replace(read, automatic=True, grow=grow, feather=feather)
         if region.kind == "full":
-            return replace(piece, source="the whole picture, as chosen")
+            return replace(read, source="the whole picture, as chosen")
         if region.kind == "box":
             assert region.box is not None
-            mask = box_mask(*_in_crop((region.box.x0, region.box.y0, region.box.x1, region.box.y1), scene.crop), size)
+            mask = box_mask(*_in_crop((region.box.x0, region.box.y0, region.box.x1, region.box.y1), crop), size)
             source = "a box"
         else:
-            drawn = self._photos.read_mask(region.mask, f"regions[{settings.regions.index(region)}].mask")
-            mask = fitted(torch.as_tensor(_cropped((drawn / 255).astype(np.float32), scene.crop)), size)
+            drawn = self.photos.read_mask(region.mask, f"regions[{self._regions.index(region)}].mask")
+            mask = fit_mask(torch.as_tensor(_crop_mask((drawn / 255).astype(np.float32), crop)), size)
             source = "a drawn mask"
-        return replace(piece, mask=softened(mask, region.grow or 0, region.feather or 0), source=source)
+        return replace(read, mask=soften(mask, region.grow or 0, region.feather or 0), source=source)
 
-    def _single(self, pieces: Sequence[Piece], settings: Settings, scene: Scene, identity: int) -> PersonRegion:
-        """The area in a picture of which at most one init picture is known."""
-        found = {id(piece): self._automatic(piece, settings, scene, identity) for piece in pieces if piece.automatic}
-        told = [(piece, found[id(piece)].source if piece.automatic else piece.source) for piece in pieces]
-        added = [found[id(piece)] for piece in pieces if piece.automatic and not piece.subtracted]
-        mask = combined(pieces, lambda piece: found[id(piece)].mask, Grid(scene.height, scene.width))
+    def _in_picture(self, requested: Sequence[RequestedRegion], person: int, init: Picture | None) -> PersonRegion:
+        """The person's region in one picture of the batch, whose init picture this is."""
+        found = {id(region): self._automatic(region, person, init) for region in requested if region.automatic}
+        sources = [(region, found[id(region)].source if region.automatic else region.source) for region in requested]
+        added = [found[id(region)] for region in requested if region.automatic and not region.subtracted]
+        mask = unite(requested, lambda region: found[id(region)].mask, self._size)
         free = added[-1].free if added else None
-        return PersonRegion(mask, strongest(pieces), _told(told), all(one.known for one in added), free)
+        known = all(one.known for one in added)
+        return PersonRegion(mask, greatest_weight(requested), _describe_sources(sources), known, free)
 
-    def _automatic(self, piece: Piece, settings: Settings, scene: Scene, identity: int) -> _Automatic:
-        size = Grid(scene.height, scene.width)
-        if scene.inpaint is not None and not piece.subtracted:  # what is subtracted is the face itself
-            return _Automatic(fitted(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask", True)
-        found = self._found(settings, scene, identity)
+    def _automatic(self, region: RequestedRegion, person: int, init: Picture | None) -> _Automatic:
+        scene, size = self.scene, self._size
+        if scene.inpaint is not None and not region.subtracted:  # what is subtracted is the face itself
+            return _Automatic(fit_mask(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask", True)
+        found = self._find_face(person, init)
         if found is not None:
             source, parts = found
-            weights = settings.parts.weights()
-            mask = face_mask(parts, weights, piece.grow, piece.feather, size)
-            return _Automatic(mask, source, True, handed_over(parts, weights, size))
-        if piece.subtracted:
+            weights = self.settings.parts.weights()
+            mask = face_mask(parts, weights, region.grow, region.feather, size)
+            return _Automatic(mask, source, True, free_mask(parts, weights, size))
+        if region.subtracted:
             return _Automatic(None, "a face that is not known yet")
-        others = self._others(settings, scene, identity)
+        others = self._mask_of_others(person, init)
         nobody_knows = "since nothing says where the face will be"
         if others is None:
             return _Automatic(None, f"the whole picture, {nobody_knows}")
         return _Automatic(1 - others, f"what the other persons leave of the picture, {nobody_knows}")
 
-    def _others(self, settings: Settings, scene: Scene, identity: int) -> Tensor | None:
+    def _mask_of_others(self, person: int, init: Picture | None) -> Tensor | None:
         """Where other persons are known to be, all together [1, h, w]; None where nothing is known of them."""
-        found = self._faces(settings, scene)
-        unknown = {n for n in looking(settings) if found is None or n not in found.whose}
-        known = [n for n in range(settings.identities) if n != identity and n not in unknown]
-        masks = [self._single(self.pieces(settings, scene, n), settings, scene, n).mask for n in known]
+        found = self._faces_in(init)
+        unknown = {n for n in self._looking if found is None or n not in found.face_of}
+        known = [n for n in range(self.settings.identities) if n != person and n not in unknown]
+        masks = [self._in_picture(self.requested_by(n, self._size), n, init).mask for n in known]
         there = [mask for mask in masks if mask is not None]
         return torch.stack(there).amax(0) if there else None
 
-    def parts(self, settings: Settings, scene: Scene, identity: int) -> dict[str, Tensor]:
-        """What an automatic region of the person is made of, [h, w] by name; nothing where no face is known."""
-        found = self._found(settings, scene, identity)
-        size = Grid(scene.height, scene.width)
-        return {} if found is None else {name: fitted(torch.as_tensor(part), size) for name, part in found[1].items()}
-
-    def points(self, settings: Settings, scene: Scene, identity: int) -> Floats | None:
-        """The five points [5, 2] of the person's face in the init picture, in px of the scene; None where none is."""
-        found = self._faces(settings, scene)
-        if found is None or identity not in found.whose:
+    def _find_face(self, person: int, init: Picture | None) -> tuple[str, Mapping[str, Mask]] | None:
+        """The person's face in an init picture: which it is, in words, and its parts."""
+        found = self._faces_in(init)
+        if init is None or found is None or person not in found.face_of:
             return None
-        init = scene.inits[0]
-        size = np.array([scene.width / init.shape[1], scene.height / init.shape[0]], np.float32)
-        return (found.faces[found.whose[identity]].points * size).astype(np.float32)
+        face = found.faces[found.face_of[person]]
+        return found.describe(person), (self._finder or self.encoders.parser).parse(init, face)
 
-    def places(self, settings: Settings, scene: Scene) -> tuple[Mapping[int, FacePosition], ...]:
-        """Where the persons' faces are in each init picture."""
-        one_each = [(init, self._faces(settings, replace(scene, inits=(init,)))) for init in scene.inits]
-        return tuple({} if faces is None else faces.places(init) for init, faces in one_each)
-
-    def _found(self, settings: Settings, scene: Scene, identity: int) -> tuple[str, Mapping[str, Mask]] | None:
-        """The person's face in the init picture: which it is, in words, and its parts."""
-        found = self._faces(settings, scene)
-        if found is None or identity not in found.whose:
-            return None
-        face = found.faces[found.whose[identity]]
-        return found.told(identity), (self._finder or self._encoders.parser).parse(scene.inits[0], face)
-
-    def _faces(self, settings: Settings, scene: Scene) -> FacesOfPicture | None:
-        """Whose the faces of the first init picture are; None where nobody is looked for in one."""
-        if not scene.inits or "init" not in settings.tracking.sources:
+    def _faces_in(self, init: Picture | None) -> OwnedFaces | None:
+        """Whose the faces of an init picture are; None where nobody is looked for in one."""
+        if init is None or "init" not in self.settings.tracking.sources:
             return None
 
         def drawn(person: int) -> Tensor | None:
-            mask = combined(self.pieces(settings, scene, person), lambda _: None, Grid(scene.height, scene.width))
+            mask = unite(self.requested_by(person, self._size), lambda _: None, self._size)
             return None if mask is None else mask[0]
 
-        return self._init_faces.of(settings, scene.inits[0], drawn)
+        return self._init_faces.find(init, drawn)
 
 
-def face_mask(
-    parts: Mapping[str, Mask], weights: Mapping[str, float], grow: float, feather: float, size: Grid
-) -> Tensor:
-    """The automatic region [1, h, w] of a face: its parts at their weights, grown and feathered."""
-    grown = softened(fitted(torch.as_tensor(skin_and_around(parts, weights)), size), grow, feather)
-    return with_features(grown, parts, weights)
-
-
-def skin_and_around(parts: Mapping[str, Mask], weights: Mapping[str, float]) -> Mask:
-    """The face's skin and ears, and hair, neck, clothes and background where they have a weight: [h, w]."""
-    mask = parts["face"] * weights["face"] * weights["skin"]
-    around = {name: weights[name] for name in _AROUND} | {"ears": weights["face"] * weights["ears"]}
-    for name, weight in around.items():
-        mask = np.maximum(mask, parts[name] * weight * (1 - parts["face"]))
-    return mask.astype(np.float32)
-
-
-def with_features(mask: Tensor, parts: Mapping[str, Mask], weights: Mapping[str, float]) -> Tensor:
-    """The region [1, h, w] with brows, eyes, glasses, nose, mouth and ears at the face's weight times their own.
-
-    They are set after growing, which would close a feature that was handed back to the text; where two overlap, as eyes
-    and glasses do, the lower weight counts.
-    """
-    inner = {name: np.minimum(parts[name], parts["face"]) for name in _FEATURES} | {"ears": parts["ears"]}
-    for name in sorted(inner, key=lambda part: -weights[part]):
-        inside = fitted(torch.as_tensor(inner[name]), Grid(*mask.shape[-2:]))
-        mask = mask * (1 - inside) + inside * weights["face"] * weights[name]
-    return mask
-
-
-def handed_over(parts: Mapping[str, Mask], weights: Mapping[str, float], size: Grid) -> Tensor | None:
-    """How far each position inside the face's outline is left to the text: [1, h, w], or None for nowhere."""
-    outline = fitted(torch.as_tensor(parts["face"]), size)[None]
-    skin = torch.full_like(outline, weights["face"] * weights["skin"])
-    free = outline * (1 - with_features(skin, parts, weights))
-    return free if bool((free > 0).any()) else None
-
-
-def _batched(areas: Sequence[PersonRegion], size: Grid) -> PersonRegion:
-    """One area for a batch whose pictures each have their own."""
-    first = areas[0]
-    if len(areas) == 1 or all(area.mask is None for area in areas):
+def _batch(regions: Sequence[PersonRegion], size: Grid) -> PersonRegion:
+    """One region for a batch whose pictures each have their own."""
+    first = regions[0]
+    if len(regions) == 1 or all(region.mask is None for region in regions):
         return first
-    masks = torch.cat([_full(area.mask, size) for area in areas])
-    sources = "; ".join(dict.fromkeys(area.source for area in areas))
-    freed = [torch.zeros(1, size.height, size.width) if area.free is None else area.free for area in areas]
-    free = torch.cat(freed) if any(area.free is not None for area in areas) else None
-    return PersonRegion(masks, first.weight, sources, all(area.known for area in areas), free)
+    masks = torch.cat([_full(region.mask, size) for region in regions])
+    sources = "; ".join(dict.fromkeys(region.source for region in regions))
+    freed = [torch.zeros(1, size.height, size.width) if region.free is None else region.free for region in regions]
+    free = torch.cat(freed) if any(region.free is not None for region in regions) else None
+    return PersonRegion(masks, first.weight, sources, all(region.known for region in regions), free)
 
 
-def _told(sources: Sequence[tuple[Piece, str]]) -> str:
-    """Where an area comes from, as in "the whole picture, as chosen, without a box"."""
+def _describe_sources(sources: Sequence[tuple[RequestedRegion, str]]) -> str:
+    """Where a region comes from, as in "the whole picture, as chosen, without a box"."""
     added, subtracted = (
-        " and ".join(dict.fromkeys(source for piece, source in sources if piece.subtracted == which))
+        " and ".join(dict.fromkeys(source for region, source in sources if region.subtracted == which))
         for which in (False, True)
     )
     return f"{added}, without {subtracted}" if subtracted else added
@@ -322,23 +302,12 @@ def _in_crop(box: tuple[float, float, float, float], crop: Crop) -> tuple[float,
     )
 
 
-def _cropped(mask: Mask, crop: Crop) -> Mask:
+def _crop_mask(mask: Mask, crop: Crop) -> Mask:
     """The part [h', w'] of a mask [h, w] of the whole picture that lies in the crop; at least one pixel."""
     height, width = mask.shape
     top, left = min(int(crop.y0 * height), height - 1), min(int(crop.x0 * width), width - 1)
     bottom, right = max(round(crop.y1 * height), top + 1), max(round(crop.x1 * width), left + 1)
     return np.ascontiguousarray(mask[top:bottom, left:right])
-
-
-def fitted(mask: Tensor, size: Grid) -> Tensor:
-    """[h, w] of any size -> the picture's size, by area."""
-    return torch.nn.functional.interpolate(mask[None, None], (size.height, size.width), mode="area")[0, 0]
-
-
-def softened(mask: Tensor, grow: float, feather: float) -> Tensor:
-    """[h, w] -> [1, h, w]; grow and feather in fractions of the region's size, the square root of its area."""
-    side = float(mask.sum()) ** 0.5
-    return grow_and_feather(mask, grow * side, feather * side)[None]
 
 
 def _full(mask: Tensor | None, size: Grid) -> Tensor:

@@ -18,18 +18,18 @@ from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.regions.face_matching import FacePosition, match
-from dp_adapter.session.regions.init_faces import inside
+from dp_adapter.session.regions.init_faces import lies_in
 
 _WORKING = 384  # px of the long side to which smaller previews are enlarged, so that masks get a smooth outline
 _TELLS = 0.5  # progress from which on a face shows whose it is
 
-Places = Mapping[int, FacePosition]
+FacePositions = Mapping[int, FacePosition]
 Likeness = Callable[[Picture, Sequence[Face]], Floats]
 Heads = Callable[[Tensor, int, bool], Sequence[Tensor | None]]
 
 
 @dataclass(frozen=True, eq=False)
-class Spot:
+class FoundRegion:
     """Where a person acts in one picture.
 
     Attributes:
@@ -40,11 +40,11 @@ class Spot:
     free: Tensor | None = None
 
 
-Spots = Mapping[int, Spot]
+FoundRegions = Mapping[int, FoundRegion]
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
+class TrackedPerson:
     """One person whose region is found while the picture forms.
 
     Attributes:
@@ -59,8 +59,8 @@ class Followed:
     track: Track
     start: Tensor | None
     known: bool
-    shaped: Callable[[Mapping[str, Floats]], Spot]
-    spread: Callable[[Tensor], Spot]
+    region_of_face: Callable[[Mapping[str, Floats]], FoundRegion]
+    region_of_head: Callable[[Tensor], FoundRegion]
     start_free: Tensor | None = None
 
     @property
@@ -96,8 +96,8 @@ class TrackingPlan:
 class PreviewLook:
     """What the previews of a batch show at one moment: per picture, each person's place and region."""
 
-    places: tuple[Places, ...]
-    spots: tuple[Spots, ...]
+    positions: tuple[FacePositions, ...]
+    regions: tuple[FoundRegions, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Surroundings:
 
     Attributes:
         size: of the picture to be made, in px.
-        taken: [h, w], drawn regions of persons who are not followed: faces in there are theirs. Or None.
+        taken: [h, w], drawn regions of persons who are not tracked: faces in there are theirs. Or None.
         init: where the init pictures show the persons' faces, one for all pictures or one for each; empty without any.
         likeness: [persons, faces] cosines of a picture's faces to the persons; None where nobody can be told apart.
         heads: an attention map [h', w'], a number of people, whether the words mean heads -> a mask [h', w'] for each
@@ -115,9 +115,9 @@ class Surroundings:
 
     size: Grid
     taken: Tensor | None = None
-    init: tuple[Places, ...] = ()
+    init: tuple[FacePositions, ...] = ()
     likeness: Likeness | None = None
-    heads: Heads = lambda share, people, head: find_regions(share, people, head=head)
+    heads: Heads = lambda share, persons, head: find_regions(share, persons, head=head)
 
 
 @dataclass
@@ -127,9 +127,9 @@ class _State:
     looked: int = 0  # moments that are over
     late: bool = False
     pictures: int = 1
-    places: dict[int, dict[int, FacePosition]] = field(default_factory=dict[int, dict[int, FacePosition]])
-    spots: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
-    words: dict[int, dict[int, Spot]] = field(default_factory=dict[int, dict[int, Spot]])
+    positions: dict[int, dict[int, FacePosition]] = field(default_factory=dict[int, dict[int, FacePosition]])
+    regions: dict[int, dict[int, FoundRegion]] = field(default_factory=dict[int, dict[int, FoundRegion]])
+    words: dict[int, dict[int, FoundRegion]] = field(default_factory=dict[int, dict[int, FoundRegion]])
     calls: int = 0
     acted: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # calls by picture and person
 
@@ -140,7 +140,7 @@ class Tracker:
     ``look`` may run beside the sampler; all else is called by the sampler's thread, between calls of the UNet.
 
     Args:
-        places: where faces were in an earlier pass, by picture.
+        positions: where faces were in an earlier pass, by picture.
 
     Attributes:
         failure: why previews cannot be decoded or searched in this pass; empty where they can.
@@ -148,46 +148,46 @@ class Tracker:
 
     def __init__(
         self,
-        people: Sequence[Followed],
+        persons: Sequence[TrackedPerson],
         plan: TrackingPlan,
         finder: PreviewFinder,
         around: Surroundings,
-        places: Mapping[int, Places] | None = None,
+        positions: Mapping[int, FacePositions] | None = None,
     ) -> None:
-        self.people = tuple(people)
+        self.persons = tuple(persons)
         self.plan = plan
         self._finder = finder
         self._around = around
-        self._before = places or {}
+        self._before = positions or {}
         self._state = _State()
         self.failure = ""
 
     def restart(self) -> None:
         """A pass begins: the tracks are where they are before the first step."""
         self.failure = ""
-        self._state = _State(places={number: dict(places) for number, places in self._before.items()})
-        for person in self.people:
+        self._state = _State(positions={number: dict(positions) for number, positions in self._before.items()})
+        for person in self.persons:
             person.track.move(person.start, person.start_free)
 
-    def due(self, progress: float) -> bool:
+    def is_due(self, progress: float) -> bool:
         """Whether a look is due after a call of the UNet; asking marks the moments up to now as over."""
         over = sum(moment <= progress for moment in self.plan.moments)
-        due = over > self._state.looked
+        is_due = over > self._state.looked
         self._state.looked = max(over, self._state.looked)
-        return due
+        return is_due
 
     def look(self, pictures: Sequence[Picture], progress: float) -> PreviewLook:
         """Searches the previews of a batch."""
-        seen = [self._look_at(_enlarged(picture), number, progress) for number, picture in enumerate(pictures)]
-        return PreviewLook(tuple(places for places, _ in seen), tuple(spots for _, spots in seen))
+        seen = [self._look_at(_enlarge(picture), number, progress) for number, picture in enumerate(pictures)]
+        return PreviewLook(tuple(positions for positions, _ in seen), tuple(regions for _, regions in seen))
 
     def apply(self, look: PreviewLook) -> None:
         """Moves the tracks to where the faces were seen; a face that is lost stays where it was."""
         state = self._state
-        state.pictures = len(look.spots)
-        for number, (places, spots) in enumerate(zip(look.places, look.spots, strict=True)):
-            state.places.setdefault(number, {}).update(places)
-            state.spots.setdefault(number, {}).update(spots)
+        state.pictures = len(look.regions)
+        for number, (positions, regions) in enumerate(zip(look.positions, look.regions, strict=True)):
+            state.positions.setdefault(number, {}).update(positions)
+            state.regions.setdefault(number, {}).update(regions)
         self._move()
 
     def attend(self, maps: Tensor, head: Callable[[int], bool]) -> None:
@@ -198,21 +198,21 @@ class Tracker:
         """
         self._state.pictures = len(maps)
         for number, attention in enumerate(maps):
-            if not self._settled(number):
-                heads = self._around.heads(attention, len(self.people), head(number))
-                found = zip(self.people, heads, strict=True)
-                words = {person.number: person.spread(head) for person, head in found if head is not None}
+            if not self._is_settled(number):
+                heads = self._around.heads(attention, len(self.persons), head(number))
+                found = zip(self.persons, heads, strict=True)
+                words = {person.number: person.region_of_head(head) for person, head in found if head is not None}
                 self._state.words.setdefault(number, {}).update(words)
         self._move()
 
-    def called(self, factor: float, pictures: int) -> None:
+    def count_call(self, factor: float, pictures: int) -> None:
         """The UNet has been called for so many pictures, with this factor of the schedule on the weights."""
         self._state.calls += 1
         self._state.pictures = pictures
-        for person in self.people:
+        for person in self.persons:
             mask = person.track.mask
             for number in range(self._state.pictures):
-                there = mask is None or bool(_one_of(mask, number).any())
+                there = mask is None or bool(_of_picture(mask, number).any())
                 self._state.acted[number, person.number] += there and factor != 0
 
     def give_up(self, progress: float, last: bool = False) -> None:
@@ -220,136 +220,136 @@ class Tracker:
         late = self.plan.late is not None and (progress >= self.plan.late or last)
         if late and not self._state.late:
             self._state.late = True
-            if self.unseen():
+            if self.unseen_persons():
                 self._move()
 
     @property
     def wants_attention(self) -> bool:
         """Whether some picture still needs its attention map."""
-        return self.plan.attention and not all(self._settled(number) for number in range(self._state.pictures))
+        return self.plan.attention and not all(self._is_settled(number) for number in range(self._state.pictures))
 
     @property
-    def places(self) -> Mapping[int, Places]:
+    def positions(self) -> Mapping[int, FacePositions]:
         """Where faces were seen last, by picture."""
-        return self._state.places
+        return self._state.positions
 
-    def unseen(self) -> tuple[int, ...]:
+    def unseen_persons(self) -> tuple[int, ...]:
         """Persons whom no source has found in some picture."""
         return tuple(
             person.number
-            for person in self.people
-            if not person.known and not all(self._sources(person, number) for number in range(self._state.pictures))
+            for person in self.persons
+            if not person.known and not all(self._answers(person, number) for number in range(self._state.pictures))
         )
 
     def notes(self) -> tuple[str, ...]:
         """What the user has to know about the pass that ended, in words."""
-        told = [f"Previews could not be used ({self.failure})."] if self.failure else []
-        for number in self.unseen():
-            person = next(one for one in self.people if one.number == number)
+        sentences = [f"Previews could not be used ({self.failure})."] if self.failure else []
+        for number in self.unseen_persons():
+            person = next(one for one in self.persons if one.number == number)
             sought = "was not looked for, as there are too few steps" if self.plan.hurried else "was not found while"
             formed = "" if self.plan.hurried else " the picture formed"
-            where = self._acted_in(person)
-            told.append(f"The face of {naming.person(number)} {sought}{formed}; the identity acted {where}.")
-        return tuple(told)
+            where = self._describe_acting(person)
+            sentences.append(f"The face of {naming.person(number)} {sought}{formed}; the identity acted {where}.")
+        return tuple(sentences)
 
-    def _acted_in(self, person: Followed) -> str:
+    def _describe_acting(self, person: TrackedPerson) -> str:
         """Where and how often a person acted in the pictures in which nothing has found them, in words."""
         state = self._state
-        pictures = [number for number in range(state.pictures) if not self._sources(person, number)]
+        pictures = [number for number in range(state.pictures) if not self._answers(person, number)]
         times = [state.acted[number, person.number] for number in pictures]
         start = person.start
-        begun = start is None or bool(start.any())
-        if (state.calls and not any(times)) or not (state.calls or begun or state.late):
+        acts_from_start = start is None or bool(start.any())
+        if (state.calls and not any(times)) or not (state.calls or acts_from_start or state.late):
             return "nowhere"
-        alone = len(self.people) == 1 and self._around.taken is None
+        alone = len(self.persons) == 1 and self._around.taken is None
         where = "in the whole picture" if alone else "in what the others left of the picture"
-        if begun and not state.late:
+        if acts_from_start and not state.late:
             where = "in the whole picture" if start is None or bool((start == 1).all()) else "in its drawn region"
-        when = "" if begun else ", from late on"
+        when = "" if acts_from_start else ", from late on"
         least, most = min(times), max(times)
         often = f"{most}" if least == most else f"{least} to {most}"
         return f"{where}{when}" + (f" (in {often} of {state.calls} calls of the model)" if state.calls else "")
 
-    def _settled(self, number: int) -> bool:
+    def _is_settled(self, number: int) -> bool:
         """Whether a picture's attention has nothing more to say."""
-        spots = self._state.spots.get(number, {})
-        return not self.plan.attention_first and all(one.known or one.number in spots for one in self.people)
+        regions = self._state.regions.get(number, {})
+        return not self.plan.attention_first and all(one.known or one.number in regions for one in self.persons)
 
-    def _look_at(self, picture: Picture, number: int, progress: float) -> tuple[Places, Spots]:
+    def _look_at(self, picture: Picture, number: int, progress: float) -> tuple[FacePositions, FoundRegions]:
         faces = [face for face in self._finder.detect(picture) if not self._is_taken(face, picture)]
-        places = [FacePosition.of(face, picture.shape) for face in faces]
+        positions = [FacePosition.of(face, picture.shape) for face in faces]
         likeness = None
         if self._around.likeness is not None and progress >= _TELLS and len(faces) > 1:
             likeness = self._around.likeness(picture, faces)
-        persons = [person.number for person in self.people]
-        found = match(places, persons, self._last(number), likeness)
-        shapes = {
-            one.number: one.shaped(self._finder.parse(picture, faces[found[one.number]]))
-            for one in self.people
+        persons = [person.number for person in self.persons]
+        found = match(positions, persons, self._last_positions(number), likeness)
+        regions = {
+            one.number: one.region_of_face(self._finder.parse(picture, faces[found[one.number]]))
+            for one in self.persons
             if one.number in found
         }
-        return {person: places[index] for person, index in found.items()}, shapes
+        return {person: positions[index] for person, index in found.items()}, regions
 
-    def _last(self, number: int) -> Places:
+    def _last_positions(self, number: int) -> FacePositions:
         """Where each person was seen last in one picture, in the init picture if nowhere else."""
         init = self._around.init
         last: dict[int, FacePosition] = {}
         if init:
             last.update(init[number if len(init) > 1 else 0])
-        last.update(self._state.places.get(number, {}))
+        last.update(self._state.positions.get(number, {}))
         return last
 
     def _is_taken(self, face: Face, picture: Picture) -> bool:
         taken = self._around.taken
-        return taken is not None and inside(face, picture, taken)
+        return taken is not None and lies_in(face, picture, taken)
 
     def _move(self) -> None:
-        acting = [self._acting(number) for number in range(self._state.pictures)]
-        for person in self.people:
-            spots = [of_picture[person.number] for of_picture in acting]
-            masks = [None if spot is None else spot.mask for spot in spots]
-            freed = [None if spot is None else spot.free for spot in spots]
-            person.track.move(self._stacked(masks, 1.0), self._stacked(freed, 0.0))
+        acting = [self._regions_in(number) for number in range(self._state.pictures)]
+        for person in self.persons:
+            regions = [of_picture[person.number] for of_picture in acting]
+            masks = [None if region is None else region.mask for region in regions]
+            freed = [None if region is None else region.free for region in regions]
+            person.track.move(self._stack(masks, 1.0), self._stack(freed, 0.0))
 
-    def _acting(self, number: int) -> dict[int, Spot | None]:
-        """Where everybody acts in one picture; who would act in all of it leaves the others their places."""
-        spots = {person.number: self._spot(person, number) for person in self.people}
-        there = [spot.mask for spot in spots.values() if spot is not None]
+    def _regions_in(self, number: int) -> dict[int, FoundRegion | None]:
+        """Where everybody acts in one picture; who would act in all of it leaves the others theirs."""
+        regions = {person.number: self._region_of(person, number) for person in self.persons}
+        there = [region.mask for region in regions.values() if region is not None]
         if self._around.taken is not None:
             there.append(self._around.taken[None])
-        rest = Spot(1 - torch.cat(there).amax(0, keepdim=True)) if there else None
-        return {person: rest if spot is None else spot for person, spot in spots.items()}
+        rest = FoundRegion(1 - torch.cat(there).amax(0, keepdim=True)) if there else None
+        return {person: rest if region is None else region for person, region in regions.items()}
 
-    def _stacked(self, masks: Sequence[Tensor | None], otherwise: float) -> Tensor | None:
+    def _stack(self, masks: Sequence[Tensor | None], otherwise: float) -> Tensor | None:
         """[1, h, w] each -> [S, h, w], the missing ones filled; None where all are missing."""
         if all(mask is None for mask in masks):
             return None
         filled = torch.full((1, self._around.size.height, self._around.size.width), otherwise)
         return torch.cat([filled if mask is None else mask for mask in masks])
 
-    def _sources(self, person: Followed, number: int) -> list[Spot]:
+    def _answers(self, person: TrackedPerson, number: int) -> list[FoundRegion]:
         """What the sources say about a person in one picture, the one that decides first."""
         state = self._state
-        ranked = (state.words, state.spots) if self.plan.attention_first else (state.spots, state.words)
+        ranked = (state.words, state.regions) if self.plan.attention_first else (state.regions, state.words)
         answers = [source.get(number, {}).get(person.number) for source in ranked]
         return [answer for answer in answers if answer is not None]
 
-    def _spot(self, person: Followed, number: int) -> Spot | None:
+    def _region_of(self, person: TrackedPerson, number: int) -> FoundRegion | None:
         """Where a person acts in one picture, or None for all of it."""
-        for answer in self._sources(person, number):
+        for answer in self._answers(person, number):
             return answer
         if person.start is None or (self._state.late and not person.known):
             return None
         free = person.start_free
-        return Spot(_one_of(person.start, number), None if free is None else _one_of(free, number))
+        return FoundRegion(_of_picture(person.start, number), None if free is None else _of_picture(free, number))
 
 
-def _one_of(masks: Tensor, number: int) -> Tensor:
+def _of_picture(masks: Tensor, number: int) -> Tensor:
     """[S, h, w], S = 1 where all pictures share it -> [1, h, w]."""
     return masks[number : number + 1] if len(masks) > 1 else masks
 
 
-def _enlarged(picture: Picture) -> Picture:
+def _enlarge(picture: Picture) -> Picture:
     import cv2
 
     factor = _WORKING / max(picture.shape[:2])

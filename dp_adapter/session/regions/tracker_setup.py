@@ -1,9 +1,8 @@
-"""From a request to the tracker of one generation: who is followed, from where, and into which shape."""
+"""Makes the tracker of one generation: who is tracked, from where, and into which shape of region."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -13,22 +12,13 @@ from torch import Tensor
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.encoders.encoder_pool import EncoderPool
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos
-from dp_adapter.session.regions.requested_regions import (
-    PersonRegion,
-    Piece,
-    RequestedRegions,
-    combined,
-    face_mask,
-    fitted,
-    handed_over,
-    softened,
-)
-from dp_adapter.session.regions.tracker import Followed, Spot, Surroundings, Tracker, TrackingPlan
+from dp_adapter.session.regions.face_mask import face_mask, fit_mask, free_mask, soften
+from dp_adapter.session.regions.requested_regions import PersonRegion, RequestedRegion, RequestedRegions, unite
+from dp_adapter.session.regions.tracker import FoundRegion, Surroundings, TrackedPerson, Tracker, TrackingPlan
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings, Tracking
 
@@ -38,68 +28,59 @@ _TOO_FEW = 2  # calls
 _FORMING = ("preview", "attention")
 
 
-def tracker_of(
-    settings: Settings,
-    scene: Scene,
-    areas: RequestedRegions,
-    drawn: Mapping[int, PersonRegion],
-    seen: Mapping[int, Sequence[Known]],
-    photos: ReferencePhotos,
-    encoders: EncoderPool,
+def make_tracker(
+    requested: RequestedRegions,
+    regions: Mapping[int, PersonRegion],
+    photos: Mapping[int, Sequence[Known]],
     before: Tracker | None,
 ) -> Tracker | None:
     """The tracker of a generation, or None where all regions are known and stay.
 
     Args:
-        drawn: each person's area as it is known before the first step.
-        seen: each person's photos.
+        regions: each person's as it is known before the first step.
+        photos: each person's.
         before: of the first pass, whose regions the hires pass starts from.
     """
-    earlier = {} if before is None else {one.number: one.track for one in before.people}
-    people = followed(settings, scene, areas, drawn, earlier)
-    if not people:
+    earlier = {} if before is None else {one.number: one.track for one in before.persons}
+    persons = track_persons(requested, regions, earlier)
+    if not persons:
         return None
-    numbers = [one.number for one in people]
-    plan = plan_of(settings.tracking, scene.progress)
-    fixed = [area.mask.amax(0) for n, area in drawn.items() if n not in numbers and area.mask is not None]
-    taken = torch.stack(fixed).amax(0) if fixed else None
+    scene, encoders = requested.scene, requested.encoders
+    numbers = [one.number for one in persons]
+    drawn = [region.mask.amax(0) for n, region in regions.items() if n not in numbers and region.mask is not None]
     return Tracker(
-        people,
-        plan,
+        persons,
+        plan_tracking(requested.settings.tracking, scene.progress),
         PreviewFinder(encoders.yunet, encoders.parser),
         Surroundings(
-            _working(Grid(scene.height, scene.width)),
-            taken,
-            areas.places(settings, scene),
-            _Likeness(photos, [seen[number] for number in numbers]),
+            size=_working_size(scene),
+            taken=torch.stack(drawn).amax(0) if drawn else None,
+            init=requested.face_positions(),
+            likeness=_Likeness(requested.photos, [photos[number] for number in numbers]),
         ),
-        None if before is None else before.places,
+        None if before is None else before.positions,
     )
 
 
-def followed(
-    settings: Settings,
-    scene: Scene,
-    areas: RequestedRegions,
-    drawn: Mapping[int, PersonRegion],
-    earlier: Mapping[int, Track],
-) -> list[Followed]:
+def track_persons(
+    requested: RequestedRegions, regions: Mapping[int, PersonRegion], earlier: Mapping[int, Track]
+) -> list[TrackedPerson]:
     """Everybody whose region follows their face; nobody where nothing looks for one.
 
     Args:
-        drawn: see `tracker_of`; earlier: where persons acted at the end of an earlier pass.
+        regions: see `make_tracker`; earlier: where persons acted at the end of an earlier pass.
     """
+    settings, scene = requested.settings, requested.scene
     if scene.inpaint is not None or not set(_FORMING) & set(settings.tracking.sources):
         return []
-    size = _working(Grid(scene.height, scene.width))
-    small = replace(scene, width=size.width, height=size.height)
-    pieces = {number: areas.pieces(settings, small, number) for number in drawn}
-    automatic = [number for number in drawn if any(piece.automatic for piece in pieces[number])]
-    plan = plan_of(settings.tracking, scene.progress)
-    return [_person(settings, plan, n, pieces[n], drawn[n], earlier.get(n), size) for n in automatic]
+    size = _working_size(scene)
+    theirs = {number: requested.requested_by(number, size) for number in regions}
+    automatic = [number for number in regions if any(region.automatic for region in theirs[number])]
+    plan = plan_tracking(settings.tracking, scene.progress)
+    return [_track_person(settings, plan, n, theirs[n], regions[n], earlier.get(n), size) for n in automatic]
 
 
-def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
+def plan_tracking(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
     """When and how it is looked.
 
     Args:
@@ -115,8 +96,10 @@ def plan_of(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
     return TrackingPlan(moments, attention, forming[0] == "attention", tracking.decoder, tracking.words, late, hurried)
 
 
-def following_words(area: PersonRegion, person: Followed, tracking: Tracking, plan: TrackingPlan, alone: bool) -> str:
-    """Where a followed person acts, in words.
+def describe_tracking(
+    region: PersonRegion, person: TrackedPerson, tracking: Tracking, plan: TrackingPlan, alone: bool
+) -> str:
+    """Where a tracked person acts, in words.
 
     Args:
         alone: whether nobody else has a part of the picture.
@@ -125,7 +108,7 @@ def following_words(area: PersonRegion, person: Followed, tracking: Tracking, pl
     names = {"preview": f"previews (at {moments} % of the way)" if moments else "", "attention": "attention maps"}
     forming = " or ".join(filter(None, (names[source] for source in tracking.sources if source in names)))
     if person.known:
-        return f"{area.source if area.known else 'the region of the first pass'}, then the face that {forming} show"
+        return f"{region.source if region.known else 'the region of the first pass'}, then the face that {forming} show"
     what = "the whole picture" if alone else "what the others leave of the picture"
     if plan.hurried:
         where = "nowhere" if tracking.fallback == "none" else what
@@ -135,68 +118,68 @@ def following_words(area: PersonRegion, person: Followed, tracking: Tracking, pl
     return f"the face as soon as {forming} show it, {begins} until then{late}" if forming else f"{begins}{late}"
 
 
-def _person(
+def _track_person(
     settings: Settings,
     plan: TrackingPlan,
     number: int,
-    pieces: Sequence[Piece],
-    area: PersonRegion,
+    requested: Sequence[RequestedRegion],
+    region: PersonRegion,
     earlier: Track | None,
     size: Grid,
-) -> Followed:
+) -> TrackedPerson:
     """
     Args:
+        requested: what the person's region is made of, in masks of this size; region: the same before the first step.
         earlier: where the person acted at the end of an earlier pass.
     """
     weights = settings.parts.weights()
     full = torch.ones(1, size.height, size.width)
 
-    def shaped(parts: Mapping[str, Floats]) -> Spot:
-        mask = combined(pieces, lambda piece: face_mask(parts, weights, piece.grow, piece.feather, size), size)
-        return Spot(full if mask is None else mask, handed_over(parts, weights, size) if settings.free_parts else None)
+    def region_of_face(parts: Mapping[str, Floats]) -> FoundRegion:
+        mask = unite(requested, lambda one: face_mask(parts, weights, one.grow, one.feather, size), size)
+        free = free_mask(parts, weights, size) if settings.free_parts else None
+        return FoundRegion(full if mask is None else mask, free)
 
-    def spread(head: Tensor) -> Spot:
-        def automatic(piece: Piece) -> Tensor:
+    def region_of_head(head: Tensor) -> FoundRegion:
+        def automatic(one: RequestedRegion) -> Tensor:
             # Softened while it is small: attention is read at every step, between calls of the UNet.
-            soft = softened(fitted(head, _coarse(size)), piece.grow, piece.feather)
+            soft = soften(fit_mask(head, _limit(size, _COARSEST)), one.grow, one.feather)
             return torch.nn.functional.interpolate(soft[None], (size.height, size.width), mode="bilinear")[0]
 
-        mask = combined(pieces, automatic, size)
-        return Spot(full if mask is None else mask)
+        mask = unite(requested, automatic, size)
+        return FoundRegion(full if mask is None else mask)
 
-    known, free = area.known, area.free if settings.free_parts else None
+    known, free = region.known, region.free if settings.free_parts else None
     if earlier is not None and earlier.mask is not None and earlier.mask.any():
         start, free, known = earlier.mask, earlier.free, True
     elif known:
-        start = area.mask
+        start = region.mask
     else:
         fallback = settings.tracking.fallback
         at_once = fallback == "full" or (fallback == "late" and plan.hurried)
-        start = combined(pieces, lambda _: None, size, 1.0 if at_once else 0.0)
-    start, free = (None if m is None else torch.stack([fitted(one, size) for one in m]) for m in (start, free))
-    return Followed(number, Track(start, free), start, known, shaped, spread, free)
+        start = unite(requested, lambda _: None, size, 1.0 if at_once else 0.0)
+    start, free = (None if m is None else torch.stack([fit_mask(one, size) for one in m]) for m in (start, free))
+    return TrackedPerson(
+        number, Track(start, free), start, known, region_of_face, region_of_head=region_of_head, start_free=free
+    )
 
 
-def _working(size: Grid) -> Grid:
-    return _within(size, _FINEST)
+def _working_size(scene: Scene) -> Grid:
+    return _limit(Grid(scene.height, scene.width), _FINEST)
 
 
-def _coarse(size: Grid) -> Grid:
-    return _within(size, _COARSEST)
-
-
-def _within(size: Grid, side: int) -> Grid:
+def _limit(size: Grid, side: int) -> Grid:
     """The same shape with a long side of at most ``side``."""
     factor = min(1.0, side / max(size.height, size.width))
     return Grid(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
 
 
 class _Likeness:
-    """Cosines of a preview's faces to the followed persons, by the shipped encoder."""
+    """Cosines of a preview's faces to the tracked persons, by the shipped encoder."""
 
-    def __init__(self, photos: ReferencePhotos, seen: Sequence[Sequence[Known]]) -> None:
+    def __init__(self, photos: ReferencePhotos, photos_of: Sequence[Sequence[Known]]) -> None:
         self._photos = photos
-        self._seen = seen
+        self._photos_of = photos_of
 
     def __call__(self, picture: Picture, faces: Sequence[Face]) -> Floats:
         """[persons, faces]; zero rows for persons without photos, or saved without that encoder."""
@@ -205,7 +188,7 @@ class _Likeness:
 
     @cached_property
     def _persons(self) -> list[Floats | None]:
-        return [self._direction(known) for known in self._seen]
+        return [self._direction(known) for known in self._photos_of]
 
     def _direction(self, known: Sequence[Known]) -> Floats | None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dp_adapter.session.assembly.injection import Prepared
+from dp_adapter.session.prepared import Prepared
 from dp_adapter.session.scene import Mask
 
 

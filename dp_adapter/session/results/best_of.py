@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from dp_adapter import naming
-from dp_adapter.modes import Mode, described_by
+from dp_adapter.modes import Mode, drop_unread_fields
 from dp_adapter.session.results.judge import LikenessVerdict
 from dp_adapter.session.scene import Mask, Picture
 from dp_adapter.settings import FaceChoice, FacePass, Hires, Region, Report, Settings
@@ -55,7 +55,7 @@ def describing(settings: Settings, mode: Mode) -> Settings:
     Args:
         mode: the request's.
     """
-    settings = described_by(settings, mode)
+    settings = drop_unread_fields(settings, mode)
     hires, faces = settings.hires, settings.face_pass
     enlarges = faces.use == "on" or (faces.use == "auto" and mode.face_pass)
     return settings.replace(

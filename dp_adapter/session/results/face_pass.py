@@ -17,16 +17,16 @@ _FADE = 1.3  # radius at which nothing is pasted, in radii of the oval
 _EDGE = 0.08  # width of the fade at the square's own edges
 
 
-def wanted(settings: Settings, edit: ResolvedMode | None) -> bool:
+def wanted(settings: Settings, mode: ResolvedMode | None) -> bool:
     """Whether faces are to be made anew; ``auto`` also asks the host whether something else does it already.
 
     Args:
-        edit: the mode at work; None where the adapter is off.
+        mode: at work; None where the adapter is off.
     """
-    return edit is not None and (settings.face_pass.use == "on" or edit.face_pass)
+    return mode is not None and (settings.face_pass.use == "on" or mode.face_pass)
 
 
-def request(settings: Settings, edit: ResolvedMode | None, person: int) -> Settings:
+def request(settings: Settings, mode: ResolvedMode | None, person: int) -> Settings:
     """The request of the pass over one person's face, which fills the picture.
 
     A mode that wants the pass is about the whole picture, and has no say in it, whoever asked for the pass.
@@ -38,7 +38,7 @@ def request(settings: Settings, edit: ResolvedMode | None, person: int) -> Setti
         weight=settings.face_pass.weight,
         span=Span(start=0.0),
         curve=Curve(),
-        mode="portrait" if edit is not None and edit.mode.face_pass else settings.mode,
+        mode="portrait" if mode is not None and mode.mode.face_pass else settings.mode,
         strict_text_region=False,
         hires=Hires(),
         face_pass=FacePass(use="off"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.hints import shown
-from dp_adapter.modes import Modes, described, filled
+from dp_adapter.modes import Modes, describe_mode, fill_in
 from dp_adapter.settings import Settings
 from dp_adapter.webui.parameters.infotext_photos import IDENTITY, PHOTO
 
@@ -52,7 +52,7 @@ def modes(known: Modes) -> dict[str, Any]:
         except SettingsError as error:
             listed.append({"name": name, "problem": str(error)})
         else:
-            told = {"title": mode.title or None, "does": described(mode), "needs": list(mode.needs)}
+            told = {"title": mode.title or None, "does": describe_mode(mode), "needs": list(mode.needs)}
             listed.append({"name": name, **told})
     return {"modes": listed}
 
@@ -153,19 +153,19 @@ def regions(
 ) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
-    from dp_adapter.session.regions.forecast import forecast, unplaced
+    from dp_adapter.session.regions.forecast import forecast_regions, note_missing_regions
     from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     asked = Settings.from_dict(settings)
-    request = filled(asked, session.modes.of(asked.mode))
+    request = fill_in(asked, session.modes.of(asked.mode))
     inits = (session.photos.read(init, "init"),) if init else ()
     scene = Scene(base, width, height, inits)
-    areas = RequestedRegions(session.photos, session.encoders)
+    requested = RequestedRegions(request, scene, session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
-    for one in forecast(request, scene, areas, persons):
+    for one in forecast_regions(request, scene, session.photos, session.encoders, persons):
         mask = None if one.mask is None else one.mask[0].numpy()
-        seen = areas.parts(request, scene, one.number) if parts else {}
+        seen = requested.face_parts(one.number) if parts else {}
         listed.append(
             {
                 "person": one.number,
@@ -177,7 +177,7 @@ def regions(
                 "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
             }
         )
-    notes = unplaced(request, {one["person"]: one["source"] for one in listed})
+    notes = note_missing_regions(request.regions, request.sharing, {one["person"]: one["source"] for one in listed})
     return {"width": width, "height": height, "regions": listed, "notes": notes}
 
 

@@ -22,12 +22,10 @@ def without(p: Any, prepared: Prepared) -> tuple[Prepared, str]:
     """
     if not prepared.injection.lora:
         return prepared, ""
-    from dp_adapter.session.assembly.duplicate_lora import without_lora_of
-
     prompts = [text for name in ("all_prompts", "all_hr_prompts") for text in getattr(p, name, None) or ()]
     for name in dict.fromkeys(tag.strip() for text in prompts for tag in _TAG.findall(text)):
         path = _file(name)
-        changed = None if path is None else without_lora_of(prepared, path)
+        changed = None if path is None else prepared.without_lora(path)
         if changed is not None:
             note = f"the LoRA '{name}' of the prompt is the one inside the model's file, which stays out for it."
             return changed, note

@@ -83,7 +83,7 @@ class Job:
         base = shared_session.base_of(p.sd_model)
         # Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         self._first = self._prepare(settings, scenes.first_pass(p, base, initialised=False))
-        if (hinted := prompt_edits.hinted(p, settings, self._first.spoken)) != settings:
+        if (hinted := prompt_edits.hinted(p, settings, self._first.prompt_persons)) != settings:
             self._settings = hinted
             self._first = self._prepare(hinted, scenes.first_pass(p, base, initialised=False))
         self._current = self._first  # of the pass
@@ -148,7 +148,7 @@ class Job:
         if self._current.injection.active:
             if self._current.net is not None:
                 self._control = control_of(p, self._current.net, self._call)
-            people = self._current.spoken
+            people = self._current.prompt_persons
             spoken = word_positions.spoken(p, people) if people else None
             self._calls = self._calls or Calls()
             heard = self._words()
@@ -202,12 +202,12 @@ class Job:
         Args:
             progress: at the last call of the pass.
         """
-        from dp_adapter.session.assembly.injection import never_acted
+        from dp_adapter.session.explain import explain_inaction
 
         steps, self._steps = [*self._steps, progress] if self._called else [], []
         self._called = False
         tracker = self._current.tracker
-        notes = never_acted(self._current.injection, steps) or (() if tracker is None else tracker.notes())
+        notes = explain_inaction(self._current.injection, steps) or (() if tracker is None else tracker.notes())
         for note in notes:
             self._comment(note)
 
@@ -277,7 +277,7 @@ class Job:
 
     def _why_idle(self) -> str:
         """Why nothing acted in this batch, in few words; empty where something did, or nobody could see it."""
-        if face_pass.wanted(self._p, self._settings, self._first.edit):
+        if face_pass.wanted(self._p, self._settings, self._first.mode):
             return ""
         if self._calls is None:
             return self._first.explanation.idle

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dp_adapter.errors import SettingsError
-from dp_adapter.modes import Mode, Modes, before
+from dp_adapter.modes import Mode, Modes, describe_effect
 from dp_adapter.settings import Choice, Settings, field_at
 from dp_adapter.webui.host import compat
 from dp_adapter.webui.panel.handlers import Speaking, Updates
@@ -103,6 +103,6 @@ def _told(given: dict[str, Any], mode: Mode) -> list[str]:
     """What the mode does with these values; in general where one of them is refused."""
     changes = {path: field_value(field_at(path), value) for path, value in given.items()}
     try:
-        return list(before(Settings().with_fields(changes), mode))
+        return list(describe_effect(Settings().with_fields(changes), mode))
     except SettingsError:
         return [f"{mode.title}: {mode.does}" if mode.does else mode.title]

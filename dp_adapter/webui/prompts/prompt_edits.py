@@ -26,14 +26,14 @@ Pair = tuple[str, str]
 
 def worded(pair: Pair, prepared: Prepared) -> Pair:
     """Prompt and negative prompt with the mode's words and the persons'; as they are where nobody acts."""
-    if prepared.edit is not None and prepared.edit.words:
-        from dp_adapter.modes import with_words
+    if prepared.mode is not None and prepared.mode.words:
+        from dp_adapter.modes import add_words
 
-        pair = with_words(*pair, prepared.edit.words)
-    if prepared.spoken:
+        pair = add_words(*pair, prepared.mode.words)
+    if prepared.prompt_persons:
         from dp_adapter.hosts.prompts.prompt_persons import repeated
 
-        pair = repeated(pair[0], prepared.spoken), pair[1]
+        pair = repeated(pair[0], prepared.prompt_persons), pair[1]
     return pair
 
 
@@ -112,14 +112,14 @@ def _sample(p: Any, name: str, prompts: list[str]) -> None:
 def _told(p: Any, prepared: Prepared) -> dict[str, str]:
     """What came into the prompts, as parameters."""
     told: dict[str, str] = {}
-    if prepared.edit is not None and prepared.edit.words:
+    if prepared.mode is not None and prepared.mode.words:
         from dp_adapter.modes import mode_parameters
 
-        told |= mode_parameters(prepared.edit.words)
-    if prepared.spoken:
+        told |= mode_parameters(prepared.mode.words)
+    if prepared.prompt_persons:
         from dp_adapter.hosts.prompts.prompt_persons import words_in
 
-        people = prepared.spoken
+        people = prepared.prompt_persons
         first: list[str] = getattr(p, "all_prompts", None) or [""]
         times = {one.person: f" x{one.tokens}" if one.tokens > 1 else "" for one in people}
         words = [

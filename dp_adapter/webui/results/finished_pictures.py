@@ -69,7 +69,7 @@ class FinishedPictures:
     def before_overlay(self, pp: Any) -> None:
         """A picture as it was sampled; what was painted over by an inpainting mask comes later."""
         self._save_again()
-        edit = self._prepared().edit
+        edit = self._prepared().mode
         if face_pass.wanted(self._p, self._settings, edit) and not inner_jobs.cut_short():
             with surviving(self._p, "the face pass failed, the picture is as it was before"):
                 regions = acted_regions.regions_of(self._prepared(), self._p.batch_index)

@@ -11,7 +11,7 @@ from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.injection import FormUsed, Identity, Injection
 from dp_adapter.core.types import Tokens
 from dp_adapter.hosts.attach.sites import Base, site_names
-from dp_adapter.session.assembly.attention_form import megabytes, with_form
+from dp_adapter.session.assembly.attention_form import choose_form, megabytes
 from dp_adapter.settings import Settings
 from tests import tiny
 
@@ -22,8 +22,8 @@ def someone(tokens: int, base: Base = "sd15", **changes: Any) -> Identity:
 
 
 def form_of(*identities: Identity, bytes_per_number: int = 4, **performance: Any) -> FormUsed:
-    settings = Settings.from_dict({"performance": performance})
-    return with_form(settings, Injection(identities), bytes_per_number).form_used
+    asked = Settings.from_dict({"performance": performance}).performance
+    return choose_form(Injection(identities), asked, bytes_per_number).form_used
 
 
 @pytest.mark.parametrize(

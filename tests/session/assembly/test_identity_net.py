@@ -18,7 +18,7 @@ from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_quality import quality
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Session
-from dp_adapter.session.assembly.identity_net import chosen, find, person
+from dp_adapter.session.assembly.identity_net import choose_net, find_net, net_person
 from dp_adapter.session.photos.reference_photos import SeenPhoto
 from dp_adapter.session.scene import Scene
 from dp_adapter.settings import IdentityNet
@@ -51,7 +51,7 @@ def test_points_and_limbs() -> None:
 
 
 def test_in_the_photos_own_place() -> None:
-    made = person(tiny.tokens(), [seen()], None, None, SCENE)
+    made = net_person(tiny.tokens(), [seen()], None, None, SCENE)
     # The photo of 100 x 200 px is doubled, and in the middle.
     assert made.mask is None and made.hint.shape == (400, 800, 3)
     assert np.abs(centres(made.hint) - (POINTS * 2 + [300, 0])).max() < 3
@@ -59,7 +59,7 @@ def test_in_the_photos_own_place() -> None:
 
 def test_in_a_drawn_region() -> None:
     mask = box_mask(0.5, 0.2, 1.0, 0.9, Grid(400, 800))[None]
-    made = person(tiny.tokens(), [seen()], None, mask, SCENE)
+    made = net_person(tiny.tokens(), [seen()], None, mask, SCENE)
     found = centres(made.hint)
     assert (found[:, 0] > 400).all() and (found[:, 1] > 80).all() and (found[:, 1] < 360).all()
     assert made.mask is not None and torch.equal(made.mask, mask)
@@ -67,7 +67,7 @@ def test_in_a_drawn_region() -> None:
 
 def test_at_the_face_of_an_init_picture() -> None:
     init = POINTS + np.array([60, 10], np.float32)
-    made = person(tiny.tokens(), [seen()], init, None, SCENE)
+    made = net_person(tiny.tokens(), [seen()], init, None, SCENE)
     assert np.abs(centres(made.hint) - init).max() < 6  # circles overlap a little
 
 
@@ -78,37 +78,40 @@ def test_the_file_is_found_by_its_name(tmp_path: Path) -> None:
     asked = IdentityNet()
     (folder / "canny.safetensors").write_bytes(b"x")
     (folder / "ip-adapter_instant_id_sdxl.bin").write_bytes(b"x")
-    assert find(asked, library) is None
+    assert find_net(asked, library) is None
     with pytest.raises(SettingsError, match="there is no IdentityNet"):
-        find(replace(asked, use="on"), library)
+        find_net(replace(asked, use="on"), library)
     net = folder / "control_instant_id_sdxl.safetensors"
     net.write_bytes(b"x")
-    assert find(asked, library) == net
-    assert find(replace(asked, model="canny.safetensors"), library) == folder / "canny.safetensors"
+    assert find_net(asked, library) == net
+    assert find_net(replace(asked, model="canny.safetensors"), library) == folder / "canny.safetensors"
     with pytest.raises(WeightsError, match="no model 'absent'"):
-        find(replace(asked, model="absent"), library)
+        find_net(replace(asked, model="absent"), library)
     (folder / "InstantID-ControlNet.safetensors").write_bytes(b"x")
     with pytest.raises(SettingsError, match="several files"):
-        find(asked, library)
+        find_net(asked, library)
 
 
 def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
     library = Library([tmp_path], paths_allowed=False)
     asked = IdentityNet()
-    assert chosen(asked, library, controls=False) == (
+    assert choose_net(asked, library, controls=False) == (
         None,
         ("IdentityNet was left out: no ControlNet is here that it can use.",),
     )
-    assert chosen(asked, library, True) == (None, ("IdentityNet was left out: it is not among ControlNet's models.",))
+    assert choose_net(asked, library, True) == (
+        None,
+        ("IdentityNet was left out: it is not among ControlNet's models.",),
+    )
     with pytest.raises(SettingsError, match=r"no ControlNet is here that it can use.*'auto', which leaves it out"):
-        chosen(replace(asked, use="on"), library, controls=False)
+        choose_net(replace(asked, use="on"), library, controls=False)
     for off in (replace(asked, use="off"), replace(asked, use="on", weight=0.0)):
-        assert chosen(off, library, controls=False) == (None, ())
+        assert choose_net(off, library, controls=False) == (None, ())
     net = tmp_path / "ControlNet" / "instantid.safetensors"
     net.parent.mkdir()
     net.write_bytes(b"x")
-    assert chosen(asked, library, controls=True) == (net, ())
-    assert chosen(asked, library, controls=False)[0] is None
+    assert choose_net(asked, library, controls=True) == (net, ())
+    assert choose_net(asked, library, controls=False)[0] is None
 
 
 def test_a_whole_preparation(root: Path, request_of: Request) -> None:

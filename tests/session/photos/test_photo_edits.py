@@ -47,7 +47,7 @@ def test_a_mode_reaches_the_injection_and_is_told(portrait_session: Session, req
     assert ModeWords("full body") in told.words and told.mode_lines[0].startswith("Headshot to full body: ")
     assert set(told.mode_lines) < set(told.lines())
     assert json.loads(json.dumps(told.to_dict()))["words"][0]["text"] == "full body"
-    assert prepared.edit is not None and prepared.edit.face_pass
+    assert prepared.mode is not None and prepared.mode.face_pass
     portrait = portrait_session.prepare(request_of(), SCENE)
     assert portrait.explanation.mode_lines == portrait.explanation.words == ()
 
@@ -83,10 +83,10 @@ IDLE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("fields", IDLE.values(), ids=IDLE)
 def test_where_nobody_acts_a_mode_has_no_words(session: Session, request_of: Request, fields: dict[str, Any]) -> None:
     prepared = session.prepare(request_of(mode="full_body", **fields), SCENE)
-    assert not prepared.injection.active and prepared.explanation.words == () and not prepared.spoken
+    assert not prepared.injection.active and prepared.explanation.words == () and not prepared.prompt_persons
     job = DiffusersJob(prompt="a man", negative_prompt="ugly", width=128, height=128)
     assert worded(job, prepared) == job
-    assert not face_pass.wanted(request_of(mode="full_body", **fields), prepared.edit)
+    assert not face_pass.wanted(request_of(mode="full_body", **fields), prepared.mode)
 
 
 class Aged:
@@ -105,10 +105,10 @@ class Aged:
 def test_the_age_in_the_photo_is_estimated_else_left_open(session: Session, request_of: Request) -> None:
     request = request_of(mode="age", target_age=30)
     open_still = session.prepare(request, SCENE)
-    assert open_still.edit is not None and open_still.edit.settings.parts.skin == 0.575
+    assert open_still.mode is not None and open_still.mode.settings.parts.skin == 0.575
     assert any("age in the photo is not known" in note for note in open_still.explanation.notes)
     session.encoders._packs["buffalo_l"] = Aged(session)  # type: ignore[assignment]
-    edit = session.prepare(request, SCENE).edit
+    edit = session.prepare(request, SCENE).mode
     assert edit is not None and edit.settings.reference_age == 70 and edit.settings.parts.skin == 0.5
 
 

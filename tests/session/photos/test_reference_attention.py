@@ -14,7 +14,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Scene, Session
-from dp_adapter.session.photos.reference_attention import cut, resized, shown
+from dp_adapter.session.photos.reference_attention import cut, resize, shown_box
 from tests.session.conftest import SCENE, Request
 
 LOOKING = {"weight": 0.6, "start": 0.1, "end": 0.9}
@@ -94,11 +94,11 @@ def test_what_of_the_photo_is_shown(
     box: tuple[int, ...], size: tuple[int, int], scene: tuple[int, int], window: tuple[int, ...]
 ) -> None:
     face = Face(np.array(box, np.float32), np.zeros((5, 2), np.float32), 1.0)
-    assert shown(face, size, replace(SCENE, width=scene[0], height=scene[1])) == window
+    assert shown_box(face, size, replace(SCENE, width=scene[0], height=scene[1])) == window
 
 
 def test_cut_and_resized(portrait: Path) -> None:
     picture = load_picture(portrait)
     part = cut(picture, (100, 50, 64, 32))
     assert np.array_equal(part, picture[50:82, 100:164])
-    assert resized(part, replace(SCENE, width=128, height=64)).shape == (64, 128, 3)
+    assert resize(part, replace(SCENE, width=128, height=64)).shape == (64, 128, 3)

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from dp_adapter.session.regions.face_matching import FacePosition, assigned, match
+from dp_adapter.session.regions.face_matching import FacePosition, assign_cheapest, match
 
 LEFT, MIDDLE, RIGHT = FacePosition(0.2, 0.3, 0.2), FacePosition(0.5, 0.3, 0.1), FacePosition(0.8, 0.3, 0.2)
 
@@ -17,7 +17,7 @@ def test_the_assignment_is_the_cheapest(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows, columns = (int(n) for n in rng.integers(1, 6, 2))
     costs = rng.normal(size=(rows, columns)).astype(np.float32)
-    found = assigned(costs)
+    found = assign_cheapest(costs)
     assert len(found) == len(set(found.values())) == min(rows, columns)
     wide = costs if rows <= columns else costs.T
     least = min(
@@ -27,7 +27,7 @@ def test_the_assignment_is_the_cheapest(seed: int) -> None:
 
 
 def test_nobody_and_nothing() -> None:
-    assert assigned(np.zeros((0, 3), np.float32)) == assigned(np.zeros((3, 0), np.float32)) == {}
+    assert assign_cheapest(np.zeros((0, 3), np.float32)) == assign_cheapest(np.zeros((3, 0), np.float32)) == {}
     assert match([], [0, 1], {0: LEFT}) == match([LEFT], [], {}) == {}
 
 
@@ -54,6 +54,6 @@ def test_likeness_outweighs_the_place_where_faces_changed_sides() -> None:
 
 
 def test_far_means_the_same_at_every_size() -> None:
-    assert LEFT.far_from(LEFT) == 0
-    assert FacePosition(0.2, 0.3, 0.2).far_from(FacePosition(0.4, 0.3, 0.2)) == pytest.approx(1)
-    assert FacePosition(0.2, 0.3, 0.2).far_from(FacePosition(0.2, 0.3, 0.8)) == pytest.approx(1)
+    assert LEFT.distance_to(LEFT) == 0
+    assert FacePosition(0.2, 0.3, 0.2).distance_to(FacePosition(0.4, 0.3, 0.2)) == pytest.approx(1)
+    assert FacePosition(0.2, 0.3, 0.2).distance_to(FacePosition(0.2, 0.3, 0.8)) == pytest.approx(1)

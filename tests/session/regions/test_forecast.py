@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from dp_adapter.session import Session
-from dp_adapter.session.regions.forecast import Forecast, forecast
-from dp_adapter.session.regions.requested_regions import RequestedRegions
+from dp_adapter.session.regions.forecast import Forecast, forecast_regions
 from dp_adapter.settings import Settings
 from tests.session.conftest import SCENE, Request
 
@@ -19,9 +18,8 @@ BOX = {"kind": "box", "box": {"x1": 0.5}}
 
 
 def told(session: Session, settings: Settings, scene: Any = SCENE) -> list[Forecast]:
-    return forecast(
-        settings, scene, RequestedRegions(session.photos, session.encoders), range(max(1, settings.identities))
-    )
+    persons = range(max(1, settings.identities))
+    return forecast_regions(settings, scene, session.photos, session.encoders, persons)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.regions.face_matching import FacePosition, recognised
+from dp_adapter.session.regions.face_matching import FacePosition, recognise
 from tests.session.conftest import Request
 
 SIDE = 192  # px of a person's photograph in the init picture
@@ -145,7 +145,7 @@ def test_they_stay_theirs_while_the_picture_forms(
     assert places(prepared, 2) == [[1], [0]]
     tracker.apply(tracker.look((*scene.inits, *scene.inits), 0.2))
     assert places(prepared, 2) == [[1], [0]]
-    assert [sorted(of) for of in tracker.places.values()] == [[0, 1], [0, 1]]
+    assert [sorted(of) for of in tracker.positions.values()] == [[0, 1], [0, 1]]
 
 
 def test_who_is_never_found_leaves_the_others_their_places(
@@ -181,15 +181,15 @@ def test_who_is_never_found_leaves_the_others_their_places(
     ],
 )
 def test_likeness_counts_where_it_tells(likeness: list[list[float]], found: dict[int, int], alike: set[int]) -> None:
-    assert recognised([LEFT, RIGHT], [0, 1], np.array(likeness, np.float32)) == (found, alike)
+    assert recognise([LEFT, RIGHT], [0, 1], np.array(likeness, np.float32)) == (found, alike)
 
 
 def test_faces_and_people_of_other_numbers() -> None:
     three = np.array([[0.0, 0.1, 0.7], [0.0, 0.0, 0.1]], np.float32)
-    assert recognised([LEFT, MIDDLE, RIGHT], [0, 1], three)[0] == {0: 2, 1: 0}
+    assert recognise([LEFT, MIDDLE, RIGHT], [0, 1], three)[0] == {0: 2, 1: 0}
     one = np.array([[0.0], [0.5]], np.float32)
-    assert recognised([MIDDLE], [0, 1], one) == ({1: 0}, {1})
-    assert recognised([MIDDLE], [0, 1], np.zeros((2, 1), np.float32)) == ({0: 0}, frozenset())
-    assert recognised([], [0, 1], None) == ({}, frozenset())
+    assert recognise([MIDDLE], [0, 1], one) == ({1: 0}, {1})
+    assert recognise([MIDDLE], [0, 1], np.zeros((2, 1), np.float32)) == ({0: 0}, frozenset())
+    assert recognise([], [0, 1], None) == ({}, frozenset())
     small = FacePosition(0.1, 0.3, 0.05)
-    assert recognised([small, LEFT, RIGHT], [0, 1], None)[0] == {0: 1, 1: 2}, "the largest"
+    assert recognise([small, LEFT, RIGHT], [0, 1], None)[0] == {0: 1, 1: 2}, "the largest"

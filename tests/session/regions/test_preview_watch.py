@@ -35,7 +35,7 @@ class Fake:
     def restart(self) -> None:
         self.said.append("restart")
 
-    def due(self, progress: float) -> bool:
+    def is_due(self, progress: float) -> bool:
         due, self.looked = progress >= 0.3 and not self.looked, self.looked or progress >= 0.3
         return due
 
@@ -52,7 +52,7 @@ class Fake:
     def give_up(self, _progress: float, last: bool = False) -> None:
         pass
 
-    def called(self, factor: float, pictures: int) -> None:
+    def count_call(self, factor: float, pictures: int) -> None:
         pass
 
 

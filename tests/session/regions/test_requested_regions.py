@@ -16,7 +16,8 @@ from dp_adapter.core.regions.region_masks import GATE_POWERS, gains
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Crop, Prepared, Scene, Session
-from dp_adapter.session.regions.requested_regions import Piece, combined, skin_and_around, strongest, with_features
+from dp_adapter.session.regions.face_mask import add_features, skin_mask
+from dp_adapter.session.regions.requested_regions import RequestedRegion, greatest_weight, unite
 from dp_adapter.settings import Settings
 from dp_adapter.settings.sections import Parts
 from tests.session.conftest import SCENE, Request
@@ -159,21 +160,25 @@ def test_a_subtracted_automatic_region_leaves_the_face_out(
     assert unknown.injection.schedule.start == 0.0
 
 
-def test_pieces_join_with_a_face_that_moves() -> None:
-    """As a track joins them: one set of pieces, another face at every look."""
+def test_regions_join_with_a_face_that_moves() -> None:
+    """As a track joins them: one set of regions, another face at every look."""
     size, box = Grid(4, 4), torch.zeros(1, 4, 4)
     box[:, :, :1] = 1
-    pieces = (Piece(automatic=True, weight=0.5), Piece(mask=box, weight=1.0), Piece(mask=box, subtracted=True))
+    regions = (
+        RequestedRegion(automatic=True, weight=0.5),
+        RequestedRegion(mask=box, weight=1.0),
+        RequestedRegion(mask=box, subtracted=True),
+    )
     faces = torch.zeros(2, 4, 4)
     faces[0, 1], faces[1, 2] = 1, 1
-    assert strongest(pieces) == 1.0
-    joined = combined(pieces[:2], lambda _: faces, size)
+    assert greatest_weight(regions) == 1.0
+    joined = unite(regions[:2], lambda _: faces, size)
     assert joined is not None and torch.equal(joined, torch.maximum(box, faces / 2))
-    left = combined(pieces, lambda _: faces, size)
+    left = unite(regions, lambda _: faces, size)
     assert left is not None and torch.equal(left, faces / 2 * (1 - box))
-    nowhere = combined(pieces[:1], lambda _: None, size, unknown=0.0)
+    nowhere = unite(regions[:1], lambda _: None, size, unknown=0.0)
     assert nowhere is not None and nowhere.eq(0).all()
-    assert combined(pieces[:1], lambda _: None, size) is None
+    assert unite(regions[:1], lambda _: None, size) is None
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -245,7 +250,7 @@ def test_every_part_has_its_weight() -> None:
     plain = Parts().weights()
 
     def region(weights: dict[str, float]) -> torch.Tensor:
-        return with_features(torch.as_tensor(skin_and_around(parts, weights))[None], parts, weights)[0]
+        return add_features(torch.as_tensor(skin_mask(parts, weights))[None], parts, weights)[0]
 
     whole = region(plain)
     for row, name in enumerate(names[1:], 1):

@@ -14,7 +14,7 @@ from torch import Tensor
 from dp_adapter.core.injection import Identity
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
-from dp_adapter.session.assembly.injection import never_acted
+from dp_adapter.session.explain import explain_inaction
 from dp_adapter.session.regions.tracker import PreviewLook, Tracker
 from tests.session.conftest import Request
 
@@ -51,7 +51,7 @@ def masks(prepared: Prepared) -> list[Tensor | None]:
 
 
 def seen(tracker: Tracker, *pictures: Picture, progress: float = 0.3) -> PreviewLook:
-    assert tracker.due(progress)
+    assert tracker.is_due(progress)
     look = tracker.look(pictures, progress)
     tracker.apply(look)
     return look
@@ -72,11 +72,11 @@ def test_it_acts_nowhere_until_a_face_is_found_and_then_there(
     (before,) = masks(prepared)
     assert prepared.injection.active and before is not None and before.eq(0).all()
     assert prepared.injection.schedule.start == 0 and "nowhere until then" in prepared.explanation.persons[0].region
-    assert tracker.unseen() == (0,)
+    assert tracker.unseen_persons() == (0,)
     seen(tracker, made((heads[0], 0, 100)))
     (after,) = masks(prepared)
     assert side(after) == "left" and after is not None and 0.03 < float(after.mean()) < 0.2
-    assert tracker.unseen() == ()
+    assert tracker.unseen_persons() == ()
     seen(tracker, made((heads[0], 150, 100)), progress=0.6)
     assert side(masks(prepared)[0]) == "right"
     tracker.restart()
@@ -97,11 +97,11 @@ def test_a_lost_face_keeps_its_place(portrait_session: Session, request_of: Requ
 def test_moments_are_looked_at_once(portrait_session: Session, request_of: Request) -> None:
     moments = {"moments": [0.2, 0.5], "sources": ["preview"]}
     tracker = tracker_of(portrait_session.prepare(request_of(tracking=moments), SCENE))
-    asked = [progress for progress in (0.0, 0.1, 0.2, 0.25, 0.3, 0.6, 0.61, 0.9) if tracker.due(progress)]
+    asked = [progress for progress in (0.0, 0.1, 0.2, 0.25, 0.3, 0.6, 0.61, 0.9) if tracker.is_due(progress)]
     assert asked == [0.2, 0.6]
     assert not tracker.wants_attention
     tracker.restart()
-    assert tracker.due(0.9) and not tracker.due(0.95), "moments that are over already are one look"
+    assert tracker.is_due(0.9) and not tracker.is_due(0.95), "moments that are over already are one look"
 
 
 @pytest.mark.parametrize(("fallback", "before", "late"), [("late", 0.0, 1.0), ("none", 0.0, 0.0), ("full", 1.0, 1.0)])
@@ -121,7 +121,7 @@ def test_without_a_face(
     assert coverage() == before
     seen(tracker, made(), progress=0.55)
     tracker.give_up(0.55)
-    assert coverage() == late and tracker.unseen() == (0,)
+    assert coverage() == late and tracker.unseen_persons() == (0,)
 
 
 def test_pictures_of_a_batch_have_a_region_each(
@@ -158,7 +158,7 @@ def test_a_face_in_a_drawn_region_is_not_taken(
     left = {"kind": "box", "box": {"x1": 0.5}, "identity": 0}
     prepared = portrait_session.prepare(request_of(*photos, regions=[left]), SCENE)
     tracker = tracker_of(prepared)
-    assert [person.number for person in tracker.people] == [1]
+    assert [person.number for person in tracker.persons] == [1]
     seen(tracker, made((heads[0], 0, 100), (heads[1], 160, 120)))
     assert [side(mask) for mask in masks(prepared)] == ["left", "right"]
 
@@ -184,7 +184,7 @@ def test_the_init_picture_is_where_it_starts(
     scene = replace(SCENE, inits=(made((heads[0], 0, 100)),))
     prepared = portrait_session.prepare(request_of(), scene)
     tracker = tracker_of(prepared)
-    assert side(masks(prepared)[0]) == "left" and tracker.unseen() == ()
+    assert side(masks(prepared)[0]) == "left" and tracker.unseen_persons() == ()
     tracker.give_up(0.9)
     assert side(masks(prepared)[0]) == "left", "a known region never becomes the whole picture"
     seen(tracker, made((heads[0], 160, 100)))
@@ -200,7 +200,7 @@ def test_the_hires_pass_starts_from_the_first(
     tracker = tracker_of(hires)
     (mask,) = masks(hires)
     assert mask is not None and mask.shape == (2, 512, 512)
-    assert [side(one) for one in mask] == ["left", "right"] and tracker.unseen() == ()
+    assert [side(one) for one in mask] == ["left", "right"] and tracker.unseen_persons() == ()
     assert "first pass" in hires.explanation.persons[0].region
 
 
@@ -218,7 +218,7 @@ def test_attention_speaks_until_a_preview_does(
         tracker._around = replace(tracker._around, heads=right)  # pyright: ignore[reportPrivateUsage]
         assert tracker.wants_attention
         tracker.attend(torch.ones(1, 16, 16), lambda _: True)
-        assert side(masks(prepared)[0]) == "right" and tracker.unseen() == ()
+        assert side(masks(prepared)[0]) == "right" and tracker.unseen_persons() == ()
         seen(tracker, made((heads[0], 0, 100)))
         assert side(masks(prepared)[0]) == expected
         assert tracker.wants_attention == (expected == "right")
@@ -291,7 +291,7 @@ def test_with_too_few_steps_to_look_the_fallback_decides_from_the_start(
         assert schedule.at(progress[-1]) == 1, "an automatic start leaves some step"
     for number, one in enumerate(progress):
         tracker.give_up(one, last=number == len(progress) - 1)
-        tracker.called(schedule.at(one), 1)
+        tracker.count_call(schedule.at(one), 1)
     (note,) = tracker.notes()
     if fallback == "none":
         assert note.endswith("the identity acted nowhere.")
@@ -303,8 +303,8 @@ def test_with_too_few_steps_to_look_the_fallback_decides_from_the_start(
 
 def test_a_span_without_a_step_is_told(portrait_session: Session, request_of: Request) -> None:
     prepared = portrait_session.prepare(request_of(span={"start": 0.3, "end": 0.4}), SCENE)
-    assert never_acted(prepared.injection, (0.0, 0.35)) == ()
-    (note,) = never_acted(prepared.injection, (0.0, 0.25, 0.5))
+    assert explain_inaction(prepared.injection, (0.0, 0.35)) == ()
+    (note,) = explain_inaction(prepared.injection, (0.0, 0.25, 0.5))
     assert note.startswith(
         "The identity acted nowhere: no step lies from progress 0.3 to 0.4; the steps are at 0, 0.25"
     )

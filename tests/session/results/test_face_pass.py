@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.identity.faces.face import Face
-from dp_adapter.modes import TABLE, ModeFacts, ResolvedMode, resolve
+from dp_adapter.modes import TABLE, ModeFacts, ResolvedMode, resolve_mode
 from dp_adapter.session.results import face_pass
 from dp_adapter.settings import FacePass, Settings
 
@@ -14,7 +14,7 @@ PHOTOS = [{"image": "a.png"}, {"image": "b.png", "identity": 1, "weight": 0.5}]
 
 
 def edit(settings: Settings) -> ResolvedMode:
-    return resolve(settings, TABLE[settings.mode], ModeFacts())
+    return resolve_mode(settings, TABLE[settings.mode], ModeFacts())
 
 
 def face(x0: float, y0: float, x1: float, y1: float) -> Face:

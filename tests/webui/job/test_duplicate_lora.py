@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.session import Prepared
-from dp_adapter.session.assembly.explanation import Explanation
+from dp_adapter.session.explanation import Explanation
 from dp_adapter.webui.job import duplicate_lora
 from dp_adapter.weights import formats
 from dp_adapter.weights.faceid_lora import is_same

@@ -14,7 +14,7 @@ from torch import Tensor
 from dp_adapter.core.adapter import Adapter
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.core.types import Tokens
-from dp_adapter.session import Session
+from dp_adapter.session.loaded_models import LoadedModels
 from tests import tiny
 from tests.hosts.protocol import same_state, state_of
 from tests.webui.job import test_job as running
@@ -54,10 +54,10 @@ def test_a_person_acts_through_a_word(
         return TextIdentity(fuse, times, trigger="img")
 
     nobody = Tokens(torch.zeros(0, tiny.CONTEXT), torch.zeros(0, tiny.CONTEXT))
-    read = Session.checkpoint
+    read = LoadedModels.checkpoint
     changes: dict[str, Any] = {"adapter": Adapter(torch.nn.Identity(), []), "recipe": lambda *_: nobody}  # type: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(
-        Session,
+        LoadedModels,
         "checkpoint",
         lambda self, name: replace(read(self, name), fusion=fusion, **changes),  # type: ignore[reportUnknownLambdaType]
     )

@@ -14,7 +14,7 @@ import pytest
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.text.text_side import PromptPerson
-from dp_adapter.modes import TABLE, ModeFacts, resolve
+from dp_adapter.modes import TABLE, ModeFacts, resolve_mode
 from dp_adapter.session import Explanation, Prepared
 from dp_adapter.settings import Settings
 from dp_adapter.webui.parameters import infotext
@@ -30,8 +30,8 @@ FULL_BODY = Settings(mode="full_body")
 
 
 def prepared(settings: Settings = FULL_BODY, spoken: tuple[PromptPerson, ...] = ()) -> Prepared:
-    edit = resolve(settings, TABLE[settings.mode], ModeFacts())
-    return replace(OFF, edit=edit, spoken=spoken)
+    edit = resolve_mode(settings, TABLE[settings.mode], ModeFacts())
+    return replace(OFF, mode=edit, prompt_persons=spoken)
 
 
 def job(*, batch_size: Any = 2, **prompts: Any) -> Any:

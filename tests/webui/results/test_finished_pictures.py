@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
-from dp_adapter.modes import TABLE, ModeFacts, resolve
+from dp_adapter.modes import TABLE, ModeFacts, resolve_mode
 from dp_adapter.session.results.best_of import STRIDE
 from dp_adapter.settings import Settings
 from dp_adapter.weights.families import own_adapter
@@ -341,7 +341,7 @@ def test_no_face_pass_where_adetailer_does_it(host: Any) -> None:
     from dp_adapter.webui.results import face_pass
 
     def wanted(settings: Settings) -> bool:
-        return face_pass.wanted(host.job(), settings, resolve(settings, TABLE[settings.mode], ModeFacts()))
+        return face_pass.wanted(host.job(), settings, resolve_mode(settings, TABLE[settings.mode], ModeFacts()))
 
     class ADetailer(fake_webui.Script):
         args_from, args_to = 3, 5

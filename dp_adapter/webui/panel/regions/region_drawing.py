@@ -62,23 +62,21 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     """
     import numpy as np
 
-    from dp_adapter.modes import filled
+    from dp_adapter.modes import fill_in
     from dp_adapter.session import Scene
-    from dp_adapter.session.regions.forecast import forecast
-    from dp_adapter.session.regions.requested_regions import RequestedRegions
+    from dp_adapter.session.regions.forecast import forecast_regions
 
     session = shared_session.session()
-    settings = filled(settings, session.modes.of(settings.mode))
+    settings = fill_in(settings, session.modes.of(settings.mode))
     picture = np.asarray(under, np.uint8)
     mask = None
     if inpaint is not None:
         mask = (np.asarray(inpaint.convert("L").resize(under.size)) / 255).astype(np.float32)
     base = shared_session.base() or "sd15"
     scene = Scene(base, under.width, under.height, (picture,) if init else (), mask)
-    areas = RequestedRegions(session.photos, session.encoders)
     shown = settings.references or settings.regions
     persons = sorted({item.identity for item in shown}) or [0]
-    told = forecast(settings, scene, areas, persons)
+    told = forecast_regions(settings, scene, session.photos, session.encoders, persons)
     lines = tuple(f"{naming.begun(naming.person(one.number))}: {one.line}." for one in told)
     masks = {one.number: None if one.mask is None else one.mask[0].numpy() for one in told}
     return Preview(tinted(under, masks), lines)

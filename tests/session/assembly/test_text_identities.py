@@ -21,6 +21,7 @@ from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.sampling import worded
 from dp_adapter.session import Session
+from dp_adapter.session.loaded_models import LoadedModels
 from dp_adapter.settings import Settings
 from dp_adapter.weights.checkpoint import RecipeOptions
 from tests.session.conftest import SCENE, Request
@@ -49,7 +50,7 @@ def speaking(session: Session, adapter_file: Path, monkeypatch: pytest.MonkeyPat
     """A session whose model acts on the text side only."""
     known = session.checkpoint(adapter_file.name)
     made = replace(known, adapter=Adapter(nn.Identity(), []), recipe=nothing, fusion=fusion)
-    monkeypatch.setattr(session, "checkpoint", lambda _name: made)  # type: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(LoadedModels, "checkpoint", lambda _models, _name: made)  # type: ignore[reportUnknownLambdaType]
     return session
 
 
@@ -58,7 +59,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
     (identity,) = prepared.injection.identities
     assert identity.text is not None and (identity.text.lock, identity.text.weight) == ("key", 1.0)
     assert prepared.injection.active and not prepared.injection.folded and prepared.explanation.form == "plain"
-    assert prepared.spoken == (PromptPerson(0, "", 2, True, "img"),)
+    assert prepared.prompt_persons == (PromptPerson(0, "", 2, True, "img"),)
     (line,) = (line for line in prepared.explanation.lines() if line.startswith("Person 1"))
     assert line.endswith(
         "through the person word that is theirs in the prompt, 2 times in a row, weight 1, its keys locked"
@@ -66,7 +67,10 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
     named = [{"image": str(portrait), "identity": 1, "words": " woman in red "}, {"image": str(portrait)}]
     asked = request_of(*named, text_side={"lock": "others", "weight": 0.5})
     prepared = speaking.prepare(asked, SCENE)
-    assert prepared.spoken == (PromptPerson(0, "", 2, True, "img"), PromptPerson(1, "woman in red", 2, True, "img"))
+    assert prepared.prompt_persons == (
+        PromptPerson(0, "", 2, True, "img"),
+        PromptPerson(1, "woman in red", 2, True, "img"),
+    )
     texts = [one.text for one in prepared.injection.identities]
     assert [(one.lock, one.weight) for one in texts if one is not None] == [("others", 0.5)] * 2
     assert [one.person for one in prepared.injection.identities] == [0, 1]
@@ -76,7 +80,7 @@ def test_the_request_says_lock_weight_and_words(speaking: Session, request_of: R
 def test_weight_0_of_either_is_off(speaking: Session, request_of: Request) -> None:
     for off in ({"weight": 0}, {"text_side": {"weight": 0}}):
         prepared = speaking.prepare(request_of(**off), SCENE)
-        assert not prepared.injection.active and prepared.spoken == ()
+        assert not prepared.injection.active and prepared.prompt_persons == ()
 
 
 def test_folded_is_refused(speaking: Session, request_of: Request) -> None:
