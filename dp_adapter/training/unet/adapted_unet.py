@@ -19,7 +19,7 @@ from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, Text
 from dp_adapter.core.regions.region_masks import GATE_POWERS
 from dp_adapter.core.types import Grid, Level, Site
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.attach.calls import require_fit
+from dp_adapter.hosts.attach.adapter_fit import require_fit
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training.unet.call import KEYWORD, Call, Record, masks_by_halvings
 from dp_adapter.training.unet.trained_sites import TrainedGate, TrainedSelfAttention, TrainedTextAttention
@@ -71,7 +71,7 @@ class Prediction:
 
 
 def progress_of(timesteps: Tensor, train_timesteps: int = 1000) -> Tensor:
-    """Progress [B] in 0..1 of timesteps [B], as the hosts say it (``hosts.attach.calls.progress_of``)."""
+    """Progress [B] in 0..1 of timesteps [B], as the hosts say it (``hosts.attach.timesteps.progress_of``)."""
     return (1 - timesteps.float() / (train_timesteps - 1)).clamp(0, 1)
 
 
