@@ -38,13 +38,6 @@ def self_attention(cache: RegionCache, site: Site, step: Step, output: Tensor) -
     return torch.cat([kept, output[len(paired.rows) :]]) if step.references else kept
 
 
-def own_rows(cache: RegionCache, step: Step, sample: Tensor, twinned: bool) -> Tensor:
-    """The UNet's output [R, c, h, w] for the rows that the host asked for."""
-    paired = step.without_references()
-    sample = sample[: len(paired.rows)]
-    return prediction(cache, paired, sample) if twinned else sample
-
-
 def prediction(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:
     """The UNet's output without the twins, which also stands outside a strict region: [R, c, h, w] -> [R / 2, c, h, w].
 
