@@ -45,5 +45,5 @@ class SizeCompanion:
     norms: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=lambda: MappingProxyType({}))
 
 
-PathMap = Callable[[str], str]
+LayerPath = Callable[[str], str]
 """From a module's path in diffusers' UNet to its path in a host's."""

@@ -38,14 +38,7 @@ def mix_self_attention(cache: RegionCache, site: Site, step: Step, output: Tenso
     return torch.cat([mixed, output[len(paired.rows) :]]) if step.references else mixed
 
 
-def drop_twins(cache: RegionCache, step: Step, sample: Tensor, twinned: bool) -> Tensor:
-    """The UNet's output [R, c, h, w] for the rows that the host asked for."""
-    paired = step.without_references()
-    sample = sample[: len(paired.rows)]
-    return _mix_output(cache, paired, sample) if twinned else sample
-
-
-def _mix_output(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:
+def mix_predictions(cache: RegionCache, step: Step, sample: Tensor) -> Tensor:
     """The UNet's output without the twins, which also stands outside a strict region: [R, c, h, w] -> [R / 2, c, h, w].
 
     Free parts are the row's own: they follow the twin's features, not its picture.

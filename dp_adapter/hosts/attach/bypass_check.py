@@ -11,7 +11,7 @@ from dp_adapter.errors import HostError
 _PATIENCE = 10  # calls in a row; no step cache leaves out as many before it has computed anything
 
 
-class Acting:
+class BypassCheck:
     """Whether any identity acted in those calls of the UNet in which it had to, for one attachment.
 
     Attributes:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.reference_photo import noise_level
+from dp_adapter.core.reference_photo import NoiseLevel, noise_level
 from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.attach.calls import progress_of, require_rows
+from dp_adapter.hosts.attach.attachment import Attachment, attached
 from dp_adapter.hosts.attach.sites import Base, base_of_paths, site_names
+from dp_adapter.hosts.attach.timesteps import progress_of
 from dp_adapter.hosts.attach.torch_compile import original_of
-from dp_adapter.hosts.attach.torch_hooks import Attachment, UNetParts
+from dp_adapter.hosts.attach.torch_hooks import HookedUNet, StepOf
 from dp_adapter.hosts.attach.word_maps import WordMaps
+from dp_adapter.hosts.rows.added_rows import require_rows
 
 Rows = Sequence[Row] | Callable[[int], Sequence[Row]]
 
@@ -92,22 +94,20 @@ def attach(
         announced = require_rows(rows(len(sample)) if callable(rows) else rows, len(sample))
         return Step(progress_of(timestep, train_timesteps), announced, Grid(*sample.shape[-2:]))
 
-    unet = original_of(unet)
-    with ExitStack() as stack:
+    def host_of(_: Attachment, visible: Injection) -> HookedUNet:
         level = None if alphas_cumprod is None else noise_level(alphas_cumprod)
-        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words, level) if injection.active else None
-        if attachment:
-            attachment.register(stack)
-        yield attachment
-        if attachment:
-            attachment.acting.require()
+        return _host_of(original_of(unet), visible, step_of, level)
+
+    with attached(injection, host_of, maps, words) as attachment:
+        yield attachment if injection.active else None
 
 
-def _parts_of(unet: nn.Module) -> UNetParts:
+def _host_of(unet: nn.Module, injection: Injection, step_of: StepOf, level: NoiseLevel | None) -> HookedUNet:
     sites = sites_of(unet)
-    blocks = [unet.get_submodule(site.name) for site in sites]
-    attentions = [block.get_submodule("attn2") for block in blocks]
+    paths, names = [site.name for site in sites], ("sample", "timestep")
+    attentions = [unet.get_submodule(path + ".attn2") for path in paths]
     widths = [(cast(int, attn2.inner_dim), cast(int, attn2.cross_attention_dim)) for attn2 in attentions]
-    return UNetParts(
-        unet, sites, blocks, widths, "hidden_states", "encoder_hidden_states", ("sample", "timestep"), merge_lora=True
-    )
+    keywords = ("hidden_states", "encoder_hidden_states")
+    host = HookedUNet(injection, step_of, keywords, unet, sites, paths, widths, names, level)
+    host.merges_lora = True
+    return host

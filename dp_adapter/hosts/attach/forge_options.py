@@ -14,7 +14,7 @@ from dp_adapter.errors import HostError
 
 Options = Mapping[str, Any]
 Rows = Sequence[Row] | Callable[[Options, int], Sequence[Row]]
-Place = tuple[str, int, int]
+BlockKey = tuple[str, int, int]
 Patch = Callable[..., Any]
 
 
@@ -89,13 +89,13 @@ def _number(values: Tensor) -> float:
     return float(values.flatten()[0])
 
 
-def place_of(options: Options) -> Place:
+def block_of(options: Options) -> BlockKey:
     """Block kind, its number, and depth inside its transformer."""
     kind, number = options["block"]
     return kind, number, options["block_index"]
 
 
-def place_in(path: str) -> Place:
+def block_in(path: str) -> BlockKey:
     """The same from a module path: ``input_blocks.4.1.transformer_blocks.0`` -> ``("input", 4, 0)``."""
     parts = path.split(".")
     kind = parts[0].removesuffix("_blocks").removesuffix("_block")

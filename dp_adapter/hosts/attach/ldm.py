@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
-from dp_adapter.core.reference_photo import noise_level
+from dp_adapter.core.reference_photo import NoiseLevel, noise_level
 from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.attach.calls import linear_shape, progress_of, require_rows
-from dp_adapter.hosts.attach.res_adapter import ldm_place
+from dp_adapter.hosts.attach.adapter_fit import linear_shape
+from dp_adapter.hosts.attach.attachment import Attachment, attached
+from dp_adapter.hosts.attach.parts.res_adapter import ldm_layer_path
 from dp_adapter.hosts.attach.sites import SUPPORTED, Base, base_of_paths, site_names
+from dp_adapter.hosts.attach.timesteps import progress_of
 from dp_adapter.hosts.attach.torch_compile import original_of
-from dp_adapter.hosts.attach.torch_hooks import Attachment, UNetParts
+from dp_adapter.hosts.attach.torch_hooks import HookedUNet, StepOf
 from dp_adapter.hosts.attach.word_maps import WordMaps
 from dp_adapter.hosts.rows import tiles
 from dp_adapter.hosts.rows.a1111_rows import CfgRows, KnownRows
+from dp_adapter.hosts.rows.added_rows import require_rows
 
 
 def base_of(unet: nn.Module) -> Base:
@@ -87,15 +90,12 @@ def attach(
         progress = progress_of(named["timesteps"], train_timesteps)
         return Step(progress, known.rows, Grid(*latents.shape[-2:]), known.tiles)
 
-    unet = original_of(unet)
-    with ExitStack() as stack:
+    def host_of(_: Attachment, visible: Injection) -> HookedUNet:
         level = None if alphas_cumprod is None else noise_level(alphas_cumprod)
-        attachment = Attachment(_parts_of(unet), injection, step_of, maps, words, level) if injection.active else None
-        if attachment:
-            attachment.register(stack)
-        yield attachment
-        if attachment:
-            attachment.acting.require()
+        return _host_of(original_of(unet), visible, step_of, level)
+
+    with attached(injection, host_of, maps, words) as attachment:
+        yield attachment if injection.active else None
 
 
 def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> KnownRows | None:
@@ -107,11 +107,11 @@ def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, plac
     return known
 
 
-def _parts_of(unet: nn.Module) -> UNetParts:
-    sites = sites_of(unet)
-    blocks = [unet.get_submodule(name.ldm) for name in site_names(base_of(unet))]
-    widths = [linear_shape(block.get_submodule("attn2.to_k")) for block in blocks]
-    # The WebUI's own LoRA writes to the weights of linear layers in the middle of a call, and keeps copies of them.
-    return UNetParts(
-        unet, sites, blocks, widths, "x", "context", ("x", "timesteps"), merge_lora=False, place=ldm_place(unet)
-    )
+def _host_of(unet: nn.Module, injection: Injection, step_of: StepOf, level: NoiseLevel | None) -> HookedUNet:
+    paths = [name.ldm for name in site_names(base_of(unet))]
+    widths = [linear_shape(unet.get_submodule(path + ".attn2.to_k")) for path in paths]
+    names = ("x", "timesteps")
+    # Its LoRA is not merged: the WebUI's own writes to the weights in the middle of a call, and keeps copies of them.
+    host = HookedUNet(injection, step_of, ("x", "context"), unet, sites_of(unet), paths, widths, names, level)
+    host.layer_path = ldm_layer_path(unet)
+    return host

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from dp_adapter.core.regions.attention_maps import word_share
 from dp_adapter.core.text.text_side import Positions, find_in_context
 from dp_adapter.core.types import Grid, Site, Step
+from dp_adapter.hosts.attach.host_unet import HostUNet
+from dp_adapter.hosts.attach.parts.part import Part
 
 KEEP = 0.7  # of the map so far, when a further noise level is seen
 _MOST = 8  # sites that are looked at
@@ -170,6 +172,19 @@ class WordMaps:
         old = kept.amax((1, 2), keepdim=True) > 0
         mixed = torch.where(old, KEEP * kept + (1 - KEEP) * level, level)
         return torch.where(peak > 0, mixed, kept)
+
+
+class WordMapsPart(Part):
+    """Word maps that see the calls of an attachment."""
+
+    def __init__(self, host: HostUNet, maps: WordMaps) -> None:
+        self._host, self._maps = host, maps
+
+    def register(self, stack: ExitStack) -> None:
+        self._maps.listen(stack, self._host.sites, self._host.attn2)
+
+    def enter(self, step: Step | None) -> None:
+        self._maps.enter(step)
 
 
 def _where(rows: Sequence[Words], context: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, cast
 
 from dp_adapter.hosts.attach.sites import Base
+from dp_adapter.hosts.pipelines.single_file import config_beside, stated_size
 
 OF_FAMILY: dict[Base, int] = {"sd15": 512, "sdxl": 1024}
 _CELL = 8  # px of a latent
@@ -15,26 +15,9 @@ _CELL = 8  # px of a latent
 
 def of_file(checkpoint: Path, base: Base) -> int:
     """Side in px: what the configurations beside the file say, else its ModelSpec header, else its family's."""
-    from dp_adapter.hosts.pipelines.single_file import config_beside
-
     folder = config_beside(checkpoint)
     found = None if folder is None else _configured(folder / "unet" / "config.json")
-    return found or stated(checkpoint) or OF_FAMILY[base]
-
-
-def stated(checkpoint: Path) -> int | None:
-    """The resolution in a ``.safetensors`` file's header (ModelSpec: ``1024x1024``); None where there is none."""
-    if checkpoint.suffix.lower() != ".safetensors" or not checkpoint.is_file():
-        return None
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(checkpoint), "pt") as file:
-            text = (file.metadata() or {}).get("modelspec.resolution", "")
-    except (SafetensorError, OSError):
-        return None
-    sides = [int(side) for side in re.findall(r"\d+", text)]
-    return max(sides) if sides and 64 <= max(sides) <= 4096 else None
+    return found or stated_size(checkpoint) or OF_FAMILY[base]
 
 
 def of_pipeline(pipeline: Any) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import DPAdapterError, HostError
-from dp_adapter.hosts.attach.calls import lacks_memory
+from dp_adapter.hosts.pipelines.memory import lacks_memory
 
 _EVEN = {"timestep_spacing": "linspace"}
 """From the last timestep to the first, as in k-diffusion and so in every WebUI: the same seed, the same picture

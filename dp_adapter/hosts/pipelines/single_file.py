@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import torch
 
 from dp_adapter.errors import HostError, WeightsError
 from dp_adapter.hosts.attach.sites import Base
-from dp_adapter.hosts.pipelines.native_size import stated
 from dp_adapter.hosts.prompts.clip_tokenizer import RESOURCES, clip_text_encoder, clip_tokenizer
 from dp_adapter.pickles import unpickle
 
@@ -148,7 +148,7 @@ def load_single_file(path: Path, dtype: torch.dtype, config: Path | None = None)
         changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": found.zero_snr}
         kind = cast(Any, type(pipeline.scheduler))
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
-    if folder == str(RESOURCES / found.base) and (size := stated(path)):
+    if folder == str(RESOURCES / found.base) and (size := stated_size(path)):
         pipeline.unet.register_to_config(sample_size=size // pipeline.vae_scale_factor)
     return pipeline
 
@@ -186,6 +186,21 @@ def config_beside(checkpoint: Path) -> Path | None:
     """The folder ``NAME`` beside ``NAME.safetensors`` with a model's configurations, which other widths need."""
     folder = checkpoint.with_suffix("")
     return folder if (folder / "model_index.json").is_file() else None
+
+
+def stated_size(checkpoint: Path) -> int | None:
+    """The resolution in a ``.safetensors`` file's header (ModelSpec: ``1024x1024``); None where there is none."""
+    if checkpoint.suffix.lower() != ".safetensors" or not checkpoint.is_file():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(checkpoint), "pt") as file:
+            text = (file.metadata() or {}).get("modelspec.resolution", "")
+    except (SafetensorError, OSError):
+        return None
+    sides = [int(side) for side in re.findall(r"\d+", text)]
+    return max(sides) if sides and 64 <= max(sides) <= 4096 else None
 
 
 def made_for(checkpoint: Path) -> str:

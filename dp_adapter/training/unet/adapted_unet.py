@@ -19,7 +19,7 @@ from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter, Text
 from dp_adapter.core.regions.region_masks import GATE_POWERS
 from dp_adapter.core.types import Grid, Level, Site
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.attach.calls import require_fit
+from dp_adapter.hosts.attach.adapter_fit import require_fit
 from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.training.unet.trained_sites import (
     KEYWORD,
@@ -75,7 +75,7 @@ class Prediction:
 
 
 def progress_of(timesteps: Tensor) -> Tensor:
-    """Progress [B] in 0..1 of timesteps [B] of 1000, as ``hosts.attach.calls.progress_of`` has it for one."""
+    """Progress [B] in 0..1 of timesteps [B] of 1000, as ``hosts.attach.timesteps.progress_of`` has it for one."""
     return (1 - timesteps.float() / 999).clamp(0, 1)
 
 

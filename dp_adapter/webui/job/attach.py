@@ -13,8 +13,7 @@ from dp_adapter.webui.host import compat
 if TYPE_CHECKING:
     from dp_adapter.core.injection import Injection
     from dp_adapter.core.types import Grid, Step
-    from dp_adapter.hosts.attach.forge import Attached
-    from dp_adapter.hosts.attach.torch_hooks import Attachment
+    from dp_adapter.hosts.attach.attachment import Attachment
     from dp_adapter.hosts.prompts.word_positions import SpokenTexts
     from dp_adapter.hosts.rows.a1111_rows import CfgRows
 
@@ -87,9 +86,9 @@ class Pass(AbstractContextManager["Pass"]):
         self._steps = 0  # announced to what is attached now
         self._missed: HostError | None = None
         self._rows: CfgRows | None = None  # A1111 only: Forge says with each call what its rows are
-        self._attached: Attachment | Attached | None = None
+        self._attached: Attachment | None = None
         self._attachment: Attachment | None = None
-        self._forge: Attached | None = None
+        self._forge: Attachment | None = None
         if compat.is_forge():
             from dp_adapter.hosts.attach import forge
             from dp_adapter.hosts.attach.forge_options import sampler_rows

@@ -112,11 +112,11 @@ def test_progress_runs_from_noise_to_picture(schedule: Any) -> None:
 
 @pytest.mark.parametrize(("base", "middle"), [("sd15", 15), ("sdxl", 60)])
 def test_every_site_has_its_place(base: Base, middle: int) -> None:
-    places = [forge_options.place_in(name.ldm) for name in site_names(base)]
+    places = [forge_options.block_in(name.ldm) for name in site_names(base)]
     assert len(set(places)) == len(places)
     assert places[0] == ("input", 1 if base == "sd15" else 4, 0)
     assert places[middle] == ("middle", 0, 0)
-    assert forge_options.place_of({"block": ("middle", 0), "block_index": 0}) == places[middle]
+    assert forge_options.block_of({"block": ("middle", 0), "block_index": 0}) == places[middle]
 
 
 def test_twins_are_described_like_their_rows() -> None:

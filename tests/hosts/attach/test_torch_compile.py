@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.errors import HostError
+from dp_adapter.hosts.attach import attachment
 from dp_adapter.hosts.attach import diffusers as diffusers_host
-from dp_adapter.hosts.attach import forge, torch_hooks
 from tests import tiny
 from tests.hosts.attach.test_conformance import (
     IDLE,
@@ -114,8 +114,7 @@ def test_a_compiled_model_takes_an_identity_and_forgets_it(
         assert torch.equal(attached(host, injection, call_compiled), one)
         assert torch.equal(call_compiled(host), plain)
     if compile_it is not in_place:  # whose own hooks are not even asked
-        for module in (forge, torch_hooks):
-            monkeypatch.setattr(module, "uncompiled", nullcontext)
+        monkeypatch.setattr(attachment, "uncompiled", nullcontext)
         try:  # where torch has compiled too often, it goes on without; never in silence with neither
             assert torch.equal(attached(host, injections[0], call_compiled), expected[0])
         except HostError as told:

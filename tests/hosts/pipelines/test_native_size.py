@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dp_adapter.hosts.pipelines import native_size
+from dp_adapter.hosts.pipelines import native_size, single_file
 from dp_adapter.hosts.pipelines.load_pipeline import load
 
 SMALL_BASE = Path(__file__).parents[3] / "models" / "demo" / "dp_small_base.safetensors"
@@ -28,7 +28,7 @@ def checkpoint(path: Path, **metadata: str) -> Path:
 )
 def test_a_modelspec_header_says_it(tmp_path: Path, resolution: str, size: int | None) -> None:
     path = checkpoint(tmp_path / "a.safetensors", **{"modelspec.resolution": resolution})
-    assert native_size.stated(path) == size
+    assert single_file.stated_size(path) == size
     assert native_size.of_file(path, "sdxl") == (size or 1024)
 
 

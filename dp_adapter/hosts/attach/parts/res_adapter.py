@@ -10,8 +10,10 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dp_adapter.core.res_adapter import ConvLowRank, PathMap, SizeCompanion
+from dp_adapter.core.res_adapter import ConvLowRank, LayerPath, SizeCompanion
 from dp_adapter.errors import HostError
+from dp_adapter.hosts.attach.host_unet import HostUNet
+from dp_adapter.hosts.attach.parts.part import Part
 
 _RESNET = re.compile(r"(down|up)_blocks\.(\d)\.resnets\.(\d)\.norm([12])")
 _MIDDLE = re.compile(r"mid_block\.resnets\.(\d)\.norm([12])")
@@ -19,35 +21,34 @@ _SAMPLER = re.compile(r"(down|up)_blocks\.(\d)\.(?:down|up)samplers\.0\.conv")
 _NORMS = {"1": "in_layers.0", "2": "out_layers.0"}
 
 
-def apply_companion(
-    stack: ExitStack, companion: tuple[SizeCompanion, float] | None, unet: nn.Module, place: PathMap | None = None
-) -> None:
-    """The UNet's layers with the companion's weights, until ``stack`` closes.
+class ResAdapter(Part):
+    """The UNet's layers with a size companion's weights.
 
     Args:
         companion: with its strength s: convolutions get s times their LoRA, norms go s of the way to its own.
-        place: from diffusers' path to the UNet's; None for diffusers' own UNet.
-
-    Raises:
-        HostError: the UNet lacks a layer, or has it in another width.
     """
-    if companion is None or companion[1] == 0:
-        return
-    weights, strength = companion
-    for path, conv in weights.convs.items():
-        module = _layer(unet, path, place)
-        _require(cast("int", cast(Any, module).out_channels) == len(conv.up), path)
-        stack.callback(module.register_forward_hook(_adding(conv, strength)).remove)
-    for path, norm in weights.norms.items():
-        module = _layer(unet, path, place)
-        _require(cast("int", cast(Any, module).num_channels) == len(norm[0]), path)
-        stack.callback(module.register_forward_hook(_renormed(*norm, strength)).remove)
+
+    def __init__(self, host: HostUNet, companion: tuple[SizeCompanion, float] | None) -> None:
+        self._host, self._companion = host, companion
+
+    def register(self, stack: ExitStack) -> None:
+        if self._companion is None or self._companion[1] == 0:
+            return
+        weights, strength = self._companion
+        for path, conv in weights.convs.items():
+            module = _layer(self._host, path)
+            _require(cast("int", cast(Any, module).out_channels) == len(conv.up), path)
+            stack.callback(module.register_forward_hook(_adding(conv, strength)).remove)
+        for path, norm in weights.norms.items():
+            module = _layer(self._host, path)
+            _require(cast("int", cast(Any, module).num_channels) == len(norm[0]), path)
+            stack.callback(module.register_forward_hook(_renormed(*norm, strength)).remove)
 
 
-def ldm_place(unet: nn.Module) -> PathMap:
+def ldm_layer_path(unet: nn.Module) -> LayerPath:
     """Where ldm, sgm and Forge have the layers: three blocks a level, the sampler last in the level's third."""
 
-    def place(path: str) -> str:
+    def layer_path(path: str) -> str:
         if match := _MIDDLE.fullmatch(path):
             return f"middle_block.{2 * int(match[1])}.{_NORMS[match[2]]}"
         if match := _RESNET.fullmatch(path):
@@ -62,12 +63,12 @@ def ldm_place(unet: nn.Module) -> PathMap:
         level = f"output_blocks.{3 * block + 2}"  # residual block, transformer where there is one, upsampler
         return f"{level}.{len(list(unet.get_submodule(level).children())) - 1}.conv"
 
-    return place
+    return layer_path
 
 
-def _layer(unet: nn.Module, path: str, place: PathMap | None) -> nn.Module:
+def _layer(host: HostUNet, path: str) -> nn.Module:
     try:
-        return unet.get_submodule(path if place is None else place(path))
+        return host.unet.get_submodule(path if host.layer_path is None else host.layer_path(path))
     except AttributeError:
         raise HostError(f"The model has no layer {path}, which the ResAdapter changes", _OTHER) from None
 

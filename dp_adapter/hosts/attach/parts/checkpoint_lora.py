@@ -11,36 +11,36 @@ from torch import Tensor, nn
 
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.errors import HostError
-from dp_adapter.hosts.attach.calls import linear_shape
+from dp_adapter.hosts.attach.adapter_fit import linear_shape
+from dp_adapter.hosts.attach.host_unet import HostUNet
+from dp_adapter.hosts.attach.parts.part import Part
 
-Find = Callable[[LowRank], nn.Module]
 
-
-def apply_lora(stack: ExitStack, lora: Sequence[tuple[LowRank, float]], find: Find, *, merge: bool = True) -> None:
-    """W += weight * up @ down for every entry until ``stack`` closes, then the original parameters again.
+class CheckpointLora(Part):
+    """W += weight * up @ down for every entry, afterwards the original parameters again.
 
     A plain ``nn.Linear`` gets a merged weight, which costs nothing per step; any other layer (PEFT, quantised,
-    offloaded) keeps its weights and gets the low-rank product added to its output.
-
-    Args:
-        find: the module that an entry belongs to.
-        merge: False adds the product to every layer's output, for hosts that write to the weights themselves.
-
-    Raises:
-        HostError: shapes do not fit the model.
+    offloaded) keeps its weights and gets the low-rank product added to its output. So does every layer of a host that
+    writes to the weights itself.
     """
-    merged: dict[nn.Linear, list[tuple[LowRank, float]]] = {}
-    for entry, weight in lora:
-        module = find(entry)
-        if weight == 0:
-            continue
-        _require_shape(entry, linear_shape(module))
-        if merge and type(module) is nn.Linear and not module.weight.is_meta and not hasattr(module, "_hf_hook"):
-            merged.setdefault(module, []).append((entry, weight))
-        else:
-            stack.callback(module.register_forward_hook(_adding(entry, weight)).remove)
-    for linear, entries in merged.items():
-        stack.enter_context(_merging(linear, entries))
+
+    def __init__(self, host: HostUNet, lora: Sequence[tuple[LowRank, float]]) -> None:
+        self._host, self._lora = host, lora
+
+    def register(self, stack: ExitStack) -> None:
+        merged: dict[nn.Linear, list[tuple[LowRank, float]]] = {}
+        for entry, weight in self._lora:
+            module = self._host.linear(entry)
+            if weight == 0:
+                continue
+            _require_shape(entry, linear_shape(module))
+            mergeable = type(module) is nn.Linear and not module.weight.is_meta and not hasattr(module, "_hf_hook")
+            if self._host.merges_lora and mergeable:
+                merged.setdefault(cast(nn.Linear, module), []).append((entry, weight))
+            else:
+                stack.callback(module.register_forward_hook(_adding(entry, weight)).remove)
+        for linear, entries in merged.items():
+            stack.enter_context(_merging(linear, entries))
 
 
 @contextmanager

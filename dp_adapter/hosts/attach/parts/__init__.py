@@ -1,0 +1,1 @@
+"""What an attachment is made of: one feature a module."""
