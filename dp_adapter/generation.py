@@ -142,7 +142,7 @@ class _Work:
         self._prepared = prepared
         self._progress = progress
         told = prepared.explanation
-        self._wanted = settings.enabled and best_of.judged(settings.report)
+        self._wanted = settings.enabled and best_of.needs_judge(settings.report)
         encoders = [name for person in told.persons for name in person.encoders]
         judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
         self._judge = Judge(session, settings, encoders) if judged else None
@@ -156,32 +156,35 @@ class _Work:
             number: of the picture in its batch.
         """
         made = self._with_faces(job, picture, number, self._prepared)
-        judge, asked = self._judge, self._settings.report
+        judge = self._judge
         if judge is None:
             return Result(made.picture, job.seed, facts=made.facts, regions=made.regions)
         first = best_of.Candidate(0, judge.see(made.picture), made)
         if not self._wanted:
             return Result(made.picture, job.seed, first.verdict, made.facts, regions=made.regions)
 
-        def another(place: int) -> best_of.Candidate[_Made]:
-            candidate = self._candidate(replace(job, seed=best_of.candidate_seed(job.seed, place)))
+        def make(place: int) -> best_of.Candidate[_Made]:
+            candidate = self._candidate(at_seed(place))
             return best_of.Candidate(place, judge.see(candidate.picture), candidate)
 
-        kept, candidates = best_of.best(first, asked, another)
-        job = replace(job, seed=best_of.candidate_seed(job.seed, kept.number))
-        moved = None
-        if asked.drift:
-            (plain,) = load_pipeline.run(self._pipeline, worded(job, self._prepared), self._progress)
+        def at_seed(place: int) -> DiffusersJob:
+            return replace(job, seed=best_of.candidate_seed(job.seed, place))
+
+        def compare(kept: best_of.Candidate[_Made]) -> best_of.Drift:
+            (plain,) = load_pipeline.run(self._pipeline, worded(at_seed(kept.number), self._prepared), self._progress)
             region = acted_regions.union(kept.made.regions, (job.width, job.height))
-            moved = best_of.drift(kept.made.picture, plain, region)
+            return best_of.measure_drift(kept.made.picture, plain, region)
+
+        chosen = best_of.choose(judge.name, self._settings.report, first, make, compare)
+        kept = chosen.candidate
         return Result(
-            kept.made.picture,
-            job.seed,
-            kept.verdict,
-            {**kept.made.facts, **best_of.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
-            best_of.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
-            asked.below == "skip" and best_of.too_little(asked, kept.verdict),
-            kept.made.regions,
+            picture=kept.made.picture,
+            seed=at_seed(kept.number).seed,
+            verdict=kept.verdict,
+            facts={**kept.made.facts, **chosen.facts},
+            words=chosen.sentence,
+            left_out=chosen.left_out,
+            regions=kept.made.regions,
         )
 
     def _candidate(self, job: DiffusersJob) -> _Made:

@@ -18,7 +18,7 @@ from dp_adapter.webui.host import compat
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Worded = Callable[[tuple[str, str], bool], tuple[str, str]]
+EditPrompts = Callable[[tuple[str, str], bool], tuple[str, str]]
 
 INNER = "dp_adapter_inner"  # attribute of a processing object that is such a job
 _TITLE = "DP-Adapter"
@@ -68,14 +68,14 @@ def place(p: Any) -> int:
     return p.iteration * p.batch_size + p.batch_index
 
 
-def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded | None = None) -> Any:
+def once_more(p: Any, before: Any, seed: int, settings: Settings, edit_prompts: EditPrompts | None = None) -> Any:
     """A job that makes the picture being finished again, alone: same scripts, LoRA, ControlNet and hires pass.
 
     Args:
         before: a copy of ``p`` from before its preparation.
         settings: of our part in it.
-        worded: prompt and negative prompt, and whether they are the hires pass's -> the same with the words that our
-            part would put into them, where it is off.
+        edit_prompts: prompt and negative prompt, and whether they are the hires pass's -> the same with the words that
+            our part would put into them, where it is off.
     """
     number = place(p)
     p2: Any = copy.copy(before)
@@ -86,7 +86,7 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded
         method = inspect.isroutine(value) and inspect.isroutine(getattr(methods, name, None))
         if method or (inspect.ismethod(value) and value.__self__ is p):
             del own[name]
-    prompts = _prompts(p.all_prompts[number], p.all_negative_prompts[number], False, worded)
+    prompts = _prompts(p.all_prompts[number], p.all_negative_prompts[number], False, edit_prompts)
     changes: dict[str, Any] = {
         "prompt": prompts[0],
         "negative_prompt": prompts[1],
@@ -97,7 +97,7 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded
         "n_iter": 1,
     }
     if getattr(p, "enable_hr", False):
-        prompts = _prompts(p.all_hr_prompts[number], p.all_hr_negative_prompts[number], True, worded)
+        prompts = _prompts(p.all_hr_prompts[number], p.all_hr_negative_prompts[number], True, edit_prompts)
         changes |= {"hr_prompt": prompts[0], "hr_negative_prompt": prompts[1]}
     inits = getattr(before, "init_images", None)
     if inits and len(inits) > 1:
@@ -107,8 +107,8 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded
     return _inner(p2)
 
 
-def _prompts(prompt: str, negative: str, hires: bool, worded: Worded | None) -> tuple[str, str]:
-    return (prompt, negative) if worded is None else worded((prompt, negative), hires)
+def _prompts(prompt: str, negative: str, hires: bool, edit_prompts: EditPrompts | None) -> tuple[str, str]:
+    return (prompt, negative) if edit_prompts is None else edit_prompts((prompt, negative), hires)
 
 
 def over_face(p: Any, picture: Image, strength: float, settings: Settings) -> Any:
@@ -167,7 +167,7 @@ def run(p: Any, p2: Any, words: str) -> Image | None:
     return None if stopped() or not processed.images else processed.images[0]
 
 
-def told(p2: Any, prefix: str) -> dict[str, str]:
+def parameters_of(p2: Any, prefix: str) -> dict[str, str]:
     """The infotext parameters that an inner job was given per picture, by what follows the prefix."""
     given = cast("Mapping[str, Any]", p2.extra_generation_params)
     ours = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.session.results.best_of import describing
+from dp_adapter.session.results.best_of import describe_picture
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.parameters import infotext
 
@@ -33,7 +33,7 @@ def describe(p: Any, settings: Settings, mode: Mode, told: Explanation, idle: st
             written[RESULT + name] = words
     if not idle:
         used = settings.with_fields(told.used) if told.used else settings
-        written.update(infotext.parameters(describing(used, mode), {}))
+        written.update(infotext.parameters(describe_picture(used, mode), {}))
 
 
 def forget(p: Any) -> None:

@@ -31,7 +31,7 @@ _REGION = "dp_adapter_region"  # attribute of an inner job: where its identities
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """A finished picture, its seed, what was told about it on the way, and where an identity acted."""
+    """A finished picture, its seed, what was measured of it on the way, and where an identity acted."""
 
     image: Image
     seed: int
@@ -45,21 +45,23 @@ class FinishedPictures:
     Args:
         p: the job, before its preparation.
         prepared: gives what the last pass was made with.
-        worded: as ``nested.once_more`` takes it.
+        edit_prompts: as ``inner_jobs.once_more`` takes it.
 
     Raises:
         DPAdapterError: there are no photos to compare with.
     """
 
-    def __init__(self, p: Any, settings: Settings, prepared: Callable[[], Prepared], worded: inner_jobs.Worded) -> None:
+    def __init__(
+        self, p: Any, settings: Settings, prepared: Callable[[], Prepared], edit_prompts: inner_jobs.EditPrompts
+    ) -> None:
         self._p = p
         self._settings = settings
         self._prepared = prepared
-        self._worded = worded
+        self._edit_prompts = edit_prompts
         self._measured = Measurements(p)
         self._left_out: dict[int, Image] = {}
         self._samples: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
-        self._judged = best_of.judged(settings.report)
+        self._judged = best_of.needs_judge(settings.report)
         self._judge: Judge | None = None
         self._before = copy.copy(p)
         if self._judged:
@@ -73,34 +75,29 @@ class FinishedPictures:
         if face_pass.wanted(self._p, self._settings, edit) and not inner_jobs.cut_short():
             with surviving(self._p, "the face pass failed, the picture is as it was before"):
                 regions = acted_regions.regions_of(self._prepared(), self._p.batch_index)
-                told = face_pass.over(self._p, pp, self._settings, edit, self._the_judge(), regions)
-                self._measured.add(inner_jobs.place(self._p), {"face pass": told})
+                done = face_pass.over(self._p, pp, self._settings, edit, self._the_judge(), regions)
+                self._measured.add(inner_jobs.place(self._p), {"face pass": done})
 
-    def finished(self, pp: Any) -> None:
-        """A picture as it is handed back and saved next."""
+    def choose(self, pp: Any) -> None:
+        """A picture as it is handed back and saved next: the best of its candidates, with what was measured."""
         if self._judged and not inner_jobs.cut_short():
             with surviving(self._p, "the report failed"):
                 self._choose(pp)
 
     def _choose(self, pp: Any) -> None:
-        p, asked, judge = self._p, self._settings.report, self._the_judge()
-        number = inner_jobs.place(p)
-        seed = p.all_seeds[number]
-        first = best_of.Candidate(0, judge.see(_array(pp.image)), _Made(pp.image, seed, region=self._region(pp.image)))
-        kept, candidates = best_of.best(first, asked, self._another)
-        if kept is not first:
-            pp.image = kept.made.image
-            p.all_seeds = _with(p.all_seeds, number, kept.made.seed)
-            p.seeds = _with(p.seeds, p.batch_index, kept.made.seed)
-        moved = None
-        if best_of.too_little(asked, kept.verdict) and asked.below == "skip":
-            self._leave_out(number, pp, kept.verdict)
-        elif asked.drift:
-            moved = self._drift(kept.made)
-        facts = best_of.facts(judge.name, kept.verdict, kept.number, candidates, moved)
-        self._measured.add(number, {**kept.made.facts, **facts})
-        words = best_of.sentence(judge.name, kept.verdict, kept.number, candidates, moved)
-        p.comment(f"DP-Adapter: picture {number + 1} (seed {kept.made.seed}): {words}.")
+        p, judge, number = self._p, self._the_judge(), inner_jobs.place(self._p)
+        made = _Made(pp.image, p.all_seeds[number], region=self._region(pp.image))
+        first = best_of.Candidate(0, judge.see(_array(pp.image)), made)
+        chosen = best_of.choose(judge.name, self._settings.report, first, self._make_candidate, self._measure_drift)
+        kept = chosen.candidate.made
+        if kept is not made:
+            pp.image = kept.image
+            p.all_seeds = _with(p.all_seeds, number, kept.seed)
+            p.seeds = _with(p.seeds, p.batch_index, kept.seed)
+        if chosen.left_out:
+            self._leave_out(number, pp, chosen.candidate.verdict)
+        self._measured.add(number, {**kept.facts, **chosen.facts})
+        p.comment(f"DP-Adapter: picture {number + 1} (seed {kept.seed}): {chosen.sentence}.")
 
     def hand_back(self, processed: Any) -> None:
         """The whole job is done."""
@@ -138,7 +135,7 @@ class FinishedPictures:
             self._judge = Judge(session, self._settings, encoders)
         return self._judge
 
-    def _another(self, number: int) -> best_of.Candidate[_Made] | None:
+    def _make_candidate(self, number: int) -> best_of.Candidate[_Made] | None:
         """One more candidate; None where the user ended the search, or it failed."""
         if inner_jobs.stopped():
             return None
@@ -149,7 +146,7 @@ class FinishedPictures:
             p2 = inner_jobs.once_more(p, self._before, seed, settings)
             image = inner_jobs.run(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
             if image is not None:
-                made = _Made(image, seed, inner_jobs.told(p2, RESULT), getattr(p2, _REGION, None))
+                made = _Made(image, seed, inner_jobs.parameters_of(p2, RESULT), getattr(p2, _REGION, None))
                 return best_of.Candidate(number, self._the_judge().see(_array(image)), made)
         return None
 
@@ -158,14 +155,16 @@ class FinishedPictures:
         regions = acted_regions.regions_of(self._prepared(), p.batch_index)
         return acted_regions.union(regions, image.size, getattr(p, "paste_to", None))
 
-    def _drift(self, made: _Made) -> best_of.Drift | None:
-        if inner_jobs.stopped():
+    def _measure_drift(self, kept: best_of.Candidate[_Made]) -> best_of.Drift | None:
+        """None for what is left out, where the user ended the job, and where it failed."""
+        if best_of.is_left_out(self._settings.report, kept.verdict) or inner_jobs.stopped():
             return None
+        made = kept.made
         with surviving(self._p, "the picture to measure the drift by failed"):
-            p2 = inner_jobs.once_more(self._p, self._before, made.seed, Settings(enabled=False), self._worded)
+            p2 = inner_jobs.once_more(self._p, self._before, made.seed, Settings(enabled=False), self._edit_prompts)
             plain = inner_jobs.run(self._p, p2, "the picture without the identity")
             if plain is not None:
-                return best_of.drift(_array(made.image), _array(plain), made.region)
+                return best_of.measure_drift(_array(made.image), _array(plain), made.region)
         return None
 
     def _leave_out(self, number: int, pp: Any, verdict: LikenessVerdict) -> None:
