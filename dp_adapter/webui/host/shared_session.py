@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.webui.host import compat, options
+from dp_adapter.webui.host.controlnet import load_control
 
 if TYPE_CHECKING:
     from dp_adapter.hosts.attach.sites import Base
@@ -70,7 +71,7 @@ def control_model(path: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def _control(path: Path, _size: int, _modified: int) -> Any:
-    return compat.load_control(path)
+    return load_control(path)
 
 
 def folders() -> list[Path]:
