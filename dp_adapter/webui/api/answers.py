@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dp_adapter.session import Session
     from dp_adapter.session.model_list import ModelFacts, ModelListing
     from dp_adapter.session.photos.reference_photos import SeenPhoto
+    from dp_adapter.webui.api.bodies import RegionsRequest
 
 _THUMBNAIL = 112  # px, of a face
 _HASH = 16  # hex digits of a photo's digest, as in photo:HASH
@@ -141,31 +142,23 @@ def _cropped(seen: SeenPhoto) -> Image:
     return Image.fromarray(seen.picture).crop((left, top, right, bottom)).resize((_THUMBNAIL, _THUMBNAIL))
 
 
-def regions(
-    session: Session,
-    settings: Mapping[str, Any],
-    base: Base,
-    width: int,
-    height: int,
-    init: str,
-    masks: bool,
-    parts: bool,
-) -> dict[str, Any]:
+def regions(session: Session, base: Base, body: RegionsRequest) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.forecast import forecast, unplaced
     from dp_adapter.session.regions.requested_regions import RequestedRegions
 
-    asked = Settings.from_dict(settings)
+    asked = Settings.from_dict(body.settings)
     request = filled(asked, session.modes.of(asked.mode))
-    inits = (session.photos.read(init, "init"),) if init else ()
+    inits = (session.photos.read(body.init, "init"),) if body.init else ()
+    width, height = body.width, body.height
     scene = Scene(base, width, height, inits)
     areas = RequestedRegions(session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
     for one in forecast(request, scene, areas, persons):
         mask = None if one.mask is None else one.mask[0].numpy()
-        seen = areas.parts(request, scene, one.number) if parts else {}
+        seen = areas.parts(request, scene, one.number) if body.parts else {}
         listed.append(
             {
                 "person": one.number,
@@ -173,7 +166,7 @@ def regions(
                 "coverage": round(one.coverage, 4),
                 "known": one.known,
                 "follows": one.follows,
-                "mask": _png(_drawn(mask, width, height)) if masks else None,
+                "mask": _png(_drawn(mask, width, height)) if body.masks else None,
                 "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
             }
         )

@@ -53,7 +53,12 @@ def start(app: FastAPI) -> None:
 
     if not (host.cmd_opts.api or host.cmd_opts.nowebui):
         return
-    served = Served(shared_session.session, shared_session.base, call_queue.queue_lock, compat.webui())
+    served = Served(
+        session=shared_session.session,
+        base=shared_session.base,
+        lock=call_queue.queue_lock,
+        webui=compat.webui(),
+    )
     register(app, served, _password(host.cmd_opts.api_auth))
 
 
@@ -170,9 +175,7 @@ class Routes:
         """Where each person of `settings` would act in a picture of this size; masks and parts only on request."""
         with self._served.lock:
             base = self._served.base() or "sd15"  # regions do not depend on it
-            return answers.regions(
-                self._served.session(), body.settings, base, body.width, body.height, body.init, body.masks, body.parts
-            )
+            return answers.regions(self._served.session(), base, body)
 
     def embed(self, body: forms.Request) -> dict[str, Any]:
         """Face vectors of every photo in `settings` by the shipped encoder, and the mean direction of each person."""

@@ -34,15 +34,15 @@ def _made() -> Session:
 
     chosen = options.read()
     return Session(
-        [compat.models_folder()],
-        False,
-        folders(),
-        chosen.checkpoints,
-        chosen.photos_mb,
-        restorers,
-        encoder_folders(),
-        compat.encoder_device(),
-        chosen.checkpoints_mb,
+        roots=[compat.models_folder()],
+        paths_allowed=False,
+        folders=folders(),
+        checkpoints=chosen.checkpoints,
+        photos_mb=chosen.photos_mb,
+        restorers=restorers,
+        encoder_folders=encoder_folders(),
+        device=compat.encoder_device(),
+        checkpoints_mb=chosen.checkpoints_mb,
     )
 
 

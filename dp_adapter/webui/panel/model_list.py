@@ -51,7 +51,7 @@ def build(widgets: Widgets) -> ModelPart:
         refresh = widgets.volatile(ToolButton(value="🔄", elem_id=widgets.elem_id("models_refresh")))
         refresh.webui_tooltip = "Read the model folders again"
     variant = widgets.add("variant", make=gr.Radio, choices=_variants(), visible=False)
-    return ModelPart(model, variant, refresh, widgets.by_path)
+    return ModelPart(model=model, variant=variant, refresh=refresh, beside=widgets.by_path)
 
 
 def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:

@@ -55,7 +55,17 @@ def build(widgets: Widgets) -> IdentitiesPart:
         button.webui_tooltip = tooltip
     for component in (saved, refresh, use, delete, yes, no, as_name, save):
         widgets.volatile(component)
-    return IdentitiesPart(saved, refresh, use, delete, question, yes, no, as_name, save)
+    return IdentitiesPart(
+        saved=saved,
+        refresh=refresh,
+        use=use,
+        delete=delete,
+        question=question,
+        yes=yes,
+        no=no,
+        name=as_name,
+        save=save,
+    )
 
 
 def wire(part: IdentitiesPart, photos: PhotoList, enabled: Any, face: list[Any], speaking: Speaking) -> None:

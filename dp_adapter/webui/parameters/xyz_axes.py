@@ -76,13 +76,13 @@ def _of_fields() -> Iterator[Axis]:
         if "[]" in path:
             show_one, read_one = partial(_all_shown, show_one), partial(_all_read, read_one)
         yield Axis(
-            info.label,
-            _texts(kind),
-            _model if path == "model" else read_one,
-            show_one,
-            partial(_set, path),
-            _models if path == "model" else _choices(kind),
-            _COSTS.get(path, 0.0),
+            label=info.label,
+            texts=_texts(kind),
+            value=_model if path == "model" else read_one,
+            show=show_one,
+            changes=partial(_set, path),
+            choices=_models if path == "model" else _choices(kind),
+            cost=_COSTS.get(path, 0.0),
         )
 
 
@@ -208,7 +208,15 @@ def _model(text: str) -> str:
 
 
 def _identity() -> Axis:
-    return Axis("Identity", _names, _saved, lambda name: name or _NONE, _all_photos, _identities, cost=0.2)
+    return Axis(
+        label="Identity",
+        texts=_names,
+        value=_saved,
+        show=lambda name: name or _NONE,
+        changes=_all_photos,
+        choices=_identities,
+        cost=0.2,
+    )
 
 
 def _identities() -> list[str]:

@@ -93,9 +93,24 @@ def build(widgets: Widgets) -> PhotoList:
         for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
     )
     return PhotoList(
-        text, selected, added, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces,
-        any_face, clicked, face_clicked,
-    )  # fmt: skip
+        text=text,
+        selected=selected,
+        added=added,
+        drop=drop,
+        gallery=gallery,
+        editor=editor,
+        weight=weight,
+        person=person,
+        words=words_of,
+        earlier=earlier,
+        later=later,
+        remove=remove,
+        said=said,
+        faces=faces,
+        any_face=any_face,
+        clicked=clicked,
+        face_clicked=face_clicked,
+    )
 
 
 def _gallery(label: str, elem_id: str, css: str) -> Any:

@@ -51,7 +51,7 @@ def build(widgets: Widgets) -> Question:
     undo = gr.Button("Undo", visible=False, elem_id=name("stranger_undo"), size="sm")
     for button in (other, same, undo):
         widgets.volatile(button)
-    return Question(asked, row, other, same, undo, gr.State([]), gr.State([]))
+    return Question(asked=asked, row=row, other=other, same=same, undo=undo, settled=gr.State([]), made=gr.State([]))
 
 
 def wire(part: Question, photos: PhotoList, face: list[Any], speaking: Speaking) -> None:

@@ -64,7 +64,7 @@ def build(widgets: Widgets) -> PreviewPart:
     tab = gr.Number(0, visible=False, label="DP-Adapter img2img tab", elem_id=name("img2img_tab"))
     for component in (button, again, picture, tab):
         widgets.volatile(component)
-    return PreviewPart(button, again, picture, said, tab)
+    return PreviewPart(button=button, again=again, picture=picture, said=said, tab=tab)
 
 
 def wire(part: PreviewPart, regions: RegionList, args: list[Any], is_img2img: bool, speaking: Speaking) -> None:
