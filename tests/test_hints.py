@@ -23,7 +23,7 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
         monkeypatch.setattr(sys, "executable", str(root / "venv" / "bin" / "python"))
         monkeypatch.setattr(webui_hints, "_ROOT", root / "extensions" / "dp-adapter")
-        webui_hints.begin()
+        webui_hints.use_webui_hints()
         yield root
 
 
@@ -49,7 +49,7 @@ def test_a_python_from_elsewhere_is_named_by_the_console_alone(webui: Path, monk
     from dp_adapter.webui.host import webui_hints
 
     monkeypatch.setattr(sys, "executable", "/opt/conda/envs/webui/bin/python3.10")
-    webui_hints.begin()
+    webui_hints.use_webui_hints()
     words = str(MissingDependencyError("onnxruntime", "It", "onnx"))
     assert "'python -m pip install onnxruntime'" in words and "/opt" not in words and "console" in words
     assert "'/opt/conda/envs/webui/bin/python3.10 -m pip install onnxruntime'" in hints.in_full(words)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from modules import scripts
 
 from dp_adapter.webui.host import compat, forge_widths, webui_hints
-from dp_adapter.webui.job import stopped_in_panel
-from dp_adapter.webui.job.stop import FROM_PANEL, stopping, warn
+from dp_adapter.webui.job import stop_in_panel
+from dp_adapter.webui.job.stop import FROM_PANEL, stop_on_error, warn
 
 if TYPE_CHECKING:
     from dp_adapter.webui.job.job import Job
@@ -21,13 +21,13 @@ _JOB = "dp_adapter_run"  # attribute of a job's processing object
 
 def register() -> None:
     """Tells the WebUI what to call; it forgets all of it at "Reload UI"."""
-    webui_hints.begin()
-    compat.on("cfg_denoiser", _before_step)
-    compat.on("before_ui", _before_ui)
-    compat.on("ui_settings", _settings_page)
-    compat.on("app_started", _routes)
-    compat.on("after_component", _after_component)
-    compat.on("script_unloaded", _forget)
+    webui_hints.use_webui_hints()
+    compat.on_event("cfg_denoiser", _before_step)
+    compat.on_event("before_ui", _before_ui)
+    compat.on_event("ui_settings", _settings_page)
+    compat.on_event("app_started", _routes)
+    compat.on_event("after_component", _after_component)
+    compat.on_event("script_unloaded", _forget)
     forge_widths.register()
 
 
@@ -60,7 +60,7 @@ class DPAdapterScript(scripts.Script):
 
     def setup(self, p: Any, *args: Any) -> None:
         """Once per job of the panel, before the host does anything with it."""
-        stopped_in_panel.in_words(p.scripts)
+        stop_in_panel.return_stops(p.scripts)
 
     def process(self, p: Any, *args: Any) -> None:
         """Once per job, before anything is sampled."""
@@ -69,7 +69,7 @@ class DPAdapterScript(scripts.Script):
         if _off(args) and not hasattr(p, "dp_adapter_overrides"):
             return
         setattr(p, FROM_PANEL, not getattr(p, "is_api", False) and args[:1] in ((None,), ("",)))
-        with stopping(p):
+        with stop_on_error(p):
             from dp_adapter.webui.job.job import Job
             from dp_adapter.webui.job.request import read_request
             from dp_adapter.webui.parameters.describe_job import forget
@@ -81,14 +81,14 @@ class DPAdapterScript(scripts.Script):
 
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if job := _job_of(p):
-            with stopping(p):
+            with stop_on_error(p):
                 job.before_batch(int(kwargs["batch_number"]))
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if job := _job_of(p):
             from dp_adapter.core.types import Grid
 
-            with stopping(p):
+            with stop_on_error(p):
                 x = kwargs["x"]
                 job.before_pass(Grid(*x.shape[-2:]), len(x))
 
@@ -146,7 +146,7 @@ def _settings_page() -> None:
 def _routes(_demo: Any, app: Any) -> None:
     from dp_adapter.webui.api import routes
 
-    routes.start(app)
+    routes.add_routes(app)
 
 
 def _after_component(component: Any, **kwargs: Any) -> None:

@@ -141,7 +141,7 @@ def _detects(tab: Mapping[str, Any]) -> bool:
     return tab.get("ad_model", "None") != "None" and tab.get("ad_tab_enable", True) is not False
 
 
-def on(event: str, callback: Callable[..., Any]) -> None:
+def on_event(event: str, callback: Callable[..., Any]) -> None:
     """Registers a callback as the host's ``on_<event>`` does.
 
     Where the host lets itself be told who registers, it need not search the loaded modules for that, which takes it

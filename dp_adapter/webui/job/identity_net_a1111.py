@@ -40,13 +40,13 @@ def add_controls(p: Any, net: Net, call: Callable[[], Step | None]) -> Generator
     unet: Any = compat.diffusion_model(p.sd_model)
     loaded.to(dtype=p.sd_model.dtype)
     controls = [_control_params(names, loaded, net, person, call) for person in net.persons]
-    network = _network_in(unet)
-    with _beside_units(network, controls) if network is not None else _alone(p, unet, names["hook"], controls):
+    network = _find_network(unet)
+    with _add_to_units(network, controls) if network is not None else _add_network(p, unet, names["hook"], controls):
         yield
 
 
 @contextmanager
-def _beside_units(network: Any, controls: list[Any]) -> Generator[None]:
+def _add_to_units(network: Any, controls: list[Any]) -> Generator[None]:
     """The controls among those of the user's units."""
     network.control_params += controls
     try:
@@ -57,7 +57,7 @@ def _beside_units(network: Any, controls: list[Any]) -> Generator[None]:
 
 
 @contextmanager
-def _alone(p: Any, unet: Any, hook: Any, controls: list[Any]) -> Generator[None]:
+def _add_network(p: Any, unet: Any, hook: Any, controls: list[Any]) -> Generator[None]:
     """The controls in a network of our own, where the user has no unit."""
     if "_original_forward" in unet.__dict__:
         raise HostError("Another job's ControlNet is in the UNet", _OFF)
@@ -113,7 +113,7 @@ class PersonControl:
         return self._model(x=x, context=torch.stack(rows).to(context), **rest)
 
 
-def _network_in(unet: Any) -> Any | None:
+def _find_network(unet: Any) -> Any | None:
     """The extension's network that is in a UNet for units of the user's; None for none."""
     for script in controlnets():
         network = script.latest_network

@@ -14,9 +14,9 @@ from dp_adapter.webui.job import duplicate_lora, request, scenes
 from dp_adapter.webui.job.comments import JobComments
 from dp_adapter.webui.job.encode_pictures import picture_encoder
 from dp_adapter.webui.job.sampling_pass import ActedCalls, SamplingPass, regions_of
-from dp_adapter.webui.job.stop import stopped
+from dp_adapter.webui.job.stop import make_stop
 from dp_adapter.webui.parameters import describe_job
-from dp_adapter.webui.previews.preview_decoders import decoder
+from dp_adapter.webui.previews.preview_decoders import choose_decoder
 from dp_adapter.webui.prompts import prompt_edits
 from dp_adapter.webui.results import face_pass
 from dp_adapter.webui.results.finished_pictures import FinishedPictures
@@ -53,7 +53,7 @@ class Job:
         base = shared_session.base_of(p.sd_model)
         self._settings, self._first = self._prepare_first(base)
         self._current = self._first  # of the pass
-        self._decode = decoder(settings.tracking.decoder, base)
+        self._decode = choose_decoder(settings.tracking.decoder, base)
         request.require_hires_family(p, self._settings, base)
         if note := request.refiner_note(p):
             self._comments.add(note)
@@ -77,7 +77,9 @@ class Job:
         """
         p = self._p
         if getattr(p, "init_images", None):
-            self._first = self._prepare(self._settings, scenes.first_pass(p, shared_session.base_of(p.sd_model)))
+            self._first = self._prepare(
+                self._settings, scenes.describe_first_pass(p, shared_session.base_of(p.sd_model))
+            )
         if self._first.injection.active:
             request.require_own_unet()
         self._add_notes(self._first)
@@ -160,7 +162,9 @@ class Job:
             encode_picture=picture_encoder(self._p),
             controls=has_controlnet(),
         )
-        prepared, note = duplicate_lora.without(self._p, shared_session.session().prepare(settings, scene, before))
+        prepared, note = duplicate_lora.drop_duplicate(
+            self._p, shared_session.session().prepare(settings, scene, before)
+        )
         if note:
             self._comments.add(note)
         return prepared
@@ -170,7 +174,7 @@ class Job:
 
         Init pictures are cut to size in the job's own preparation; until then only photos and model are checked.
         """
-        settings, scene = self._requested, scenes.first_pass(self._p, base, initialised=False)
+        settings, scene = self._requested, scenes.describe_first_pass(self._p, base, initialised=False)
         prepared = self._prepare(settings, scene)
         with_words = prompt_edits.with_prompt_words(self._p, settings, prepared.spoken)
         return with_words, prepared if with_words == settings else self._prepare(with_words, scene)
@@ -179,14 +183,14 @@ class Job:
         """What the hires pass will be made with, as far as its words are concerned."""
         if not getattr(self._p, "enable_hr", False) or self._settings.hires.use == "same":
             return self._first
-        scene = scenes.first_pass(self._p, base, initialised=False)
+        scene = scenes.describe_first_pass(self._p, base, initialised=False)
         return self._prepare(self._settings.in_hires_pass(), scene)
 
     def _prepare_pass(self, latent: Grid) -> Prepared:
         p = self._p
         if not getattr(p, "is_hr_pass", False):
             return self._first
-        scene = scenes.hires_pass(p, shared_session.base_of(p.sd_model), latent)
+        scene = scenes.describe_hires_pass(p, shared_session.base_of(p.sd_model), latent)
         prepared = self._prepare(self._settings.in_hires_pass(), scene, self._first.tracker)
         self._add_notes(prepared)
         return prepared
@@ -212,7 +216,7 @@ class Job:
                 self._require_acted()
                 return made
             except DPAdapterError as error:  # a call of the UNet that cannot be adapted
-                raise stopped(str(error)) from error
+                raise make_stop(str(error)) from error
             finally:
                 self._finish_batch()
 
@@ -236,7 +240,7 @@ class Job:
 
     def _why_idle(self) -> str:
         """Why nothing acted in this batch, in few words; empty where something did, or nobody could see it."""
-        if face_pass.wanted(self._p, self._settings, self._first.edit):
+        if face_pass.is_wanted(self._p, self._settings, self._first.edit):
             return ""
         if self._calls is None:
             return self._first.explanation.idle

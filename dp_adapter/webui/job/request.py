@@ -30,12 +30,12 @@ def read_request(p: Any, args: Sequence[object]) -> Settings:
     if not settings.enabled:
         return settings
     if inner_jobs.is_inner(p):
-        settings = inner_jobs.as_inner(p, settings)
+        settings = inner_jobs.request_inside(p, settings)
     else:
         always, report = options.read(), settings.report
         report = replace(report, enabled=report.enabled or always.report, masks=report.masks or always.masks)
         settings = replace(settings, report=report)
-    return infotext_photos.kept(settings, shared_session.session().photos.keep)
+    return infotext_photos.keep_pictures(settings, shared_session.session().photos.keep)
 
 
 def require_own_unet() -> None:

@@ -11,7 +11,7 @@ from dp_adapter.hosts.prompts.person_words import FoundWords
 from dp_adapter.webui.host import compat
 from dp_adapter.webui.job import identity_net_a1111, identity_net_forge
 from dp_adapter.webui.job.attach import AttachedPass, attach
-from dp_adapter.webui.previews.live_overlay import draw_regions
+from dp_adapter.webui.previews.live_overlay import show_regions
 from dp_adapter.webui.previews.preview_hooks import follow_previews
 from dp_adapter.webui.prompts import word_positions
 
@@ -90,7 +90,7 @@ class SamplingPass:
         with ExitStack() as stack:
             if prepared.net is not None:
                 stack.enter_context(_add_identity_net(p, prepared.net, self._call))
-            spoken = word_positions.spoken(p, prepared.spoken) if prepared.spoken else None
+            spoken = word_positions.find_spoken(p, prepared.spoken) if prepared.spoken else None
             words = self._person_words(p)
             maps = WordMaps(words.tokens, latent) if words.texts else None
             prompts = words.prompts if spoken is None else spoken.prompts
@@ -101,7 +101,7 @@ class SamplingPass:
                     follow_previews(p, tracker, decode, attached, maps, words.head, injection.schedule.at)
                 )
             if overlay:
-                stack.enter_context(draw_regions(lambda: regions_of(injection), batch))
+                stack.enter_context(show_regions(lambda: regions_of(injection), batch))
             self._attached = attached
             self._stack = stack.pop_all()
 
@@ -142,7 +142,7 @@ class SamplingPass:
         tracker = self._prepared.tracker
         if tracker is None or not tracker.wants_attention:
             return FoundWords(())
-        return word_positions.find(p, tracker.plan.words)
+        return word_positions.find_words(p, tracker.plan.words)
 
     def _call(self) -> Step | None:
         return None if self._attached is None else self._attached.call

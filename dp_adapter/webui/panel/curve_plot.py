@@ -10,7 +10,7 @@ from dp_adapter.settings.curve import MAX_WEIGHT, Curve
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 360, 110, 26, 18, 6
 
 
-def drawn(text: str, start: float = 0.0, end: float = 1.0) -> str:
+def draw_curve(text: str, start: float = 0.0, end: float = 1.0) -> str:
     """SVG of a curve's text between ``start`` and ``end``; where it cannot be read, the words that say why."""
     try:
         curve = Curve.parse(text)
@@ -28,7 +28,7 @@ def drawn(text: str, start: float = 0.0, end: float = 1.0) -> str:
     )
     return (
         f'<svg class="dp-adapter-curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Weight curve">'
-        f'{_grid()}<polygon points="{area}"/><polyline points="{line}"/>{dots}</svg>'
+        f'{_draw_grid()}<polygon points="{area}"/><polyline points="{line}"/>{dots}</svg>'
     )
 
 
@@ -40,7 +40,7 @@ def _y(weight: float) -> float:
     return _TOP + (1 - weight / MAX_WEIGHT) * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _grid() -> str:
+def _draw_grid() -> str:
     lines: list[str] = []
     for weight in (0, 1, 2):
         y = _y(weight)

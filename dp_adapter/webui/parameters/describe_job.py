@@ -33,7 +33,7 @@ def describe(p: Any, settings: Settings, mode: Mode, told: Explanation, idle: st
             written[RESULT + name] = words
     if not idle:
         used = settings.with_fields(told.used) if told.used else settings
-        written.update(infotext.parameters(describe_picture(used, mode), {}))
+        written.update(infotext.write_parameters(describe_picture(used, mode), {}))
 
 
 def forget(p: Any) -> None:

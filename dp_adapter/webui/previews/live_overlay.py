@@ -19,7 +19,7 @@ _ASSIGN = "assign_current_image"
 
 
 @contextmanager
-def draw_regions(regions: Regions, batch: int) -> Generator[None]:
+def show_regions(regions: Regions, batch: int) -> Generator[None]:
     """Inside the ``with``, each live preview shows where every person acts at that moment.
 
     The host makes previews in the thread of whoever asks for them, from what it sampled last.
@@ -61,4 +61,4 @@ def _draw_over(image: Picture, regions: Mapping[int, Tensor | None], batch: int)
             each = [Image.fromarray(np.uint8(one.numpy() * 255)) for one in mask.expand(batch, -1, -1)]
             arranged: Picture = host.image_grid(each) if grid and batch > 1 else each[0]
             masks[number] = np.asarray(arranged.convert("L").resize(image.size), np.float32) / np.float32(255)
-    return region_drawing.tinted(image.convert("RGB"), masks) if masks else image
+    return region_drawing.tint(image.convert("RGB"), masks) if masks else image

@@ -14,7 +14,7 @@ from dp_adapter.settings import Report, Settings
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.job import inner_jobs
-from dp_adapter.webui.job.stop import surviving
+from dp_adapter.webui.job.stop import comment_on_error
 from dp_adapter.webui.results import face_pass
 from dp_adapter.webui.results.measurements import Measurements
 
@@ -72,28 +72,28 @@ class FinishedPictures:
         """A picture as it was sampled; what was painted over by an inpainting mask comes later."""
         self._save_again()
         edit = self._prepared().edit
-        if face_pass.wanted(self._p, self._settings, edit) and not inner_jobs.cut_short():
-            with surviving(self._p, "the face pass failed, the picture is as it was before"):
+        if face_pass.is_wanted(self._p, self._settings, edit) and not inner_jobs.is_cut_short():
+            with comment_on_error(self._p, "the face pass failed, the picture is as it was before"):
                 regions = acted_regions.regions_of(self._prepared(), self._p.batch_index)
-                done = face_pass.over(self._p, pp, self._settings, edit, self._the_judge(), regions)
-                self._measured.add(inner_jobs.place(self._p), {"face pass": done})
+                done = face_pass.make_faces_anew(self._p, pp, self._settings, edit, self._the_judge(), regions)
+                self._measured.add(inner_jobs.picture_number(self._p), {"face pass": done})
 
     def choose(self, pp: Any) -> None:
         """A picture as it is handed back and saved next: the best of its candidates, with what was measured."""
-        if self._judged and not inner_jobs.cut_short():
-            with surviving(self._p, "the report failed"):
+        if self._judged and not inner_jobs.is_cut_short():
+            with comment_on_error(self._p, "the report failed"):
                 self._choose(pp)
 
     def _choose(self, pp: Any) -> None:
-        p, judge, number = self._p, self._the_judge(), inner_jobs.place(self._p)
+        p, judge, number = self._p, self._the_judge(), inner_jobs.picture_number(self._p)
         made = _Made(pp.image, p.all_seeds[number], region=self._region(pp.image))
-        first = best_of.Candidate(0, judge.see(_array(pp.image)), made)
+        first = best_of.Candidate(0, judge.see(_pixels_of(pp.image)), made)
         chosen = best_of.choose(judge.name, self._settings.report, first, self._make_candidate, self._measure_drift)
         kept = chosen.candidate.made
         if kept is not made:
             pp.image = kept.image
-            p.all_seeds = _with(p.all_seeds, number, kept.seed)
-            p.seeds = _with(p.seeds, p.batch_index, kept.seed)
+            p.all_seeds = _replace_at(p.all_seeds, number, kept.seed)
+            p.seeds = _replace_at(p.seeds, p.batch_index, kept.seed)
         if chosen.left_out:
             self._leave_out(number, pp, chosen.candidate.verdict)
         self._measured.add(number, {**kept.facts, **chosen.facts})
@@ -137,17 +137,17 @@ class FinishedPictures:
 
     def _make_candidate(self, number: int) -> best_of.Candidate[_Made] | None:
         """One more candidate; None where the user ended the search, or it failed."""
-        if inner_jobs.stopped():
+        if inner_jobs.is_stopped():
             return None
         p = self._p
-        seed = best_of.candidate_seed(p.all_seeds[inner_jobs.place(p)], number)
+        seed = best_of.candidate_seed(p.all_seeds[inner_jobs.picture_number(p)], number)
         settings = self._settings.replace(report=Report())
-        with surviving(p, f"candidate {number + 1} failed"):
-            p2 = inner_jobs.once_more(p, self._before, seed, settings)
-            image = inner_jobs.run(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
+        with comment_on_error(p, f"candidate {number + 1} failed"):
+            p2 = inner_jobs.prepare_again(p, self._before, seed, settings)
+            image = inner_jobs.run_inside(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
             if image is not None:
                 made = _Made(image, seed, inner_jobs.parameters_of(p2, RESULT), getattr(p2, _REGION, None))
-                return best_of.Candidate(number, self._the_judge().see(_array(image)), made)
+                return best_of.Candidate(number, self._the_judge().see(_pixels_of(image)), made)
         return None
 
     def _region(self, image: Image) -> Mask | None:
@@ -157,14 +157,14 @@ class FinishedPictures:
 
     def _measure_drift(self, kept: best_of.Candidate[_Made]) -> best_of.Drift | None:
         """None for what is left out, where the user ended the job, and where it failed."""
-        if best_of.is_left_out(self._settings.report, kept.verdict) or inner_jobs.stopped():
+        if best_of.is_left_out(self._settings.report, kept.verdict) or inner_jobs.is_stopped():
             return None
         made = kept.made
-        with surviving(self._p, "the picture to measure the drift by failed"):
-            p2 = inner_jobs.once_more(self._p, self._before, made.seed, Settings(enabled=False), self._edit_prompts)
-            plain = inner_jobs.run(self._p, p2, "the picture without the identity")
+        with comment_on_error(self._p, "the picture to measure the drift by failed"):
+            p2 = inner_jobs.prepare_again(self._p, self._before, made.seed, Settings(enabled=False), self._edit_prompts)
+            plain = inner_jobs.run_inside(self._p, p2, "the picture without the identity")
             if plain is not None:
-                return best_of.measure_drift(_array(made.image), _array(plain), made.region)
+                return best_of.measure_drift(_pixels_of(made.image), _pixels_of(plain), made.region)
         return None
 
     def _leave_out(self, number: int, pp: Any, verdict: LikenessVerdict) -> None:
@@ -192,12 +192,12 @@ class FinishedPictures:
             folder.cleanup()
 
 
-def _array(image: Image) -> Picture:
+def _pixels_of(image: Image) -> Picture:
     import numpy as np
 
     return np.asarray(image.convert("RGB"), np.uint8)
 
 
-def _with(values: list[int], place: int, value: int) -> list[int]:
+def _replace_at(values: list[int], place: int, value: int) -> list[int]:
     """A copy, since the hosts use one list for what was asked and what is done."""
     return [*values[:place], value, *values[place + 1 :]]

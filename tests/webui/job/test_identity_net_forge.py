@@ -87,10 +87,13 @@ def test_a_control_that_fails_on_leaving_gives_the_unet_back(monkeypatch: pytest
     names = {"hook": SimpleNamespace(UnetHook=Hook)}
     monkeypatch.setattr(identity_net_a1111, "extension_names", lambda: names)
     monkeypatch.setattr(identity_net_a1111, "controlnets", list)
-    monkeypatch.setattr(identity_net_a1111.shared_session, "control_model", lambda _path: torch.nn.Linear(1, 1))
-    monkeypatch.setattr(identity_net_a1111.compat, "diffusion_model", lambda _model: unet)
-    p: Any = SimpleNamespace(sd_model=torch.nn.Linear(1, 1).to(torch.float32))
-    p.sd_model.dtype = torch.float32
+
+    def same(_given: object) -> torch.nn.Module:
+        return unet
+
+    monkeypatch.setattr(identity_net_a1111.shared_session, "control_model", same)
+    monkeypatch.setattr(identity_net_a1111.compat, "diffusion_model", same)
+    p = SimpleNamespace(sd_model=SimpleNamespace(dtype=torch.float32))
     net: Any = SimpleNamespace(model="instantid", persons=())
     with pytest.raises(RuntimeError, match="it broke"), identity_net_a1111.add_controls(p, net, lambda: None):
         assert "forward" in vars(unet)

@@ -287,7 +287,7 @@ def failing(make: Callable[..., Any], when: str) -> Callable[..., Any]:
     return part
 
 
-PARTS = ("_add_identity_net", "attach", "follow_previews", "draw_regions")
+PARTS = ("_add_identity_net", "attach", "follow_previews", "show_regions")
 
 
 @pytest.mark.parametrize(("part", "when"), [*product(PARTS, ("in", "out")), ("Acting.give_up", "out")])
@@ -304,7 +304,7 @@ def test_a_part_that_fails_leaves_nothing_in_the_host(
     assign, before = state.assign_current_image, state_of(host.unet.module)
     request = {**person, "regions": [], "report": {"overlay": True}}
     expected = host.job(request).run()
-    entered: list[object] = []
+    entered: list[int] = []
     prepare = Job._prepare
 
     def with_net(self: Job, *args: Any) -> Any:
@@ -316,7 +316,7 @@ def test_a_part_that_fails_leaves_nothing_in_the_host(
     with monkeypatch.context() as broken:
         broken.setattr(Job, "_prepare", with_net)
         broken.setattr(sampling_pass, "_add_identity_net", control_in)
-        host.unet.before_call = lambda _step: entered.append(vars(host.unet.module)["forward"])
+        host.unet.before_call = entered.append
         if part == "Acting.give_up":
             broken.setattr(Acting, "give_up", fail)
         else:
@@ -570,7 +570,7 @@ def sharp(portrait: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return decode
 
-    monkeypatch.setattr("dp_adapter.webui.job.job.decoder", decoder)
+    monkeypatch.setattr("dp_adapter.webui.job.job.choose_decoder", decoder)
     return asked
 
 

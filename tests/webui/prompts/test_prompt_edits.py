@@ -95,7 +95,7 @@ def test_what_was_added_is_in_the_parameters_and_never_read_back() -> None:
         "DP-Adapter result words": "full body, wide shot, head to toe, feet visible (up to 0.6)",
         "DP-Adapter result negative words": "close-up, headshot, cropped, out of frame",
     }
-    pasted = infotext.read({**infotext.parameters(FULL_BODY, {}), **written})
+    pasted = infotext.read_parameters({**infotext.write_parameters(FULL_BODY, {}), **written})
     assert pasted is not None and pasted.settings == FULL_BODY and not pasted.notes
 
 
@@ -150,15 +150,15 @@ def shared(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_restorers_of_the_host(shared: Any, tmp_path: Path) -> None:
-    from dp_adapter.webui.host.restorers import restorers
+    from dp_adapter.webui.host.restorers import list_restorers
 
-    assert restorers() == {}
+    assert list_restorers() == {}
     (tmp_path / "GFPGAN").mkdir()
     (tmp_path / "GFPGAN" / "GFPGANv1.4.pth").touch()
     (tmp_path / "GFPGAN" / "detection_Resnet50_Final.pth").touch()
     absent = Restorer("CodeFormer", tmp_path / "Codeformer")
     shared.face_restorers = [absent, Restorer("None", tmp_path), Restorer("GFPGAN", tmp_path / "GFPGAN")]
-    found = restorers()
+    found = list_restorers()
     assert {name: ready for name, (_, ready) in found.items()} == {"GFPGAN": True, "CodeFormer": False}
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     assert (found["GFPGAN"][0](picture) == picture[::-1]).all()
