@@ -263,8 +263,8 @@ def test_the_routes_are_described_in_the_hosts_docs(server: Server) -> None:
     }  # fmt: skip
     for methods in ours.values():
         assert all(one["description"] and one["tags"] == ["DP-Adapter"] for one in methods.values())
-    place = described["components"]["schemas"]["Place"]["properties"]
-    assert all(field["description"] for field in place.values())
+    region = described["components"]["schemas"]["RegionAnswer"]["properties"]
+    assert all(field["description"] for field in region.values())
 
 
 def started(models: Path, **flags: Any) -> TestClient:

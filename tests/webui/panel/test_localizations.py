@@ -47,7 +47,7 @@ def in_sources() -> tuple[set[str], list[re.Pattern[str]]]:
     """Texts in the panel's sources, and patterns for those with something to be filled in."""
     texts: set[str] = set()
     patterns: list[re.Pattern[str]] = []
-    for source in sorted((ROOT / "dp_adapter" / "webui").glob("*.py")):
+    for source in sorted((ROOT / "dp_adapter" / "webui").rglob("*.py")):
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts |= {text.strip() for text in re.split("<[^>]*>", node.value)}
