@@ -16,7 +16,7 @@ from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
 from dp_adapter.hosts.pipelines.native_size import of_pipeline
 from dp_adapter.hosts.prompts import encode_prompts, person_words
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.sampling import Progress, sample, worded
+from dp_adapter.sampling import Progress, edit_prompts, sample
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.session.assembly.injection import never_acted
 from dp_adapter.session.results import acted_regions, best_of, face_pass
@@ -90,25 +90,26 @@ def generate(
     settings: Settings,
     job: DiffusersJob,
     progress: Progress | None = None,
-    told: Callable[[Explanation], None] | None = None,
+    on_explanation: Callable[[Explanation], None] | None = None,
 ) -> Generation:
     """Makes the pictures of a job, with the further pictures that the report needs.
 
     Args:
         progress: called with steps done and steps in all, anew for each run of the sampler.
-        told: called with the explanation before sampling.
+        on_explanation: called with the explanation before sampling.
 
     Raises:
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
-    if told:
-        told(prepared.explanation)
-    work = _Work(session, pipeline, settings, prepared, progress)
+    if on_explanation:
+        on_explanation(prepared.explanation)
+    finisher = _Finisher(session, pipeline, settings, prepared, progress)
     pictures = sample(pipeline, prepared, job, progress, session.roots)
     single = replace(job, batch=1)
     results = [
-        work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
+        finisher.finish(replace(single, seed=job.seed + number), picture, number)
+        for number, picture in enumerate(pictures)
     ]
     late = never_acted(prepared.injection, load_pipeline.progress(pipeline, job))
     if prepared.tracker is not None and not late:
@@ -126,7 +127,7 @@ class _Made:
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-class _Work:
+class _Finisher:
     """Finishes the pictures of one job.
 
     Raises:
@@ -141,13 +142,13 @@ class _Work:
         self._settings = settings
         self._prepared = prepared
         self._progress = progress
-        told = prepared.explanation
+        explanation = prepared.explanation
         self._wanted = settings.enabled and best_of.needs_judge(settings.report)
-        encoders = [name for person in told.persons for name in person.encoders]
-        judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
+        encoders = [name for person in explanation.persons for name in person.encoders]
+        judged = explanation.active or self._wanted or (face_pass.wanted(settings, prepared.edit))
         self._judge = Judge(session, settings, encoders) if judged else None
 
-    def result(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
+    def finish(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
         """A picture as it is handed back.
 
         Args:
@@ -171,7 +172,9 @@ class _Work:
             return replace(job, seed=best_of.candidate_seed(job.seed, place))
 
         def compare(kept: best_of.Candidate[_Made]) -> best_of.Drift:
-            (plain,) = load_pipeline.run(self._pipeline, worded(at_seed(kept.number), self._prepared), self._progress)
+            (plain,) = load_pipeline.run(
+                self._pipeline, edit_prompts(at_seed(kept.number), self._prepared), self._progress
+            )
             region = acted_regions.union(kept.made.regions, (job.width, job.height))
             return best_of.measure_drift(kept.made.picture, plain, region)
 

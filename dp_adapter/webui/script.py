@@ -108,7 +108,7 @@ class DPAdapterScript(scripts.Script):
 
 
 def _off(args: Sequence[Any]) -> bool:
-    """Whether there is no request of the API's and the panel is off or was never filled; see ``values.ARGS``."""
+    """Whether there is no request of the API's and the panel is off or was never filled; see ``widget_values.ARGS``."""
     request, enabled = [*args, None, None][:2]
     return (request == "" and (enabled is None or enabled is False)) or all(one is None for one in args)
 

@@ -53,8 +53,8 @@ def list_modes(known: Modes) -> dict[str, Any]:
         except SettingsError as error:
             listed.append({"name": name, "problem": str(error)})
         else:
-            told = {"title": mode.title or None, "does": described(mode), "needs": list(mode.needs)}
-            listed.append({"name": name, **told})
+            facts = {"title": mode.title or None, "does": described(mode), "needs": list(mode.needs)}
+            listed.append({"name": name, **facts})
     return {"modes": listed}
 
 

@@ -175,7 +175,7 @@ def _make_join_button(value: str, elem_id: str, **_: Any) -> Any:
     from modules import shared
 
     button = gr.Button(value=value, elem_id=elem_id)
-    said = gr.HTML(elem_id=f"{elem_id}_said")
+    line = gr.HTML(elem_id=f"{elem_id}_said")
     # ADetailer's own box shows the old list, which "Apply settings" would write back.
     components: dict[str, Any] = shared.settings_components or {}
     box = components.get(_NAMES)
@@ -184,7 +184,7 @@ def _make_join_button(value: str, elem_id: str, **_: Any) -> Any:
         words = join_adetailer(shared.opts)
         return [words] if box is None else [words, getattr(shared.opts, _NAMES)]
 
-    button.click(fn=join, inputs=[], outputs=[said] if box is None else [said, box])
+    button.click(fn=join, inputs=[], outputs=[line] if box is None else [line, box])
     return button
 
 

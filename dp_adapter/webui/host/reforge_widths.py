@@ -78,8 +78,8 @@ def is_so_wide(folder: Path, unet_config: Mapping[str, Any], sd15: Any) -> bool:
     """Whether a host's description of a UNet is that of the folder: SD1.5's in all but the widths."""
     from dp_adapter.hosts.pipelines import ldm_config
 
-    told = ldm_config.unet(folder)
-    wanted = sd15.unet_config | {name: told[name] for name in ("model_channels", "context_dim")}
+    config = ldm_config.unet(folder)
+    wanted = sd15.unet_config | {name: config[name] for name in ("model_channels", "context_dim")}
     return all(unet_config.get(name) == value for name, value in wanted.items())
 
 

@@ -15,8 +15,8 @@ def draw_curve(text: str, start: float = 0.0, end: float = 1.0) -> str:
     try:
         curve = Curve.parse(text)
     except DPAdapterError as error:
-        said = str(error).removeprefix("curve: ")
-        return f'<div class="dp-adapter-words dp-adapter-error"><div>{html.escape(said)}</div></div>'
+        problem = str(error).removeprefix("curve: ")
+        return f'<div class="dp-adapter-words dp-adapter-error"><div>{html.escape(problem)}</div></div>'
     start = min(start, end)
     knots = sorted({start, end, *(p for p, _ in curve.points if start < p < end)})
     points = [(_x(p), _y(curve.at(p))) for p in knots]

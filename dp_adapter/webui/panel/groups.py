@@ -34,9 +34,9 @@ def add_strength(widgets: Widgets, events: EventBinder, enabled: Any) -> None:
         else:
             widgets.add(path, visible=False)
     typed = gr.Textbox("", visible=False, label="DP-Adapter typed", elem_id=widgets.elem_id("expression_typed"))
-    said = gr.HTML("", elem_id=widgets.elem_id("mode_does"))
+    line = gr.HTML("", elem_id=widgets.elem_id("mode_does"))
     widgets.add("mode_words")
-    mode_choice.wire(widgets, said, widgets.exclude_from_config(typed), enabled, events)
+    mode_choice.wire(widgets, line, widgets.exclude_from_config(typed), enabled, events)
 
 
 def add_faces(widgets: Widgets, events: EventBinder) -> None:

@@ -53,8 +53,8 @@ class EventBinder:
         try:
             return {self.line: gr.update() if keep_line else "", **handler(*values)}
         except DPAdapterError as error:
-            said = explain(error)
+            problem = explain(error)
         except Exception as error:  # whatever it is, the page must go on working
-            said = log_unexpected(error)
-        gr.Warning(said)
-        return {self.line: status_html(said, "error")}
+            problem = log_unexpected(error)
+        gr.Warning(problem)
+        return {self.line: status_html(problem, "error")}

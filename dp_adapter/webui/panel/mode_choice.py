@@ -32,7 +32,7 @@ def propose_values(mode: Mode, given: Mapping[str, Any]) -> dict[str, str]:
     return {path: own[path] for path in own if path in mode.needs and not str(given[path] or "").strip()}
 
 
-def wire(widgets: Widgets, said: Any, typed: Any, enabled: Any, events: EventBinder) -> None:
+def wire(widgets: Widgets, line: Any, typed: Any, enabled: Any, events: EventBinder) -> None:
     """Shows what the mode does whenever something changes that it says, and lists the user's own modes.
 
     Args:
@@ -47,35 +47,35 @@ def wire(widgets: Widgets, said: Any, typed: Any, enabled: Any, events: EventBin
         try:
             mode = _find_mode(given)
         except SettingsError as error:
-            return {said: status_html(str(error), "error")}
+            return {line: status_html(str(error), "error")}
         wanted: set[str] = asks_for(mode) if mode else set()
         filled = propose_values(mode, given) if mode else {}
         shown: Updates = {
             component: gr.update(visible=path in wanted, **({"value": filled[path]} if path in filled else {}))
             for path, component in owned.items()
         }
-        return {**shown, said: status_html(_describe(given | filled, mode) if mode else "")}
+        return {**shown, line: status_html(_describe(given | filled, mode) if mode else "")}
 
     def tell(*values: Any) -> Updates:
         given: dict[str, Any] = dict(zip(_READ, values, strict=True))
         try:
             mode = _find_mode(given)
         except SettingsError as error:
-            return {said: status_html(str(error), "error")}
-        return {said: status_html(_describe(given, mode) if mode else "")}
+            return {line: status_html(str(error), "error")}
+        return {line: status_html(_describe(given, mode) if mode else "")}
 
     def tell_typed(sent: str, *values: Any) -> Updates:
         text = sent.rpartition("\n")[0]  # behind it is the time, as the same text may be typed again
         return tell(*(text if path == "expression" else value for path, value in zip(_READ, values, strict=True)))
 
-    def listed(on: bool) -> Updates:
+    def list_modes(on: bool) -> Updates:
         return {widgets.by_path["mode"]: gr.update(choices=_mode_names())} if on else {}
 
-    events.on(widgets.by_path["mode"].change, choose, read, [*owned.values(), said], keep_line=True)
+    events.on(widgets.by_path["mode"].change, choose, read, [*owned.values(), line], keep_line=True)
     for path in ("target_age", "reference_age", "expression", "mode_words", "span.start"):
-        events.on(widgets.by_path[path].change, tell, read, [said], keep_line=True)
-    events.on(typed.change, tell_typed, [typed, *read], [said], keep_line=True)
-    events.on(enabled.change, listed, [enabled], [widgets.by_path["mode"]], keep_line=True)
+        events.on(widgets.by_path[path].change, tell, read, [line], keep_line=True)
+    events.on(typed.change, tell_typed, [typed, *read], [line], keep_line=True)
+    events.on(enabled.change, list_modes, [enabled], [widgets.by_path["mode"]], keep_line=True)
 
 
 def _find_mode(given: Mapping[str, Any]) -> Mode | None:

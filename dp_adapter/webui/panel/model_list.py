@@ -123,12 +123,12 @@ def _update_choice(part: ModelPicker, events: EventBinder, name: str, variant: s
         kept = variant if variant in facts.variants else "auto"
         question = gr.update(visible=False, value=kept, choices=_variants())
         return {part.variant: question, events.line: status_html(made_for)}
-    said = f"The content of {facts.name} cannot tell which kind it is. Choose it below; the answer is remembered."
+    question = f"The content of {facts.name} cannot tell which kind it is. Choose it below; the answer is remembered."
     chosen = variant if variant in facts.question else None
     asked = gr.update(visible=True, choices=list(facts.question), value=chosen)
     return {
         part.variant: asked,
-        events.line: status_html(made_for) if chosen else status_html([said, made_for], "warning"),
+        events.line: status_html(made_for) if chosen else status_html([question, made_for], "warning"),
     }
 
 
@@ -137,8 +137,8 @@ def _describe_size(title: str | None = None) -> str:
     from dp_adapter.hosts.pipelines.single_file import made_for
 
     checkpoint = compat.chosen_checkpoint(title)
-    said = "" if checkpoint is None else made_for(checkpoint)
-    return f"The checkpoint {checkpoint.stem} was made for {said}." if checkpoint and said else ""
+    size = "" if checkpoint is None else made_for(checkpoint)
+    return f"The checkpoint {checkpoint.stem} was made for {size}." if checkpoint and size else ""
 
 
 def _explain_refusal(facts: ModelFacts) -> str:

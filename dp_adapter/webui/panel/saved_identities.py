@@ -69,7 +69,7 @@ def build(widgets: Widgets) -> SavedIdentityList:
 
 
 def wire(part: SavedIdentityList, photos: PhotoList, enabled: Any, face: list[Any], events: EventBinder) -> None:
-    def listed(chosen: str | None = None) -> Updates:
+    def list_names(chosen: str | None = None) -> Updates:
         names = list(shared_session.session().identities.names())
         return {part.saved: gr.update(choices=names, value=chosen if chosen in names else None)}
 
@@ -85,8 +85,8 @@ def wire(part: SavedIdentityList, photos: PhotoList, enabled: Any, face: list[An
         if not items:
             raise IdentityError("There is no photo to save an identity from", "Drop some photos first.")
         made = shared_session.session().save_identity(name.strip(), settings)
-        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
-        return {**listed(made.name), part.name: "", events.line: status_html(said)}
+        lines = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
+        return {**list_names(made.name), part.name: "", events.line: status_html(lines)}
 
     def delete(chosen: str | None, text: str, selected: int) -> Updates:
         name = _require_choice(chosen)
@@ -96,8 +96,8 @@ def wire(part: SavedIdentityList, photos: PhotoList, enabled: Any, face: list[An
         gone: Updates = {}
         if len(left) < len(items):
             gone = {photos.text: lists.write(left), photos.selected: lists.clamp(left, selected)}
-        said = status_html(f"Deleted '{name}'.")
-        return {**listed(), **gone, part.question: gr.update(visible=False), events.line: said}
+        line = status_html(f"Deleted '{name}'.")
+        return {**list_names(), **gone, part.question: gr.update(visible=False), events.line: line}
 
     def ask(chosen: str | None) -> Updates:
         name = _require_choice(chosen)
@@ -105,10 +105,10 @@ def wire(part: SavedIdentityList, photos: PhotoList, enabled: Any, face: list[An
         return {part.question: gr.update(visible=True), events.line: asked}
 
     def first(on: bool, chosen: str | None) -> Updates:
-        return listed(chosen) if on else {}
+        return list_names(chosen) if on else {}
 
     events.on(enabled.change, first, [enabled, part.saved], [part.saved], keep_line=True)
-    events.on(part.refresh.click, listed, [part.saved], [part.saved])
+    events.on(part.refresh.click, list_names, [part.saved], [part.saved])
     added = [photos.text, photos.selected, photos.added]
     events.on(part.use.click, use, [part.saved, photos.text, photos.added], added)
     events.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")

@@ -40,7 +40,7 @@ def write_parameters(settings: Settings, names: Mapping[str, str]) -> dict[str, 
         names: file names by hash, for readers of the text.
 
     Raises:
-        ValueError: a picture is neither ``photo:HASH`` nor ``identity:NAME``; see ``infotext_photos.kept``.
+        ValueError: a picture is neither ``photo:HASH`` nor ``identity:NAME``; see ``infotext_photos.keep_pictures``.
     """
     if not settings.enabled:
         return {}
@@ -136,8 +136,8 @@ def _leaves() -> Iterator[tuple[str, FieldInfo]]:
 
 def _unknown(keys: list[str], version: str) -> str:
     newer = f" The picture was made with version {version} of the settings; here it is {VERSION}."
-    told = newer if version.isdecimal() and int(version) > VERSION else ""
-    return f"Not known here and left out: {', '.join(keys)}.{told}"
+    advice = newer if version.isdecimal() and int(version) > VERSION else ""
+    return f"Not known here and left out: {', '.join(keys)}.{advice}"
 
 
 def _without_refused(leaves: dict[str, Any], notes: list[str]) -> Settings | None:

@@ -45,7 +45,7 @@ class Paster:
         """What ``Script.infotext_fields`` takes.
 
         Args:
-            components: of the panel by name, as ``values.ARGS`` names them, and ``NOTE``.
+            components: of the panel by name, as ``widget_values.ARGS`` names them, and ``NOTE``.
         """
         return [(component, Restore(name, self)) for name, component in components.items() if name != "request"]
 
@@ -70,8 +70,8 @@ class Paster:
             notes = (*notes, *more)
         if notes:
             self._warn(" ".join(notes))
-        told: dict[str, object] = {NOTE: status_html(notes, "warning")}
-        return told if settings is None else told | _add_file_names(values_of(settings), pasted.names)
+        note: dict[str, object] = {NOTE: status_html(notes, "warning")}
+        return note if settings is None else note | _add_file_names(values_of(settings), pasted.names)
 
 
 def _add_file_names(values: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:

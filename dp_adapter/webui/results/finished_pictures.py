@@ -13,7 +13,7 @@ from dp_adapter.session.results import acted_regions, best_of
 from dp_adapter.settings import Report, Settings
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.host import shared_session
-from dp_adapter.webui.job import inner_jobs
+from dp_adapter.webui.job import inner_jobs, run_inside
 from dp_adapter.webui.job.stop import comment_on_error
 from dp_adapter.webui.results import face_pass
 from dp_adapter.webui.results.measurements import Measurements
@@ -45,7 +45,7 @@ class FinishedPictures:
     Args:
         p: the job, before its preparation.
         prepared: gives what the last pass was made with.
-        edit_prompts: as ``inner_jobs.once_more`` takes it.
+        edit_prompts: as ``inner_jobs.prepare_again`` takes it.
 
     Raises:
         DPAdapterError: there are no photos to compare with.
@@ -72,7 +72,7 @@ class FinishedPictures:
         """A picture as it was sampled; what was painted over by an inpainting mask comes later."""
         self._save_again()
         edit = self._prepared().edit
-        if face_pass.is_wanted(self._p, self._settings, edit) and not inner_jobs.is_cut_short():
+        if face_pass.is_wanted(self._p, self._settings, edit) and not run_inside.is_cut_short():
             with comment_on_error(self._p, "the face pass failed, the picture is as it was before"):
                 regions = acted_regions.regions_of(self._prepared(), self._p.batch_index)
                 done = face_pass.make_faces_anew(self._p, pp, self._settings, edit, self._the_judge(), regions)
@@ -80,7 +80,7 @@ class FinishedPictures:
 
     def choose(self, pp: Any) -> None:
         """A picture as it is handed back and saved next: the best of its candidates, with what was measured."""
-        if self._judged and not inner_jobs.is_cut_short():
+        if self._judged and not run_inside.is_cut_short():
             with comment_on_error(self._p, "the report failed"):
                 self._choose(pp)
 
@@ -137,16 +137,16 @@ class FinishedPictures:
 
     def _make_candidate(self, number: int) -> best_of.Candidate[_Made] | None:
         """One more candidate; None where the user ended the search, or it failed."""
-        if inner_jobs.is_stopped():
+        if run_inside.is_stopped():
             return None
         p = self._p
         seed = best_of.candidate_seed(p.all_seeds[inner_jobs.picture_number(p)], number)
         settings = self._settings.replace(report=Report())
         with comment_on_error(p, f"candidate {number + 1} failed"):
             p2 = inner_jobs.prepare_again(p, self._before, seed, settings)
-            image = inner_jobs.run_inside(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
+            image = run_inside.run(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
             if image is not None:
-                made = _Made(image, seed, inner_jobs.parameters_of(p2, RESULT), getattr(p2, _REGION, None))
+                made = _Made(image, seed, run_inside.parameters_of(p2, RESULT), getattr(p2, _REGION, None))
                 return best_of.Candidate(number, self._the_judge().see(_pixels_of(image)), made)
         return None
 
@@ -157,12 +157,12 @@ class FinishedPictures:
 
     def _measure_drift(self, kept: best_of.Candidate[_Made]) -> best_of.Drift | None:
         """None for what is left out, where the user ended the job, and where it failed."""
-        if best_of.is_left_out(self._settings.report, kept.verdict) or inner_jobs.is_stopped():
+        if best_of.is_left_out(self._settings.report, kept.verdict) or run_inside.is_stopped():
             return None
         made = kept.made
         with comment_on_error(self._p, "the picture to measure the drift by failed"):
             p2 = inner_jobs.prepare_again(self._p, self._before, made.seed, Settings(enabled=False), self._edit_prompts)
-            plain = inner_jobs.run_inside(self._p, p2, "the picture without the identity")
+            plain = run_inside.run(self._p, p2, "the picture without the identity")
             if plain is not None:
                 return best_of.measure_drift(_pixels_of(made.image), _pixels_of(plain), made.region)
         return None

@@ -66,11 +66,11 @@ def find_faces(item: dict[str, Any], common: Mapping[str, Any], name: str) -> Fa
         facts = seen.described(None)
         chosen = -1 if facts.chosen is None else facts.chosen
         doubts = f" {'; '.join(facts.warnings).capitalize()}." if facts.warnings else ""
-        said, warns = f"{_describe(len(faces), chosen, own is not None)}{doubts}", bool(doubts)
+        words, warns = f"{_describe(len(faces), chosen, own is not None)}{doubts}", bool(doubts)
     except FaceError as error:
-        said, warns = explain(error), True
+        words, warns = explain(error), True
     crops = [(_crop(picture, face.box), f"{i + 1} ✓" if i == chosen else str(i + 1)) for i, face in enumerate(faces)]
-    return FaceThumbnails(tuple(crops), said, warns)
+    return FaceThumbnails(tuple(crops), words, warns)
 
 
 def _describe(count: int, chosen: int, own: bool) -> str:

@@ -77,7 +77,7 @@ def build(widgets: Widgets) -> PhotoList:
         earlier = ToolButton(value="◀", elem_id=name("earlier"))
         later = ToolButton(value="▶", elem_id=name("later"))
         remove = ToolButton(value="🗑", elem_id=name("remove"))
-    said = gr.HTML("", elem_id=name("faces_said"))
+    line = gr.HTML("", elem_id=name("faces_said"))
     faces = _make_gallery("Faces in this photo", name("faces"), "dp-adapter-faces")
     any_face = ToolButton(value="↺", elem_id=name("any_face"), visible=False)
     for button, tooltip in (
@@ -105,7 +105,7 @@ def build(widgets: Widgets) -> PhotoList:
         earlier=earlier,
         later=later,
         remove=remove,
-        line=said,
+        line=line,
         faces=faces,
         any_face=any_face,
         clicked=clicked,
@@ -141,10 +141,10 @@ def wire(part: PhotoList, widgets: Widgets, events: EventBinder) -> None:
     def add(files: object, text: str, added: list[str]) -> Updates:
         before = lists.read(text)
         items, problems = _add_uploads(before, files)
-        said = {events.line: status_html(problems, "error")} if problems else {}
+        refusal = {events.line: status_html(problems, "error")} if problems else {}
         new = [item["image"] for item in items[len(before) :]]
         state = {part.text: lists.write(items), part.selected: len(items) - 1, part.added: [*added, *new]}
-        return {part.drop: None, **state, **said}
+        return {part.drop: None, **state, **refusal}
 
     events.on(part.text.change, draw, [*editing.state, *common], drawn, keep_line=True)
     for component in common:
@@ -210,12 +210,12 @@ def _draw(part: PhotoList, text: str, selected: int, face: Any) -> Updates:
     name = naming.begun(naming.photo(index))
     try:
         found = face_choice.find_faces(item, common, name)
-        said = status_html([found.words, *_list_problems(items)], "warning" if found.warns else "note")
+        line = status_html([found.words, *_list_problems(items)], "warning" if found.warns else "note")
         shown = gr.update(value=list(found.pictures), visible=len(found.pictures) > 1)
     except DPAdapterError as error:
-        told = explain(error) if isinstance(error, PictureError) else f"{name}: {explain(error)}"
-        said, shown = status_html(told, "error"), updates[part.faces]
-    return {**updates, part.line: said + _mark_chosen(part, index), part.faces: shown}
+        problem = explain(error) if isinstance(error, PictureError) else f"{name}: {explain(error)}"
+        line, shown = status_html(problem, "error"), updates[part.faces]
+    return {**updates, part.line: line + _mark_chosen(part, index), part.faces: shown}
 
 
 def _list_problems(items: list[Item]) -> list[str]:

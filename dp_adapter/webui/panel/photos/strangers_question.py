@@ -79,8 +79,8 @@ def wire(part: StrangersQuestion, photos: PhotoList, face: list[Any], events: Ev
 
     def same(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:
         items = lists.read(text)
-        said = [items[one.photo]["image"] for one in _find_strangers(items, added, settled, choice)[:1]]
-        return draw(text, added, [*settled, *said], made, *choice)
+        answered = [items[one.photo]["image"] for one in _find_strangers(items, added, settled, choice)[:1]]
+        return draw(text, added, [*settled, *answered], made, *choice)
 
     def undo(text: str, settled: list[str], made: list[Any]) -> Updates:
         items = lists.read(text)
@@ -113,10 +113,10 @@ def _find_strangers(items: list[Item], added: list[str], settled: list[str], cho
 def _draw(part: StrangersQuestion, items: list[Item], found: list[Stranger], made: list[Any]) -> Updates:
     one = next(iter(found), None)
     number = _answered_photo(items, made)
-    told = "" if number is None else _describe_answer(number, items[number])
+    answer = "" if number is None else _describe_answer(number, items[number])
     instead = None if one is None else one.instead
     return {
-        part.line: status_html([told, "" if one is None else one.words], "note" if one is None else "warning"),
+        part.line: status_html([answer, "" if one is None else one.words], "note" if one is None else "warning"),
         part.row: gr.update(visible=one is not None),
         part.other: gr.update(
             value="Make it person 2" if instead is None else f"Make it {naming.person(instead)}",

@@ -78,9 +78,9 @@ def draw_regions(settings: Settings, under: Image, init: bool, inpaint: Image | 
     areas = RequestedRegions(session.photos, session.encoders)
     shown = settings.references or settings.regions
     persons = sorted({item.identity for item in shown}) or [0]
-    told = forecast(settings, scene, areas, persons)
-    lines = tuple(f"{naming.begun(naming.person(one.number))}: {one.line}." for one in told)
-    masks = {one.number: None if one.mask is None else one.mask[0].numpy() for one in told}
+    forecasts = forecast(settings, scene, areas, persons)
+    lines = tuple(f"{naming.begun(naming.person(one.number))}: {one.line}." for one in forecasts)
+    masks = {one.number: None if one.mask is None else one.mask[0].numpy() for one in forecasts}
     return RegionDrawing(tint(under, masks), lines)
 
 

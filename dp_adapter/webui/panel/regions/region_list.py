@@ -70,7 +70,7 @@ def build(widgets: Widgets) -> RegionList:
         add = ToolButton(value="➕", elem_id=name("region_add"))
         remove = ToolButton(value="🗑", elem_id=name("region_remove"))
     add.webui_tooltip, remove.webui_tooltip = "Add a region", "Remove the chosen region"
-    said = gr.HTML(status_html(NO_REGIONS))
+    line = gr.HTML(status_html(NO_REGIONS))
     open_layout = gr.Button("Draw boxes", elem_id=name("region_draw"), size="sm")
     open_layout.webui_tooltip = "Shows the picture to be made, or the init picture, to draw regions on it as boxes"
     drags = gr.Textbox("", visible=False, label="DP-Adapter drags", elem_id=name("region_drags"))
@@ -123,7 +123,7 @@ def build(widgets: Widgets) -> RegionList:
         open_canvas=open_canvas,
         canvas=canvas,
         strokes=strokes,
-        line=said,
+        line=line,
     )
 
 

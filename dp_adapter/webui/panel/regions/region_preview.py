@@ -60,11 +60,11 @@ def build(widgets: Widgets) -> RegionPreview:
         height=320,
         show_download_button=False,
     )
-    said = gr.HTML("")
+    line = gr.HTML("")
     tab = gr.Number(0, visible=False, label="DP-Adapter img2img tab", elem_id=name("img2img_tab"))
     for component in (button, again, picture, tab):
         widgets.exclude_from_config(component)
-    return RegionPreview(button=button, again=again, picture=picture, line=said, tab=tab)
+    return RegionPreview(button=button, again=again, picture=picture, line=line, tab=tab)
 
 
 def wire(part: RegionPreview, regions: RegionList, args: list[Any], is_img2img: bool, events: EventBinder) -> None:
