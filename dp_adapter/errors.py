@@ -14,8 +14,8 @@ class DPAdapterError(Exception):
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
-        self.problem = hints.shown(problem).rstrip(".")
-        self.hint = hint = hints.shown(hint)
+        self.problem = hints.hide_folders(problem).rstrip(".")
+        self.hint = hint = hints.hide_folders(hint)
         super().__init__(f"{self.problem}. {hint}".rstrip() if hint else f"{self.problem}.")
 
 

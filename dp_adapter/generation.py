@@ -16,7 +16,7 @@ from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
 from dp_adapter.hosts.pipelines.native_size import of_pipeline
 from dp_adapter.hosts.prompts import encode_prompts, person_words
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.sampling import Progress, sample, worded
+from dp_adapter.sampling import Progress, edit_prompts, sample
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.session.explain import explain_inaction
 from dp_adapter.session.results import acted_regions, best_of, face_pass
@@ -90,25 +90,26 @@ def generate(
     settings: Settings,
     job: DiffusersJob,
     progress: Progress | None = None,
-    told: Callable[[Explanation], None] | None = None,
+    on_explanation: Callable[[Explanation], None] | None = None,
 ) -> Generation:
     """Makes the pictures of a job, with the further pictures that the report needs.
 
     Args:
         progress: called with steps done and steps in all, anew for each run of the sampler.
-        told: called with the explanation before sampling.
+        on_explanation: called with the explanation before sampling.
 
     Raises:
         DPAdapterError: in words, before sampling.
     """
     prepared = session.prepare(settings, scene_of(pipeline, job))
-    if told:
-        told(prepared.explanation)
-    work = _Work(session, pipeline, settings, prepared, progress)
+    if on_explanation:
+        on_explanation(prepared.explanation)
+    finisher = _Finisher(session, pipeline, settings, prepared, progress)
     pictures = sample(pipeline, prepared, job, progress, session.roots)
     single = replace(job, batch=1)
     results = [
-        work.result(replace(single, seed=job.seed + number), picture, number) for number, picture in enumerate(pictures)
+        finisher.finish(replace(single, seed=job.seed + number), picture, number)
+        for number, picture in enumerate(pictures)
     ]
     late = explain_inaction(prepared.injection, load_pipeline.progress(pipeline, job))
     if prepared.tracker is not None and not late:
@@ -126,7 +127,7 @@ class _Made:
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-class _Work:
+class _Finisher:
     """Finishes the pictures of one job.
 
     Raises:
@@ -141,13 +142,13 @@ class _Work:
         self._settings = settings
         self._prepared = prepared
         self._progress = progress
-        told = prepared.explanation
-        self._wanted = settings.enabled and best_of.judged(settings.report)
-        encoders = [name for person in told.persons for name in person.encoders]
-        judged = told.active or self._wanted or (face_pass.wanted(settings, prepared.mode))
+        explanation = prepared.explanation
+        self._wanted = settings.enabled and best_of.needs_judge(settings.report)
+        encoders = [name for person in explanation.persons for name in person.encoders]
+        judged = explanation.active or self._wanted or (face_pass.wanted(settings, prepared.mode))
         self._judge = Judge(session, settings, encoders) if judged else None
 
-    def result(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
+    def finish(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
         """A picture as it is handed back.
 
         Args:
@@ -156,32 +157,37 @@ class _Work:
             number: of the picture in its batch.
         """
         made = self._with_faces(job, picture, number, self._prepared)
-        judge, asked = self._judge, self._settings.report
+        judge = self._judge
         if judge is None:
             return Result(made.picture, job.seed, facts=made.facts, regions=made.regions)
         first = best_of.Candidate(0, judge.see(made.picture), made)
         if not self._wanted:
             return Result(made.picture, job.seed, first.verdict, made.facts, regions=made.regions)
 
-        def another(place: int) -> best_of.Candidate[_Made]:
-            candidate = self._candidate(replace(job, seed=best_of.candidate_seed(job.seed, place)))
+        def make(place: int) -> best_of.Candidate[_Made]:
+            candidate = self._candidate(at_seed(place))
             return best_of.Candidate(place, judge.see(candidate.picture), candidate)
 
-        kept, candidates = best_of.best(first, asked, another)
-        job = replace(job, seed=best_of.candidate_seed(job.seed, kept.number))
-        moved = None
-        if asked.drift:
-            (plain,) = load_pipeline.run(self._pipeline, worded(job, self._prepared), self._progress)
+        def at_seed(place: int) -> DiffusersJob:
+            return replace(job, seed=best_of.candidate_seed(job.seed, place))
+
+        def compare(kept: best_of.Candidate[_Made]) -> best_of.Drift:
+            (plain,) = load_pipeline.run(
+                self._pipeline, edit_prompts(at_seed(kept.number), self._prepared), self._progress
+            )
             region = acted_regions.union(kept.made.regions, (job.width, job.height))
-            moved = best_of.drift(kept.made.picture, plain, region)
+            return best_of.measure_drift(kept.made.picture, plain, region)
+
+        chosen = best_of.choose(judge.name, self._settings.report, first, make, compare)
+        kept = chosen.candidate
         return Result(
-            kept.made.picture,
-            job.seed,
-            kept.verdict,
-            {**kept.made.facts, **best_of.facts(judge.name, kept.verdict, kept.number, candidates, moved)},
-            best_of.sentence(judge.name, kept.verdict, kept.number, candidates, moved),
-            asked.below == "skip" and best_of.too_little(asked, kept.verdict),
-            kept.made.regions,
+            picture=kept.made.picture,
+            seed=at_seed(kept.number).seed,
+            verdict=kept.verdict,
+            facts={**kept.made.facts, **chosen.facts},
+            words=chosen.sentence,
+            left_out=chosen.left_out,
+            regions=kept.made.regions,
         )
 
     def _candidate(self, job: DiffusersJob) -> _Made:

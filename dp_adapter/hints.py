@@ -62,7 +62,7 @@ def install(package: str, extra: str) -> str:
     return f"'{shell.pip} install {package}'{shell.where}{shell.afterwards}"
 
 
-def shown(words: str) -> str:
+def hide_folders(words: str) -> str:
     """Words as this user may read them: a server's folders are named by what they are to the WebUI."""
     folders = _here[0].folders
     if not folders:
@@ -74,7 +74,7 @@ def shown(words: str) -> str:
     return _ABSOLUTE.sub(_last_part, words)
 
 
-def in_full(words: str) -> str:
+def spell_out(words: str) -> str:
     """The same for the console, with commands as they can be typed in any folder."""
     shell = _here[0]
     for short, full in shell.full.items():

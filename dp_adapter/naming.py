@@ -23,6 +23,6 @@ def region(number: int) -> str:
     return f"region {number + 1}"
 
 
-def begun(text: str) -> str:
+def capitalise(text: str) -> str:
     """As a sentence begins."""
     return text[:1].upper() + text[1:]

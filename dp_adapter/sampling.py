@@ -43,11 +43,11 @@ def sample(
     if prepared.tracker is not None and prepared.injection.active:
         decode = preview_decoders.decoder(pipeline, prepared.tracker.plan.decoder, roots)
     people = hinted([job.prompt, *(one.prompt for one in job.later)], prepared.prompt_persons, webui=False)
-    job, prepared = worded(job, prepared), replace(prepared, prompt_persons=people)
-    return load_pipeline.run(pipeline, job, progress, around=_attaching(prepared, job, decode))
+    job, prepared = edit_prompts(job, prepared), replace(prepared, prompt_persons=people)
+    return load_pipeline.run(pipeline, job, progress, around=_attach_around(prepared, job, decode))
 
 
-def worded(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
+def edit_prompts(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
     """The job with the mode's words in its prompts, and with a person's word as often as it has to stand there."""
     if prepared.mode is not None and prepared.mode.words:
         first, *later = modes.split_stages(job.prompt, job.negative_prompt, prepared.mode.words)
@@ -59,7 +59,7 @@ def worded(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
     return replace(job, prompt=repeated(job.prompt, prepared.prompt_persons, webui=False), later=more)
 
 
-def _attaching(
+def _attach_around(
     prepared: Prepared, job: DiffusersJob, decode: Decode | None
 ) -> Callable[[Any], AbstractContextManager[object]]:
     @contextmanager

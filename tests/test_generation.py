@@ -171,12 +171,15 @@ def test_a_modes_words_are_in_the_prompt_and_told_before(
     settings = Settings.from_dict(fields)
     session = Session([models], True)
     told: list[str] = []
-    made = generation.generate(session, pipeline, settings, JOB, told=lambda one: told.extend(one.lines()))
+    made = generation.generate(session, pipeline, settings, JOB, on_explanation=lambda one: told.extend(one.lines()))
     assert "Words: full body, wide shot, head to toe, feet visible (up to 0.6)." in told
     prepared = session.prepare(settings, generation.scene_of(pipeline, JOB))
-    job = generation.worded(JOB, prepared)
+    job = generation.edit_prompts(JOB, prepared)
     assert job.prompt == "a garden, full body, wide shot, head to toe, feet visible"
     assert [(one.start, one.prompt) for one in job.later] == [(0.6, "a garden, full body")]
     without = generation.generate(session, pipeline, settings.replace(mode_words=False), JOB)
     assert (made.results[0].picture != without.results[0].picture).any()
-    assert generation.worded(JOB, session.prepare(Settings(enabled=False), generation.scene_of(pipeline, JOB))) is JOB
+    assert (
+        generation.edit_prompts(JOB, session.prepare(Settings(enabled=False), generation.scene_of(pipeline, JOB)))
+        is JOB
+    )

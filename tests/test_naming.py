@@ -40,5 +40,5 @@ def test_the_first_is_number_one() -> None:
     assert [naming.person(0), naming.photo(1), naming.face(2), naming.region(3)] == [
         "person 1", "photo 2", "face 3", "region 4",
     ]  # fmt: skip
-    assert naming.begun(naming.person(0)) == "Person 1"
+    assert naming.capitalise(naming.person(0)) == "Person 1"
     assert sentences("f'person {number} is late'") and not sentences("f'{naming.person(number)} is late'")

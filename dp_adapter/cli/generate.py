@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     for suffix, request in arms.items():
         started = time.perf_counter()
         bar = _make_bar("without the adapter" if suffix else "sampling")
-        generation = generate(session, pipeline, request, job, bar, told=_show_explanation)
+        generation = generate(session, pipeline, request, job, bar, on_explanation=_show_explanation)
         seconds = time.perf_counter() - started
         mode = session.modes.of(request.mode)
         paths = write(args.out, args.base.resolve().name, request, mode, job, generation, seconds, suffix)

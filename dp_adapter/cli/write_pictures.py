@@ -12,7 +12,7 @@ from dp_adapter.generation import Generation, Result
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.modes import Mode, mode_parameters
 from dp_adapter.session import Explanation
-from dp_adapter.session.results.best_of import describing
+from dp_adapter.session.results.best_of import describe_picture
 from dp_adapter.session.results.judge import JUDGE
 from dp_adapter.settings import Settings, infotext_name
 from dp_adapter.settings.result_sections import RESULT
@@ -53,7 +53,9 @@ def write(
             "seconds": round(seconds / len(generation.results), 2),
         }
         info = PngInfo()
-        info.add_itxt("parameters", format_infotext(made, describing(settings, mode), generation.explanation, result))
+        info.add_itxt(
+            "parameters", format_infotext(made, describe_picture(settings, mode), generation.explanation, result)
+        )
         info.add_itxt("dp_adapter", json.dumps(facts))
         path = _next_path(folder, f"{result.seed}{suffix}")
         Image.fromarray(result.picture).save(path, pnginfo=info)

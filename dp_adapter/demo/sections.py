@@ -17,7 +17,7 @@ from dp_adapter.demo.shots import EditExample, Programme, Shot
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.modes import mode_parameters
 from dp_adapter.session import Session
-from dp_adapter.session.results.best_of import Drift, drift
+from dp_adapter.session.results.best_of import Drift, measure_drift
 from dp_adapter.session.results.judge import Judge
 
 Values = NDArray[np.float32]
@@ -181,5 +181,5 @@ def _compare(prompt: str, person: DemoPerson, frames: Mapping[str, CaptionedPict
         person,
         frames,
         {arm: np.abs(one.astype(np.float32) - base).mean(-1) for arm, one in pictures.items()},
-        {arm: drift(one, base, region) for arm, one in pictures.items()},
+        {arm: measure_drift(one, base, region) for arm, one in pictures.items()},
     )

@@ -60,7 +60,7 @@ def explain(
             *assembly.text_notes,
             *_note_same_words(placed.words),
             *(() if placed.words else note_missing_regions(settings.regions, settings.sharing, acting)),
-            *([f"{naming.begun(idle)}."] if idle else []),
+            *([f"{naming.capitalise(idle)}."] if idle else []),
             *_note_nothing_free(settings.free_parts, placed),
             *assembly.net_notes,
         ),
@@ -163,7 +163,7 @@ def _note_same_words(words: Mapping[int, SharingWords]) -> tuple[str, ...]:
     for person, one in words.items():
         persons.setdefault(one.words.lower(), []).append(person)
     return tuple(
-        f"{naming.begun(' and '.join(map(naming.person, alike)))} have the same words ('{words}'), which cannot "
+        f"{naming.capitalise(' and '.join(map(naming.person, alike)))} have the same words ('{words}'), which cannot "
         "tell them apart: each gets a part of both. Give each their own, such as 'woman in red'."
         for words, alike in persons.items()
         if len(alike) > 1

@@ -114,7 +114,7 @@ class Explanation:
         ]
         for person in self.persons:
             lines.append(
-                f"{naming.begun(naming.person(person.number))}: {len(person.photos)} photo(s){_of_saved(person)}, "
+                f"{naming.capitalise(naming.person(person.number))}: {len(person.photos)} photo(s){_of_saved(person)}, "
                 f"joined by {person.combine}, {person.tokens} tokens; "
                 f"acts in {person.region}, {person.coverage:.0%} of the picture"
                 + (f", through {person.word}" if person.word else "")

@@ -1,4 +1,4 @@
-"""The AlwaysOn script: hooks only. What a hook does stands in ``run``."""
+"""The AlwaysOn script: hooks only. What they do stands in ``job.job``."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 from modules import scripts
 
 from dp_adapter.webui.host import compat, forge_widths, webui_hints
-from dp_adapter.webui.job import stopped_in_panel
-from dp_adapter.webui.job.stop import FROM_PANEL, stopping, warn
+from dp_adapter.webui.job import stop_in_panel
+from dp_adapter.webui.job.stop import FROM_PANEL, stop_on_error, warn
 
 if TYPE_CHECKING:
     from dp_adapter.webui.job.job import Job
 
 TITLE = "DP-Adapter"
-_RUN = "dp_adapter_run"  # attribute of a job's processing object
+_JOB = "dp_adapter_run"  # attribute of a job's processing object
 
 
 def register() -> None:
     """Tells the WebUI what to call; it forgets all of it at "Reload UI"."""
-    webui_hints.begin()
-    compat.on("cfg_denoiser", _before_step)
-    compat.on("before_ui", _before_ui)
-    compat.on("ui_settings", _settings_page)
-    compat.on("app_started", _routes)
-    compat.on("after_component", _after_component)
-    compat.on("script_unloaded", _forget)
+    webui_hints.use_webui_hints()
+    compat.on_event("cfg_denoiser", _before_step)
+    compat.on_event("before_ui", _before_ui)
+    compat.on_event("ui_settings", _settings_page)
+    compat.on_event("app_started", _routes)
+    compat.on_event("after_component", _after_component)
+    compat.on_event("script_unloaded", _forget)
     forge_widths.register()
 
 
@@ -60,7 +60,7 @@ class DPAdapterScript(scripts.Script):
 
     def setup(self, p: Any, *args: Any) -> None:
         """Once per job of the panel, before the host does anything with it."""
-        stopped_in_panel.in_words(p.scripts)
+        stop_in_panel.return_stops(p.scripts)
 
     def process(self, p: Any, *args: Any) -> None:
         """Once per job, before anything is sampled."""
@@ -69,40 +69,41 @@ class DPAdapterScript(scripts.Script):
         if _off(args) and not hasattr(p, "dp_adapter_overrides"):
             return
         setattr(p, FROM_PANEL, not getattr(p, "is_api", False) and args[:1] in ((None,), ("",)))
-        with stopping(p):
-            from dp_adapter.webui.job.job import Job, settings_for
+        with stop_on_error(p):
+            from dp_adapter.webui.job.job import Job
+            from dp_adapter.webui.job.request import read_request
             from dp_adapter.webui.parameters.describe_job import forget
 
             forget(p)
-            settings = settings_for(p, args)
+            settings = read_request(p, args)
             if settings.enabled:
-                setattr(p, _RUN, Job(p, settings))
+                setattr(p, _JOB, Job(p, settings))
 
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        if run := _run_of(p):
-            with stopping(p):
-                run.before_batch(int(kwargs["batch_number"]))
+        if job := _job_of(p):
+            with stop_on_error(p):
+                job.before_batch(int(kwargs["batch_number"]))
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-        if run := _run_of(p):
+        if job := _job_of(p):
             from dp_adapter.core.types import Grid
 
-            with stopping(p):
+            with stop_on_error(p):
                 x = kwargs["x"]
-                run.before_pass(Grid(*x.shape[-2:]), len(x))
+                job.before_pass(Grid(*x.shape[-2:]), len(x))
 
     def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
-        if run := _run_of(p):
-            run.finish(pp)
+        if job := _job_of(p):
+            job.before_composite(pp)
 
     def postprocess_image_after_composite(self, p: Any, pp: Any, *args: Any) -> None:
-        if run := _run_of(p):
-            run.outcome.finished(pp)
+        if job := _job_of(p):
+            job.finished.choose(pp)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        if run := _run_of(p):
-            if run.is_of(p):
-                run.hand_back(processed)
+        if job := _job_of(p):
+            if job.is_of(p):
+                job.hand_back(processed)
             _end(p)
 
 
@@ -112,20 +113,20 @@ def _off(args: Sequence[Any]) -> bool:
     return (request == "" and (enabled is None or enabled is False)) or all(one is None for one in args)
 
 
-def _run_of(p: Any) -> Job | None:
-    return getattr(p, _RUN, None)
+def _job_of(p: Any) -> Job | None:
+    return getattr(p, _JOB, None)
 
 
 def _end(p: Any) -> None:
     """Forgets the job that this processing object did before: Loopback and others use one several times."""
-    run: Job | None = p.__dict__.pop(_RUN, None)
-    if run is not None and run.is_of(p):
-        run.close()
+    job: Job | None = p.__dict__.pop(_JOB, None)
+    if job is not None and job.is_of(p):
+        job.close()
 
 
 def _before_step(params: Any) -> None:
-    if run := _run_of(params.denoiser.p):
-        run.before_step(params)
+    if job := _job_of(params.denoiser.p):
+        job.before_step(params)
 
 
 def _before_ui() -> None:
@@ -145,7 +146,7 @@ def _settings_page() -> None:
 def _routes(_demo: Any, app: Any) -> None:
     from dp_adapter.webui.api import routes
 
-    routes.start(app)
+    routes.add_routes(app)
 
 
 def _after_component(component: Any, **kwargs: Any) -> None:

@@ -143,7 +143,7 @@ def _by_index(across: Sequence[Face], index: int) -> Face:
     if not 0 <= index < len(across):
         found = "1 face was" if len(across) == 1 else f"{len(across)} faces were"
         raise FaceError(
-            f"{naming.begun(naming.face(index))} was asked for, but {found} found",
+            f"{naming.capitalise(naming.face(index))} was asked for, but {found} found",
             f"Faces are counted from the left: choose face 1 to {len(across)} (index 0 to {len(across) - 1})."
             if len(across) > 1
             else "Choose face 1 (index 0).",

@@ -104,7 +104,7 @@ class FeatureReader:
         notes += self._encoders.pool.placement.take_notes()
         described = tuple(one.describe(alike) for one, alike in zip(sources, agreements, strict=True))
         notes += [
-            f"{naming.begun(photo.name)} looks like somebody else: its likeness to the other photos is "
+            f"{naming.capitalise(photo.name)} looks like somebody else: its likeness to the other photos is "
             f"{photo.agreement:.2f}."
             for photo in described
             if photo.agreement is not None and photo.agreement < _SAME_PERSON

@@ -57,7 +57,7 @@ class PhotoEdits:
                 key = (one.digest, one.face.box.tobytes(), retouching, restorer, name)
                 new = self._edited.get(key, lambda one=one: _edit(one, retouching, restorer == "auto", name, restore))
                 made.append(replace(new, weight=one.weight, number=one.number))
-                notes += [f"{naming.begun(naming.photo(one.number))}: {new.treated}."] if new.treated else []
+                notes += [f"{naming.capitalise(naming.photo(one.number))}: {new.treated}."] if new.treated else []
             else:
                 made.append(one)
                 notes.append(f"The saved identity '{one.saved.name}' has no photos that could be retouched.")

@@ -227,7 +227,7 @@ class ReferencePhotos:
         except FaceError as error:
             if settings.no_face == "stop":
                 raise FaceError(f"references[{number}]: {error.problem}", error.hint) from error
-            notes.append(f"{naming.begun(naming.photo(number))} was left out: {error.problem}.")
+            notes.append(f"{naming.capitalise(naming.photo(number))} was left out: {error.problem}.")
             return None
 
     def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> SeenPhoto:
@@ -246,7 +246,7 @@ class ReferencePhotos:
         face = choose(large, cast(Choice, choice.choice), choice.index, like, (picture.shape[0], picture.shape[1]))
         if face.size < choice.min_size:
             raise FaceError(
-                f"{naming.begun(naming.face(choice.index))} is smaller than {choice.min_size} px",
+                f"{naming.capitalise(naming.face(choice.index))} is smaller than {choice.min_size} px",
                 "Lower the least size of a face.",
             )
         return SeenPhoto(picture, loaded.digest, faces, face, quality(picture, face), reference.weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -42,12 +42,12 @@ class Drift:
     inside: float | None
 
 
-def judged(report: Report) -> bool:
+def needs_judge(report: Report) -> bool:
     """Whether somebody has to look at the finished pictures."""
     return report.enabled or report.drift or report.best_of > 1 or report.least is not None
 
 
-def describing(settings: Settings, mode: Mode) -> Settings:
+def describe_picture(settings: Settings, mode: Mode) -> Settings:
     """The request as it describes one picture: without what it does not read.
 
     That picture is the kept candidate: made again, there is nothing to choose.
@@ -59,22 +59,22 @@ def describing(settings: Settings, mode: Mode) -> Settings:
     hires, faces = settings.hires, settings.face_pass
     enlarges = faces.use == "on" or (faces.use == "auto" and mode.face_pass)
     return settings.replace(
-        references=tuple(replace(one, face=one.face and _chosen(one.face)) for one in settings.references),
-        face=_chosen(settings.face),
-        regions=tuple(_drawn(one) for one in settings.regions),
+        references=tuple(replace(one, face=one.face and _strip_face(one.face)) for one in settings.references),
+        face=_strip_face(settings.face),
+        regions=tuple(_strip_region(one) for one in settings.regions),
         hires=hires if hires.use == "own" else Hires(use=hires.use),
         face_pass=faces if enlarges else FacePass(use=faces.use),
         report=replace(settings.report, best_of=1, least=None, below="keep"),
     )
 
 
-def _chosen(face: FaceChoice) -> FaceChoice:
+def _strip_face(face: FaceChoice) -> FaceChoice:
     return replace(
         face, index=face.index if face.choice == "index" else 0, like=face.like if face.choice == "like" else ""
     )
 
 
-def _drawn(region: Region) -> Region:
+def _strip_region(region: Region) -> Region:
     kind = region.kind
     return replace(region, box=region.box if kind == "box" else None, mask=region.mask if kind == "mask" else "")
 
@@ -84,17 +84,59 @@ def candidate_seed(seed: int, number: int) -> int:
     return (seed + number * STRIDE) % _SEEDS if number and seed < _SEEDS else seed + number * STRIDE
 
 
-def enough(report: Report, verdict: LikenessVerdict) -> bool:
+def is_enough(report: Report, verdict: LikenessVerdict) -> bool:
     """Whether a picture is as alike as was asked for."""
     return report.least is not None and verdict.least is not None and verdict.least >= report.least
 
 
-def too_little(report: Report, verdict: LikenessVerdict) -> bool:
+def is_too_little(report: Report, verdict: LikenessVerdict) -> bool:
     """Whether a picture is less alike than was asked for; False where nobody can be judged."""
     return report.least is not None and verdict.least is not None and verdict.least < report.least
 
 
-def best(
+@dataclass(frozen=True, eq=False)
+class ChosenPicture(Generic[Made]):
+    """The candidate that is handed back, and what is said about it.
+
+    Attributes:
+        facts: what was measured, as short texts by name.
+        sentence: the same in words.
+        left_out: whether it is less like the photos than was asked for, and such pictures are not to be kept.
+    """
+
+    candidate: Candidate[Made]
+    facts: Mapping[str, str]
+    sentence: str
+    left_out: bool
+
+
+def choose(
+    judge: str,
+    report: Report,
+    first: Candidate[Made],
+    make: Callable[[int], Candidate[Made] | None],
+    compare: Callable[[Candidate[Made]], Drift | None],
+) -> ChosenPicture[Made]:
+    """The best of a picture's candidates, judged and compared as the report asks.
+
+    Args:
+        judge: its name.
+        first: the picture as it was asked for.
+        make: makes one more candidate, given its number; None ends the search.
+        compare: measures how far the chosen one drifted, where the report asks for that; None where it could not.
+    """
+    kept, candidates = find_best(first, report, make)
+    drift = compare(kept) if report.drift else None
+    measured = (judge, kept.verdict, kept.number, candidates, drift)
+    return ChosenPicture(kept, list_facts(*measured), write_sentence(*measured), is_left_out(report, kept.verdict))
+
+
+def is_left_out(report: Report, verdict: LikenessVerdict) -> bool:
+    """Whether a picture is not to be kept."""
+    return report.below == "skip" and is_too_little(report, verdict)
+
+
+def find_best(
     first: Candidate[Made], report: Report, make: Callable[[int], Candidate[Made] | None]
 ) -> tuple[Candidate[Made], int]:
     """The candidate to keep, and how many there were.
@@ -103,7 +145,7 @@ def best(
         make: makes one more, given its number; None ends the search.
     """
     kept, made = first, 1
-    while made < report.best_of and kept.verdict.least is not None and not enough(report, kept.verdict):
+    while made < report.best_of and kept.verdict.least is not None and not is_enough(report, kept.verdict):
         another = make(made)
         if another is None:
             break
@@ -119,7 +161,7 @@ def _rank(verdict: LikenessVerdict) -> tuple[float, float]:
     return min(alike), sum(alike)
 
 
-def drift(picture: Picture, plain: Picture, region: Mask | None) -> Drift:
+def measure_drift(picture: Picture, plain: Picture, region: Mask | None) -> Drift:
     """Compares a picture with the one that the same seed makes without the identity.
 
     Args:
@@ -137,26 +179,26 @@ def _mean(values: Mask, weights: Mask) -> float | None:
     return float((values * weights).sum()) / total if total >= 1 else None
 
 
-def facts(judge: str, verdict: LikenessVerdict, kept: int, candidates: int, moved: Drift | None) -> dict[str, str]:
+def list_facts(judge: str, verdict: LikenessVerdict, kept: int, candidates: int, drift: Drift | None) -> dict[str, str]:
     """What was measured, as short texts by name; persons are numbered from 1 where there are several.
 
     Args:
         kept: number of the kept candidate, from 0.
     """
-    told = {"judge": judge, "faces": str(verdict.faces)}
+    facts = {"judge": judge, "faces": str(verdict.faces)}
     for person, alike in verdict.likeness.items():
         name = "likeness" if len(verdict.likeness) == 1 else f"likeness {person + 1}"
-        told[name] = "no face" if alike is None else f"{alike:.3f}"
+        facts[name] = "no face" if alike is None else f"{alike:.3f}"
     if candidates > 1:
-        told["candidate"] = f"{kept + 1} of {candidates}"
-    if moved is not None:
-        told["drift outside"] = "nothing is outside" if moved.outside is None else f"{moved.outside:.6f}"
-        if moved.inside is not None:
-            told["drift inside"] = f"{moved.inside:.6f}"
-    return told
+        facts["candidate"] = f"{kept + 1} of {candidates}"
+    if drift is not None:
+        facts["drift outside"] = "nothing is outside" if drift.outside is None else f"{drift.outside:.6f}"
+        if drift.inside is not None:
+            facts["drift inside"] = f"{drift.inside:.6f}"
+    return facts
 
 
-def sentence(judge: str, verdict: LikenessVerdict, kept: int, candidates: int, moved: Drift | None) -> str:
+def write_sentence(judge: str, verdict: LikenessVerdict, kept: int, candidates: int, drift: Drift | None) -> str:
     """The same in words."""
     found = "1 face" if verdict.faces == 1 else f"{verdict.faces} faces"
     alike = {person: "not found" if one is None else f"{one:.2f}" for person, one in verdict.likeness.items()}
@@ -169,9 +211,9 @@ def sentence(judge: str, verdict: LikenessVerdict, kept: int, candidates: int, m
         ]
     if candidates > 1:
         parts.append(f"candidate {kept + 1} of {candidates}")
-    if moved is not None and moved.outside is None:
+    if drift is not None and drift.outside is None:
         parts.append("an identity acts everywhere, so nothing is outside of it to drift")
-    elif moved is not None and moved.outside is not None:
-        level = f", {-10 * math.log10(moved.outside):.1f} dB" if moved.outside > 0 else ""
-        parts.append(f"outside the identity's region it differs by {moved.outside:.6f} (mean square{level})")
+    elif drift is not None and drift.outside is not None:
+        level = f", {-10 * math.log10(drift.outside):.1f} dB" if drift.outside > 0 else ""
+        parts.append(f"outside the identity's region it differs by {drift.outside:.6f} (mean square{level})")
     return "; ".join(parts)

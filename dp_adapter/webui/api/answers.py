@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
-from dp_adapter.hints import shown
+from dp_adapter.hints import hide_folders
 from dp_adapter.modes import Modes, describe_mode, fill_in
 from dp_adapter.settings import Settings
 from dp_adapter.webui.parameters.infotext_photos import IDENTITY, PHOTO
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from dp_adapter.session import Session
     from dp_adapter.session.model_list import ModelFacts, ModelListing
     from dp_adapter.session.photos.reference_photos import SeenPhoto
+    from dp_adapter.webui.api.bodies import RegionsRequest
 
 _THUMBNAIL = 112  # px, of a face
 _HASH = 16  # hex digits of a photo's digest, as in photo:HASH
 
 
-def models(known: ModelListing, base: Base | None) -> dict[str, Any]:
-    return {"models": [_model(facts, base) for facts in known.listed(base)]}
+def list_models(known: ModelListing, base: Base | None) -> dict[str, Any]:
+    return {"models": [_describe_model(facts, base) for facts in known.listed(base)]}
 
 
-def _model(facts: ModelFacts, base: Base | None) -> dict[str, Any]:
+def _describe_model(facts: ModelFacts, base: Base | None) -> dict[str, Any]:
     reason = facts.misfit(base)
     return {
         "name": facts.name,
@@ -43,7 +44,7 @@ def _model(facts: ModelFacts, base: Base | None) -> dict[str, Any]:
     }
 
 
-def modes(known: Modes) -> dict[str, Any]:
+def list_modes(known: Modes) -> dict[str, Any]:
     """One of the user's own that cannot be read says why."""
     listed: list[dict[str, Any]] = []
     for name in known.names():
@@ -52,23 +53,23 @@ def modes(known: Modes) -> dict[str, Any]:
         except SettingsError as error:
             listed.append({"name": name, "problem": str(error)})
         else:
-            told = {"title": mode.title or None, "does": describe_mode(mode), "needs": list(mode.needs)}
-            listed.append({"name": name, **told})
+            facts = {"title": mode.title or None, "does": describe_mode(mode), "needs": list(mode.needs)}
+            listed.append({"name": name, **facts})
     return {"modes": listed}
 
 
-def identities(session: Session) -> dict[str, Any]:
+def list_identities(session: Session) -> dict[str, Any]:
     """Without thumbnails; one that cannot be read says why."""
     listed: list[dict[str, Any]] = []
     for name in session.identities.names():
         try:
-            listed.append({**identity(session, name), "thumbnail": None})
+            listed.append({**describe_identity(session, name), "thumbnail": None})
         except IdentityError as error:
             listed.append({"name": name, "problem": str(error)})
     return {"identities": listed}
 
 
-def identity(session: Session, name: str) -> dict[str, Any]:
+def describe_identity(session: Session, name: str) -> dict[str, Any]:
     """Raises IdentityError: it cannot be read."""
     card = session.identities.header(name)
     return {
@@ -81,14 +82,14 @@ def identity(session: Session, name: str) -> dict[str, Any]:
     }
 
 
-def save(session: Session, name: str, settings: Mapping[str, Any], replace: bool) -> dict[str, Any]:
+def save_identity(session: Session, name: str, settings: Mapping[str, Any], replace: bool) -> dict[str, Any]:
     """Raises DPAdapterError: the name or a photo cannot be used."""
-    request = _with_photos(settings)
+    request = _require_photos(settings)
     saved = session.save_identity(name, request, replace)
-    return {**identity(session, saved.name), "notes": list(map(shown, saved.notes)) or None}
+    return {**describe_identity(session, saved.name), "notes": list(map(hide_folders, saved.notes)) or None}
 
 
-def faces(session: Session, image: str, choice: Mapping[str, Any], thumbnails: bool) -> dict[str, Any]:
+def find_faces(session: Session, image: str, choice: Mapping[str, Any], thumbnails: bool) -> dict[str, Any]:
     """Raises DPAdapterError: the picture cannot be read, or the face choice is not valid."""
     if image.startswith(IDENTITY):
         raise SettingsError("image", "a saved identity has no picture", "Give a photo.")
@@ -97,10 +98,10 @@ def faces(session: Session, image: str, choice: Mapping[str, Any], thumbnails: b
     request = Settings.from_dict({"references": [{"image": photo}], "face": choice})
     found = session.photos.faces(picture, session.encoders.yunet)
     looks = [request.with_field("face", {"choice": "index", "index": index}) for index in range(len(found))]
-    seen = [_seen(session, look) for look in looks]
+    seen = [_look_at(session, look) for look in looks]
     chosen, reason = None, None
     try:
-        taken = _seen(session, request)
+        taken = _look_at(session, request)
         chosen = next(index for index, one in enumerate(seen) if (one.face.box == taken.face.box).all())
     except FaceError as error:
         reason = str(error).removeprefix("references[0]: ")
@@ -108,20 +109,20 @@ def faces(session: Session, image: str, choice: Mapping[str, Any], thumbnails: b
         "photo": photo,
         "width": picture.shape[1],
         "height": picture.shape[0],
-        "faces": [_face(index, one, thumbnails) for index, one in enumerate(seen)],
+        "faces": [_describe_face(index, one, thumbnails) for index, one in enumerate(seen)],
         "chosen": chosen,
         "reason": reason,
     }
 
 
-def _seen(session: Session, request: Settings) -> SeenPhoto:
+def _look_at(session: Session, request: Settings) -> SeenPhoto:
     """The one photo of a request whose ``no_face`` is "stop"; raises FaceError."""
     seen = session.photos.look_at(request, 0, session.encoders.yunet, [])
     assert seen is not None
     return seen
 
 
-def _face(index: int, seen: SeenPhoto, thumbnail: bool) -> dict[str, Any]:
+def _describe_face(index: int, seen: SeenPhoto, thumbnail: bool) -> dict[str, Any]:
     face, quality = seen.face, seen.quality
     return {
         "index": index,
@@ -130,42 +131,34 @@ def _face(index: int, seen: SeenPhoto, thumbnail: bool) -> dict[str, Any]:
         "size": round(face.size, 1),
         "quality": round(quality.score, 3),
         "warnings": list(quality.warnings()),
-        "thumbnail": _png(_cropped(seen)) if thumbnail else None,
+        "thumbnail": _encode_png(_crop_face(seen)) if thumbnail else None,
     }
 
 
-def _cropped(seen: SeenPhoto) -> Image:
+def _crop_face(seen: SeenPhoto) -> Image:
     from PIL import Image
 
     left, top, right, bottom = (round(side) for side in seen.face.box.tolist())
     return Image.fromarray(seen.picture).crop((left, top, right, bottom)).resize((_THUMBNAIL, _THUMBNAIL))
 
 
-def regions(
-    session: Session,
-    settings: Mapping[str, Any],
-    base: Base,
-    width: int,
-    height: int,
-    init: str,
-    masks: bool,
-    parts: bool,
-) -> dict[str, Any]:
+def find_regions(session: Session, base: Base, body: RegionsRequest) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.forecast import forecast_regions, note_missing_regions
     from dp_adapter.session.regions.requested_regions import RequestedRegions
 
-    asked = Settings.from_dict(settings)
+    asked = Settings.from_dict(body.settings)
     request = fill_in(asked, session.modes.of(asked.mode))
-    inits = (session.photos.read(init, "init"),) if init else ()
+    inits = (session.photos.read(body.init, "init"),) if body.init else ()
+    width, height = body.width, body.height
     scene = Scene(base, width, height, inits)
     requested = RequestedRegions(request, scene, session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
     for one in forecast_regions(request, scene, session.photos, session.encoders, persons):
         mask = None if one.mask is None else one.mask[0].numpy()
-        seen = requested.face_parts(one.number) if parts else {}
+        seen = requested.face_parts(one.number) if body.parts else {}
         listed.append(
             {
                 "person": one.number,
@@ -173,15 +166,16 @@ def regions(
                 "coverage": round(one.coverage, 4),
                 "known": one.known,
                 "follows": one.follows,
-                "mask": _png(_drawn(mask, width, height)) if masks else None,
-                "parts": {name: _png(_drawn(part.numpy(), width, height)) for name, part in seen.items()} or None,
+                "mask": _encode_png(_draw_mask(mask, width, height)) if body.masks else None,
+                "parts": {name: _encode_png(_draw_mask(part.numpy(), width, height)) for name, part in seen.items()}
+                or None,
             }
         )
     notes = note_missing_regions(request.regions, request.sharing, {one["person"]: one["source"] for one in listed})
     return {"width": width, "height": height, "regions": listed, "notes": notes}
 
 
-def _drawn(mask: NDArray[np.float32] | None, width: int, height: int) -> Image:
+def _draw_mask(mask: NDArray[np.float32] | None, width: int, height: int) -> Image:
     from PIL import Image
 
     if mask is None:
@@ -189,11 +183,11 @@ def _drawn(mask: NDArray[np.float32] | None, width: int, height: int) -> Image:
     return Image.fromarray((mask * 255 + 0.5).astype("uint8"))
 
 
-def vectors(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+def embed_faces(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Raises DPAdapterError: a photo cannot be used, or there is none."""
     import numpy as np
 
-    request = _with_photos(settings)
+    request = _require_photos(settings)
     notes: list[str] = []
     persons: list[dict[str, Any]] = []
     for person in range(request.identities):
@@ -201,35 +195,40 @@ def vectors(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
         notes += left_out
         if not seen:
             continue
-        units = [_unit(session.photos.judged(one)) for one in seen]
-        mean = _unit(np.sum([one.weight * unit for one, unit in zip(seen, units, strict=True)], axis=0))
+        units = [_normalise(session.photos.judged(one)) for one in seen]
+        mean = _normalise(np.sum([one.weight * unit for one, unit in zip(seen, units, strict=True)], axis=0))
         photos = [
-            {"photo": one.digest[:_HASH], "weight": one.weight, "vector": _listed(unit)}
+            {"photo": one.digest[:_HASH], "weight": one.weight, "vector": _round_all(unit)}
             for one, unit in zip(seen, units, strict=True)
         ]
-        persons.append({"person": person, "vector": _listed(mean), "photos": photos})
+        persons.append({"person": person, "vector": _round_all(mean), "photos": photos})
     encoder = session.encoders.sface
-    return {"encoder": encoder.name, "dimensions": encoder.dim, "persons": persons, "notes": list(map(shown, notes))}
+    return {
+        "encoder": encoder.name,
+        "dimensions": encoder.dim,
+        "persons": persons,
+        "notes": list(map(hide_folders, notes)),
+    }
 
 
-def _with_photos(settings: Mapping[str, Any]) -> Settings:
+def _require_photos(settings: Mapping[str, Any]) -> Settings:
     request = Settings.from_dict(settings)
     if not request.references:
         raise SettingsError("references", "there is no photo", "Give a photo of the person.")
     return request
 
 
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalise(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def _listed(vector: NDArray[np.float32]) -> list[float]:
+def _round_all(vector: NDArray[np.float32]) -> list[float]:
     return [round(number, 6) for number in vector.tolist()]
 
 
-def _png(picture: Image) -> str:
+def _encode_png(picture: Image) -> str:
     written = io.BytesIO()
     picture.save(written, "PNG")
     return base64.b64encode(written.getvalue()).decode()

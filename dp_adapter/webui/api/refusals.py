@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from dp_adapter.errors import DPAdapterError, SettingsError
-from dp_adapter.hints import shown
+from dp_adapter.hints import hide_folders
 
 MOST_BYTES = 128 * 2**20  # a dozen photos at the largest size that is taken
 _FIELD = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
@@ -22,7 +22,7 @@ class MissingError(DPAdapterError):
     """The thing that the path names is not there."""
 
 
-class WordsRoute(APIRoute):
+class RefusalRoute(APIRoute):
     """A route whose refusals are ``{"detail": words, "field": dotted name}``."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
@@ -30,35 +30,33 @@ class WordsRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
-                return await inner(_bounded(request))
+                return await inner(_limit_size(request))
             except RequestValidationError as error:
-                return _refused(422, *_said(error.errors()[0]))
+                return _refuse(422, *_describe_invalid(error.errors()[0]))
             except MissingError as error:
-                return _refused(404, str(error))
+                return _refuse(404, str(error))
             except SettingsError as error:
-                return _refused(422, str(error), error.field)
+                return _refuse(422, str(error), error.field)
             except DPAdapterError as error:
                 match = _FIELD.match(str(error))
-                return _refused(422, str(error), match[1] if match else "")
+                return _refuse(422, str(error), match[1] if match else "")
             except HTTPException:
                 raise
             except Exception as error:  # the hosts would answer with its own words, in which files are named in full
                 from modules import errors
 
                 errors.report("DP-Adapter failed", exc_info=True)
-                words = (
-                    f"DP-Adapter met an unexpected {type(error).__name__}: {shown(str(error))}. The console says more."
-                )
-                return _refused(500, words)
+                words = f"DP-Adapter met an unexpected {type(error).__name__}: {hide_folders(str(error))}. The console says more."
+                return _refuse(500, words)
 
         return handle
 
 
-def _refused(status: int, words: str, field: str = "") -> Response:
+def _refuse(status: int, words: str, field: str = "") -> Response:
     return JSONResponse({"detail": words, "field": field} if field else {"detail": words}, status)
 
 
-def _said(error: Mapping[str, Any]) -> tuple[str, str]:
+def _describe_invalid(error: Mapping[str, Any]) -> tuple[str, str]:
     """Words and field of pydantic's first error, in the manner of all versions."""
     if "json" in str(error["type"]):
         return "The body is not JSON. Check quotes and commas.", ""
@@ -68,7 +66,7 @@ def _said(error: Mapping[str, Any]) -> tuple[str, str]:
     return (f"{field}: {words}. See /docs for the fields.", field) if field else (f"The body: {words}.", "")
 
 
-def _bounded(request: Request) -> Request:
+def _limit_size(request: Request) -> Request:
     """A request that stops being read beyond the limit.
 
     Raises:
@@ -76,7 +74,7 @@ def _bounded(request: Request) -> Request:
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MOST_BYTES:
-        raise _too_long()
+        raise _size_refusal()
     read = 0
 
     async def receive() -> Any:
@@ -84,11 +82,11 @@ def _bounded(request: Request) -> Request:
         message = await request.receive()
         read += len(message.get("body", b""))
         if read > MOST_BYTES:
-            raise _too_long()
+            raise _size_refusal()
         return message
 
     return Request(request.scope, receive)
 
 
-def _too_long() -> HTTPException:
+def _size_refusal() -> HTTPException:
     return HTTPException(413, f"The request has more than {MOST_BYTES // 2**20} MiB. Send smaller pictures.")

@@ -17,7 +17,7 @@ from dp_adapter import __version__
 from dp_adapter.settings import VERSION, json_schema
 from dp_adapter.webui.api import answers
 from dp_adapter.webui.api import bodies as forms
-from dp_adapter.webui.api.refusals import MissingError, WordsRoute
+from dp_adapter.webui.api.refusals import MissingError, RefusalRoute
 
 if TYPE_CHECKING:
     from dp_adapter.hosts.attach.sites import Base
@@ -28,7 +28,7 @@ PREFIX = "/dp_adapter/v1"
 
 
 @dataclass(frozen=True)
-class Served:
+class AnswerSources:
     """What the routes answer from.
 
     Attributes:
@@ -44,7 +44,7 @@ class Served:
     webui: str
 
 
-def start(app: FastAPI) -> None:
+def add_routes(app: FastAPI) -> None:
     """Adds the routes to the WebUI, for its ``on_app_started``: only where its own API is, and behind its password."""
     from modules import call_queue
     from modules import shared as host
@@ -53,18 +53,23 @@ def start(app: FastAPI) -> None:
 
     if not (host.cmd_opts.api or host.cmd_opts.nowebui):
         return
-    served = Served(shared_session.session, shared_session.base, call_queue.queue_lock, compat.webui())
-    register(app, served, _password(host.cmd_opts.api_auth))
+    served = AnswerSources(
+        session=shared_session.session,
+        base=shared_session.base,
+        lock=call_queue.queue_lock,
+        webui=compat.webui(),
+    )
+    add_to(app, served, _require_password(host.cmd_opts.api_auth))
 
 
-def register(app: FastAPI, served: Served, dependencies: Sequence[Any] = ()) -> None:
+def add_to(app: FastAPI, served: AnswerSources, dependencies: Sequence[Any] = ()) -> None:
     """Adds the routes to an application.
 
     Args:
         dependencies: of every route, such as a password.
     """
     routes = Routes(served)
-    router = APIRouter(prefix=PREFIX, tags=["DP-Adapter"], dependencies=list(dependencies), route_class=WordsRoute)
+    router = APIRouter(prefix=PREFIX, tags=["DP-Adapter"], dependencies=list(dependencies), route_class=RefusalRoute)
     for path, method, endpoint, answer in routes.table():
         router.add_api_route(
             path,
@@ -77,7 +82,7 @@ def register(app: FastAPI, served: Served, dependencies: Sequence[Any] = ()) -> 
     app.include_router(router)
 
 
-def _password(pairs: str | None) -> list[Any]:
+def _require_password(pairs: str | None) -> list[Any]:
     """The dependency that asks for one of ``user:password,user:password``, as ``--api-auth`` gives them."""
     if not pairs:
         return []
@@ -94,7 +99,7 @@ def _password(pairs: str | None) -> list[Any]:
 class Routes:
     """The routes' functions; their docstrings are the descriptions in the host's /docs."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: AnswerSources) -> None:
         self._served = served
         self._models: ModelListing | None = None
         self._listing = Lock()
@@ -131,30 +136,30 @@ class Routes:
 
         with self._listing:
             self._models = self._models or ModelListing(self._served.session().library)
-            return answers.models(self._models, self._served.base())
+            return answers.list_models(self._models, self._served.base())
 
     def modes(self) -> dict[str, Any]:
         """The edit modes, your own included, and what each does."""
-        return answers.modes(self._served.session().modes)
+        return answers.list_modes(self._served.session().modes)
 
     def identities(self) -> dict[str, Any]:
         """The saved identities by name."""
-        return answers.identities(self._served.session())
+        return answers.list_identities(self._served.session())
 
     def identity(self, name: str) -> dict[str, Any]:
         """One saved identity with its thumbnail."""
-        return answers.identity(self._served.session(), self._known(name))
+        return answers.describe_identity(self._served.session(), self._known(name))
 
     def save_identity(self, body: forms.SaveIdentity) -> dict[str, Any]:
         """Saves person 1 of the photos in `settings` (`"identity": 0`) under a name, without the photos themselves."""
         with self._served.lock:
-            return answers.save(self._served.session(), body.name, body.settings, body.replace)
+            return answers.save_identity(self._served.session(), body.name, body.settings, body.replace)
 
     def rename_identity(self, name: str, body: forms.Rename) -> dict[str, Any]:
         """Gives a saved identity another name."""
         session = self._served.session()
         session.identities.rename(self._known(name), body.name)
-        return answers.identity(session, body.name)
+        return answers.describe_identity(session, body.name)
 
     def delete_identity(self, name: str) -> dict[str, Any]:
         """Deletes a saved identity for good."""
@@ -164,20 +169,18 @@ class Routes:
     def faces(self, body: forms.FacesRequest) -> dict[str, Any]:
         """The faces in a photo from left to right, how good each is as a reference, and which one would be taken."""
         with self._served.lock:
-            return answers.faces(self._served.session(), body.image, body.face, body.thumbnails)
+            return answers.find_faces(self._served.session(), body.image, body.face, body.thumbnails)
 
     def regions(self, body: forms.RegionsRequest) -> dict[str, Any]:
         """Where each person of `settings` would act in a picture of this size; masks and parts only on request."""
         with self._served.lock:
             base = self._served.base() or "sd15"  # regions do not depend on it
-            return answers.regions(
-                self._served.session(), body.settings, base, body.width, body.height, body.init, body.masks, body.parts
-            )
+            return answers.find_regions(self._served.session(), base, body)
 
     def embed(self, body: forms.Request) -> dict[str, Any]:
         """Face vectors of every photo in `settings` by the shipped encoder, and the mean direction of each person."""
         with self._served.lock:
-            return answers.vectors(self._served.session(), body.settings)
+            return answers.embed_faces(self._served.session(), body.settings)
 
     def _known(self, name: str) -> str:
         """Raises MissingError where no identity has this name."""

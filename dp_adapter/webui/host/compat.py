@@ -59,45 +59,6 @@ def unet_patcher(model: Any) -> Any:
     return model.forge_objects.unet
 
 
-def controlnets() -> list[Any]:
-    """A1111's instances of Mikubill/sd-webui-controlnet's script, one for each tab; empty without the extension."""
-    from modules import scripts
-
-    runners = (scripts.scripts_txt2img, scripts.scripts_img2img)
-    return [one for runner in runners for one in runner.alwayson_scripts if hasattr(one, "controlnet_main_entry")]
-
-
-def has_controlnet() -> bool:
-    """Whether IdentityNet has a ControlNet here. reForge's asks no modifier and knows no mask (its ldm_patched)."""
-    return webui() != "reforge" if is_forge() else bool(controlnets())
-
-
-def load_control(path: Path) -> Any:
-    """A ControlNet as the host loads it. Raises HostError where the file is none that it knows."""
-    from dp_adapter.errors import HostError
-
-    if not is_forge():
-        from dp_adapter.webui.job.identity_net_a1111 import load
-
-        return load(path)
-    shared = importlib.import_module("modules_forge.shared")
-    loaded = shared.try_load_supported_control_model(str(path))
-    if loaded is None or getattr(loaded, "model_patcher", None) is None:
-        raise HostError(f"{path.name} is no ControlNet that this WebUI can load", "Choose InstantID's IdentityNet.")
-    return loaded.model_patcher
-
-
-def with_control(unet: Any, control: Any, hint: Any, weight: float, end: float, mask: Any) -> Any:
-    """A clone of Forge's UNet patcher that asks one more ControlNet.
-
-    Args:
-        hint: [1, 3, h, w] in 0..1; mask: [1, 1, h, w] or None; end: progress at which it stops.
-    """
-    where = "backend.patcher.controlnet" if webui() in ("forge", "neo") else "modules_forge.controlnet"
-    apply = importlib.import_module(where).apply_controlnet_advanced
-    return apply(unet, control, hint, weight, 0.0, end, advanced_mask_weighting=mask)
-
-
 def diffusion_model(model: Any) -> Any:
     """The UNet module of a loaded checkpoint."""
     return unet_patcher(model).model.diffusion_model if is_forge() else model.model.diffusion_model
@@ -180,7 +141,7 @@ def _detects(tab: Mapping[str, Any]) -> bool:
     return tab.get("ad_model", "None") != "None" and tab.get("ad_tab_enable", True) is not False
 
 
-def on(event: str, callback: Callable[..., Any]) -> None:
+def on_event(event: str, callback: Callable[..., Any]) -> None:
     """Registers a callback as the host's ``on_<event>`` does.
 
     Where the host lets itself be told who registers, it need not search the loaded modules for that, which takes it

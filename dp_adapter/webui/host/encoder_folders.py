@@ -7,7 +7,7 @@ from pathlib import Path
 from dp_adapter.webui.host import compat
 
 
-def encoder_folders() -> list[Path]:
+def find_encoder_folders() -> list[Path]:
     """Folders with ``clip_vision`` and ``insightface`` in them, or with .safetensors of towers: those that are there.
 
     sd-webui-controlnet@56cec5b2 ``annotator/annotator_path.py``: its setting, its flag, or its own ``downloads``.

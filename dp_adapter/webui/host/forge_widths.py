@@ -27,7 +27,7 @@ def register() -> None:
     model_list: Any = sys.modules.get("huggingface_guess.model_list")  # its loader has imported it before any script
     if model_list is None or any(kind.__name__ == _NAME for kind in model_list.models):
         return
-    kind = _kind(model_list.SD15)
+    kind = _make_kind(model_list.SD15)
     model_list.models.append(kind)
     # neo chooses the engine by the exact type, Forge by what it is an instance of
     for engine in getattr(sys.modules.get("backend.loader"), "possible_models", ()):
@@ -35,24 +35,24 @@ def register() -> None:
             engine.matched_guesses.append(kind)
 
 
-def _kind(sd15: Any) -> type:
+def _make_kind(sd15: Any) -> type:
     """A subclass of the host's kind."""
 
     def matches(_cls: type, unet_config: Mapping[str, Any], _state_dict: object = None) -> bool:
-        folder = _configs()
+        folder = _find_configs()
         return folder is not None and reforge_widths.is_so_wide(folder, unet_config, sd15)
 
     def init(self: Any, unet_config: Mapping[str, Any]) -> None:
-        folder = _configs()
+        folder = _find_configs()
         assert folder is not None  # it has matched
-        self.huggingface_repo = _from_its_repositories(folder)
+        self.huggingface_repo = _relative_to_repositories(folder)
         self.unet_extra_config = reforge_widths.heads(folder)
         sd15.__init__(self, unet_config)
 
     return type(_NAME, (sd15,), {"matches": classmethod(matches), "__init__": init})
 
 
-def _from_its_repositories(folder: Path) -> str:
+def _relative_to_repositories(folder: Path) -> str:
     """The folder's path from Forge's own ``huggingface`` folder, to which it joins the repository's name.
 
     neo looks for families' names in it ("Wan", "Anima"), which a user's home folder may contain.
@@ -66,7 +66,7 @@ def _from_its_repositories(folder: Path) -> str:
         return str(folder)
 
 
-def _configs() -> Path | None:
+def _find_configs() -> Path | None:
     """The folder with configurations of the checkpoint that Forge loads now."""
     from modules import sd_models
 

@@ -130,7 +130,7 @@ def register() -> None:
         info = shared.OptionInfo(
             default_of(option),
             option.label,
-            *_component(option),
+            *_choose_component(option),
             section=SECTION,
             restrict_api=option.restricted,
             onchange=set_up_log if option.name == "loglevel" else None,
@@ -138,13 +138,13 @@ def register() -> None:
         info = info.info(option.info) if option.info else info
         shared.opts.add_option(option.key, info.needs_reload_ui() if option.reload else info)
     # It keeps no value: what is shown as its value is the button's caption.
-    button = shared.OptionInfo(JOIN_CAPTION, "", _join_button, section=SECTION)
+    button = shared.OptionInfo(JOIN_CAPTION, "", _make_join_button, section=SECTION)
     button.do_not_save = True
     shared.opts.add_option("dp_adapter_join_adetailer", button)
     set_up_log()
 
 
-def _component(option: Option) -> tuple[Any, dict[str, Any] | None]:
+def _choose_component(option: Option) -> tuple[Any, dict[str, Any] | None]:
     import gradio as gr
 
     if option.bounds is not None:
@@ -170,12 +170,12 @@ def set_up_log() -> None:
 JOIN_CAPTION = "Keep the identity in ADetailer's pass"
 
 
-def _join_button(value: str, elem_id: str, **_: Any) -> Any:
+def _make_join_button(value: str, elem_id: str, **_: Any) -> Any:
     import gradio as gr
     from modules import shared
 
     button = gr.Button(value=value, elem_id=elem_id)
-    said = gr.HTML(elem_id=f"{elem_id}_said")
+    line = gr.HTML(elem_id=f"{elem_id}_said")
     # ADetailer's own box shows the old list, which "Apply settings" would write back.
     components: dict[str, Any] = shared.settings_components or {}
     box = components.get(_NAMES)
@@ -184,7 +184,7 @@ def _join_button(value: str, elem_id: str, **_: Any) -> Any:
         words = join_adetailer(shared.opts)
         return [words] if box is None else [words, getattr(shared.opts, _NAMES)]
 
-    button.click(fn=join, inputs=[], outputs=[said] if box is None else [said, box])
+    button.click(fn=join, inputs=[], outputs=[line] if box is None else [line, box])
     return button
 
 

@@ -31,7 +31,7 @@ def register() -> None:
         from dp_adapter.hosts.pipelines.single_file import config_beside
 
         folder = None if checkpoint_info is None else config_beside(Path(checkpoint_info.filename))
-        with contextlib.nullcontext() if folder is None else _leading(loader, folder):
+        with contextlib.nullcontext() if folder is None else _lead_loader_to(loader, folder):
             return load(timer=timer, checkpoint_info=checkpoint_info, state_dict=state_dict)
 
     setattr(load_model_for_a1111, _OURS, True)
@@ -39,11 +39,11 @@ def register() -> None:
 
 
 @contextlib.contextmanager
-def _leading(loader: Any, folder: Path) -> Generator[None]:
+def _lead_loader_to(loader: Any, folder: Path) -> Generator[None]:
     from dp_adapter.hosts.pipelines import ldm_config
 
     supported: Any = sys.modules["ldm_patched.modules.supported_models"]
-    kind, vae = _kind(supported, folder), loader.VAE
+    kind, vae = _make_kind(supported, folder), loader.VAE
     supported.models.append(kind)
     loader.VAE = functools.partial(vae, config={"params": ldm_config.vae(folder)})
     try:
@@ -53,7 +53,7 @@ def _leading(loader: Any, folder: Path) -> Generator[None]:
         supported.models.remove(kind)
 
 
-def _kind(supported: Any, folder: Path) -> type:
+def _make_kind(supported: Any, folder: Path) -> type:
     sd15 = supported.SD15
 
     def matches(_cls: type, unet_config: Mapping[str, Any], _state_dict: object = None) -> bool:
@@ -78,8 +78,8 @@ def is_so_wide(folder: Path, unet_config: Mapping[str, Any], sd15: Any) -> bool:
     """Whether a host's description of a UNet is that of the folder: SD1.5's in all but the widths."""
     from dp_adapter.hosts.pipelines import ldm_config
 
-    told = ldm_config.unet(folder)
-    wanted = sd15.unet_config | {name: told[name] for name in ("model_channels", "context_dim")}
+    config = ldm_config.unet(folder)
+    wanted = sd15.unet_config | {name: config[name] for name in ("model_channels", "context_dim")}
     return all(unet_config.get(name) == value for name, value in wanted.items())
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _NAMES = ("GFPGAN", "CodeFormer")
 
 
-def restorers() -> Mapping[str, tuple[Callable[[Picture], Picture], bool]]:
+def list_restorers() -> Mapping[str, tuple[Callable[[Picture], Picture], bool]]:
     """By name, in the order of preference: what restores, and whether its model is here.
 
     The hosts list both whether or not their models are; they download one at its first use.
@@ -23,13 +23,13 @@ def restorers() -> Mapping[str, tuple[Callable[[Picture], Picture], bool]]:
     from modules import shared
 
     here = {restorer.name(): restorer for restorer in getattr(shared, "face_restorers", [])}
-    return {name: (partial(_restored, here[name]), _ready(here[name], name)) for name in _NAMES if name in here}
+    return {name: (partial(_restore, here[name]), _is_downloaded(here[name], name)) for name in _NAMES if name in here}
 
 
-def _restored(restorer: Any, picture: Picture) -> Picture:
+def _restore(restorer: Any, picture: Picture) -> Picture:
     return np.asarray(restorer.restore(picture), np.uint8)
 
 
-def _ready(restorer: Any, name: str) -> bool:
+def _is_downloaded(restorer: Any, name: str) -> bool:
     folder = Path(str(getattr(restorer, "model_path", "") or ""))
     return folder.is_dir() and any(name.lower() in path.name.lower() for path in folder.glob("*.pth"))

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.webui.host import compat, options
+from dp_adapter.webui.host.controlnet import load_control
 
 if TYPE_CHECKING:
     from dp_adapter.hosts.attach.sites import Base
@@ -22,40 +23,40 @@ _MAKING = Lock()
 def session() -> Session:
     """The session of this WebUI, made at first use. Requests may not name files outside the model folders."""
     with _MAKING:  # the panel's first events come at once, and a photo on another session's shelf would be lost
-        return _made()
+        return _make_session()
 
 
 @cache
-def _made() -> Session:
+def _make_session() -> Session:
     from dp_adapter.session import Session
-    from dp_adapter.webui.host.encoder_folders import encoder_folders
-    from dp_adapter.webui.host.restorers import restorers
+    from dp_adapter.webui.host.encoder_folders import find_encoder_folders
+    from dp_adapter.webui.host.restorers import list_restorers
 
     chosen = options.read()
     return Session(
-        [compat.models_folder()],
-        False,
-        folders(),
-        chosen.checkpoints,
-        chosen.photos_mb,
-        restorers,
-        encoder_folders(),
-        compat.encoder_device(),
-        chosen.checkpoints_mb,
+        roots=[compat.models_folder()],
+        paths_allowed=False,
+        folders=find_model_folders(),
+        checkpoints=chosen.checkpoints,
+        photos_mb=chosen.photos_mb,
+        restorers=list_restorers,
+        encoder_folders=find_encoder_folders(),
+        device=compat.encoder_device(),
+        checkpoints_mb=chosen.checkpoints_mb,
     )
 
 
 def release() -> None:
     """Gives back what was loaded; the next generation loads again."""
-    if _made.cache_info().currsize:
+    if _make_session.cache_info().currsize:
         session().release()
-    _control.cache_clear()
+    _load_control.cache_clear()
 
 
 def forget() -> None:
     """Ends the session, dropped photos included; the next one follows the settings page as it is then."""
     release()
-    _made.cache_clear()
+    _make_session.cache_clear()
 
 
 def control_model(path: Path) -> Any:
@@ -65,15 +66,15 @@ def control_model(path: Path) -> Any:
         HostError: the host cannot load it.
     """
     stat = path.stat()
-    return _control(path, stat.st_size, stat.st_mtime_ns)
+    return _load_control(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _control(path: Path, _size: int, _modified: int) -> Any:
-    return compat.load_control(path)
+def _load_control(path: Path, _size: int, _modified: int) -> Any:
+    return load_control(path)
 
 
-def folders() -> list[Path]:
+def find_model_folders() -> list[Path]:
     """Folders with adapters besides ``models/dp_adapter``, ``models/ipadapter``, ``models/ControlNet``."""
     from modules import shared
 

@@ -12,12 +12,12 @@ from dp_adapter.webui.host.compat import ENTRY
 _ROOT = ENTRY.parents[1]  # of the extension
 
 
-def begin() -> None:
+def use_webui_hints() -> None:
     """From now on hints are for this WebUI's user."""
-    hints.use(shell())
+    hints.use(describe_shell())
 
 
-def shell() -> hints.Shell:
+def describe_shell() -> hints.Shell:
     """How this WebUI's user runs our program and pip: short enough for anybody, and in full for the console."""
     from modules import paths
 
@@ -27,9 +27,9 @@ def shell() -> hints.Shell:
         (_ROOT / "dp_adapter", f"extensions/{_ROOT.name}/dp_adapter"),
         (Path(paths.models_path), "models"),
     )
-    near = [_near(path, root) for path, _ in places]
-    typed, program, models = (_quoted(here or name) for here, (_, name) in zip(near, places, strict=True))
-    executable, full_program, full_models = (_quoted(str(path)) for path, _ in places)
+    near = [_path_from(path, root) for path, _ in places]
+    typed, program, models = (_quote(here or name) for here, (_, name) in zip(near, places, strict=True))
+    executable, full_program, full_models = (_quote(str(path)) for path, _ in places)
     return hints.Shell(
         program=f"{typed} {program}",
         pip=f"{typed} -m pip",
@@ -41,11 +41,11 @@ def shell() -> hints.Shell:
             f"{typed} -m pip": f"{executable} -m pip",
             f"--models-dir {models}": f"--models-dir {full_models}",
         },
-        folders=_folders(root, getattr(paths, "data_path", root), paths.models_path),
+        folders=_name_folders(root, getattr(paths, "data_path", root), paths.models_path),
     )
 
 
-def _near(path: Path, root: Path) -> str:
+def _path_from(path: Path, root: Path) -> str:
     """A path as it is typed in the WebUI's folder; empty where it lies further than beside it."""
     try:
         relative = os.path.relpath(path, root)
@@ -54,11 +54,11 @@ def _near(path: Path, root: Path) -> str:
     return "" if Path(relative).parts[:2] == ("..", "..") else relative
 
 
-def _quoted(path: str) -> str:
+def _quote(path: str) -> str:
     return f'"{path}"' if " " in path else path
 
 
-def _folders(root: Path, data: str | Path, models: str) -> dict[str, str]:
+def _name_folders(root: Path, data: str | Path, models: str) -> dict[str, str]:
     """What sentences call this server's folders."""
     named = [(Path.home(), "~"), (_ROOT, f"extensions/{_ROOT.name}"), (Path(models), "models"), (Path(data), "")]
     named.append((root, ""))

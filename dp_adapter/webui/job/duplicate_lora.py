@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"<(?:lora|lyco):([^:>]+)")
 
 
-def without(p: Any, prepared: Prepared) -> tuple[Prepared, str]:
+def drop_duplicate(p: Any, prepared: Prepared) -> tuple[Prepared, str]:
     """The same without the LoRA in the model's file where a prompt of the job asks for it, and a note that says so.
 
     Args:
@@ -24,7 +24,7 @@ def without(p: Any, prepared: Prepared) -> tuple[Prepared, str]:
         return prepared, ""
     prompts = [text for name in ("all_prompts", "all_hr_prompts") for text in getattr(p, name, None) or ()]
     for name in dict.fromkeys(tag.strip() for text in prompts for tag in _TAG.findall(text)):
-        path = _file(name)
+        path = _find_file(name)
         changed = None if path is None else prepared.without_lora(path)
         if changed is not None:
             note = f"the LoRA '{name}' of the prompt is the one inside the model's file, which stays out for it."
@@ -32,7 +32,7 @@ def without(p: Any, prepared: Prepared) -> tuple[Prepared, str]:
     return prepared, ""
 
 
-def _file(name: str) -> Path | None:
+def _find_file(name: str) -> Path | None:
     """Where the host has the LoRA of this name; None where that is not known."""
     networks: Any = sys.modules.get("networks")  # of the built-in extension, Lora or sd_forge_lora
     for table in ("available_networks", "available_network_aliases"):

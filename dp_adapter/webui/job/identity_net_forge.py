@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import HostError
-from dp_adapter.webui.host import compat, shared_session
+from dp_adapter.webui.host import controlnet, shared_session
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dp_adapter.core.types import Step, Tokens
+    from dp_adapter.core.types import Tokens
     from dp_adapter.session.assembly.identity_net import Net
 
 _TEXT = "dp_adapter_text"  # beside our tokens: what they stand in place of
 
 
-def control_of(p: Any, net: Net, call: Callable[[], Step | None]) -> AbstractContextManager[object]:
-    """IdentityNet in the UNet of a job until it is closed; to be made before the adapter attaches.
-
-    Args:
-        p: the WebUI's processing object.
-        call: the call of the UNet that runs, for A1111, whose ControlNet does not say what its rows are.
-
-    Raises:
-        HostError: the file is no ControlNet that this WebUI can load, or its ControlNet is another one than expected.
-    """
-    if compat.is_forge():
-        return ForgeControl(p, net)
-    from dp_adapter.webui.job.identity_net_a1111 import ExtensionControl
-
-    return ExtensionControl(p, net, call)
-
-
-class ForgeControl(AbstractContextManager["ForgeControl"]):
+@contextmanager
+def add_controls(p: Any, net: Net) -> Generator[None]:
     """Inside the ``with``, the job's UNet is one that asks IdentityNet; to be entered before the adapter attaches.
 
     Args:
@@ -44,24 +28,23 @@ class ForgeControl(AbstractContextManager["ForgeControl"]):
     Raises:
         HostError: the file is no ControlNet that this WebUI can load.
     """
+    import torch
 
-    def __init__(self, p: Any, net: Net) -> None:
-        import torch
-
-        self._objects = p.sd_model.forge_objects
-        self._before = unet = self._objects.unet
-        loaded = shared_session.control_model(net.model)
-        mine: dict[int, Tokens] = {}
-        for person in net.persons:
-            hint = torch.as_tensor(person.hint).permute(2, 0, 1)[None].float() / 255  # [1, 3, h, w]
-            mask = None if person.mask is None else person.mask[:, None].float()  # [1, 1, h, w]
-            unet = compat.with_control(unet, loaded, hint, net.weight, net.end, mask)
-            mine[id(unet.controlnet_linked_list)] = person.tokens
-        unet.add_controlnet_conditioning_modifier(token_modifier(mine))
-        self._objects.unet = unet
-
-    def __exit__(self, *_: object) -> None:
-        self._objects.unet = self._before
+    objects = p.sd_model.forge_objects
+    before = unet = objects.unet
+    loaded = shared_session.control_model(net.model)
+    mine: dict[int, Tokens] = {}
+    for person in net.persons:
+        hint = torch.as_tensor(person.hint).permute(2, 0, 1)[None].float() / 255  # [1, 3, h, w]
+        mask = None if person.mask is None else person.mask[:, None].float()  # [1, 1, h, w]
+        unet = controlnet.with_control(unet, loaded, hint, net.weight, net.end, mask)
+        mine[id(unet.controlnet_linked_list)] = person.tokens
+    unet.add_controlnet_conditioning_modifier(token_modifier(mine))
+    objects.unet = unet
+    try:
+        yield
+    finally:
+        objects.unet = before
 
 
 def token_modifier(mine: dict[int, Tokens]) -> Any:

@@ -1,31 +1,23 @@
-"""Jobs inside a job: the host's own ``process_images`` on another processing object, with nothing left behind.
-
-The order of hooks and what has to be put back were read in modules/processing.py of A1111 1.10.1 and Forge, and in
-ADetailer (Bing-su/adetailer, scripts/!adetailer.py), which does the same for its pass.
-"""
+"""Jobs inside a job: the same picture with another seed, or a face alone; ``run_inside`` runs them."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dp_adapter.settings import FacePass, Report, Settings
-from dp_adapter.webui.host import compat
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Worded = Callable[[tuple[str, str], bool], tuple[str, str]]
+EditPrompts = Callable[[tuple[str, str], bool], tuple[str, str]]
 
 INNER = "dp_adapter_inner"  # attribute of a processing object that is such a job
-_TITLE = "DP-Adapter"
+TITLE = "DP-Adapter"
 _CACHES = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
 _GATHERED = ("latents_after_sampling", "pixels_after_sampling", "extra_result_images")  # Forge's lists of a job
-_STATE = ("job", "job_no", "job_count", "processing_has_refined_job_count", "textinfo")
-_OPTIONS = {"multiple_tqdm": False, "save_init_img": False}
 # What a pass over a face has in common with the job, where the host's objects have it.
 _COMMON = (
     "outpath_samples", "outpath_grids", "subseed_strength", "seed_resize_from_h", "seed_resize_from_w",
@@ -39,7 +31,7 @@ def is_inner(p: Any) -> bool:
     return hasattr(p, INNER) or _is_adetailers(p)
 
 
-def as_inner(p: Any, settings: Settings) -> Settings:
+def request_inside(p: Any, settings: Settings) -> Settings:
     """What is left of a request in such a job: our own ones were made for it, ADetailer's take the panel's."""
     return settings.replace(report=Report(), face_pass=FacePass(use="off")) if _is_adetailers(p) else settings
 
@@ -48,36 +40,21 @@ def _is_adetailers(p: Any) -> bool:
     return bool(getattr(p, "_ad_inner", False))
 
 
-def stopped() -> bool:
-    """Whether the user asked to interrupt, to skip, or to end after this picture: nothing more is begun."""
-    from modules import shared
-
-    state = shared.state
-    return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
-
-
-def cut_short() -> bool:
-    """Whether the picture itself was ended early."""
-    from modules import shared
-
-    return bool(shared.state.interrupted or shared.state.skipped)
-
-
-def place(p: Any) -> int:
+def picture_number(p: Any) -> int:
     """Which picture of the whole job is being finished, from 0."""
     return p.iteration * p.batch_size + p.batch_index
 
 
-def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded | None = None) -> Any:
+def prepare_again(p: Any, before: Any, seed: int, settings: Settings, edit_prompts: EditPrompts | None = None) -> Any:
     """A job that makes the picture being finished again, alone: same scripts, LoRA, ControlNet and hires pass.
 
     Args:
         before: a copy of ``p`` from before its preparation.
         settings: of our part in it.
-        worded: prompt and negative prompt, and whether they are the hires pass's -> the same with the words that our
-            part would put into them, where it is off.
+        edit_prompts: prompt and negative prompt, and whether they are the hires pass's -> the same with the words that
+            our part would put into them, where it is off.
     """
-    number = place(p)
+    number = picture_number(p)
     p2: Any = copy.copy(before)
     # What others hung on the object in place of its methods acts on the original; they hang it on this one too.
     own: dict[str, Any] = p2.__dict__
@@ -86,7 +63,7 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded
         method = inspect.isroutine(value) and inspect.isroutine(getattr(methods, name, None))
         if method or (inspect.ismethod(value) and value.__self__ is p):
             del own[name]
-    prompts = _prompts(p.all_prompts[number], p.all_negative_prompts[number], False, worded)
+    prompts = _edit(p.all_prompts[number], p.all_negative_prompts[number], False, edit_prompts)
     changes: dict[str, Any] = {
         "prompt": prompts[0],
         "negative_prompt": prompts[1],
@@ -97,21 +74,21 @@ def once_more(p: Any, before: Any, seed: int, settings: Settings, worded: Worded
         "n_iter": 1,
     }
     if getattr(p, "enable_hr", False):
-        prompts = _prompts(p.all_hr_prompts[number], p.all_hr_negative_prompts[number], True, worded)
+        prompts = _edit(p.all_hr_prompts[number], p.all_hr_negative_prompts[number], True, edit_prompts)
         changes |= {"hr_prompt": prompts[0], "hr_negative_prompt": prompts[1]}
     inits = getattr(before, "init_images", None)
     if inits and len(inits) > 1:
         changes["init_images"] = [inits[p.batch_index]]
     own.update(changes)
-    p2.script_args = _with_request(p, settings)
-    return _inner(p2)
+    p2.script_args = _replace_request(p, settings)
+    return _mark_inner(p2)
 
 
-def _prompts(prompt: str, negative: str, hires: bool, worded: Worded | None) -> tuple[str, str]:
-    return (prompt, negative) if worded is None else worded((prompt, negative), hires)
+def _edit(prompt: str, negative: str, hires: bool, edit_prompts: EditPrompts | None) -> tuple[str, str]:
+    return (prompt, negative) if edit_prompts is None else edit_prompts((prompt, negative), hires)
 
 
-def over_face(p: Any, picture: Image, strength: float, settings: Settings) -> Any:
+def prepare_face(p: Any, picture: Image, strength: float, settings: Settings) -> Any:
     """A job that makes a square picture anew by img2img, with our script alone.
 
     Args:
@@ -119,7 +96,7 @@ def over_face(p: Any, picture: Image, strength: float, settings: Settings) -> An
     """
     from modules import processing
 
-    number = place(p)
+    number = picture_number(p)
     common = {name: getattr(p, name) for name in _COMMON if hasattr(p, name)}
     p2: Any = processing.StableDiffusionProcessingImg2Img(
         **common,
@@ -139,43 +116,13 @@ def over_face(p: Any, picture: Image, strength: float, settings: Settings) -> An
         restore_faces=False,
     )
     p2.color_corrections = []  # none are made: pasting keeps the colours
-    runner = _runner(p, ours=True)
-    p2.script_args = _with_request(p, settings)
+    runner = select_scripts(p, ours=True)
+    p2.script_args = _replace_request(p, settings)
     p2.scripts = runner
-    return _inner(p2)
+    return _mark_inner(p2)
 
 
-def run(p: Any, p2: Any, words: str) -> Image | None:
-    """Runs a job inside ``p``; ``p`` and the host go on as if it had not been.
-
-    Args:
-        words: what is going on, for the progress bar.
-
-    Returns:
-        Its picture; None where the user ended it.
-
-    Raises:
-        Exception: whatever ended it otherwise.
-    """
-    from modules import processing
-
-    with _aside(p), _host_kept(p, p2, words):
-        try:
-            processed = processing.process_images(p2)
-        finally:
-            p2.close()
-    return None if stopped() or not processed.images else processed.images[0]
-
-
-def told(p2: Any, prefix: str) -> dict[str, str]:
-    """The infotext parameters that an inner job was given per picture, by what follows the prefix."""
-    given = cast("Mapping[str, Any]", p2.extra_generation_params)
-    ours = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
-    listed = {name: cast("list[str | None]", value) for name, value in ours.items() if isinstance(value, list)}
-    return {name: values[0] for name, values in listed.items() if values and values[0] is not None}
-
-
-def _inner(p2: Any) -> Any:
+def _mark_inner(p2: Any) -> Any:
     setattr(p2, INNER, True)
     p2.do_not_save_samples = p2.do_not_save_grid = True
     p2.override_settings = {}  # those of the job are in force
@@ -191,86 +138,18 @@ def _inner(p2: Any) -> Any:
     return p2
 
 
-def _with_request(p: Any, settings: Settings) -> Any:
+def _replace_request(p: Any, settings: Settings) -> Any:
     """The job's script args with a request of ours in place of the panel's; ADetailer's pass inherits them."""
     args = list(p.script_args)
     for script in p.scripts.alwayson_scripts:
-        if script.title() == _TITLE:
+        if script.title() == TITLE:
             args[script.args_from] = settings.to_dict()
     return tuple(args) if isinstance(p.script_args, tuple) else args
 
 
-def _runner(p: Any, ours: bool) -> Any:
+def select_scripts(p: Any, ours: bool) -> Any:
     """The job's scripts, only ours or only the others."""
     runner = copy.copy(p.scripts)
-    runner.alwayson_scripts = [one for one in runner.alwayson_scripts if (one.title() == _TITLE) == ours]
+    runner.alwayson_scripts = [one for one in runner.alwayson_scripts if (one.title() == TITLE) == ours]
     runner.callback_map = {}  # the hosts' list of who has which hook
     return runner
-
-
-@contextmanager
-def _aside(p: Any) -> Generator[None]:
-    """Other scripts hold one job's state at a time (ControlNet): they end this one, and take it up again.
-
-    They take it up after the batch's last picture, where ADetailer has them do so.
-    """
-    from modules import processing
-
-    others = _runner(p, ours=False)
-    others.postprocess(_bystander(p), processing.Processed(p, [], p.seed, ""))
-    try:
-        yield
-    finally:
-        if p.batch_index == p.batch_size - 1:
-            again = _bystander(p)
-            others.before_process(again)
-            others.process(again)
-
-
-def _bystander(p: Any) -> Any:
-    """A copy of the job for scripts to write on."""
-    other = copy.copy(p)
-    for name in ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds"):
-        setattr(other, name, list(getattr(other, name)))
-    other.extra_generation_params = dict(other.extra_generation_params)
-    return other
-
-
-@contextmanager
-def _host_kept(p: Any, p2: Any, words: str) -> Generator[None]:
-    """What a job changes in the host, and nobody but it undoes."""
-    from modules import processing, shared
-
-    original = getattr(processing, "__controlnet_original_process_images_inner", None)
-    state: dict[str, Any] = shared.state.__dict__
-    flags: dict[str, Any] = shared.cmd_opts.__dict__
-    changes: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (shared.opts.data, dict(_OPTIONS)),
-        (flags, {"no_prompt_history": True}),  # params.txt holds what the user asked for
-        (vars(processing), {} if original is None else {"process_images_inner": original}),  # not ControlNet's batch
-        (state, {name: getattr(shared.state, name) for name in _STATE if hasattr(shared.state, name)}),
-    ]
-    with ExitStack() as stack:
-        for target, values in changes:
-            stack.enter_context(_changed(target, values))
-        shared.state.job_count += 2 if getattr(p2, "enable_hr", False) else 1
-        shared.state.textinfo = f"{_TITLE}: {words}"
-        try:
-            yield
-        finally:
-            compat.merge_tokens_again(p)
-
-
-@contextmanager
-def _changed(target: dict[str, Any], values: dict[str, Any]) -> Generator[None]:
-    """Some entries of a dictionary changed, and as before afterwards."""
-    before = {name: target[name] for name in values if name in target}
-    target.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            if name in before:
-                target[name] = before[name]
-            else:
-                target.pop(name, None)

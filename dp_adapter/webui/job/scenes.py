@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.hosts.prompts.person_words import single_persons
 from dp_adapter.webui.host import compat
-from dp_adapter.webui.prompts.encode_texts import encoder
+from dp_adapter.webui.prompts.encode_texts import text_encoder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CROP, _FILL = 1, 2  # resize modes of img2img: "Crop and resize", "Resize and fill"
 
 
-def first_pass(p: Any, base: Base, *, initialised: bool = True) -> Scene:
+def describe_first_pass(p: Any, base: Base, *, initialised: bool = True) -> Scene:
     """What the first or only pass makes.
 
     Args:
@@ -31,18 +31,20 @@ def first_pass(p: Any, base: Base, *, initialised: bool = True) -> Scene:
 
     pictures: list[Image.Image] = list(getattr(p, "init_images", None) or []) if initialised else []
     if not pictures:
-        return Scene(base, p.width, p.height, encode=encoder(p), words=_words(p), progress=progress_of(p))
+        return Scene(base, p.width, p.height, encode=text_encoder(p), words=_single_persons(p), progress=progress_of(p))
     cut: tuple[int, int, int, int] | None = getattr(p, "paste_to", None)
     mode: int = p.resize_mode
-    inits = tuple(_made(picture, cut, mode, p.width, p.height) for picture in pictures)
+    inits = tuple(_fit_init(picture, cut, mode, p.width, p.height) for picture in pictures)
     keep = getattr(p, "nmask", None)  # [channels, h, w] or [1, channels, h, w]: 1 where it is painted anew
     inpaint = None if keep is None else np.asarray(keep.float().cpu().numpy(), np.float32).reshape(-1, *keep.shape[-2:])
-    crop = Crop() if cut is None else _fractions(cut, pictures[0].size)
+    crop = Crop() if cut is None else _as_crop(cut, pictures[0].size)
     painted = None if inpaint is None else inpaint[0]
-    return Scene(base, p.width, p.height, inits, painted, crop, encoder(p), _words(p), progress=progress_of(p))
+    return Scene(
+        base, p.width, p.height, inits, painted, crop, text_encoder(p), _single_persons(p), progress=progress_of(p)
+    )
 
 
-def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
+def describe_hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
     """What the hires pass makes, from latents of this size."""
 
     from dp_adapter.session import Scene
@@ -51,10 +53,10 @@ def hires_pass(p: Any, base: Base, latent: Grid) -> Scene:
     whole = (max(p.hr_upscale_to_x, width), max(p.hr_upscale_to_y, height))
     # The host cuts in latents: half of what is too much, rounded down, goes on the left and at the top.
     left, top = (8 * (int(getattr(p, name, 0)) // 2) for name in ("truncate_x", "truncate_y"))
-    crop = _fractions((left, top, width, height), whole)
+    crop = _as_crop((left, top, width, height), whole)
     upscaled: Image.Image | None = getattr(p, "firstpass_image", None)  # the gallery's upscale button
-    inits = () if upscaled is None else (_cut(upscaled, crop),)
-    return Scene(base, width, height, inits, None, crop, encoder(p), _words(p), progress=progress_of(p))
+    inits = () if upscaled is None else (_cut_out(upscaled, crop),)
+    return Scene(base, width, height, inits, None, crop, text_encoder(p), _single_persons(p), progress=progress_of(p))
 
 
 def progress_of(p: Any) -> tuple[float, ...]:
@@ -71,13 +73,15 @@ def progress_of(p: Any) -> tuple[float, ...]:
     return tuple(1 - strength + strength * step / calls for step in range(calls))
 
 
-def _words(p: Any) -> tuple[str, ...]:
+def _single_persons(p: Any) -> tuple[str, ...]:
     """The words for single persons in the job's first prompt, of which the host has made all with their styles."""
     prompts: list[str] = getattr(p, "all_prompts", None) or [str(getattr(p, "prompt", ""))]
     return single_persons(prompts[0])
 
 
-def _made(picture: Image.Image, cut: tuple[int, int, int, int] | None, mode: int, width: int, height: int) -> Picture:
+def _fit_init(
+    picture: Image.Image, cut: tuple[int, int, int, int] | None, mode: int, width: int, height: int
+) -> Picture:
     """An init picture as img2img makes it: "only masked" is cut out, the rest follows the resize mode.
 
     Not by the host's own function, which may run an upscaler first.
@@ -85,7 +89,7 @@ def _made(picture: Image.Image, cut: tuple[int, int, int, int] | None, mode: int
     import numpy as np
     from PIL import Image, ImageOps
 
-    flat = _flat(picture)
+    flat = _flatten(picture)
     if cut is not None:
         x, y, w, h = cut
         flat, mode = flat.crop((x, y, x + w, y + h)), _FILL
@@ -98,7 +102,7 @@ def _made(picture: Image.Image, cut: tuple[int, int, int, int] | None, mode: int
     return np.asarray(flat)
 
 
-def _flat(picture: Image.Image) -> Image.Image:
+def _flatten(picture: Image.Image) -> Image.Image:
     """RGB; what is transparent becomes white, as in the host's settings."""
     from PIL import Image
 
@@ -108,15 +112,15 @@ def _flat(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def _cut(picture: Image.Image, crop: Crop) -> Picture:
+def _cut_out(picture: Image.Image, crop: Crop) -> Picture:
     import numpy as np
 
     w, h = picture.size
     box = (round(crop.x0 * w), round(crop.y0 * h), round(crop.x1 * w), round(crop.y1 * h))
-    return np.asarray(_flat(picture).crop(box))
+    return np.asarray(_flatten(picture).crop(box))
 
 
-def _fractions(cut: tuple[int, int, int, int], size: tuple[int, int]) -> Crop:
+def _as_crop(cut: tuple[int, int, int, int], size: tuple[int, int]) -> Crop:
     """x, y, width, height in pixels of a picture of ``size`` (width, height)."""
     from dp_adapter.session import Crop
 

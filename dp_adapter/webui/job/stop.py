@@ -28,34 +28,34 @@ class DPAdapterStop(HTTPException):
 
 
 @contextmanager
-def stopping(p: Any) -> Generator[None]:
+def stop_on_error(p: Any) -> Generator[None]:
     """Inside a hook: whatever is raised stops this job before anything more is sampled, and never leaves the hook."""
     try:
         yield
     except DPAdapterError as error:
-        stop(p, _said(p, error))
+        stop(p, _error_words(p, error))
     except Exception as error:
         from modules import errors
 
         errors.report("DP-Adapter failed", exc_info=True)
         stop(
             p,
-            f"DP-Adapter met an unexpected {type(error).__name__}: {hints.shown(str(error))}. Nothing was generated; "
+            f"DP-Adapter met an unexpected {type(error).__name__}: {hints.hide_folders(str(error))}. Nothing was generated; "
             "the console says more. Switch DP-Adapter off to go on without it.",
         )
 
 
-def _said(p: Any, error: DPAdapterError) -> str:
+def _error_words(p: Any, error: DPAdapterError) -> str:
     """An error of a job: the panel's are in the panel's words, with its labels and numbers."""
     if not getattr(p, FROM_PANEL, False):
         return str(error)
-    from dp_adapter.webui.panel.messages import words
+    from dp_adapter.webui.panel.messages import explain
 
-    return words(error)
+    return explain(error)
 
 
 @contextmanager
-def surviving(p: Any, what: str) -> Generator[None]:
+def comment_on_error(p: Any, what: str) -> Generator[None]:
     """Around work on a finished picture: what is raised is told below it, and the picture stays."""
     try:
         yield
@@ -65,7 +65,9 @@ def surviving(p: Any, what: str) -> Generator[None]:
         from modules import errors
 
         errors.report(f"DP-Adapter: {what}", exc_info=True)
-        p.comment(f"DP-Adapter: {what} ({type(error).__name__}: {hints.shown(str(error))}); the console says more.")
+        p.comment(
+            f"DP-Adapter: {what} ({type(error).__name__}: {hints.hide_folders(str(error))}); the console says more."
+        )
 
 
 def stop(p: Any, words: str) -> None:
@@ -75,7 +77,7 @@ def stop(p: Any, words: str) -> None:
     def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
         for target, name in targets:
             target.__dict__.pop(name, None)
-        raise stopped(words)
+        raise make_stop(words)
 
     targets = [(p, "init"), (p, "sample")]
     sampler = getattr(p, "sampler", None)
@@ -85,9 +87,9 @@ def stop(p: Any, words: str) -> None:
         setattr(target, name, refuse)
 
 
-def stopped(words: str) -> DPAdapterStop:
+def make_stop(words: str) -> DPAdapterStop:
     """What to raise in the job itself; the console has its one line, with commands in full."""
-    sys.stderr.write(f"*** DP-Adapter: {' '.join(hints.in_full(words).split())}\n")
+    sys.stderr.write(f"*** DP-Adapter: {' '.join(hints.spell_out(words).split())}\n")
     return DPAdapterStop(words)
 
 

@@ -11,7 +11,7 @@ from modules.ui_components import InputAccordion
 
 from dp_adapter import __version__
 from dp_adapter.webui.panel import groups, model_list, saved_identities
-from dp_adapter.webui.panel.handlers import Speaking
+from dp_adapter.webui.panel.handlers import EventBinder
 from dp_adapter.webui.panel.photos import photo_list, strangers_question
 from dp_adapter.webui.panel.regions import region_list, region_preview
 from dp_adapter.webui.panel.widget_values import ARGS
@@ -37,39 +37,39 @@ def build(script: Any, is_img2img: bool) -> Panel:
     """Builds a panel inside the current gradio page. Nothing of it is kept: the host asks for several."""
     widgets = Widgets(script.elem_id)
     request = gr.Textbox("", visible=False, label="DP-Adapter request", elem_id=script.elem_id("request"))
-    widgets.volatile(request)
+    widgets.exclude_from_config(request)
     enabled = InputAccordion(False, label="DP-Adapter", elem_id=script.elem_id("enabled"))
     with enabled:
         with enabled.extra():
             gr.HTML(f'<span class="dp-adapter-version">{__version__}</span>')
         photos = photo_list.build(widgets)
         question = strangers_question.build(widgets)
-        speaking = Speaking(gr.HTML("", elem_id=script.elem_id("status")))
-        groups.faces(widgets, speaking)
+        events = EventBinder(gr.HTML("", elem_id=script.elem_id("status")))
+        groups.add_faces(widgets, events)
         model = model_list.build(widgets)
-        groups.strength(widgets, speaking, enabled)
-        groups.pathways(widgets)
-        groups.families(widgets)
-        with groups.group(widgets, "Regions", "regions"):
+        groups.add_strength(widgets, events, enabled)
+        groups.add_pathways(widgets)
+        groups.add_families(widgets)
+        with groups.make_group(widgets, "Regions", "regions"):
             regions = region_list.build(widgets)
-            groups.tracking(widgets)
+            groups.add_tracking(widgets)
             preview = region_preview.build(widgets)
-        groups.parts(widgets)
-        groups.schedule(widgets, speaking)
-        groups.hires(widgets, speaking)
-        groups.face_pass(widgets)
-        with groups.group(widgets, "Saved identities", "identities"):
+        groups.add_parts(widgets)
+        groups.add_schedule(widgets, events)
+        groups.add_hires(widgets, events)
+        groups.add_face_pass(widgets)
+        with groups.make_group(widgets, "Saved identities", "identities"):
             identities = saved_identities.build(widgets)
-        groups.performance(widgets)
-        groups.report(widgets)
+        groups.add_performance(widgets)
+        groups.add_report(widgets)
     by_name = {"request": request, "enabled": enabled, "photos": photos.text, "regions": regions.text}
     by_name |= widgets.by_path
     components = [by_name[name] for name in ARGS]
     face = [widgets.by_path[path] for path in photo_list.FACE_PATHS]
-    photo_list.wire(photos, widgets, speaking)
-    strangers_question.wire(question, photos, face, speaking)
-    model_list.wire(model, enabled, speaking)
-    region_list.wire(regions, photos, speaking)
-    region_preview.wire(preview, regions, components, is_img2img, speaking)
-    saved_identities.wire(identities, photos, enabled, face, speaking)
-    return Panel(components, by_name, speaking.line)
+    photo_list.wire(photos, widgets, events)
+    strangers_question.wire(question, photos, face, events)
+    model_list.wire(model, enabled, events)
+    region_list.wire(regions, photos, events)
+    region_preview.wire(preview, regions, components, is_img2img, events)
+    saved_identities.wire(identities, photos, enabled, face, events)
+    return Panel(components, by_name, events.line)

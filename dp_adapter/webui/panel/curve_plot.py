@@ -10,13 +10,13 @@ from dp_adapter.settings.curve import MAX_WEIGHT, Curve
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 360, 110, 26, 18, 6
 
 
-def drawn(text: str, start: float = 0.0, end: float = 1.0) -> str:
+def draw_curve(text: str, start: float = 0.0, end: float = 1.0) -> str:
     """SVG of a curve's text between ``start`` and ``end``; where it cannot be read, the words that say why."""
     try:
         curve = Curve.parse(text)
     except DPAdapterError as error:
-        said = str(error).removeprefix("curve: ")
-        return f'<div class="dp-adapter-words dp-adapter-error"><div>{html.escape(said)}</div></div>'
+        problem = str(error).removeprefix("curve: ")
+        return f'<div class="dp-adapter-words dp-adapter-error"><div>{html.escape(problem)}</div></div>'
     start = min(start, end)
     knots = sorted({start, end, *(p for p, _ in curve.points if start < p < end)})
     points = [(_x(p), _y(curve.at(p))) for p in knots]
@@ -28,7 +28,7 @@ def drawn(text: str, start: float = 0.0, end: float = 1.0) -> str:
     )
     return (
         f'<svg class="dp-adapter-curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Weight curve">'
-        f'{_grid()}<polygon points="{area}"/><polyline points="{line}"/>{dots}</svg>'
+        f'{_draw_grid()}<polygon points="{area}"/><polyline points="{line}"/>{dots}</svg>'
     )
 
 
@@ -40,7 +40,7 @@ def _y(weight: float) -> float:
     return _TOP + (1 - weight / MAX_WEIGHT) * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _grid() -> str:
+def _draw_grid() -> str:
     lines: list[str] = []
     for weight in (0, 1, 2):
         y = _y(weight)

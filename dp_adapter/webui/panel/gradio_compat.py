@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import gradio as gr
 from gradio.context import Context
 
-from dp_adapter.webui.panel.regions.region_drawing import inpainted
+from dp_adapter.webui.panel.regions.region_drawing import read_inpaint_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ def init_and_mask(value: Any, foreground: Any) -> tuple[Image | None, Image | No
     if isinstance(value, dict):
         parts = cast("dict[str, Any]", value)
         value, mask = parts.get("image"), _picture(parts.get("mask"))
-        mask = None if mask is None else inpainted(mask)
+        mask = None if mask is None else read_inpaint_mask(mask)
     elif foreground is not None:
         painted_over = _picture(foreground)
         mask = None if painted_over is None else painted_over.convert("RGBA").getchannel("A")

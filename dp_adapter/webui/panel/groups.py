@@ -10,17 +10,17 @@ from dp_adapter.modes import EXPRESSIONS
 from dp_adapter.settings import Parts
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.webui.panel import curve_plot, mode_choice
-from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.handlers import EventBinder, Updates
 from dp_adapter.webui.panel.widgets import Widgets
 
 PARTS = tuple(f"parts.{info.name}" for info in fields_of(Parts))
 
 
-def group(widgets: Widgets, title: str, name: str) -> Any:
+def make_group(widgets: Widgets, title: str, name: str) -> Any:
     return gr.Accordion(title, open=False, elem_id=widgets.elem_id(f"group_{name}"), elem_classes=["dp-adapter-group"])
 
 
-def strength(widgets: Widgets, speaking: Speaking, enabled: Any) -> None:
+def add_strength(widgets: Widgets, events: EventBinder, enabled: Any) -> None:
     """Weight, start, end and mode, which everybody uses, and the fields that some modes need."""
     with gr.Row():
         widgets.add("weight", scale=2, min_width=200)
@@ -34,13 +34,13 @@ def strength(widgets: Widgets, speaking: Speaking, enabled: Any) -> None:
         else:
             widgets.add(path, visible=False)
     typed = gr.Textbox("", visible=False, label="DP-Adapter typed", elem_id=widgets.elem_id("expression_typed"))
-    said = gr.HTML("", elem_id=widgets.elem_id("mode_does"))
+    line = gr.HTML("", elem_id=widgets.elem_id("mode_does"))
     widgets.add("mode_words")
-    mode_choice.wire(widgets, said, widgets.volatile(typed), enabled, speaking)
+    mode_choice.wire(widgets, line, widgets.exclude_from_config(typed), enabled, events)
 
 
-def faces(widgets: Widgets, speaking: Speaking) -> None:
-    with group(widgets, "Which face, several photos", "faces"):
+def add_faces(widgets: Widgets, events: EventBinder) -> None:
+    with make_group(widgets, "Which face, several photos", "faces"):
         widgets.row("combine", "no_face")
         with gr.Row():
             choice = widgets.add("face.choice")
@@ -50,11 +50,11 @@ def faces(widgets: Widgets, speaking: Speaking) -> None:
     def show(chosen: str | None) -> Updates:
         return {component: gr.update(visible=chosen == name) for name, component in owned.items()}
 
-    speaking.on(choice.change, show, [choice], list(owned.values()), keeps=True)
+    events.on(choice.change, show, [choice], list(owned.values()), keep_line=True)
 
 
-def pathways(widgets: Widgets) -> None:
-    with group(widgets, "Text and identity pathways", "pathways"):
+def add_pathways(widgets: Widgets) -> None:
+    with make_group(widgets, "Text and identity pathways", "pathways"):
         widgets.row("text_weight", "text_emphasis")
         widgets.row("blend", "structure", "lora_weight")
         widgets.row("strict_text_region", "free_parts")
@@ -62,9 +62,9 @@ def pathways(widgets: Widgets) -> None:
         widgets.row("reference_attention.weight", "reference_attention.start", "reference_attention.end")
 
 
-def families(widgets: Widgets) -> None:
+def add_families(widgets: Widgets) -> None:
     """What only some kinds of models have, and files beside the model."""
-    with group(widgets, "Kinds of models", "families"):
+    with make_group(widgets, "Kinds of models", "families"):
         with gr.Row():
             widgets.add("pulid_method")
             widgets.add("text_side.personal", make=gr.Dropdown, choices=[], allow_custom_value=True)
@@ -76,7 +76,7 @@ def families(widgets: Widgets) -> None:
             widgets.add("companion.weight")
 
 
-def tracking(widgets: Widgets) -> None:
+def add_tracking(widgets: Widgets) -> None:
     widgets.row("sharing")
     widgets.row("tracking.sources")
     widgets.row("tracking.fallback", "tracking.moments")
@@ -84,30 +84,30 @@ def tracking(widgets: Widgets) -> None:
     widgets.row("tracking.grow", "tracking.feather")
 
 
-def parts(widgets: Widgets) -> None:
-    with group(widgets, "Parts of the head", "parts"):
+def add_parts(widgets: Widgets) -> None:
+    with make_group(widgets, "Parts of the head", "parts"):
         for start in range(0, len(PARTS), 4):
             widgets.row(*PARTS[start : start + 4], min_width=90)
 
 
-def schedule(widgets: Widgets, speaking: Speaking) -> None:
-    with group(widgets, "Schedule", "schedule"):
+def add_schedule(widgets: Widgets, events: EventBinder) -> None:
+    with make_group(widgets, "Schedule", "schedule"):
         text = widgets.add("curve")
-        picture = gr.HTML(curve_plot.drawn(""), elem_id=widgets.elem_id("curve_picture"))
+        picture = gr.HTML(curve_plot.draw_curve(""), elem_id=widgets.elem_id("curve_picture"))
         widgets.row("levels.down", "levels.middle", "levels.up")
         widgets.row("gate.down", "gate.middle", "gate.up")
         widgets.row("levels.sites")
     start, end = widgets.by_path["span.start"], widgets.by_path["span.end"]
 
     def draw(typed: str | None, begin: str | None, stop: float | None) -> Updates:
-        return {picture: curve_plot.drawn(typed or "", _number(begin, 0.0), _number(stop, 1.0))}
+        return {picture: curve_plot.draw_curve(typed or "", _number(begin, 0.0), _number(stop, 1.0))}
 
     for component in (text, start, end):
-        speaking.on(component.change, draw, [text, start, end], [picture], keeps=True)
+        events.on(component.change, draw, [text, start, end], [picture], keep_line=True)
 
 
-def hires(widgets: Widgets, speaking: Speaking) -> None:
-    with group(widgets, "Hires pass", "hires"):
+def add_hires(widgets: Widgets, events: EventBinder) -> None:
+    with make_group(widgets, "Hires pass", "hires"):
         use = widgets.add("hires.use")
         with gr.Row(visible=False) as own:
             widgets.add("hires.weight", scale=2, min_width=160)
@@ -117,22 +117,22 @@ def hires(widgets: Widgets, speaking: Speaking) -> None:
     def show(chosen: str | None) -> Updates:
         return {own: gr.update(visible=chosen == "own")}
 
-    speaking.on(use.change, show, [use], [own], keeps=True)
+    events.on(use.change, show, [use], [own], keep_line=True)
 
 
-def face_pass(widgets: Widgets) -> None:
-    with group(widgets, "Face pass", "face_pass"):
+def add_face_pass(widgets: Widgets) -> None:
+    with make_group(widgets, "Face pass", "face_pass"):
         widgets.row("face_pass.use", "face_pass.strength")
         widgets.row("face_pass.weight", "face_pass.size")
 
 
-def performance(widgets: Widgets) -> None:
-    with group(widgets, "Performance", "performance"):
+def add_performance(widgets: Widgets) -> None:
+    with make_group(widgets, "Performance", "performance"):
         widgets.row("performance.form", "performance.memory_mb")
 
 
-def report(widgets: Widgets) -> None:
-    with group(widgets, "Report", "report"):
+def add_report(widgets: Widgets) -> None:
+    with make_group(widgets, "Report", "report"):
         widgets.row("report.enabled", "report.drift")
         widgets.row("report.masks", "report.overlay")
         widgets.row("report.best_of", "report.least", "report.below")

@@ -10,14 +10,14 @@ import gradio as gr
 
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.webui.panel.gradio_compat import QUIET
-from dp_adapter.webui.panel.messages import status, unexpected, words
+from dp_adapter.webui.panel.messages import explain, log_unexpected, status_html
 
 Updates = dict[Any, Any]
 Handler = Callable[..., Updates]
 
 
 @dataclass(frozen=True)
-class Speaking:
+class EventBinder:
     """Binds handlers to events.
 
     A handler takes its inputs' values and returns updates by component; what it leaves out stays as it is.
@@ -34,27 +34,27 @@ class Speaking:
         handler: Handler,
         inputs: Sequence[Any],
         outputs: Sequence[Any],
-        keeps: bool = False,
+        keep_line: bool = False,
         **options: Any,
     ) -> Any:
         """Runs a handler at an event.
 
         Args:
-            keeps: leaves the line as it is, for drawing what follows from another event that may have spoken.
+            keep_line: leaves the line as it is, for drawing what follows from another event that may have spoken.
             options: gradio's own.
         """
 
         def run(*values: Any) -> Updates:
-            return self._spoken(handler, values, keeps)
+            return self._answer(handler, values, keep_line)
 
         return event(fn=run, inputs=list(inputs), outputs=[*outputs, self.line], **{**QUIET, **options})
 
-    def _spoken(self, handler: Handler, values: Sequence[Any], keeps: bool = False) -> Updates:
+    def _answer(self, handler: Handler, values: Sequence[Any], keep_line: bool = False) -> Updates:
         try:
-            return {self.line: gr.update() if keeps else "", **handler(*values)}
+            return {self.line: gr.update() if keep_line else "", **handler(*values)}
         except DPAdapterError as error:
-            said = words(error)
+            problem = explain(error)
         except Exception as error:  # whatever it is, the page must go on working
-            said = unexpected(error)
-        gr.Warning(said)
-        return {self.line: status(said, "error")}
+            problem = log_unexpected(error)
+        gr.Warning(problem)
+        return {self.line: status_html(problem, "error")}

@@ -20,7 +20,7 @@ class HostComponents:
     """Remembers components by their element id while the host builds its page."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Any] = {}
+        self._components: dict[str, Any] = {}
         self._canvas = ""
         self._checkpoint_panels: list[Callable[[Any], Any]] = []
 
@@ -39,21 +39,21 @@ class HostComponents:
             for wire in self._checkpoint_panels:
                 wire(component)
         if name in _WANTED:
-            self._seen[name] = component
+            self._components[name] = component
             self._canvas = name if name in INIT_IDS else ""
-            self._seen.pop(f"{name}:foreground", None)
+            self._components.pop(f"{name}:foreground", None)
             return
         # Forge's canvas is an HTML block, followed by two text boxes that hold the layers.
         classes = options.get("elem_classes") or ()
         if self._canvas and _FOREGROUND in classes:
-            self._seen[f"{self._canvas}:foreground"] = component
+            self._components[f"{self._canvas}:foreground"] = component
         elif self._canvas and _BACKGROUND in classes:
-            self._seen[self._canvas] = component
+            self._components[self._canvas] = component
             self._canvas = ""
 
     def find(self, name: str) -> Any | None:
         """The component, where it is on the page that is being built."""
-        component = self._seen.get(name)
+        component = self._components.get(name)
         return component if component is not None and same_page(component) else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dp_adapter.webui.panel import lists
-from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.handlers import EventBinder, Updates
 from dp_adapter.webui.panel.lists import Item
 
 Rearrange = Callable[[list[Item], int], tuple[list[Item], int]]
@@ -21,39 +21,39 @@ class ListEditing:
     Attributes:
         text: the hidden text box; drawing the list follows from its change.
         selected: index of the chosen item, -1 for none.
-        emptied: a component that is emptied when items come, go or move.
+        clears: a component to be emptied when items come, go or move.
     """
 
-    speaking: Speaking
+    events: EventBinder
     text: Any
     selected: Any
-    emptied: Any | None = None
+    clears: Any | None = None
 
     @property
     def state(self) -> list[Any]:
         return [self.text, self.selected]
 
-    def rearranged(self, text: str, selected: int, change: Rearrange) -> Updates:
+    def rearrange(self, text: str, selected: int, change: Rearrange) -> Updates:
         """List and selection after a change; nothing when it changes nothing."""
         items = lists.read(text)
         new, index = change(items, selected)
         if new == items:
             return {}
-        closed: Updates = {} if self.emptied is None else {self.emptied: ""}
-        return {self.text: lists.written(new), self.selected: index, **closed}
+        closed: Updates = {} if self.clears is None else {self.clears: ""}
+        return {self.text: lists.write(new), self.selected: index, **closed}
 
-    def amended(self, text: str, selected: int, fields: Item) -> Updates:
+    def replace_fields(self, text: str, selected: int, fields: Item) -> Updates:
         """The list with some fields of the chosen item replaced."""
         items = lists.read(text)
-        new = lists.changed(items, selected, **fields)
-        return {self.text: lists.written(new)} if new != items else {}
+        new = lists.change(items, selected, **fields)
+        return {self.text: lists.write(new)} if new != items else {}
 
     def on_click(self, event: Any, change: Rearrange) -> None:
         def run(text: str, selected: int) -> Updates:
-            return self.rearranged(text, selected, change)
+            return self.rearrange(text, selected, change)
 
-        outputs = self.state if self.emptied is None else [*self.state, self.emptied]
-        self.speaking.on(event, run, self.state, outputs)
+        outputs = self.state if self.clears is None else [*self.state, self.clears]
+        self.events.on(event, run, self.state, outputs)
 
     def on_input(self, component: Any, amend: Amend, *, event: Any = None, also: Sequence[Any] = ()) -> None:
         """Takes a widget's value into the chosen item.
@@ -68,7 +68,7 @@ class ListEditing:
             items = lists.read(text)
             if not 0 <= selected < len(items):
                 return {}
-            return {**self.amended(text, selected, amend(items[selected], value)), **dict.fromkeys(also)}
+            return {**self.replace_fields(text, selected, amend(items[selected], value)), **dict.fromkeys(also)}
 
         bound = component.input if event is None else event
-        self.speaking.on(bound, run, [*self.state, component], [self.text, *also])
+        self.events.on(bound, run, [*self.state, component], [self.text, *also])

@@ -13,9 +13,9 @@ from modules.ui_components import ToolButton
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Choice, field_at
 from dp_adapter.webui.host import compat, shared_session
-from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.handlers import EventBinder, Updates
 from dp_adapter.webui.panel.host_components import HOST
-from dp_adapter.webui.panel.messages import status
+from dp_adapter.webui.panel.messages import status_html
 from dp_adapter.webui.panel.widget_values import MISFIT
 from dp_adapter.webui.panel.widgets import Widgets
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ModelPart:
+class ModelPicker:
     """The part's components: the list, the question about the variant, and the button that reads the folders.
 
     Attributes:
@@ -38,28 +38,28 @@ class ModelPart:
 
 
 @cache
-def models() -> ModelListing:
+def known_models() -> ModelListing:
     """What is known of the files in the session's folders."""
     from dp_adapter.session.model_list import ModelListing
 
     return ModelListing(shared_session.session().library)
 
 
-def build(widgets: Widgets) -> ModelPart:
+def build(widgets: Widgets) -> ModelPicker:
     with gr.Row(elem_classes=["dp-adapter-tools"]):
         model = widgets.add("model", make=gr.Dropdown, choices=[], allow_custom_value=True)
-        refresh = widgets.volatile(ToolButton(value="🔄", elem_id=widgets.elem_id("models_refresh")))
+        refresh = widgets.exclude_from_config(ToolButton(value="🔄", elem_id=widgets.elem_id("models_refresh")))
         refresh.webui_tooltip = "Read the model folders again"
     variant = widgets.add("variant", make=gr.Radio, choices=_variants(), visible=False)
-    return ModelPart(model, variant, refresh, widgets.by_path)
+    return ModelPicker(model=model, variant=variant, refresh=refresh, beside=widgets.by_path)
 
 
-def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:
+def wire(part: ModelPicker, enabled: Any, events: EventBinder) -> None:
     beside = [part.beside[path] for path in ("companion.model", "text_side.personal")]
     outputs = [part.model, part.variant, *beside]
 
     def read(chosen: str | None, variant: str) -> Updates:
-        listed = models().listed(shared_session.base())
+        listed = known_models().listed(shared_session.base())
         names = _captions(listed)
         plain = (chosen or "").partition(MISFIT)[0]
         fitting = [facts.name for facts in listed if not facts.misfit(shared_session.base())]
@@ -69,24 +69,24 @@ def wire(part: ModelPart, enabled: Any, speaking: Speaking) -> None:
         personal = [facts.name for facts in listed if facts.personal]
         lists = zip(beside, (shared_session.session().library.companions(), personal), strict=True)
         files = {component: gr.update(choices=["", *names]) for component, names in lists}
-        return {part.model: model, **files, **_said(part, speaking, plain, variant, _nothing(listed))}
+        return {part.model: model, **files, **_update_choice(part, events, plain, variant, _explain_none(listed))}
 
     def first(on: bool, chosen: str | None, variant: str) -> Updates:
         """Takes nothing back that was said about a photo meanwhile."""
         updates = read(chosen, variant) if on else {}
-        return {one: update for one, update in updates.items() if one is not speaking.line or update}
+        return {one: update for one, update in updates.items() if one is not events.line or update}
 
     def choose(chosen: str | None, variant: str) -> Updates:
-        return _said(part, speaking, (chosen or "").partition(MISFIT)[0], variant)
+        return _update_choice(part, events, (chosen or "").partition(MISFIT)[0], variant)
 
-    speaking.on(part.refresh.click, read, [part.model, part.variant], outputs)
-    speaking.on(enabled.change, first, [enabled, part.model, part.variant], outputs, keeps=True)
+    events.on(part.refresh.click, read, [part.model, part.variant], outputs)
+    events.on(enabled.change, first, [enabled, part.model, part.variant], outputs, keep_line=True)
 
     def checkpoint(title: str | None) -> Updates:
-        return {speaking.line: status(_made_for(title))}
+        return {events.line: status_html(_describe_size(title))}
 
-    speaking.on(part.model.input, choose, [part.model, part.variant], [part.variant])
-    HOST.on_checkpoint(lambda listed: speaking.on(listed.change, checkpoint, [listed], []))
+    events.on(part.model.input, choose, [part.model, part.variant], [part.variant])
+    HOST.on_checkpoint(lambda listed: events.on(listed.change, checkpoint, [listed], []))
 
 
 def _captions(listed: list[ModelFacts]) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _captions(listed: list[ModelFacts]) -> dict[str, str]:
     return {name: f"{name}{MISFIT}{reason}" if reason else name for name, reason in reasons.items()}
 
 
-def _nothing(listed: list[ModelFacts]) -> str:
+def _explain_none(listed: list[ModelFacts]) -> str:
     base = shared_session.base()
     if not listed:
         return "There is no adapter yet: put one into models/dp_adapter and press 🔄."
@@ -105,40 +105,43 @@ def _nothing(listed: list[ModelFacts]) -> str:
     return ""
 
 
-def _said(part: ModelPart, speaking: Speaking, name: str, variant: str, note: str = "") -> Updates:
+def _update_choice(part: ModelPicker, events: EventBinder, name: str, variant: str, note: str = "") -> Updates:
     """What is to be said about the chosen model and the checkpoint, and the question about the model."""
     hidden = gr.update(visible=False, value="auto", choices=_variants())
-    made_for = _made_for()
+    made_for = _describe_size()
     if not name:
-        return {part.variant: hidden, speaking.line: status([note, made_for], "warning" if note else "note")}
+        return {part.variant: hidden, events.line: status_html([note, made_for], "warning" if note else "note")}
     try:
-        facts = models().facts(name)
+        facts = known_models().facts(name)
     except DPAdapterError as error:
-        return {part.variant: hidden, speaking.line: status(str(error), "error")}
-    wrong = _refusal(facts)
+        return {part.variant: hidden, events.line: status_html(str(error), "error")}
+    wrong = _explain_refusal(facts)
     if wrong:
-        return {part.variant: hidden, speaking.line: status(wrong, "error")}
+        return {part.variant: hidden, events.line: status_html(wrong, "error")}
     if not facts.question:
         # An answer that was pasted or chosen before stays, the answer that is remembered needs no mention.
         kept = variant if variant in facts.variants else "auto"
         question = gr.update(visible=False, value=kept, choices=_variants())
-        return {part.variant: question, speaking.line: status(made_for)}
-    said = f"The content of {facts.name} cannot tell which kind it is. Choose it below; the answer is remembered."
+        return {part.variant: question, events.line: status_html(made_for)}
+    question = f"The content of {facts.name} cannot tell which kind it is. Choose it below; the answer is remembered."
     chosen = variant if variant in facts.question else None
     asked = gr.update(visible=True, choices=list(facts.question), value=chosen)
-    return {part.variant: asked, speaking.line: status(made_for) if chosen else status([said, made_for], "warning")}
+    return {
+        part.variant: asked,
+        events.line: status_html(made_for) if chosen else status_html([question, made_for], "warning"),
+    }
 
 
-def _made_for(title: str | None = None) -> str:
+def _describe_size(title: str | None = None) -> str:
     """What the chosen checkpoint was made for, where it is another size than what users expect of its family."""
     from dp_adapter.hosts.pipelines.single_file import made_for
 
     checkpoint = compat.chosen_checkpoint(title)
-    said = "" if checkpoint is None else made_for(checkpoint)
-    return f"The checkpoint {checkpoint.stem} was made for {said}." if checkpoint and said else ""
+    size = "" if checkpoint is None else made_for(checkpoint)
+    return f"The checkpoint {checkpoint.stem} was made for {size}." if checkpoint and size else ""
 
 
-def _refusal(facts: ModelFacts) -> str:
+def _explain_refusal(facts: ModelFacts) -> str:
     if facts.problem:
         return f"{facts.name} cannot be used: {facts.problem}".rstrip(".") + "."
     reason = facts.misfit(shared_session.base())

@@ -12,14 +12,14 @@ from dp_adapter.errors import IdentityError
 from dp_adapter.settings import Settings
 from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel import lists
-from dp_adapter.webui.panel.handlers import Speaking, Updates
-from dp_adapter.webui.panel.messages import status
-from dp_adapter.webui.panel.photos.photo_list import PhotoList, common_face
+from dp_adapter.webui.panel.handlers import EventBinder, Updates
+from dp_adapter.webui.panel.messages import status_html
+from dp_adapter.webui.panel.photos.photo_list import PhotoList, read_face_choice
 from dp_adapter.webui.panel.widgets import Widgets
 
 
 @dataclass(frozen=True)
-class IdentitiesPart:
+class SavedIdentityList:
     """The part's components; ``question`` holds the two buttons that ask before deleting."""
 
     saved: Any
@@ -33,7 +33,7 @@ class IdentitiesPart:
     save: Any
 
 
-def build(widgets: Widgets) -> IdentitiesPart:
+def build(widgets: Widgets) -> SavedIdentityList:
     name = widgets.elem_id
     with gr.Row(elem_classes=["dp-adapter-tools"]):
         saved = gr.Dropdown(choices=[], value=None, label="Saved identity", elem_id=name("identity"))
@@ -54,61 +54,71 @@ def build(widgets: Widgets) -> IdentitiesPart:
     ):
         button.webui_tooltip = tooltip
     for component in (saved, refresh, use, delete, yes, no, as_name, save):
-        widgets.volatile(component)
-    return IdentitiesPart(saved, refresh, use, delete, question, yes, no, as_name, save)
+        widgets.exclude_from_config(component)
+    return SavedIdentityList(
+        saved=saved,
+        refresh=refresh,
+        use=use,
+        delete=delete,
+        question=question,
+        yes=yes,
+        no=no,
+        name=as_name,
+        save=save,
+    )
 
 
-def wire(part: IdentitiesPart, photos: PhotoList, enabled: Any, face: list[Any], speaking: Speaking) -> None:
-    def listed(chosen: str | None = None) -> Updates:
+def wire(part: SavedIdentityList, photos: PhotoList, enabled: Any, face: list[Any], events: EventBinder) -> None:
+    def list_names(chosen: str | None = None) -> Updates:
         names = list(shared_session.session().identities.names())
         return {part.saved: gr.update(choices=names, value=chosen if chosen in names else None)}
 
     def use(chosen: str | None, text: str, added: list[str]) -> Updates:
-        new = lists.photo(f"identity:{_required(chosen)}", "")
-        items = lists.appended(lists.read(text), [new], "photo")
-        state = {photos.text: lists.written(items), photos.selected: len(items) - 1}
+        new = lists.new_photo(f"identity:{_require_choice(chosen)}", "")
+        items = lists.append(lists.read(text), [new], "photo")
+        state = {photos.text: lists.write(items), photos.selected: len(items) - 1}
         return {**state, photos.added: [*added, new["image"]]}
 
     def save(name: str, text: str, *choice: Any) -> Updates:
         items = [{k: v for k, v in item.items() if k != "name"} for item in lists.read(text)]
-        settings = Settings.from_dict({"references": items, "face": common_face(choice)})
+        settings = Settings.from_dict({"references": items, "face": read_face_choice(choice)})
         if not items:
             raise IdentityError("There is no photo to save an identity from", "Drop some photos first.")
         made = shared_session.session().save_identity(name.strip(), settings)
-        said = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
-        return {**listed(made.name), part.name: "", speaking.line: status(said)}
+        lines = [f"Saved '{made.name}' from {len(made.hashes)} photo(s).", *made.notes]
+        return {**list_names(made.name), part.name: "", events.line: status_html(lines)}
 
     def delete(chosen: str | None, text: str, selected: int) -> Updates:
-        name = _required(chosen)
+        name = _require_choice(chosen)
         shared_session.session().identities.delete(name)
         items = lists.read(text)
         left = [item for item in items if item.get("image") != f"identity:{name}"]
         gone: Updates = {}
         if len(left) < len(items):
-            gone = {photos.text: lists.written(left), photos.selected: lists.clamped(left, selected)}
-        said = status(f"Deleted '{name}'.")
-        return {**listed(), **gone, part.question: gr.update(visible=False), speaking.line: said}
+            gone = {photos.text: lists.write(left), photos.selected: lists.clamp(left, selected)}
+        line = status_html(f"Deleted '{name}'.")
+        return {**list_names(), **gone, part.question: gr.update(visible=False), events.line: line}
 
     def ask(chosen: str | None) -> Updates:
-        name = _required(chosen)
-        asked = status(f"Delete the saved identity '{name}'? Its file will be gone.", "warning")
-        return {part.question: gr.update(visible=True), speaking.line: asked}
+        name = _require_choice(chosen)
+        asked = status_html(f"Delete the saved identity '{name}'? Its file will be gone.", "warning")
+        return {part.question: gr.update(visible=True), events.line: asked}
 
     def first(on: bool, chosen: str | None) -> Updates:
-        return listed(chosen) if on else {}
+        return list_names(chosen) if on else {}
 
-    speaking.on(enabled.change, first, [enabled, part.saved], [part.saved], keeps=True)
-    speaking.on(part.refresh.click, listed, [part.saved], [part.saved])
+    events.on(enabled.change, first, [enabled, part.saved], [part.saved], keep_line=True)
+    events.on(part.refresh.click, list_names, [part.saved], [part.saved])
     added = [photos.text, photos.selected, photos.added]
-    speaking.on(part.use.click, use, [part.saved, photos.text, photos.added], added)
-    speaking.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")
-    speaking.on(part.delete.click, ask, [part.saved], [part.question])
+    events.on(part.use.click, use, [part.saved, photos.text, photos.added], added)
+    events.on(part.save.click, save, [part.name, photos.text, *face], [part.saved, part.name], show_progress="full")
+    events.on(part.delete.click, ask, [part.saved], [part.question])
     state = [photos.text, photos.selected]
-    speaking.on(part.yes.click, delete, [part.saved, *state], [part.saved, part.question, *state])
-    speaking.on(part.no.click, lambda: {part.question: gr.update(visible=False)}, [], [part.question])
+    events.on(part.yes.click, delete, [part.saved, *state], [part.saved, part.question, *state])
+    events.on(part.no.click, lambda: {part.question: gr.update(visible=False)}, [], [part.question])
 
 
-def _required(chosen: str | None) -> str:
+def _require_choice(chosen: str | None) -> str:
     if not chosen:
         raise IdentityError("No saved identity is chosen", "Choose one in the list.")
     return chosen

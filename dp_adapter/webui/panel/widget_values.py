@@ -172,8 +172,8 @@ def _site_factors(text: str) -> Any:
 
 def _tree(given: Mapping[str, object]) -> dict[str, Any]:
     tree: dict[str, Any] = {
-        "references": _items(given.get("photos"), "references"),
-        "regions": _items(given.get("regions"), "regions"),
+        "references": _read_items(given.get("photos"), "references"),
+        "regions": _read_items(given.get("regions"), "regions"),
     }
     for path in WIDGET_PATHS:
         *above, name = path.split(".")
@@ -186,7 +186,7 @@ def _tree(given: Mapping[str, object]) -> dict[str, Any]:
     return tree
 
 
-def _items(given: object, field: str) -> list[Any]:
+def _read_items(given: object, field: str) -> list[Any]:
     """The list in a hidden text box, without the names that are there for display only."""
     if given is None or given == "":
         return []

@@ -44,7 +44,7 @@ class Widgets:
 
     def add(self, path: str, **options: Any) -> Any:
         """The widget of a field of the request."""
-        component = self.item(path, **options)
+        component = self.make(path, **options)
         self.by_path[path] = component
         return component
 
@@ -54,14 +54,14 @@ class Widgets:
             for path in paths:
                 self.add(path, **options)
 
-    def item(self, path: str, make: Any = None, **options: Any) -> Any:
+    def make(self, path: str, make: Any = None, **options: Any) -> Any:
         """A widget for a field, as for the chosen item of a list.
 
         Args:
             make: another component than the field's kind has; ``options`` are its arguments.
         """
         info = field_at(path)
-        usual, arguments = _made_of(info)
+        usual, arguments = _component_of(info)
         make, arguments = (usual, arguments) if make is None else (make, {})
         name = path.replace("[]", "").replace(".", "_")
         named = {"label": info.label, "value": default_of(path), "elem_id": self.elem_id(name)}
@@ -71,13 +71,13 @@ class Widgets:
             component.do_not_save_to_config = True
         return component
 
-    def volatile(self, component: Any) -> Any:
+    def exclude_from_config(self, component: Any) -> Any:
         """Keeps a component out of the host's ui-config.json."""
         component.do_not_save_to_config = True
         return component
 
 
-def _made_of(info: FieldInfo) -> tuple[Any, dict[str, Any]]:
+def _component_of(info: FieldInfo) -> tuple[Any, dict[str, Any]]:
     kind = info.kind
     if isinstance(kind, Flag):
         return gr.Checkbox, {}

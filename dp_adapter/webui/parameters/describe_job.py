@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.session.results.best_of import describing
+from dp_adapter.session.results.best_of import describe_picture
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.parameters import infotext
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from dp_adapter.settings import Settings
 
 
-def describe(p: Any, settings: Settings, mode: Mode, told: Explanation, idle: str) -> None:
+def describe(p: Any, settings: Settings, mode: Mode, explanation: Explanation, idle: str) -> None:
     """Writes the parameters of the pictures that are finished next, in place of what was written before.
 
     Args:
         settings: the request, without pictures.
         mode: the request's.
-        told: what its automatic values stand for, and which photos are left out.
+        explanation: what its automatic values stand for, and which photos are left out.
         idle: why nothing acts, in few words; empty where something does.
     """
     written: dict[str, Any] = p.extra_generation_params
     for key in [key for key in written if infotext.is_request(key)]:
         del written[key]
-    facts = {"identity": f"none acted: {idle}" if idle else "", "photos left out": " ".join(told.left_out)}
+    facts = {"identity": f"none acted: {idle}" if idle else "", "photos left out": " ".join(explanation.left_out)}
     for name, words in facts.items():
         written.pop(RESULT + name, None)
         if words:
             written[RESULT + name] = words
     if not idle:
-        used = settings.with_fields(told.used) if told.used else settings
-        written.update(infotext.parameters(describing(used, mode), {}))
+        used = settings.with_fields(explanation.used) if explanation.used else settings
+        written.update(infotext.write_parameters(describe_picture(used, mode), {}))
 
 
 def forget(p: Any) -> None:

@@ -27,26 +27,26 @@ from dp_adapter.settings import (
 )
 from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.result_sections import RESULT
-from dp_adapter.webui.parameters.infotext_values import decoded, encoded
+from dp_adapter.webui.parameters.infotext_values import decode_value, encode_value
 
 KEY = "DP-Adapter"
 _ALWAYS = ("weight",)  # what every reader of a picture's parameters looks for
 
 
-def parameters(settings: Settings, names: Mapping[str, str]) -> dict[str, str]:
+def write_parameters(settings: Settings, names: Mapping[str, str]) -> dict[str, str]:
     """Infotext parameters of a request, for ``p.extra_generation_params``; none while it is disabled.
 
     Args:
         names: file names by hash, for readers of the text.
 
     Raises:
-        ValueError: a picture is neither ``photo:HASH`` nor ``identity:NAME``; see ``infotext_photos.kept``.
+        ValueError: a picture is neither ``photo:HASH`` nor ``identity:NAME``; see ``infotext_photos.keep_pictures``.
     """
     if not settings.enabled:
         return {}
     written = {
-        infotext_name(path): encoded(field_at(path).kind, value, names, infotext_name(path))
-        for path, value in _changed(settings)
+        infotext_name(path): encode_value(field_at(path).kind, value, names, infotext_name(path))
+        for path, value in _changed_leaves(settings)
     }
     return {KEY: str(VERSION), **written}
 
@@ -56,22 +56,22 @@ def is_request(key: str) -> bool:
     return key == KEY or (key.startswith(f"{KEY} ") and not key.startswith(RESULT))
 
 
-def _changed(record: Record, path: str = "", whole: bool = False) -> Iterator[tuple[str, Any]]:
+def _changed_leaves(record: Record, path: str = "", whole: bool = False) -> Iterator[tuple[str, Any]]:
     """Leaves that differ from their defaults; ``whole`` says that the record's mere presence has to show."""
     for number, info in enumerate(fields_of(type(record))):
         value = getattr(record, info.name)
         here = f"{path}.{info.name}" if path else info.name
         if isinstance(value, Record):
-            yield from _changed(value, here, whole=isinstance(info.kind, Nullable))
+            yield from _changed_leaves(value, here, whole=isinstance(info.kind, Nullable))
         elif isinstance(info.kind, ListOf) and isinstance(info.kind.item, RecordOf):
             for index, item in enumerate(value):
-                yield from _changed(item, f"{here}[{index}]", whole=True)
+                yield from _changed_leaves(item, f"{here}[{index}]", whole=True)
         elif value != info.default or (whole and number == 0) or here in _ALWAYS:
             yield here, value
 
 
 @dataclass(frozen=True)
-class Pasted:
+class PastedRequest:
     """What a picture's parameters say.
 
     Attributes:
@@ -87,11 +87,11 @@ class Pasted:
 
 def settings_from(params: Mapping[str, str]) -> Settings | None:
     """The request in a picture's parameters; None where there is none, or none that can be read."""
-    pasted = read(params)
+    pasted = read_parameters(params)
     return None if pasted is None else pasted.settings
 
 
-def read(params: Mapping[str, str]) -> Pasted | None:
+def read_parameters(params: Mapping[str, str]) -> PastedRequest | None:
     """What a picture's parameters say, leaving out what cannot be read; None where DP-Adapter had no part in it."""
     if KEY not in params:
         return None
@@ -105,10 +105,10 @@ def read(params: Mapping[str, str]) -> Pasted | None:
         if path is None:
             unknown.append(key)
         else:
-            leaves[path] = decoded(field_at(path).kind, str(text), names)
+            leaves[path] = decode_value(field_at(path).kind, str(text), names)
     notes = [_unknown(unknown, str(params[KEY]))] if unknown else []
-    settings = _settled(leaves, notes)
-    return Pasted(settings, names, tuple(notes))
+    settings = _without_refused(leaves, notes)
+    return PastedRequest(settings, names, tuple(notes))
 
 
 def _path(key: str) -> str | None:
@@ -136,25 +136,25 @@ def _leaves() -> Iterator[tuple[str, FieldInfo]]:
 
 def _unknown(keys: list[str], version: str) -> str:
     newer = f" The picture was made with version {version} of the settings; here it is {VERSION}."
-    told = newer if version.isdecimal() and int(version) > VERSION else ""
-    return f"Not known here and left out: {', '.join(keys)}.{told}"
+    advice = newer if version.isdecimal() and int(version) > VERSION else ""
+    return f"Not known here and left out: {', '.join(keys)}.{advice}"
 
 
-def _settled(leaves: dict[str, Any], notes: list[str]) -> Settings | None:
+def _without_refused(leaves: dict[str, Any], notes: list[str]) -> Settings | None:
     """The request of these fields, without those that are refused; each refusal becomes a note."""
     while True:
-        leaves = _renumbered(leaves)
+        leaves = _renumber(leaves)
         try:
             return Settings.from_dict(_tree(leaves))
         except SettingsError as error:
-            refused = _behind(error.field, leaves)
+            refused = _leaves_behind(error.field, leaves)
             notes.append(f"{error} {'Left at its default.' if refused else 'Nothing was taken over.'}")
             if not refused:
                 return None
             leaves = {path: value for path, value in leaves.items() if path not in refused}
 
 
-def _behind(field_name: str, leaves: Mapping[str, Any]) -> set[str]:
+def _leaves_behind(field_name: str, leaves: Mapping[str, Any]) -> set[str]:
     """The leaves that a refused field stands for: itself, what lies under it, else the list item that it is in."""
     own = {path for path in leaves if path == field_name or field_name.startswith((f"{path}[", f"{path}."))}
     under = {path for path in leaves if path.startswith((f"{field_name}[", f"{field_name}."))}
@@ -162,7 +162,7 @@ def _behind(field_name: str, leaves: Mapping[str, Any]) -> set[str]:
     return own or under or {path for path in leaves if item and path.startswith(f"{item[0]}.")}
 
 
-def _renumbered(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def _renumber(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Items of lists without gaps, in order."""
     found = {match[0] for path in leaves if (match := re.match(r"\w+\[\d+\]", path))}
     ordered: dict[str, list[str]] = {}

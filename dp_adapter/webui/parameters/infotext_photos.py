@@ -28,7 +28,7 @@ class IdentityStore(Protocol):
         ...
 
 
-def kept(settings: Settings, keep: Callable[[str, str], str]) -> Settings:
+def keep_pictures(settings: Settings, keep: Callable[[str, str], str]) -> Settings:
     """The request with every picture in it replaced by ``photo:HASH``.
 
     Args:
@@ -38,7 +38,7 @@ def kept(settings: Settings, keep: Callable[[str, str], str]) -> Settings:
     return settings.with_fields({path: PHOTO + keep(text, path) for path, text in raw.items()}) if raw else settings
 
 
-def found(
+def find_pictures(
     settings: Settings, names: Mapping[str, str], shelf: PhotoStore, identities: IdentityStore
 ) -> tuple[Settings, tuple[str, ...]]:
     """The request with photos that are no longer here replaced by saved identities made with them, and what to tell.
@@ -54,17 +54,17 @@ def found(
             continue
         kind = field_at(path).kind
         saved = identities.with_photo(digest) if isinstance(kind, Picture) and kind.saved else None
-        title = _title(path) + (f" ('{names[digest]}')" if digest in names else "")
+        title = _picture_title(path) + (f" ('{names[digest]}')" if digest in names else "")
         if saved is None:
             notes[f"{title} is not here any more: drop it again."] = None
         else:
             changes[path] = IDENTITY + saved
             notes[f"{title} is part of the saved identity '{saved}', which is used."] = None
     replaced = settings.with_fields(changes) if changes else settings
-    return _once_each(replaced) if changes else replaced, tuple(notes)
+    return _drop_duplicates(replaced) if changes else replaced, tuple(notes)
 
 
-def _title(path: str) -> str:
+def _picture_title(path: str) -> str:
     """Which picture of a request is meant, as a sentence begins."""
     item = re.match(r"(\w+)\[(\d+)\]\.(\w+)", path)
     if item is None:
@@ -72,10 +72,10 @@ def _title(path: str) -> str:
     if item[1] == "regions":
         return f"The mask of {naming.region(int(item[2]))}"
     photo = naming.photo(int(item[2]))
-    return naming.begun(photo) if item[3] == "image" else f"The picture of '{field_at(path).label}' for {photo}"
+    return naming.capitalise(photo) if item[3] == "image" else f"The picture of '{field_at(path).label}' for {photo}"
 
 
-def _once_each(settings: Settings) -> Settings:
+def _drop_duplicates(settings: Settings) -> Settings:
     """Several photos of one person may lead to the same saved identity, which counts once."""
     left: dict[object, Reference] = {}
     for number, reference in enumerate(settings.references):

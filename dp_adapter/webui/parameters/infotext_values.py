@@ -19,7 +19,7 @@ _JSON = "json "
 _PHOTO = re.compile(r"photo:([0-9a-f]{16})(?: (.*))?", re.DOTALL)
 
 
-def encoded(kind: Kind, value: Any, names: Mapping[str, str], key: str) -> str:
+def encode_value(kind: Kind, value: Any, names: Mapping[str, str], key: str) -> str:
     """The text of a checked value, such that every host reads it back unchanged.
 
     Args:
@@ -33,15 +33,15 @@ def encoded(kind: Kind, value: Any, names: Mapping[str, str], key: str) -> str:
     return text if _survives(text, key) else _JSON + json.dumps(text)
 
 
-def decoded(kind: Kind, text: str, names: dict[str, str]) -> Any:
+def decode_value(kind: Kind, text: str, names: dict[str, str]) -> Any:
     """The JSON form of a parameter's text, for its field to check; file names go into ``names``."""
     if text.startswith(_JSON):
         with contextlib.suppress(ValueError):  # somebody's own words that begin so, typed into the parameters
             text = str(json.loads(text[len(_JSON) :]))
     if isinstance(kind, Picture):
-        return _photo(text, names)
+        return _read_photo(text, names)
     if isinstance(kind, SiteFactors):
-        return _factors(text)
+        return _read_factors(text)
     return kind.parse(text)
 
 
@@ -49,7 +49,7 @@ def _text(kind: Kind, value: Any, names: Mapping[str, str]) -> str:
     if isinstance(kind, Nullable):
         return "null" if value is None else _text(kind.item, value, names)
     if isinstance(kind, Picture):
-        return _named(value, names)
+        return _with_file_name(value, names)
     if isinstance(kind, SiteFactors):
         return ", ".join(f"{site}={tidy(factor)}" for site, factor in value) or "none"
     if isinstance(kind, ListOf):
@@ -64,7 +64,7 @@ def _survives(text: str, key: str) -> bool:
     return bool(text) and tidied and not mistaken and text != key
 
 
-def _named(value: str, names: Mapping[str, str]) -> str:
+def _with_file_name(value: str, names: Mapping[str, str]) -> str:
     if not value or value.startswith(("identity:", "latent:")):
         return value
     match = _PHOTO.fullmatch(value)
@@ -74,7 +74,7 @@ def _named(value: str, names: Mapping[str, str]) -> str:
     return f"{value} {name}" if name else value
 
 
-def _photo(text: str, names: dict[str, str]) -> str:
+def _read_photo(text: str, names: dict[str, str]) -> str:
     match = _PHOTO.fullmatch(text)
     if match is None:
         return text
@@ -83,7 +83,7 @@ def _photo(text: str, names: dict[str, str]) -> str:
     return f"photo:{match[1]}"
 
 
-def _factors(text: str) -> Any:
+def _read_factors(text: str) -> Any:
     """``3=0.5, 7=1.25`` in JSON form; what cannot be read goes on as text, for the field to refuse."""
     if text == "none":
         return {}

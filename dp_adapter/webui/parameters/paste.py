@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dp_adapter.webui.panel.messages import status
+from dp_adapter.webui.panel.messages import status_html
 from dp_adapter.webui.panel.widget_values import values_of
 from dp_adapter.webui.parameters import infotext, infotext_photos
 
@@ -60,21 +60,21 @@ class Paster:
         return self._last[1]
 
     def _read(self, params: Mapping[str, Any]) -> dict[str, object]:
-        pasted = infotext.read(params)
+        pasted = infotext.read_parameters(params)
         if pasted is None:
             return {"enabled": False, NOTE: ""}
         notes, settings = pasted.notes, pasted.settings
         if settings is not None and (settings.references or settings.regions or settings.face.like):
             session = self._session()
-            settings, more = infotext_photos.found(settings, pasted.names, session.shelf, session.identities)
+            settings, more = infotext_photos.find_pictures(settings, pasted.names, session.shelf, session.identities)
             notes = (*notes, *more)
         if notes:
             self._warn(" ".join(notes))
-        told: dict[str, object] = {NOTE: status(notes, "warning")}
-        return told if settings is None else told | _titled(values_of(settings), pasted.names)
+        note: dict[str, object] = {NOTE: status_html(notes, "warning")}
+        return note if settings is None else note | _add_file_names(values_of(settings), pasted.names)
 
 
-def _titled(values: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
+def _add_file_names(values: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
     """The list of photos with their file names, which the panel shows."""
     photos: list[dict[str, Any]] = json.loads(str(values["photos"] or "[]"))
     for photo in photos:

@@ -62,34 +62,34 @@ class Axis:
     cost: float = 0.0
 
 
-def axes() -> list[Axis]:
+def list_axes() -> list[Axis]:
     """Identity first, then one axis for each field that is a number, a choice, a curve, words, or a list of such."""
-    return [_identity(), *_of_fields()]
+    return [_identity_axis(), *_field_axes()]
 
 
-def _of_fields() -> Iterator[Axis]:
+def _field_axes() -> Iterator[Axis]:
     for path, info in walk_fields():
         kind = info.kind.item if isinstance(info.kind, Nullable) else info.kind
-        if path.startswith("report.") or not (type(kind) is Text or isinstance(kind, _KINDS) or _listed(kind)):
+        if path.startswith("report.") or not (type(kind) is Text or isinstance(kind, _KINDS) or _is_list(kind)):
             continue
-        show_one, read_one = partial(_shown, info.kind), partial(_value, info)
+        show_one, read_one = partial(_show, info.kind), partial(_check_value, info)
         if "[]" in path:
-            show_one, read_one = partial(_all_shown, show_one), partial(_all_read, read_one)
+            show_one, read_one = partial(_show_all, show_one), partial(_read_all, read_one)
         yield Axis(
-            info.label,
-            _texts(kind),
-            _model if path == "model" else read_one,
-            show_one,
-            partial(_set, path),
-            _models if path == "model" else _choices(kind),
-            _COSTS.get(path, 0.0),
+            label=info.label,
+            texts=_texts(kind),
+            value=_check_model if path == "model" else read_one,
+            show=show_one,
+            changes=partial(_set, path),
+            choices=_fitting_models if path == "model" else _choices(kind),
+            cost=_COSTS.get(path, 0.0),
         )
 
 
 _KINDS = (Number, Integer, Choice, Flag, CurveText)
 
 
-def _listed(kind: Kind) -> bool:
+def _is_list(kind: Kind) -> bool:
     """Whether it is a list whose items are single words or numbers, written ``init+preview``."""
     return isinstance(kind, ListOf) and isinstance(kind.item, Choice | Number)
 
@@ -108,11 +108,11 @@ def _choices(kind: Kind) -> Callable[[], list[str]] | None:
     return (lambda: list(kind.choices)) if isinstance(kind, Choice) else None
 
 
-def _value(info: FieldInfo, text: str) -> object:
+def _check_value(info: FieldInfo, text: str) -> object:
     """A checked value of the field; numbers that may be automatic take the words for it too."""
     if isinstance(info.kind, Nullable) and text.strip().lower() in AUTOMATIC_WORDS:
         return None
-    if _listed(info.kind):
+    if _is_list(info.kind):
         text = "" if text.strip().lower() == _NONE else text.replace("+", ",")
     data: Any = info.kind.parse_typed(text)
     try:
@@ -122,12 +122,12 @@ def _value(info: FieldInfo, text: str) -> object:
         raise refusal(re.sub(rf"^{info.name}(\[\d+\])?: ", "", error.problem), error.hint, error.nearest) from None
 
 
-def _all_read(read: Callable[[str], object], text: str) -> tuple[object, ...]:
+def _read_all(read: Callable[[str], object], text: str) -> tuple[object, ...]:
     """``0.5`` for all items, ``1/0.5`` for one after the other."""
     return tuple(read(part) for part in text.split("/"))
 
 
-def _shown(kind: Kind, value: object) -> str:
+def _show(kind: Kind, value: object) -> str:
     if value is None:
         return "automatic"
     if isinstance(kind, ListOf):
@@ -136,7 +136,7 @@ def _shown(kind: Kind, value: object) -> str:
     return str(value) if isinstance(value, bool) else kind.format(value) or '""'
 
 
-def _all_shown(shown: Callable[[object], str], listed: tuple[object, ...]) -> str:
+def _show_all(shown: Callable[[object], str], listed: tuple[object, ...]) -> str:
     return "/".join(map(shown, listed))
 
 
@@ -161,7 +161,7 @@ def _ranges(whole: bool, text: str) -> list[str]:
     for part in _names(text):
         match = _RANGE.fullmatch(part)
         plain = [tidy(_number(part))] if _PLAIN.fullmatch(part) else [part]
-        expanded += _written_out(part, match, whole) if match else plain
+        expanded += _expand_range(part, match, whole) if match else plain
     return expanded
 
 
@@ -169,7 +169,7 @@ def _number(text: str) -> float:
     return float("".join(text.split()))
 
 
-def _written_out(part: str, match: re.Match[str], whole: bool) -> list[str]:
+def _expand_range(part: str, match: re.Match[str], whole: bool) -> list[str]:
     low, high = _number(match[1]), _number(match[2])
     if match[4]:
         number = int(match[4])
@@ -191,7 +191,7 @@ def _files() -> ModelListing:
     return ModelListing(shared_session.session().library)
 
 
-def _models() -> list[str]:
+def _fitting_models() -> list[str]:
     """The adapters that fit the loaded checkpoint, and those alone."""
     from dp_adapter.webui.host import shared_session
 
@@ -199,7 +199,7 @@ def _models() -> list[str]:
     return [facts.name for facts in _files().listed(base) if not facts.misfit(base)]
 
 
-def _model(text: str) -> str:
+def _check_model(text: str) -> str:
     """The name of an adapter that is here and can be used; whether it fits shows when the checkpoint is known."""
     facts = _files().facts(text)
     if facts.problem:
@@ -207,17 +207,25 @@ def _model(text: str) -> str:
     return facts.name
 
 
-def _identity() -> Axis:
-    return Axis("Identity", _names, _saved, lambda name: name or _NONE, _all_photos, _identities, cost=0.2)
+def _identity_axis() -> Axis:
+    return Axis(
+        label="Identity",
+        texts=_names,
+        value=_check_identity,
+        show=lambda name: name or _NONE,
+        changes=_replace_photos,
+        choices=_identity_names,
+        cost=0.2,
+    )
 
 
-def _identities() -> list[str]:
+def _identity_names() -> list[str]:
     from dp_adapter.webui.host import shared_session
 
     return [_NONE, *shared_session.session().identities.names()]
 
 
-def _saved(text: str) -> str:
+def _check_identity(text: str) -> str:
     """The name of a saved identity; empty for ``none``, the picture without us."""
     from dp_adapter.webui.host import shared_session
 
@@ -225,5 +233,5 @@ def _saved(text: str) -> str:
     return "" if name.lower() == _NONE else shared_session.session().identities.header(name).name
 
 
-def _all_photos(name: str) -> dict[str, object]:
+def _replace_photos(name: str) -> dict[str, object]:
     return {"references": [{"image": f"identity:{name}"}]} if name else {"enabled": False}

@@ -13,8 +13,8 @@ from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.settings import Settings
 from dp_adapter.settings.messages import count
 from dp_adapter.webui.panel import widget_values
-from dp_adapter.webui.parameters.infotext_photos import kept
-from dp_adapter.webui.parameters.xyz_axes import Axis, axes
+from dp_adapter.webui.parameters.infotext_photos import keep_pictures
+from dp_adapter.webui.parameters.xyz_axes import Axis, list_axes
 
 PREFIX = "[DP-Adapter] "
 OVERRIDES = "dp_adapter_overrides"
@@ -28,21 +28,21 @@ def settings_of(p: Any, args: Sequence[object]) -> Settings:
         SettingsError: a value is refused, or two contradict each other.
     """
     overrides = _overrides(p)
-    return applied(widget_values.settings_of(_switched(args, overrides)), overrides)
+    return apply_overrides(widget_values.settings_of(_switch_on(args, overrides)), overrides)
 
 
 def _overrides(p: Any) -> Mapping[str, object]:
     return getattr(p, OVERRIDES, {})
 
 
-def _switched(args: Sequence[object], overrides: Mapping[str, object]) -> Sequence[object]:
+def _switch_on(args: Sequence[object], overrides: Mapping[str, object]) -> Sequence[object]:
     """A disabled panel is read leniently, which would lose what is in it where an axis enables it."""
     if overrides.get("enabled") is not True:
         return args
     return [*(args[:1] if any(args[:1]) else [""]), True, *args[2:]]
 
 
-def applied(settings: Settings, overrides: Mapping[str, object]) -> Settings:
+def apply_overrides(settings: Settings, overrides: Mapping[str, object]) -> Settings:
     """A request with overrides; a path with ``[]`` takes a tuple: one value for all items, or one for each.
 
     Raises:
@@ -54,7 +54,7 @@ def applied(settings: Settings, overrides: Mapping[str, object]) -> Settings:
         if "[]" in path:
             name, rest = path.split("[].")
             settings = _with_regions(settings) if name == "regions" else settings
-            for index, value in enumerate(_each(given, len(getattr(settings, name)), path)):
+            for index, value in enumerate(_values_by_item(given, len(getattr(settings, name)), path)):
                 changes[f"{name}[{index}].{rest}"] = value
     return settings.with_fields(changes)
 
@@ -65,7 +65,7 @@ def _with_regions(settings: Settings) -> Settings:
     return settings if settings.regions else settings.with_field("regions", [{"identity": n} for n in persons])
 
 
-def _each(given: object, items: int, path: str) -> Sequence[object]:
+def _values_by_item(given: object, items: int, path: str) -> Sequence[object]:
     listed = cast("tuple[object, ...]", given) if isinstance(given, tuple) else (given,)
     if len(listed) not in (1, items):
         problem = f"{count(len(listed), 'value')} for {count(items, 'item')} in the request"
@@ -92,7 +92,7 @@ class AxisGrid:
     def add(self, axis: Axis, chosen: Sequence[object]) -> None:
         """An axis with all its values. Raises DPAdapterStop where there are none."""
         if not chosen:
-            raise _stop(f"{PREFIX}{axis.label} has no values. Give some, or choose another axis.")
+            raise _make_stop(f"{PREFIX}{axis.label} has no values. Give some, or choose another axis.")
         self._axes.append((axis, list(chosen)))
 
     def check(self, p: Any) -> None:
@@ -106,19 +106,21 @@ class AxisGrid:
         for cell in product(*(chosen for _, chosen in self._axes)):
             overrides: dict[str, object] = {}
             for (axis, _), value in zip(self._axes, cell, strict=True):
-                overrides = overridden(overrides, axis, value)
+                overrides = add_overrides(overrides, axis, value)
             shown = ", ".join(f"{axis.label} {axis.show(v)}" for (axis, _), v in zip(self._axes, cell, strict=True))
             try:
                 # Pictures are not looked at here, and checking megabytes of base64 per cell would take its time.
-                base = kept(widget_values.settings_of(_switched(args, overrides)), lambda _text, _path: "0" * 16)
-                settings = applied(base, overrides)
+                base = keep_pictures(
+                    widget_values.settings_of(_switch_on(args, overrides)), lambda _text, _path: "0" * 16
+                )
+                settings = apply_overrides(base, overrides)
             except DPAdapterError as error:
-                raise _stop(f"X/Y/Z cell with {shown}: {error}") from error
+                raise _make_stop(f"X/Y/Z cell with {shown}: {error}") from error
             if settings.enabled and not settings.references:
-                raise _stop(f"X/Y/Z cell with {shown}: there is no photo. Drop one, or use the axis 'Identity'.")
+                raise _make_stop(f"X/Y/Z cell with {shown}: there is no photo. Drop one, or use the axis 'Identity'.")
 
 
-def overridden(overrides: Mapping[str, object], axis: Axis, value: object) -> dict[str, object]:
+def add_overrides(overrides: Mapping[str, object], axis: Axis, value: object) -> dict[str, object]:
     """A cell's overrides with one more axis; whoever varies us wants us on, unless an axis says off."""
     return {"enabled": True, **overrides, **axis.changes(value)}
 
@@ -135,27 +137,27 @@ def register() -> None:
 def extend(grid_module: Any) -> None:
     """Puts the axes into the list of a host's ``xyz_grid.py``, in place of those of an earlier build."""
     others = [option for option in grid_module.axis_options if not option.label.startswith(PREFIX)]
-    grid_module.axis_options[:] = [*others, *(_option(axis, grid_module.AxisOption) for axis in axes())]
+    grid_module.axis_options[:] = [*others, *(_make_option(axis, grid_module.AxisOption) for axis in list_axes())]
 
 
-def _option(axis: Axis, make: Any) -> Any:
+def _make_option(axis: Axis, make: Any) -> Any:
     def read(text: object) -> object:
         try:
             return axis.value(str(text))
         except DPAdapterError as error:
             problem = f"{error.problem.removeprefix(': ')}. {error.hint}".rstrip()
-            raise _stop(f"{PREFIX}{axis.label}: {problem}") from error
+            raise _make_stop(f"{PREFIX}{axis.label}: {problem}") from error
 
     def split(text: str) -> list[str]:
         try:
             return axis.texts(text)
         except DPAdapterError as error:
-            raise _stop(f"{PREFIX}{axis.label}: {error}") from error
+            raise _make_stop(f"{PREFIX}{axis.label}: {error}") from error
 
     def apply(p: Any, value: object, _values: object) -> None:
         AxisGrid.of(p).check(p)
         # New objects: cells are shallow copies of one p, and what one writes into its infotext is no other's.
-        setattr(p, OVERRIDES, overridden(_overrides(p), axis, value))
+        setattr(p, OVERRIDES, add_overrides(_overrides(p), axis, value))
         p.extra_generation_params = dict(p.extra_generation_params)
 
     def shown(_p: Any, _option: Any, value: Any) -> str:
@@ -184,7 +186,7 @@ def _script_args(p: Any) -> list[object] | None:
     return None
 
 
-def _stop(words: str) -> Exception:
-    from dp_adapter.webui.job.stop import stopped
+def _make_stop(words: str) -> Exception:
+    from dp_adapter.webui.job.stop import make_stop
 
-    return stopped(words)
+    return make_stop(words)

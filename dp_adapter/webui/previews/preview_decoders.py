@@ -23,7 +23,7 @@ _FILES = {
 }
 
 
-def decoder(choice: str, base: Base) -> Decode:
+def choose_decoder(choice: str, base: Base) -> Decode:
     """What turns latents into previews, by ``tracking.decoder``.
 
     Raises:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dp_adapter.session.scene import Encode
 
 
-def encoder(p: Any) -> Encode:
+def text_encoder(p: Any) -> Encode:
     """Texts -> contexts [n, 77, D] in float32 on the CPU, by the model that ``p`` has when it is called.
 
     The host brings its encoders to their device for that, reads emphasis, embeddings and ``clip skip`` as in prompts,
@@ -26,7 +26,7 @@ def encoder(p: Any) -> Encode:
 
     def encode(texts: Sequence[str]) -> Tensor:
         """Raises HostError where the model has no text encoder that can be asked, or a text takes several chunks."""
-        context = conditions(p, texts)
+        context = encode_conditions(p, texts)
         if context.shape[1] != CHUNK:
             longest = max(texts, key=len)
             raise HostError(f"'{longest[:40]}…' is too long for one chunk of the text encoder")
@@ -35,7 +35,7 @@ def encoder(p: Any) -> Encode:
     return encode
 
 
-def conditions(p: Any, texts: Sequence[str]) -> Tensor:
+def encode_conditions(p: Any, texts: Sequence[str]) -> Tensor:
     """Texts -> contexts [n, 77 m, D] of as many chunks as the longest has, in float32 on the CPU.
 
     Raises:

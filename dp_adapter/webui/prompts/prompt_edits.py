@@ -24,7 +24,7 @@ _ALL = (("all_prompts", "all_negative_prompts"), ("all_hr_prompts", "all_hr_nega
 Pair = tuple[str, str]
 
 
-def worded(pair: Pair, prepared: Prepared) -> Pair:
+def edit(pair: Pair, prepared: Prepared) -> Pair:
     """Prompt and negative prompt with the mode's words and the persons'; as they are where nobody acts."""
     if prepared.mode is not None and prepared.mode.words:
         from dp_adapter.modes import add_words
@@ -37,7 +37,7 @@ def worded(pair: Pair, prepared: Prepared) -> Pair:
     return pair
 
 
-def hinted(p: Any, settings: Settings, people: Sequence[PromptPerson]) -> Settings:
+def with_prompt_words(p: Any, settings: Settings, people: Sequence[PromptPerson]) -> Settings:
     """The request with the words that triggers in a job's prompts say are a person's ("a man and a woman img").
 
     So they are known when the triggers are taken out.
@@ -55,32 +55,32 @@ def hinted(p: Any, settings: Settings, people: Sequence[PromptPerson]) -> Settin
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptEdits:
     """The prompts of a job before and after words came into them, by the name of their list."""
 
     own: dict[str, list[str]]
     made: dict[str, list[str]]
 
     @classmethod
-    def put(cls, p: Any, passes: Sequence[Prepared]) -> Wording:
+    def put(cls, p: Any, passes: Sequence[Prepared]) -> PromptEdits:
         """Puts the words into all prompts of a job, and tells of them in its parameters. For ``process``.
 
         Args:
             passes: what the first pass is made with, and the hires pass.
         """
-        wording = cls({}, {})
+        edits = cls({}, {})
         for prepared, names in zip(passes, _ALL, strict=True):
             lists = [getattr(p, name, None) for name in names]
             if not all(lists):  # None without a hires pass
                 continue
-            pairs = [worded(pair, prepared) for pair in zip(*lists, strict=True)]
+            pairs = [edit(pair, prepared) for pair in zip(*lists, strict=True)]
             for name, own, made in zip(names, lists, zip(*pairs, strict=True), strict=True):
                 if own is not None and list(made) != list(own):
-                    wording.own[name], wording.made[name] = list(own), list(made)
+                    edits.own[name], edits.made[name] = list(own), list(made)
                     setattr(p, name, list(made))
         for prepared in reversed(passes):
-            p.extra_generation_params.update(_told(p, prepared))
-        return wording
+            p.extra_generation_params.update(_parameters(p, prepared))
+        return edits
 
     def take_back(self, p: Any, batch: int, acts: bool) -> None:
         """Gives the pictures of a batch that is about to be sampled their own prompts back. For ``process_batch``.
@@ -109,13 +109,13 @@ def _sample(p: Any, name: str, prompts: list[str]) -> None:
     setattr(p, name, prompts if "negative" in name else extra_networks.parse_prompts(prompts)[0])
 
 
-def _told(p: Any, prepared: Prepared) -> dict[str, str]:
+def _parameters(p: Any, prepared: Prepared) -> dict[str, str]:
     """What came into the prompts, as parameters."""
-    told: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     if prepared.mode is not None and prepared.mode.words:
         from dp_adapter.modes import mode_parameters
 
-        told |= mode_parameters(prepared.mode.words)
+        parameters |= mode_parameters(prepared.mode.words)
     if prepared.prompt_persons:
         from dp_adapter.hosts.prompts.prompt_persons import words_in
 
@@ -125,5 +125,5 @@ def _told(p: Any, prepared: Prepared) -> dict[str, str]:
         words = [
             f"{word}{times[who]} for {naming.person(who)}" for who, word in sorted(words_in(first[0], people).items())
         ]
-        told |= {f"{RESULT}person words": ", ".join(words)} if words else {}
-    return told
+        parameters |= {f"{RESULT}person words": ", ".join(words)} if words else {}
+    return parameters

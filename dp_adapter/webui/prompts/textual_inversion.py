@@ -24,7 +24,7 @@ _TABLE = "token_embedding"  # the name in transformers and in OpenCLIP
 _ENGINES = ("text_processing_engine", "text_processing_engine_l", "text_processing_engine_g")  # Forge's, in order
 
 
-def spellings(
+def encode_spellings(
     p: Any, people: Sequence[PromptPerson], texts: Mapping[str, Mapping[int, Positions]]
 ) -> list[LearnedChunk]:
     """What the host encodes for the texts in which a person's learned words stand.
@@ -37,7 +37,7 @@ def spellings(
             tokens.
     """
     from dp_adapter.core.text.text_side import LearnedChunk
-    from dp_adapter.webui.prompts.encode_texts import conditions
+    from dp_adapter.webui.prompts.encode_texts import encode_conditions
 
     found: list[LearnedChunk] = []
     for text, places in texts.items():
@@ -46,9 +46,9 @@ def spellings(
             if one.learned is None or not positions:
                 continue
             require_one_token(one, positions)
-            plain = conditions(p, [text])[0]
-            with at_input(tables_of(p.sd_model), one.learned, positions):
-                spelled = conditions(p, [text])[0]
+            plain = encode_conditions(p, [text])[0]
+            with replace_at_input(tables_of(p.sd_model), one.learned, positions):
+                spelled = encode_conditions(p, [text])[0]
             for start in sorted({position // CHUNK * CHUNK for position in positions}):
                 found.append(LearnedChunk(one.person, plain[start : start + CHUNK], spelled[start : start + CHUNK]))
     return found
@@ -69,7 +69,7 @@ def tables_of(model: Any) -> list[nn.Module]:
 
 
 @contextmanager
-def at_input(tables: Sequence[nn.Module], vectors: Tensor, positions: Positions) -> Generator[None]:
+def replace_at_input(tables: Sequence[nn.Module], vectors: Tensor, positions: Positions) -> Generator[None]:
     """While it lasts, and one text is encoded chunk by chunk, the tables answer with the vectors [k, d] at positions.
 
     Raises:
@@ -85,11 +85,11 @@ def at_input(tables: Sequence[nn.Module], vectors: Tensor, positions: Positions)
         )
     with ExitStack() as stack:
         for table, own in zip(tables, torch.split(vectors, widths, dim=1), strict=True):
-            stack.callback(table.register_forward_hook(_putting(own, positions)).remove)
+            stack.callback(table.register_forward_hook(_make_hook(own, positions)).remove)
         yield
 
 
-def _putting(vectors: Tensor, positions: Positions) -> Any:
+def _make_hook(vectors: Tensor, positions: Positions) -> Any:
     """A forward hook that counts the chunks of one text."""
     chunk = -1
 

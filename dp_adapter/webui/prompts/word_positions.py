@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.prompts.person_words import CHUNK, FoundWords, InText, in_text
 from dp_adapter.hosts.prompts.word_positions import SpokenTexts, in_tokens, require, same_always
-from dp_adapter.webui.prompts.textual_inversion import spellings
+from dp_adapter.webui.prompts.textual_inversion import encode_spellings
 
 if TYPE_CHECKING:
     from dp_adapter.core.text.text_side import Positions, PromptPerson
@@ -24,7 +24,7 @@ _log = logging.getLogger("dp_adapter")
 _READERS = ("text_processing_engine", "text_processing_engine_l", "cond_stage_model")
 
 
-def find(p: Any, words: str) -> FoundWords:
+def find_words(p: Any, words: str) -> FoundWords:
     """The person words of the pass that is about to be sampled; none where anything about the prompts is unclear.
 
     Args:
@@ -32,13 +32,13 @@ def find(p: Any, words: str) -> FoundWords:
         words: ``settings.tracking.words``.
     """
     try:
-        return _find(p, words)
+        return _find_words(p, words)
     except Exception:  # other people's prompt parsers; without a word's place, its attention is not looked at
         _log.debug("The person words of the prompt were not found", exc_info=True)
         return FoundWords(())
 
 
-def spoken(p: Any, people: Sequence[PromptPerson]) -> SpokenTexts:
+def find_spoken(p: Any, people: Sequence[PromptPerson]) -> SpokenTexts:
     """Where the persons' words stand in the prompts of the pass that is about to be sampled.
 
     Raises:
@@ -51,7 +51,7 @@ def spoken(p: Any, people: Sequence[PromptPerson]) -> SpokenTexts:
             "Switch off 'Use old emphasis implementation' under Settings > Compatibility, or use another model.",
         )
     reader, prompts = read
-    found = SpokenTexts(tuple(tuple(_spoken(reader, parts, people)) for parts in prompts))
+    found = SpokenTexts(tuple(tuple(_find_spoken(reader, parts, people)) for parts in prompts))
     require(found, people)
     if all(one.learned is None for one in people):
         return found
@@ -59,10 +59,12 @@ def spoken(p: Any, people: Sequence[PromptPerson]) -> SpokenTexts:
     for parts, texts in zip(prompts, found.texts, strict=True):
         for stages, where in zip(parts, texts, strict=True):
             places.update(dict.fromkeys(stages, where))
-    return replace(found, learned_chunks=tuple(spellings(p, people, places)))
+    return replace(found, learned_chunks=tuple(encode_spellings(p, people, places)))
 
 
-def _spoken(reader: Any, parts: Sequence[Sequence[str]], people: Sequence[PromptPerson]) -> list[dict[int, Positions]]:
+def _find_spoken(
+    reader: Any, parts: Sequence[Sequence[str]], people: Sequence[PromptPerson]
+) -> list[dict[int, Positions]]:
     """Per text of AND, per person. A text that changes is looked at in all its stages, beside the others' first."""
     tokens = [_tokens(reader, texts) for texts in parts]
     first = [stages[0] for stages in tokens]
@@ -82,12 +84,12 @@ def _tokens(reader: Any, texts: Sequence[str]) -> list[list[list[int]]]:
     return tokens
 
 
-def _find(p: Any, words: str) -> FoundWords:
+def _find_words(p: Any, words: str) -> FoundWords:
     read = _read(p)
     if read is None:
         return FoundWords(())
     reader, prompts = read
-    return FoundWords(tuple(tuple(_always(reader, texts, words) for texts in parts) for parts in prompts))
+    return FoundWords(tuple(tuple(_find_always(reader, texts, words) for texts in parts) for parts in prompts))
 
 
 def _read(p: Any) -> tuple[Any, list[list[list[str]]]] | None:
@@ -123,7 +125,7 @@ def _hires_steps(p: Any) -> int:
     return config.total_steps(steps) if config else steps
 
 
-def _always(reader: Any, texts: Sequence[str], words: str) -> InText:
+def _find_always(reader: Any, texts: Sequence[str], words: str) -> InText:
     """Person words that stand at the same place in every text of a schedule ("[old:young:0.5] man")."""
     chunked, _ = reader.process_texts(list(texts))
     read: list[InText] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter import naming
 from dp_adapter.session.results import face_pass as plan
 from dp_adapter.webui.host import compat, shared_session
-from dp_adapter.webui.job import inner_jobs
+from dp_adapter.webui.job import inner_jobs, run_inside
 
 if TYPE_CHECKING:
     from dp_adapter.modes import ResolvedMode
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from dp_adapter.settings import Settings
 
 
-def wanted(p: Any, settings: Settings, edit: ResolvedMode | None) -> bool:
+def is_wanted(p: Any, settings: Settings, edit: ResolvedMode | None) -> bool:
     """Whether this job's faces are to be made anew; ``auto`` leaves them to ADetailer where that runs."""
     return plan.wanted(settings, edit) and (settings.face_pass.use == "on" or not compat.adetailer_runs(p))
 
 
-def over(
+def make_faces_anew(
     p: Any, pp: Any, settings: Settings, edit: ResolvedMode | None, judge: Judge, regions: Mapping[int, Mask | None]
 ) -> str:
     """Makes the persons' faces of a picture anew, largest first.
@@ -48,13 +48,13 @@ def over(
     done, asked = 0, settings.face_pass
     side = plan.side(asked, shared_session.native_size(p.sd_model), p.width, p.height)
     for person, face in sorted(theirs.items(), key=lambda one: -one[1].size):
-        if inner_jobs.stopped():
+        if run_inside.is_stopped():
             break
         part = plan.square(face, picture.shape[1], picture.shape[0], side)
         start = Image.fromarray(plan.enlarged(picture, part))
         request = plan.request(settings, edit, person)
-        p2 = inner_jobs.over_face(p, start, asked.strength, request)
-        made = inner_jobs.run(p, p2, f"{naming.face(done)} of {len(theirs)}")
+        p2 = inner_jobs.prepare_face(p, start, asked.strength, request)
+        made = run_inside.run(p, p2, f"{naming.face(done)} of {len(theirs)}")
         if made is None:
             break
         picture = plan.pasted(picture, np.asarray(made.convert("RGB"), np.uint8), part, face)

@@ -13,8 +13,8 @@ from dp_adapter.session.results import acted_regions, best_of
 from dp_adapter.settings import Report, Settings
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.host import shared_session
-from dp_adapter.webui.job import inner_jobs
-from dp_adapter.webui.job.stop import surviving
+from dp_adapter.webui.job import inner_jobs, run_inside
+from dp_adapter.webui.job.stop import comment_on_error
 from dp_adapter.webui.results import face_pass
 from dp_adapter.webui.results.measurements import Measurements
 
@@ -31,7 +31,7 @@ _REGION = "dp_adapter_region"  # attribute of an inner job: where its identities
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """A finished picture, its seed, what was told about it on the way, and where an identity acted."""
+    """A finished picture, its seed, what was measured of it on the way, and where an identity acted."""
 
     image: Image
     seed: int
@@ -45,21 +45,23 @@ class FinishedPictures:
     Args:
         p: the job, before its preparation.
         prepared: gives what the last pass was made with.
-        worded: as ``inner_jobs.once_more`` takes it.
+        edit_prompts: as ``inner_jobs.prepare_again`` takes it.
 
     Raises:
         DPAdapterError: there are no photos to compare with.
     """
 
-    def __init__(self, p: Any, settings: Settings, prepared: Callable[[], Prepared], worded: inner_jobs.Worded) -> None:
+    def __init__(
+        self, p: Any, settings: Settings, prepared: Callable[[], Prepared], edit_prompts: inner_jobs.EditPrompts
+    ) -> None:
         self._p = p
         self._settings = settings
         self._prepared = prepared
-        self._worded = worded
+        self._edit_prompts = edit_prompts
         self._measured = Measurements(p)
         self._left_out: dict[int, Image] = {}
         self._samples: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
-        self._judged = best_of.judged(settings.report)
+        self._judged = best_of.needs_judge(settings.report)
         self._judge: Judge | None = None
         self._before = copy.copy(p)
         if self._judged:
@@ -70,37 +72,32 @@ class FinishedPictures:
         """A picture as it was sampled; what was painted over by an inpainting mask comes later."""
         self._save_again()
         edit = self._prepared().mode
-        if face_pass.wanted(self._p, self._settings, edit) and not inner_jobs.cut_short():
-            with surviving(self._p, "the face pass failed, the picture is as it was before"):
+        if face_pass.is_wanted(self._p, self._settings, edit) and not run_inside.is_cut_short():
+            with comment_on_error(self._p, "the face pass failed, the picture is as it was before"):
                 regions = acted_regions.regions_of(self._prepared(), self._p.batch_index)
-                told = face_pass.over(self._p, pp, self._settings, edit, self._the_judge(), regions)
-                self._measured.add(inner_jobs.place(self._p), {"face pass": told})
+                done = face_pass.make_faces_anew(self._p, pp, self._settings, edit, self._the_judge(), regions)
+                self._measured.add(inner_jobs.picture_number(self._p), {"face pass": done})
 
-    def finished(self, pp: Any) -> None:
-        """A picture as it is handed back and saved next."""
-        if self._judged and not inner_jobs.cut_short():
-            with surviving(self._p, "the report failed"):
+    def choose(self, pp: Any) -> None:
+        """A picture as it is handed back and saved next: the best of its candidates, with what was measured."""
+        if self._judged and not run_inside.is_cut_short():
+            with comment_on_error(self._p, "the report failed"):
                 self._choose(pp)
 
     def _choose(self, pp: Any) -> None:
-        p, asked, judge = self._p, self._settings.report, self._the_judge()
-        number = inner_jobs.place(p)
-        seed = p.all_seeds[number]
-        first = best_of.Candidate(0, judge.see(_array(pp.image)), _Made(pp.image, seed, region=self._region(pp.image)))
-        kept, candidates = best_of.best(first, asked, self._another)
-        if kept is not first:
-            pp.image = kept.made.image
-            p.all_seeds = _with(p.all_seeds, number, kept.made.seed)
-            p.seeds = _with(p.seeds, p.batch_index, kept.made.seed)
-        moved = None
-        if best_of.too_little(asked, kept.verdict) and asked.below == "skip":
-            self._leave_out(number, pp, kept.verdict)
-        elif asked.drift:
-            moved = self._drift(kept.made)
-        facts = best_of.facts(judge.name, kept.verdict, kept.number, candidates, moved)
-        self._measured.add(number, {**kept.made.facts, **facts})
-        words = best_of.sentence(judge.name, kept.verdict, kept.number, candidates, moved)
-        p.comment(f"DP-Adapter: picture {number + 1} (seed {kept.made.seed}): {words}.")
+        p, judge, number = self._p, self._the_judge(), inner_jobs.picture_number(self._p)
+        made = _Made(pp.image, p.all_seeds[number], region=self._region(pp.image))
+        first = best_of.Candidate(0, judge.see(_pixels_of(pp.image)), made)
+        chosen = best_of.choose(judge.name, self._settings.report, first, self._make_candidate, self._measure_drift)
+        kept = chosen.candidate.made
+        if kept is not made:
+            pp.image = kept.image
+            p.all_seeds = _replace_at(p.all_seeds, number, kept.seed)
+            p.seeds = _replace_at(p.seeds, p.batch_index, kept.seed)
+        if chosen.left_out:
+            self._leave_out(number, pp, chosen.candidate.verdict)
+        self._measured.add(number, {**kept.facts, **chosen.facts})
+        p.comment(f"DP-Adapter: picture {number + 1} (seed {kept.seed}): {chosen.sentence}.")
 
     def hand_back(self, processed: Any) -> None:
         """The whole job is done."""
@@ -138,19 +135,19 @@ class FinishedPictures:
             self._judge = Judge(session, self._settings, encoders)
         return self._judge
 
-    def _another(self, number: int) -> best_of.Candidate[_Made] | None:
+    def _make_candidate(self, number: int) -> best_of.Candidate[_Made] | None:
         """One more candidate; None where the user ended the search, or it failed."""
-        if inner_jobs.stopped():
+        if run_inside.is_stopped():
             return None
         p = self._p
-        seed = best_of.candidate_seed(p.all_seeds[inner_jobs.place(p)], number)
+        seed = best_of.candidate_seed(p.all_seeds[inner_jobs.picture_number(p)], number)
         settings = self._settings.replace(report=Report())
-        with surviving(p, f"candidate {number + 1} failed"):
-            p2 = inner_jobs.once_more(p, self._before, seed, settings)
-            image = inner_jobs.run(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
+        with comment_on_error(p, f"candidate {number + 1} failed"):
+            p2 = inner_jobs.prepare_again(p, self._before, seed, settings)
+            image = run_inside.run(p, p2, f"candidate {number + 1} of {self._settings.report.best_of}")
             if image is not None:
-                made = _Made(image, seed, inner_jobs.told(p2, RESULT), getattr(p2, _REGION, None))
-                return best_of.Candidate(number, self._the_judge().see(_array(image)), made)
+                made = _Made(image, seed, run_inside.parameters_of(p2, RESULT), getattr(p2, _REGION, None))
+                return best_of.Candidate(number, self._the_judge().see(_pixels_of(image)), made)
         return None
 
     def _region(self, image: Image) -> Mask | None:
@@ -158,14 +155,16 @@ class FinishedPictures:
         regions = acted_regions.regions_of(self._prepared(), p.batch_index)
         return acted_regions.union(regions, image.size, getattr(p, "paste_to", None))
 
-    def _drift(self, made: _Made) -> best_of.Drift | None:
-        if inner_jobs.stopped():
+    def _measure_drift(self, kept: best_of.Candidate[_Made]) -> best_of.Drift | None:
+        """None for what is left out, where the user ended the job, and where it failed."""
+        if best_of.is_left_out(self._settings.report, kept.verdict) or run_inside.is_stopped():
             return None
-        with surviving(self._p, "the picture to measure the drift by failed"):
-            p2 = inner_jobs.once_more(self._p, self._before, made.seed, Settings(enabled=False), self._worded)
-            plain = inner_jobs.run(self._p, p2, "the picture without the identity")
+        made = kept.made
+        with comment_on_error(self._p, "the picture to measure the drift by failed"):
+            p2 = inner_jobs.prepare_again(self._p, self._before, made.seed, Settings(enabled=False), self._edit_prompts)
+            plain = run_inside.run(self._p, p2, "the picture without the identity")
             if plain is not None:
-                return best_of.drift(_array(made.image), _array(plain), made.region)
+                return best_of.measure_drift(_pixels_of(made.image), _pixels_of(plain), made.region)
         return None
 
     def _leave_out(self, number: int, pp: Any, verdict: LikenessVerdict) -> None:
@@ -193,12 +192,12 @@ class FinishedPictures:
             folder.cleanup()
 
 
-def _array(image: Image) -> Picture:
+def _pixels_of(image: Image) -> Picture:
     import numpy as np
 
     return np.asarray(image.convert("RGB"), np.uint8)
 
 
-def _with(values: list[int], place: int, value: int) -> list[int]:
+def _replace_at(values: list[int], place: int, value: int) -> list[int]:
     """A copy, since the hosts use one list for what was asked and what is done."""
     return [*values[:place], value, *values[place + 1 :]]

@@ -19,7 +19,7 @@ from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import HostError, SettingsError
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
-from dp_adapter.sampling import worded
+from dp_adapter.sampling import edit_prompts
 from dp_adapter.session import Session
 from dp_adapter.session.loaded_models import LoadedModels
 from dp_adapter.settings import Settings
@@ -95,7 +95,7 @@ def test_pictures(speaking: Session, portrait: Path, tiny_folder: Path) -> None:
     pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     settings = Settings.from_dict({"references": [{"image": str(portrait)}], "regions": [{"kind": "full"}]})
     prepared = speaking.prepare(settings, generation.scene_of(pipeline, JOB))
-    job = worded(JOB, prepared)
+    job = edit_prompts(JOB, prepared)
     assert job.prompt == "a photo of a man man in a garden"
 
     def made(**changes: Any) -> Any:

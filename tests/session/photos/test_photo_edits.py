@@ -18,7 +18,7 @@ from dp_adapter.errors import SettingsError
 from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.modes import TABLE, ModeWords
-from dp_adapter.sampling import worded
+from dp_adapter.sampling import edit_prompts
 from dp_adapter.session import Scene, Session
 from dp_adapter.session.results import face_pass
 from tests.session.conftest import SCENE, Request
@@ -85,7 +85,7 @@ def test_where_nobody_acts_a_mode_has_no_words(session: Session, request_of: Req
     prepared = session.prepare(request_of(mode="full_body", **fields), SCENE)
     assert not prepared.injection.active and prepared.explanation.words == () and not prepared.prompt_persons
     job = DiffusersJob(prompt="a man", negative_prompt="ugly", width=128, height=128)
-    assert worded(job, prepared) == job
+    assert edit_prompts(job, prepared) == job
     assert not face_pass.wanted(request_of(mode="full_body", **fields), prepared.mode)
 
 

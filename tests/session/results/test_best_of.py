@@ -25,7 +25,7 @@ def verdict(*alike: float | None) -> LikenessVerdict:
 def chosen(asked: Report, *verdicts: LikenessVerdict) -> tuple[int, int]:
     """Number of the kept candidate and how many were made, when they come out so."""
     made = [best_of.Candidate(number, one, None) for number, one in enumerate(verdicts)]
-    kept, many = best_of.best(made[0], asked, lambda number: made[number] if number < len(made) else None)
+    kept, many = best_of.find_best(made[0], asked, lambda number: made[number] if number < len(made) else None)
     return kept.number, many
 
 
@@ -46,14 +46,14 @@ def test_of_several_persons_the_worst_met_one_counts() -> None:
     assert chosen(Report(best_of=3), verdict(0.9, 0.1), verdict(0.4, 0.3), verdict(0.8, None)) == (1, 3)
     assert chosen(Report(best_of=2), verdict(0.3, None), verdict(0.5, None)) == (1, 2), "then all of them"
     asked = Report(least=0.3)
-    assert best_of.enough(asked, verdict(0.4, 0.3)) and best_of.too_little(asked, verdict(0.9, 0.2))
-    assert best_of.too_little(asked, verdict(None)) and not best_of.too_little(Report(), verdict(None))
+    assert best_of.is_enough(asked, verdict(0.4, 0.3)) and best_of.is_too_little(asked, verdict(0.9, 0.2))
+    assert best_of.is_too_little(asked, verdict(None)) and not best_of.is_too_little(Report(), verdict(None))
 
 
 def test_nobody_to_compare_with_is_no_reason_to_search_or_to_skip() -> None:
     asked = Report(best_of=4, least=0.3, below="skip")
     assert chosen(asked, verdict(), verdict()) == (0, 1)
-    assert not best_of.too_little(asked, verdict()) and not best_of.enough(asked, verdict())
+    assert not best_of.is_too_little(asked, verdict()) and not best_of.is_enough(asked, verdict())
 
 
 def test_seeds_of_candidates() -> None:
@@ -65,7 +65,7 @@ def test_seeds_of_candidates() -> None:
 
 def test_what_describes_a_picture_makes_no_choice() -> None:
     asked = Settings.from_dict({"weight": 0.5, "report": {"best_of": 4, "least": 0.3, "below": "skip", "drift": True}})
-    described = best_of.describing(asked, TABLE[asked.mode])
+    described = best_of.describe_picture(asked, TABLE[asked.mode])
     assert described == Settings.from_dict({"weight": 0.5, "report": {"drift": True}})
 
 
@@ -79,14 +79,14 @@ def test_what_a_request_does_not_read_describes_no_picture() -> None:
         "face_pass": {"size": 768, "strength": 0.2},
         "target_age": 60,
     }
-    described = best_of.describing(Settings.from_dict(left), TABLE["portrait"])
+    described = best_of.describe_picture(Settings.from_dict(left), TABLE["portrait"])
     assert described.to_dict(changed_only=True) == {
         "version": 1,
         "references": [{"image": "a.png", "face": {"choice": "index", "index": 2}}],
         "regions": [{"kind": "full"}],
         "hires": {"use": "off"},
     }
-    enlarging = best_of.describing(Settings.from_dict({**left, "mode": "full_body"}), TABLE["full_body"])
+    enlarging = best_of.describe_picture(Settings.from_dict({**left, "mode": "full_body"}), TABLE["full_body"])
     assert enlarging.face_pass == FacePass(size=768, strength=0.2)
 
 
@@ -95,29 +95,31 @@ def test_drift() -> None:
     picture, region = plain.copy(), np.zeros((8, 8), np.float32)
     region[:, 4:] = 1
     picture[:, 4:] += 51
-    moved, everywhere = best_of.drift(picture, plain, region), best_of.drift(picture, plain, None)
+    moved, everywhere = best_of.measure_drift(picture, plain, region), best_of.measure_drift(picture, plain, None)
     assert (moved.outside, moved.inside) == (0, pytest.approx(0.04))
     assert (everywhere.outside, everywhere.inside) == (None, pytest.approx(0.02))
-    assert best_of.drift(picture, plain, np.zeros((8, 8), np.float32)).inside is None
-    half = best_of.drift(picture, plain, region * np.float32(0.5))  # a soft region counts on both sides by its share
+    assert best_of.measure_drift(picture, plain, np.zeros((8, 8), np.float32)).inside is None
+    half = best_of.measure_drift(
+        picture, plain, region * np.float32(0.5)
+    )  # a soft region counts on both sides by its share
     assert half.outside == pytest.approx(0.04 / 3) and half.inside == pytest.approx(0.04)
 
 
 def test_in_short_and_in_words() -> None:
     moved = best_of.Drift(0.0001, 0.02)
-    assert best_of.facts("SFace", verdict(0.51239), 2, 4, moved) == {
+    assert best_of.list_facts("SFace", verdict(0.51239), 2, 4, moved) == {
         "judge": "SFace", "faces": "1", "likeness": "0.512", "candidate": "3 of 4", "drift outside": "0.000100",
         "drift inside": "0.020000",
     }  # fmt: skip
-    two = best_of.facts("SFace", LikenessVerdict(1, {0: 0.5, 1: None}), 0, 1, best_of.Drift(None, 0.1))
+    two = best_of.list_facts("SFace", LikenessVerdict(1, {0: 0.5, 1: None}), 0, 1, best_of.Drift(None, 0.1))
     assert two["likeness 1"] == "0.500" and two["likeness 2"] == "no face" and "candidate" not in two
-    said = best_of.sentence("SFace", LikenessVerdict(1, {0: 0.5, 1: None}), 0, 2, moved)
+    said = best_of.write_sentence("SFace", LikenessVerdict(1, {0: 0.5, 1: None}), 0, 2, moved)
     assert said == (
         "1 face, likeness by SFace: person 1 0.50, person 2 not found; candidate 1 of 2; "
         "outside the identity's region it differs by 0.000100 (mean square, 40.0 dB)"
     )
-    assert "nobody to compare with" in best_of.sentence("SFace", verdict(), 0, 1, None)
-    assert "mean square)" in best_of.sentence("SFace", verdict(0.5), 0, 1, best_of.Drift(0.0, None))
+    assert "nobody to compare with" in best_of.write_sentence("SFace", verdict(), 0, 1, None)
+    assert "mean square)" in best_of.write_sentence("SFace", verdict(0.5), 0, 1, best_of.Drift(0.0, None))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 1), (2, 3), (3, 3), (4, 6), (3, 2)])

@@ -21,7 +21,7 @@ from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.identity.faces.face import TEMPLATE, Face
-from dp_adapter.sampling import worded
+from dp_adapter.sampling import edit_prompts
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.training.personal import learned_words, personal_losses
@@ -109,7 +109,7 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: LatentBank, t
         expected = objective.encode(objective.texts)  # y' [1, 77, D]
     settings = Settings.from_dict({"model": "ada.safetensors", "weight": 1.0, "regions": [{"kind": "full"}]})
     prepared = Session([models], True).prepare(settings, generation.scene_of(pipeline, JOB))
-    job = worded(JOB, prepared)
+    job = edit_prompts(JOB, prepared)
     assert job.prompt == "a photo of a woman woman in a garden"
     words = textual_inversion.spelled(
         pipeline, job, prepared.prompt_persons, encode_prompts.spoken(pipeline, job, prepared.prompt_persons)

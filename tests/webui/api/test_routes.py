@@ -60,14 +60,14 @@ class Server:
         return self.client.post(V1 + path, json=body)
 
 
-def served(session: Session, lock: CountingLock) -> routes.Served:
-    return routes.Served(lambda: session, lambda: "sd15", lock, "a1111")
+def served(session: Session, lock: CountingLock) -> routes.AnswerSources:
+    return routes.AnswerSources(lambda: session, lambda: "sd15", lock, "a1111")
 
 
 @pytest.fixture
 def server(models: Path) -> Iterator[Server]:
     session, lock, app = Session([models], paths_allowed=False), CountingLock(), FastAPI()
-    routes.register(app, served(session, lock))
+    routes.add_to(app, served(session, lock))
     with TestClient(app) as client:
         yield Server(session, lock, client)
 
@@ -263,8 +263,8 @@ def test_the_routes_are_described_in_the_hosts_docs(server: Server) -> None:
     }  # fmt: skip
     for methods in ours.values():
         assert all(one["description"] and one["tags"] == ["DP-Adapter"] for one in methods.values())
-    place = described["components"]["schemas"]["RegionsRequest"]["properties"]
-    assert all(field["description"] for field in place.values())
+    region = described["components"]["schemas"]["RegionAnswer"]["properties"]
+    assert all(field["description"] for field in region.values())
 
 
 def started(models: Path, **flags: Any) -> TestClient:
@@ -276,7 +276,7 @@ def started(models: Path, **flags: Any) -> TestClient:
         queue = ModuleType("modules.call_queue")
         vars(queue).update(queue_lock=CountingLock())
         vars(fake["modules"]).update(call_queue=queue)
-        routes.start(app)
+        routes.add_routes(app)
     return TestClient(app)
 
 

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from dp_adapter.webui.host import compat, shared_session
-from dp_adapter.webui.host.encoder_folders import encoder_folders
+from dp_adapter.webui.host.encoder_folders import find_encoder_folders
 from tests.webui import fake_webui
 
 
@@ -26,11 +26,11 @@ def flags(fake: dict[str, ModuleType], **given: object) -> None:
 
 
 def test_the_usual_folders_that_are_there(fake: dict[str, ModuleType], tmp_path: Path) -> None:
-    assert encoder_folders() == []
+    assert find_encoder_folders() == []
     downloads = tmp_path / "extensions" / "sd-webui-controlnet" / "annotator" / "downloads"
     downloads.mkdir(parents=True)
     (tmp_path / "models" / "ControlNetPreprocessor").mkdir()
-    assert encoder_folders() == [downloads, tmp_path / "models" / "ControlNetPreprocessor"]
+    assert find_encoder_folders() == [downloads, tmp_path / "models" / "ControlNetPreprocessor"]
 
 
 def test_settings_and_flags_come_first_and_may_be_relative(fake: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ def test_settings_and_flags_come_first_and_may_be_relative(fake: dict[str, Modul
         controlnet_annotator_models_path=str(tmp_path / "annotators"),
         controlnet_preprocessor_models_dir=tmp_path / "preprocessors",
     )
-    assert [folder.name for folder in encoder_folders()] == ["moved", "annotators", "preprocessors"]
-    assert encoder_folders()[0] == tmp_path / "moved"
+    assert [folder.name for folder in find_encoder_folders()] == ["moved", "annotators", "preprocessors"]
+    assert find_encoder_folders()[0] == tmp_path / "moved"
 
 
 def test_the_hosts_device(fake: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_neo_finds_no_family_in_the_path_of_the_webui(tmp_path: Path, monkeypatc
     loader = ModuleType("backend.loader")
     loader.__file__ = str(tmp_path / "Wang" / "webui" / "backend" / "loader.py")
     monkeypatch.setitem(sys.modules, loader.__name__, loader)
-    led = forge_widths._from_its_repositories(tmp_path / "Wang" / "webui" / "models" / "Stable-diffusion" / NAME)  # pyright: ignore[reportPrivateUsage]
+    led = forge_widths._relative_to_repositories(tmp_path / "Wang" / "webui" / "models" / "Stable-diffusion" / NAME)  # pyright: ignore[reportPrivateUsage]
     assert "Wan" not in led and Path(led).name == NAME
 
 

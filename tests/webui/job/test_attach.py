@@ -27,20 +27,20 @@ def past_its_layers(x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from dp_adapter.webui.host import compat
-    from dp_adapter.webui.job.attach import Pass
+    from dp_adapter.webui.job.attach import AttachedPass, attach
 
     monkeypatch.setattr(compat, "webui", lambda: "neo")
     host = Forge("sd15")
     p = SimpleNamespace(sd_model=SimpleNamespace(forge_objects=SimpleNamespace(unet=host.unet)))
     given = tiny.inputs("sd15", PAIR)
 
-    def step(inside: Pass, of: Forge = host) -> None:
+    def step(inside: AttachedPass, of: Forge = host) -> None:
         assert not inside.before_step(SimpleNamespace(x=given.latents))
         with torch.no_grad():
             of(given, marks=(0, 1))
 
-    def begin(**changes: Any) -> Pass:
-        return Pass(p, Injection((someone("sd15", **changes),)), Grid(16, 16), 1)
+    def begin(**changes: Any) -> AttachedPass:
+        return attach(p, Injection((someone("sd15", **changes),)), Grid(16, 16), 1)
 
     yield SimpleNamespace(host=host, step=step, begin=begin)
 

@@ -58,7 +58,7 @@ def test_the_same_numbers_are_told_from_others(folder: Path, lora: tuple[LowRank
 @pytest.mark.parametrize("where", ["all_prompts", "all_hr_prompts"])
 def test_a_prompt_that_has_it_keeps_the_models_own_out(lora: tuple[LowRank, ...], where: str) -> None:
     job = SimpleNamespace(**{"all_prompts": ["a man"], where: ["a man <lora:other:1>, <lora:mine:0.6>"]})
-    changed, note = duplicate_lora.without(job, prepared(lora))
+    changed, note = duplicate_lora.drop_duplicate(job, prepared(lora))
     assert changed.injection.lora == () and changed.explanation.lora == 0.0
     assert "'mine'" in note
 
@@ -67,4 +67,4 @@ def test_a_prompt_that_has_it_keeps_the_models_own_out(lora: tuple[LowRank, ...]
 @pytest.mark.parametrize("prompt", ["a man", "a man <lora:other:1>", "<lora:unknown:1> <lora:gone:1>"])
 def test_other_loras_change_nothing(lora: tuple[LowRank, ...], prompt: str) -> None:
     before = prepared(lora)
-    assert duplicate_lora.without(SimpleNamespace(all_prompts=[prompt]), before) == (before, "")
+    assert duplicate_lora.drop_duplicate(SimpleNamespace(all_prompts=[prompt]), before) == (before, "")

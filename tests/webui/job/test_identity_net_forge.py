@@ -10,7 +10,8 @@ import torch
 
 from dp_adapter.core.types import Grid, Row, Step
 from dp_adapter.errors import HostError
-from dp_adapter.webui.job.identity_net_a1111 import Told
+from dp_adapter.webui.job import identity_net_a1111
+from dp_adapter.webui.job.identity_net_a1111 import PersonControl
 from dp_adapter.webui.job.identity_net_forge import token_modifier
 from tests import tiny
 
@@ -29,7 +30,7 @@ class Model:
 
 def asked(rows: tuple[Row, ...] | None, count: int = 2, size: tuple[int, int] = (64, 128)) -> dict[str, Any]:
     step = None if rows is None else Step(0.0, rows, Grid(8, 16))
-    told: Any = Told(Model(), TOKENS, size, lambda: step)
+    told: Any = PersonControl(Model(), TOKENS, size, lambda: step)
     assert told.control_model == "inner"
     return told(x=torch.zeros(count, 4, 8, 16), context=torch.zeros(count, 77, 4, dtype=torch.float64), y=1)
 
@@ -67,3 +68,33 @@ def test_forge_controls_of_others_keep_their_text() -> None:
     assert torch.equal(again["c_crossattn"], expected)
     with pytest.raises(HostError, match="3 rows of 2 kinds"):
         modify(mine, x[:3], x, {"c_crossattn": text}, 2)
+
+
+def test_a_control_that_fails_on_leaving_gives_the_unet_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A1111's extension leaves the UNet's forward as an attribute; so much the more where it breaks."""
+    unet = torch.nn.Linear(1, 1)
+
+    class Hook:
+        def __init__(self, lowvram: bool) -> None:
+            pass
+
+        def hook(self, model: Any, **_: Any) -> None:
+            model.forward = model.forward
+
+        def restore(self) -> None:
+            raise RuntimeError("it broke")
+
+    names = {"hook": SimpleNamespace(UnetHook=Hook)}
+    monkeypatch.setattr(identity_net_a1111, "extension_names", lambda: names)
+    monkeypatch.setattr(identity_net_a1111, "controlnets", list)
+
+    def same(_given: object) -> torch.nn.Module:
+        return unet
+
+    monkeypatch.setattr(identity_net_a1111.shared_session, "control_model", same)
+    monkeypatch.setattr(identity_net_a1111.compat, "diffusion_model", same)
+    p = SimpleNamespace(sd_model=SimpleNamespace(dtype=torch.float32))
+    net: Any = SimpleNamespace(model="instantid", persons=())
+    with pytest.raises(RuntimeError, match="it broke"), identity_net_a1111.add_controls(p, net, lambda: None):
+        assert "forward" in vars(unet)
+    assert "forward" not in vars(unet)

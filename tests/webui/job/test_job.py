@@ -8,7 +8,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.projection import FaceProjection
+from dp_adapter.errors import HostError
 from dp_adapter.weights.families import own_adapter
 from tests import tiny
 from tests.hosts import ldm_unet
@@ -257,6 +261,74 @@ def test_an_exception_while_sampling_takes_the_adapter_out(host: Any, person: di
     assert same_state(before, state_of(host.unet.module)) and "sample" not in vars(p)
     host.unet.before_call = _nothing
     assert all(map(torch.equal, host.job().run(), plain))
+
+
+@contextmanager
+def control_in(_p: Any, unet: Any, _call: Any) -> Generator[None]:
+    """A ControlNet as A1111's extension puts it in."""
+    unet.forward = unet.forward
+    try:
+        yield
+    finally:
+        del unet.forward
+
+
+def failing(make: Callable[..., Any], when: str) -> Callable[..., Any]:
+    """A part of a pass that fails before it comes in, or before it goes out."""
+
+    @contextmanager
+    def part(*args: Any, **named: Any) -> Generator[Any]:
+        if when == "in":
+            raise HostError("it broke")
+        with make(*args, **named) as inside:
+            yield inside
+            raise HostError("it broke")
+
+    return part
+
+
+PARTS = ("_add_identity_net", "attach", "follow_previews", "show_regions")
+
+
+@pytest.mark.parametrize(("part", "when"), [*product(PARTS, ("in", "out")), ("BypassCheck.give_up", "out")])
+def test_a_part_that_fails_leaves_nothing_in_the_host(
+    host: Any, person: dict[str, Any], monkeypatch: pytest.MonkeyPatch, part: str, when: str
+) -> None:
+    """The ControlNet, the adapter, the previews and the overlay go out, whichever of them fails."""
+    from dp_adapter.hosts.attach.bypass_check import BypassCheck
+    from dp_adapter.webui.job import sampling_pass
+    from dp_adapter.webui.job.job import Job
+
+    shown: list[Any] = []
+    state = host.fake["modules.shared"].state = SimpleNamespace(assign_current_image=shown.append)
+    assign, before = state.assign_current_image, state_of(host.unet.module)
+    request = {**person, "regions": [], "report": {"overlay": True}}
+    expected = host.job(request).run()
+    entered: list[int] = []
+    prepare = Job._prepare
+
+    def with_net(self: Job, *args: Any) -> Any:
+        return replace(prepare(self, *args), net=host.unet.module)
+
+    def fail(acting: Any) -> None:
+        raise HostError("it broke")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Job, "_prepare", with_net)
+        broken.setattr(sampling_pass, "_add_identity_net", control_in)
+        host.unet.before_call = entered.append
+        if part == "BypassCheck.give_up":
+            broken.setattr(BypassCheck, "give_up", fail)
+        else:
+            broken.setattr(sampling_pass, part, failing(getattr(sampling_pass, part), when))
+        p = host.job(request)
+        with pytest.raises(Exception, match="it broke"):
+            p.run()
+    host.unet.before_call = _nothing
+    assert bool(entered) == (when == "out")
+    assert same_state(before, state_of(host.unet.module)) and state.assign_current_image is assign
+    assert not p.sampler.model_wrap_cfg._forward_hooks and "sample" not in vars(p)
+    assert all(map(torch.equal, host.job(request).run(), expected))
 
 
 def test_hires_pass(host: Any, person: dict[str, Any]) -> None:
@@ -498,7 +570,7 @@ def sharp(portrait: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return decode
 
-    monkeypatch.setattr("dp_adapter.webui.job.job.decoder", decoder)
+    monkeypatch.setattr("dp_adapter.webui.job.job.choose_decoder", decoder)
     return asked
 
 

@@ -80,7 +80,7 @@ def test_what_is_not_a_setting_stays_out_of_the_hosts_config(facts: dict[str, An
 @pytest.mark.parametrize("path", [path for path, _ in walk_fields() if "[]" in path])
 def test_fields_of_photos_and_regions_are_reachable(path: str) -> None:
     panel = Path(gradios.ROOT) / "dp_adapter/webui/panel"
-    sources = [(panel / name).read_text() for name in ("photos/photo_list.py", "regions/region_list.py")]
+    sources = [(panel / file).read_text() for file in ("photos/photo_list.py", "regions/region_list.py")]
     named = {
         "regions[].box.x0", "regions[].box.y0", "regions[].box.x1", "regions[].box.y1",
         "regions[].weight", "regions[].grow", "regions[].feather",

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from dp_adapter.settings import Settings, walk_fields
 from dp_adapter.webui.parameters import infotext
-from dp_adapter.webui.parameters.infotext_photos import found, kept
+from dp_adapter.webui.parameters.infotext_photos import find_pictures, keep_pictures
 from tests.settings.test_settings_round_trip import FEW, REQUESTS
 
 HASH = "0123456789abcdef"
@@ -49,8 +49,8 @@ def host_read(text: str) -> dict[str, str]:
     return read
 
 
-def through_a_host(settings: Settings, names: dict[str, str] | None = None) -> infotext.Pasted:
-    pasted = infotext.read(host_read(host_text(infotext.parameters(settings, names or {}))))
+def through_a_host(settings: Settings, names: dict[str, str] | None = None) -> infotext.PastedRequest:
+    pasted = infotext.read_parameters(host_read(host_text(infotext.write_parameters(settings, names or {}))))
     assert pasted is not None
     return pasted
 
@@ -58,7 +58,7 @@ def through_a_host(settings: Settings, names: dict[str, str] | None = None) -> i
 @FEW
 @given(REQUESTS)
 def test_every_request_survives_a_host(request_drawn: Any) -> None:
-    settings = kept(request_drawn.replace(enabled=True), hash_of)
+    settings = keep_pictures(request_drawn.replace(enabled=True), hash_of)
     names = {hash_of("x"): 'anna, at 2x3: "the" beach.jpg'}
     pasted = through_a_host(settings, names)
     assert pasted.notes == ()
@@ -104,18 +104,18 @@ def changed_settings() -> Settings:
 
 
 def test_every_field_has_a_parameter_under_its_infotext_name() -> None:
-    written = infotext.parameters(changed_settings(), {})
+    written = infotext.write_parameters(changed_settings(), {})
     keys = {re.sub(r" \d+$", "", key) for key in written}
     lists = {"DP-Adapter photos", "DP-Adapter regions", "DP-Adapter enabled"}
     assert keys == {info.infotext for _, info in walk_fields()} - lists | {"DP-Adapter"}
-    assert through_a_host(changed_settings()) == infotext.Pasted(changed_settings())
+    assert through_a_host(changed_settings()) == infotext.PastedRequest(changed_settings())
 
 
 def test_persons_and_faces_are_written_as_people_count_them_and_read_as_earlier_versions_wrote_them() -> None:
     face = {"choice": "index", "index": 1}
     photos = [{"image": "identity:Ada"}, {"image": "identity:Bea", "identity": 1, "face": face}]
     settings = Settings.from_dict({"references": photos, "regions": [{"identity": 1}], "face": face})
-    written = infotext.parameters(settings, {})
+    written = infotext.write_parameters(settings, {})
     assert written["DP-Adapter photo person 2"] == written["DP-Adapter region person 1"] == "person 2"
     assert written["DP-Adapter face index"] == written["DP-Adapter photo face index 2"] == "face 2"
     assert through_a_host(settings).settings == settings
@@ -132,7 +132,7 @@ def test_reads_as_a_person_would_write_it() -> None:
             "levels": {"sites": {"3": 0.5, "7": 1}},
         }
     )
-    assert infotext.parameters(settings, {HASH: "anna.jpg"}) == {
+    assert infotext.write_parameters(settings, {HASH: "anna.jpg"}) == {
         "DP-Adapter": "1",
         "DP-Adapter photo 1": f"photo:{HASH} anna.jpg",
         "DP-Adapter photo 2": "identity:Anna",
@@ -153,7 +153,7 @@ def test_words_that_the_hosts_would_change_survive(text: str) -> None:
     settings = Settings(expression=text)
     pasted = through_a_host(settings)
     assert pasted.settings == settings
-    assert host_read(host_text(infotext.parameters(settings, {})))["Steps"] == "20"
+    assert host_read(host_text(infotext.write_parameters(settings, {})))["Steps"] == "20"
 
 
 def test_the_name_of_a_photo_comes_back_beside_its_hash() -> None:
@@ -162,15 +162,15 @@ def test_the_name_of_a_photo_comes_back_beside_its_hash() -> None:
 
 
 def test_nothing_is_written_while_disabled_and_none_is_read_where_nothing_was_written() -> None:
-    assert infotext.parameters(changed_settings().replace(enabled=False), {}) == {}
-    assert infotext.read({"Steps": "20", "Seed": "1"}) is None
+    assert infotext.write_parameters(changed_settings().replace(enabled=False), {}) == {}
+    assert infotext.read_parameters({"Steps": "20", "Seed": "1"}) is None
     assert infotext.settings_from({"Steps": "20"}) is None
 
 
 def test_a_picture_itself_is_never_written() -> None:
     settings = Settings.from_dict({"references": [{"image": "data:image/png;base64,AAAA"}]})
     with pytest.raises(ValueError, match="keep it first"):
-        infotext.parameters(settings, {})
+        infotext.write_parameters(settings, {})
 
 
 def test_results_and_other_extensions_are_passed_over() -> None:
@@ -180,11 +180,11 @@ def test_results_and_other_extensions_are_passed_over() -> None:
         "ADetailer model": "x",
         "DP-Adapter weight": "0.4",
     }
-    assert infotext.read(params) == infotext.Pasted(Settings(weight=0.4))
+    assert infotext.read_parameters(params) == infotext.PastedRequest(Settings(weight=0.4))
 
 
 def test_what_a_newer_version_wrote_is_named_and_the_rest_is_read() -> None:
-    pasted = infotext.read({"DP-Adapter": "9", "DP-Adapter sparkle": "1", "DP-Adapter weight": "0.4"})
+    pasted = infotext.read_parameters({"DP-Adapter": "9", "DP-Adapter sparkle": "1", "DP-Adapter weight": "0.4"})
     assert pasted is not None
     assert pasted.settings == Settings(weight=0.4)
     assert "DP-Adapter sparkle" in pasted.notes[0]
@@ -206,7 +206,7 @@ def test_what_a_newer_version_wrote_is_named_and_the_rest_is_read() -> None:
 def test_what_was_spoilt_by_hand_is_named_and_left_at_its_default(
     params: dict[str, str], left: Settings, words: str
 ) -> None:
-    pasted = infotext.read({"DP-Adapter": "1", **params})
+    pasted = infotext.read_parameters({"DP-Adapter": "1", **params})
     assert pasted is not None
     assert pasted.settings == left
     assert words in " ".join(pasted.notes)
@@ -214,14 +214,14 @@ def test_what_was_spoilt_by_hand_is_named_and_left_at_its_default(
 
 def test_items_with_gaps_keep_their_order() -> None:
     params = {"DP-Adapter": "1", "DP-Adapter photo 10": "identity:Bea", "DP-Adapter photo 2": "identity:Ada"}
-    pasted = infotext.read({**params, "DP-Adapter photo weight 10": "0.5"})
+    pasted = infotext.read_parameters({**params, "DP-Adapter photo weight 10": "0.5"})
     assert pasted is not None
     assert pasted.settings is not None
     assert [(r.image, r.weight) for r in pasted.settings.references] == [("identity:Ada", 1.0), ("identity:Bea", 0.5)]
 
 
 def test_fields_that_contradict_each_other_take_nothing_over() -> None:
-    pasted = infotext.read({"DP-Adapter": "1", "DP-Adapter face choice": "like"})
+    pasted = infotext.read_parameters({"DP-Adapter": "1", "DP-Adapter face choice": "like"})
     assert pasted is not None
     assert pasted.settings is None
     assert "face.like" in pasted.notes[0]
@@ -243,7 +243,7 @@ def test_photos_are_found_on_the_shelf_in_saved_identities_or_reported_missing()
         "references": [{"image": f"photo:{one}"} for one in (HASH, OTHER, third)],
         "regions": [{"kind": "mask", "mask": f"photo:{OTHER}"}],
     }
-    settings, notes = found(Settings.from_dict(data), {third: "b.jpg"}, {HASH}, Saved({OTHER: "Anna"}))
+    settings, notes = find_pictures(Settings.from_dict(data), {third: "b.jpg"}, {HASH}, Saved({OTHER: "Anna"}))
     assert [reference.image for reference in settings.references] == [
         f"photo:{HASH}",
         "identity:Anna",
@@ -259,7 +259,7 @@ def test_photos_are_found_on_the_shelf_in_saved_identities_or_reported_missing()
 
 def test_two_photos_of_one_saved_identity_lead_to_it_once() -> None:
     settings = Settings.from_dict({"references": [{"image": f"photo:{HASH}"}, {"image": f"photo:{OTHER}"}]})
-    replaced, _ = found(settings, {}, set[str](), Saved({HASH: "Anna", OTHER: "Anna"}))
+    replaced, _ = find_pictures(settings, {}, set[str](), Saved({HASH: "Anna", OTHER: "Anna"}))
     assert [reference.image for reference in replaced.references] == ["identity:Anna"]
 
 
@@ -275,7 +275,7 @@ def test_pictures_are_kept_by_hash_wherever_they_are() -> None:
         asked.append(path)
         return text[0].lower() * 16
 
-    settings = kept(Settings.from_dict(data), keep)
+    settings = keep_pictures(Settings.from_dict(data), keep)
     assert asked == ["references[0].image", "references[0].face.like", "face.like", "regions[0].mask"]
     assert settings.references[0].image == "photo:" + "a" * 16
     assert settings.regions[1].mask == f"photo:{HASH}"

@@ -51,7 +51,7 @@ def panel(warned: list[str]) -> Panel:
 
 
 def parameters(settings: Settings, **names: str) -> dict[str, str]:
-    return host_read(host_text(infotext.parameters(settings, names)))
+    return host_read(host_text(infotext.write_parameters(settings, names)))
 
 
 def test_every_widget_is_restored_those_at_their_default_too(panel: Panel, warned: list[str]) -> None:

@@ -16,7 +16,7 @@ from dp_adapter.settings import Choice, Flag, Integer, Nullable, Number, Setting
 from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel.widget_values import args_of
 from dp_adapter.webui.parameters import infotext, xyz_axes, xyz_grid
-from dp_adapter.webui.parameters.xyz_axes import axes
+from dp_adapter.webui.parameters.xyz_axes import list_axes
 
 pytest.importorskip("starlette", reason="the WebUIs bring it, and errors are its HTTPException")
 from dp_adapter.webui.job.stop import DPAdapterStop
@@ -84,7 +84,7 @@ class Plot:
                 assert option.format_value(pc, option, value).startswith(option.label.removeprefix(xyz_grid.PREFIX))
             made.append(pc.settings)
             assert pc.extra_generation_params == {"Tiling": "True"}
-            pc.extra_generation_params |= infotext.parameters(pc.settings, {})
+            pc.extra_generation_params |= infotext.write_parameters(pc.settings, {})
         return made
 
 
@@ -102,12 +102,12 @@ def test_every_numeric_and_choice_field_has_an_axis() -> None:
         return isinstance(kind.item if isinstance(kind, Nullable) else kind, Number | Integer | Choice | Flag)
 
     wanted = {info.label for path, info in walk_fields() if varies(info.kind) and not path.startswith("report.")}
-    labels = [axis.label for axis in axes()]
+    labels = [axis.label for axis in list_axes()]
     assert wanted | {"Model", "Identity", "Mode", "Weight curve"} <= set(labels)
     assert len(set(labels)) == len(labels)
 
 
-@pytest.mark.parametrize("axis", axes(), ids=lambda axis: axis.label)
+@pytest.mark.parametrize("axis", list_axes(), ids=lambda axis: axis.label)
 def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session: Session) -> None:
     samples = {"Identity": "Ada", "Model": "m.safetensors", "Mode": "portrait, inpaint", "Weight curve": "1@0.5; 0@1"}
     samples |= {"Photo person": "1", "Region person": "1", "Box left": "0.5", "Box top": "0.5", "Folding memory": "64"}
@@ -119,13 +119,13 @@ def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session:
     text = samples.get(axis.label) or (", ".join(axis.choices()) if axis.choices else "1")
     text = text.replace("like", "left")  # needs a further field of each photo
     for settings, one in zip(plot.run(p, **{axis.label: text}), axis.texts(text), strict=True):
-        expected = xyz_grid.applied(p.settings, {"enabled": True, **axis.changes(axis.value(one))})
+        expected = xyz_grid.apply_overrides(p.settings, {"enabled": True, **axis.changes(axis.value(one))})
         assert settings == expected
     assert xyz_grid.OVERRIDES not in vars(p)
 
 
 def test_persons_are_counted_from_1_on_axes(plot: Plot) -> None:
-    (axis,) = (one for one in axes() if one.label == "Region person")
+    (axis,) = (one for one in list_axes() if one.label == "Region person")
     p = request(references=[{"image": "identity:Ada", "identity": n} for n in range(3)], regions=[{}])
     assert axis.texts("1-3") == ["1", "2", "3"]
     assert [axis.value(text) for text in ("2", "person 3")] == [(1,), (2,)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import HostError
-from dp_adapter.webui.prompts.encode_texts import encoder
+from dp_adapter.webui.prompts.encode_texts import text_encoder
 from tests.webui import fake_webui
 
 
@@ -66,7 +66,7 @@ def job(model: Any) -> Any:
 @pytest.mark.parametrize("make", [Sd15, Sdxl])
 def test_contexts_as_the_unet_gets_them(make: type[Sd15]) -> None:
     model = make()
-    contexts = encoder(job(model))(["a man", "a woman"])
+    contexts = text_encoder(job(model))(["a man", "a woman"])
     assert contexts.dtype == torch.float32 and not contexts.requires_grad and not contexts.is_inference()
     assert contexts.shape == (2, 77, 6) and torch.equal(contexts[:, 5, 3], torch.tensor([0.0, 1.0]))
     assert model.asked == ["a man", "a woman"] and (model.asked.width, model.asked.height) == (512, 768)
@@ -75,15 +75,15 @@ def test_contexts_as_the_unet_gets_them(make: type[Sd15]) -> None:
 
 def test_nothing_is_encoded_before_it_is_asked_for() -> None:
     p = job(object())
-    encode = encoder(p)
+    encode = text_encoder(p)
     p.sd_model = Sd15()
     assert encode(["a man"]).shape == (1, 77, 6)
 
 
 def test_refusals() -> None:
     with pytest.raises(HostError, match="does not encode texts"):
-        encoder(job(object()))(["a man"])
+        text_encoder(job(object()))(["a man"])
     model = Sd15()
     model.chunks = 2
     with pytest.raises(HostError, match="'a very long text…' is too long"):
-        encoder(job(model))(["a man", "a very long text"])
+        text_encoder(job(model))(["a man", "a very long text"])

@@ -18,7 +18,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.hosts.prompts.person_words import CHUNK
-from dp_adapter.webui.prompts.textual_inversion import spellings, tables_of
+from dp_adapter.webui.prompts.textual_inversion import encode_spellings, tables_of
 from tests.webui import fake_webui
 
 LONG = "a photo of a man man, " + "very " * 80 + "old"
@@ -74,7 +74,7 @@ def job(tmp_path: Path, tiny_folder: Path) -> Iterator[Any]:
 def test_the_same_as_in_diffusers(job: Any, text: str, positions: tuple[int, int]) -> None:
     vectors = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
     person = PromptPerson(0, tokens=2, learned=vectors)
-    (made,) = spellings(job, [person, PromptPerson(1)], {text: {0: positions, 1: (1,)}, "another text": {}})
+    (made,) = encode_spellings(job, [person, PromptPerson(1)], {text: {0: positions, 1: (1,)}, "another text": {}})
     texts = textual_inversion.read(job.pipeline, [text], [positions])
     with torch.no_grad():
         plain, spelled = (textual_inversion.encode(job.pipeline, one, vectors) for one in (texts.plain, texts))
@@ -91,7 +91,7 @@ def test_forges_engines_and_what_does_not_fit(job: Any) -> None:
     forge = SimpleNamespace(text_processing_engine_l=engine, text_processing_engine_g=engine)
     assert tables_of(forge) == [table, table] and not tables_of(SimpleNamespace(cond_stage_model=None))
     with pytest.raises(HostError, match="32 wide, the text encoder takes 64"):
-        spellings(job, [PromptPerson(0, learned=torch.zeros(1, 32))], {"a man": {0: (2,)}})
+        encode_spellings(job, [PromptPerson(0, learned=torch.zeros(1, 32))], {"a man": {0: (2,)}})
     with pytest.raises(HostError, match="several tokens"):
-        spellings(job, [PromptPerson(0, learned=torch.zeros(2, 64))], {"a man man": {0: (2, 4)}})
+        encode_spellings(job, [PromptPerson(0, learned=torch.zeros(2, 64))], {"a man man": {0: (2, 4)}})
     assert not table._forward_hooks

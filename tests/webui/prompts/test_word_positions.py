@@ -113,7 +113,7 @@ def job(*prompts: str, model: Any = None, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_hosts_reader_is_found(opts: Any, model: str) -> None:
-    found = word_positions.find(job("a man", model=MODELS[model]()), "")
+    found = word_positions.find_words(job("a man", model=MODELS[model]()), "")
     assert found.tokens == [[(2,)]]
 
 
@@ -131,26 +131,26 @@ def test_every_hosts_reader_is_found(opts: Any, model: str) -> None:
     ids=["two words", "emphasis", "BREAK", "textual inversion", "two chunks", "no person", "no prompt"],
 )
 def test_positions_are_those_of_the_context(opts: Any, prompt: str, positions: tuple[int, ...]) -> None:
-    assert word_positions.find(job(prompt), "").tokens == [[positions]]
+    assert word_positions.find_words(job(prompt), "").tokens == [[positions]]
 
 
 def test_pictures_and_joined_prompts(opts: Any) -> None:
-    found = word_positions.find(job("a man AND a tree", "woman", "a man AND a man AND old"), "")
+    found = word_positions.find_words(job("a man AND a tree", "woman", "a man AND a man AND old"), "")
     assert found.tokens == [[(2,), ()], [(1,)], [(2,), (2,), ()]]
     assert found.prompts == 1, "as many as all pictures have"
-    assert word_positions.find(job("a AND man", "man AND a"), "").prompts == 2
+    assert word_positions.find_words(job("a AND man", "man AND a"), "").prompts == 2
 
 
 def test_words_for_a_face_are_taken_alone(opts: Any) -> None:
-    found = word_positions.find(job("a face of a man", "a portrait of a man", "a man"), "")
+    found = word_positions.find_words(job("a face of a man", "a portrait of a man", "a man"), "")
     assert found.tokens == [[(2,)], [(2, 5)], [(2,)]]
     assert [found.head(picture) for picture in range(3)] == [True, True, False]
-    assert not word_positions.find(job("tree"), "").head(0)
+    assert not word_positions.find_words(job("tree"), "").head(0)
 
 
 def test_the_users_own_words(opts: Any) -> None:
-    assert word_positions.find(job("a man and a red knight"), "Red Knight , cat").tokens == [[(5, 6)]]
-    assert word_positions.find(job("a man"), "knight").tokens == [[()]]
+    assert word_positions.find_words(job("a man and a red knight"), "Red Knight , cat").tokens == [[(5, 6)]]
+    assert word_positions.find_words(job("a man"), "knight").tokens == [[()]]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_the_users_own_words(opts: Any) -> None:
 def test_a_scheduled_prompt_has_the_positions_of_all_its_texts(
     opts: Any, prompt: str, positions: tuple[int, ...]
 ) -> None:
-    assert word_positions.find(job(prompt), "").tokens == [[positions]]
+    assert word_positions.find_words(job(prompt), "").tokens == [[positions]]
 
 
 def test_the_hires_pass_has_prompts_and_a_schedule_of_its_own(opts: Any) -> None:
@@ -177,7 +177,7 @@ def test_the_hires_pass_has_prompts_and_a_schedule_of_its_own(opts: Any) -> None
         "steps": 10,
         "is_hr_pass": True,
     }
-    found = word_positions.find(
+    found = word_positions.find_words(
         job("a man", hr_prompts=["old a man", "a [tree:man:0.5]", "a [tree:man:1.5]"], **hires), ""
     )
     assert found.tokens == [[(3,)], [(2,)], [()]]
@@ -195,14 +195,16 @@ def test_what_is_not_understood_has_no_positions(opts: Any, caplog: pytest.LogCa
             return [[chunk] for _ in texts], 1
 
     caplog.set_level(logging.DEBUG, "dp_adapter")
-    assert not word_positions.find(job("a man", model=SimpleNamespace(cond_stage_model=Nothing())), "").tokens
+    assert not word_positions.find_words(job("a man", model=SimpleNamespace(cond_stage_model=Nothing())), "").tokens
     assert not caplog.records
-    assert not word_positions.find(job("a man", model=SimpleNamespace(cond_stage_model=Broken())), "").tokens
-    assert not word_positions.find(SimpleNamespace(), "").tokens
+    assert not word_positions.find_words(job("a man", model=SimpleNamespace(cond_stage_model=Broken())), "").tokens
+    assert not word_positions.find_words(SimpleNamespace(), "").tokens
     assert len(caplog.records) == 2
-    assert word_positions.find(job("a man", model=SimpleNamespace(cond_stage_model=Longer())), "").tokens == [[()]]
+    assert word_positions.find_words(job("a man", model=SimpleNamespace(cond_stage_model=Longer())), "").tokens == [
+        [()]
+    ]
     opts.use_old_emphasis_implementation = True
-    assert not word_positions.find(job("a man"), "").tokens
+    assert not word_positions.find_words(job("a man"), "").tokens
 
 
 # The persons' words.
@@ -213,20 +215,20 @@ MAN, WOMAN = PromptPerson(0), PromptPerson(1)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_persons_words_by_every_hosts_reader(opts: Any, model: str) -> None:
     p = job("a woman of red and a man", "a (man:1.2) AND a tree BREAK a woman", model=MODELS[model]())
-    texts = word_positions.spoken(p, (MAN, WOMAN))
+    texts = word_positions.find_spoken(p, (MAN, WOMAN))
     assert texts.texts == (({0: (2,), 1: (7,)},), ({0: (2,)}, {1: (79,)})) and texts.prompts == 1
     assert texts.positions(Row("cond", 1, 1), 1) == (79,)
 
 
 def test_a_word_before_what_changes(opts: Any) -> None:
-    texts = word_positions.spoken(job("a man of [red:old tree:0.5]"), (MAN,))
+    texts = word_positions.find_spoken(job("a man of [red:old tree:0.5]"), (MAN,))
     assert texts.positions(Row("cond"), 0) == (2,)
 
 
 def test_the_hires_prompts_words(opts: Any) -> None:
     p = job("a man", is_hr_pass=True, hr_prompts=["old man"], hr_sampler_name=None, sampler_name="Euler", steps=9)
     p.hr_second_pass_steps = 0
-    assert word_positions.spoken(p, (MAN,)).texts == (({0: (2,)},),)
+    assert word_positions.find_spoken(p, (MAN,)).texts == (({0: (2,)},),)
 
 
 @pytest.mark.parametrize(
@@ -242,12 +244,12 @@ def test_prompts_without_the_word_are_refused(
     opts: Any, prompt: str, people: tuple[PromptPerson, ...], words: str
 ) -> None:
     with pytest.raises(HostError, match=words):
-        word_positions.spoken(job(prompt), people)
+        word_positions.find_spoken(job(prompt), people)
 
 
 def test_prompts_that_cannot_be_read_are_refused(opts: Any) -> None:
     with pytest.raises(HostError, match="cannot be read"):
-        word_positions.spoken(job("a man", model=Nothing()), (MAN,))
+        word_positions.find_spoken(job("a man", model=Nothing()), (MAN,))
     opts.use_old_emphasis_implementation = True
     with pytest.raises(HostError, match="old emphasis"):
-        word_positions.spoken(job("a man"), (MAN,))
+        word_positions.find_spoken(job("a man"), (MAN,))

@@ -341,7 +341,7 @@ def test_no_face_pass_where_adetailer_does_it(host: Any) -> None:
     from dp_adapter.webui.results import face_pass
 
     def wanted(settings: Settings) -> bool:
-        return face_pass.wanted(host.job(), settings, resolve_mode(settings, TABLE[settings.mode], ModeFacts()))
+        return face_pass.is_wanted(host.job(), settings, resolve_mode(settings, TABLE[settings.mode], ModeFacts()))
 
     class ADetailer(fake_webui.Script):
         args_from, args_to = 3, 5

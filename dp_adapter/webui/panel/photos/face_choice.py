@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter import naming
 from dp_adapter.errors import FaceError
 from dp_adapter.webui.host import shared_session
-from dp_adapter.webui.panel.messages import words
+from dp_adapter.webui.panel.messages import explain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +25,16 @@ class FaceThumbnails:
 
     Attributes:
         pictures: crops with captions, from the left.
-        said: what was found and what is taken, in words.
-        tone: of the words.
+        words: what was found and what is taken.
+        warns: whether they say that something is wrong.
     """
 
     pictures: tuple[tuple[Image, str], ...]
-    said: str
+    words: str
     warns: bool = False
 
 
-def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> FaceThumbnails:
+def find_faces(item: dict[str, Any], common: Mapping[str, Any], name: str) -> FaceThumbnails:
     """Looks for faces in a photo of the panel's list.
 
     Args:
@@ -66,14 +66,14 @@ def found(item: dict[str, Any], common: Mapping[str, Any], name: str) -> FaceThu
         facts = seen.describe(None)
         chosen = -1 if facts.chosen is None else facts.chosen
         doubts = f" {'; '.join(facts.warnings).capitalize()}." if facts.warnings else ""
-        said, warns = f"{_said(len(faces), chosen, own is not None)}{doubts}", bool(doubts)
+        words, warns = f"{_describe(len(faces), chosen, own is not None)}{doubts}", bool(doubts)
     except FaceError as error:
-        said, warns = words(error), True
+        words, warns = explain(error), True
     crops = [(_crop(picture, face.box), f"{i + 1} ✓" if i == chosen else str(i + 1)) for i, face in enumerate(faces)]
-    return FaceThumbnails(tuple(crops), said, warns)
+    return FaceThumbnails(tuple(crops), words, warns)
 
 
-def _said(count: int, chosen: int, own: bool) -> str:
+def _describe(count: int, chosen: int, own: bool) -> str:
     if count == 1:
         return "1 face found."
     why = "as you chose" if own else "by the common face choice"

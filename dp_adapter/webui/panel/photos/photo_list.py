@@ -15,10 +15,10 @@ from dp_adapter.settings import Settings, field_at
 from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel import lists
 from dp_adapter.webui.panel.gradio_compat import uploads
-from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.handlers import EventBinder, Updates
 from dp_adapter.webui.panel.list_editing import ListEditing
 from dp_adapter.webui.panel.lists import Item
-from dp_adapter.webui.panel.messages import status, words
+from dp_adapter.webui.panel.messages import explain, status_html
 from dp_adapter.webui.panel.photos import face_choice, thumbnails
 from dp_adapter.webui.panel.widget_values import field_value
 from dp_adapter.webui.panel.widgets import Widgets
@@ -52,7 +52,7 @@ class PhotoList:
     earlier: Any
     later: Any
     remove: Any
-    said: Any
+    line: Any
     faces: Any
     any_face: Any
     clicked: Any
@@ -61,24 +61,24 @@ class PhotoList:
 
 def build(widgets: Widgets) -> PhotoList:
     name = widgets.elem_id
-    text = widgets.volatile(gr.Textbox("", visible=False, label="DP-Adapter photos", elem_id=name("photos")))
+    text = widgets.exclude_from_config(gr.Textbox("", visible=False, label="DP-Adapter photos", elem_id=name("photos")))
     selected, added = gr.State(-1), gr.State([])
     drop = gr.File(label="Photos", file_count="multiple", elem_id=name("drop"), elem_classes=["dp-adapter-drop"])
     drop.webui_tooltip = (
         "Photos of the person: drop them, click to choose, or paste with Ctrl+V while the mouse is here."
     )
-    gallery = _gallery("Photos in use", name("gallery"), "dp-adapter-photos")
+    gallery = _make_gallery("Photos in use", name("gallery"), "dp-adapter-photos")
     with gr.Row(visible=False, elem_classes=["dp-adapter-photo"]) as editor:
-        weight = widgets.item("references[].weight", scale=4)
-        person = widgets.item(
+        weight = widgets.make("references[].weight", scale=4)
+        person = widgets.make(
             "references[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
         )
-        words_of = widgets.item("references[].words", scale=2, min_width=130)
+        words_of = widgets.make("references[].words", scale=2, min_width=130)
         earlier = ToolButton(value="◀", elem_id=name("earlier"))
         later = ToolButton(value="▶", elem_id=name("later"))
         remove = ToolButton(value="🗑", elem_id=name("remove"))
-    said = gr.HTML("", elem_id=name("faces_said"))
-    faces = _gallery("Faces in this photo", name("faces"), "dp-adapter-faces")
+    line = gr.HTML("", elem_id=name("faces_said"))
+    faces = _make_gallery("Faces in this photo", name("faces"), "dp-adapter-faces")
     any_face = ToolButton(value="↺", elem_id=name("any_face"), visible=False)
     for button, tooltip in (
         (earlier, "Move this photo forward"),
@@ -87,18 +87,33 @@ def build(widgets: Widgets) -> PhotoList:
         (any_face, "Let the common face choice decide for this photo again"),
     ):
         button.webui_tooltip = tooltip
-        widgets.volatile(button)
+        widgets.exclude_from_config(button)
     clicked, face_clicked = (
-        widgets.volatile(gr.Textbox("", visible=False, label=label, elem_id=f"{of.elem_id}_clicked"))
+        widgets.exclude_from_config(gr.Textbox("", visible=False, label=label, elem_id=f"{of.elem_id}_clicked"))
         for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
     )
     return PhotoList(
-        text, selected, added, drop, gallery, editor, weight, person, words_of, earlier, later, remove, said, faces,
-        any_face, clicked, face_clicked,
-    )  # fmt: skip
+        text=text,
+        selected=selected,
+        added=added,
+        drop=drop,
+        gallery=gallery,
+        editor=editor,
+        weight=weight,
+        person=person,
+        words=words_of,
+        earlier=earlier,
+        later=later,
+        remove=remove,
+        line=line,
+        faces=faces,
+        any_face=any_face,
+        clicked=clicked,
+        face_clicked=face_clicked,
+    )
 
 
-def _gallery(label: str, elem_id: str, css: str) -> Any:
+def _make_gallery(label: str, elem_id: str, css: str) -> Any:
     return gr.Gallery(
         label=label,
         elem_id=elem_id,
@@ -111,108 +126,108 @@ def _gallery(label: str, elem_id: str, css: str) -> Any:
     )
 
 
-def wire(part: PhotoList, widgets: Widgets, speaking: Speaking) -> None:
+def wire(part: PhotoList, widgets: Widgets, events: EventBinder) -> None:
     """Binds the part's events. The text and the selection are the state; drawing follows from them."""
     common = [widgets.by_path[path] for path in FACE_PATHS]
-    editing = ListEditing(speaking, part.text, part.selected)
+    editing = ListEditing(events, part.text, part.selected)
     drawn = [
-        part.gallery, part.editor, part.weight, part.person, part.words, part.said, part.faces, part.any_face,
+        part.gallery, part.editor, part.weight, part.person, part.words, part.line, part.faces, part.any_face,
         part.selected,
     ]  # fmt: skip
 
     def draw(text: str, selected: int, *face: Any) -> Updates:
-        return _drawn(part, text, selected, face)
+        return _draw(part, text, selected, face)
 
     def add(files: object, text: str, added: list[str]) -> Updates:
         before = lists.read(text)
-        items, problems = _added(before, files)
-        said = {speaking.line: status(problems, "error")} if problems else {}
+        items, problems = _add_uploads(before, files)
+        refusal = {events.line: status_html(problems, "error")} if problems else {}
         new = [item["image"] for item in items[len(before) :]]
-        state = {part.text: lists.written(items), part.selected: len(items) - 1, part.added: [*added, *new]}
-        return {part.drop: None, **state, **said}
+        state = {part.text: lists.write(items), part.selected: len(items) - 1, part.added: [*added, *new]}
+        return {part.drop: None, **state, **refusal}
 
-    speaking.on(part.text.change, draw, [*editing.state, *common], drawn, keeps=True)
+    events.on(part.text.change, draw, [*editing.state, *common], drawn, keep_line=True)
     for component in common:
-        speaking.on(component.change, draw, [*editing.state, *common], drawn, keeps=True)
-    speaking.on(part.drop.upload, add, [part.drop, part.text, part.added], [part.drop, *editing.state, part.added])
+        events.on(component.change, draw, [*editing.state, *common], drawn, keep_line=True)
+    events.on(part.drop.upload, add, [part.drop, part.text, part.added], [part.drop, *editing.state, part.added])
 
     def choose(clicked: str, text: str, *face: Any) -> Updates:
-        return _drawn(part, text, _number(clicked), face)
+        return _draw(part, text, _clicked_number(clicked), face)
 
     def choose_face(item: Item, clicked: str) -> Item:
-        return {"face": {**(item.get("face") or {}), "choice": "index", "index": _number(clicked)}}
+        return {"face": {**(item.get("face") or {}), "choice": "index", "index": _clicked_number(clicked)}}
 
-    speaking.on(part.clicked.change, choose, [part.clicked, part.text, *common], drawn)
+    events.on(part.clicked.change, choose, [part.clicked, part.text, *common], drawn)
     editing.on_input(part.face_clicked, choose_face, event=part.face_clicked.change)
-    editing.on_click(part.earlier.click, lambda items, index: lists.moved(items, index, -1))
-    editing.on_click(part.later.click, lambda items, index: lists.moved(items, index, 1))
-    editing.on_click(part.remove.click, lists.without)
+    editing.on_click(part.earlier.click, lambda items, index: lists.move(items, index, -1))
+    editing.on_click(part.later.click, lambda items, index: lists.move(items, index, 1))
+    editing.on_click(part.remove.click, lists.remove)
     editing.on_input(part.any_face, lambda _item, _: {"face": None}, event=part.any_face.click)
     editing.on_input(part.weight, lambda _item, weight: {"weight": weight})
     editing.on_input(part.words, lambda _item, typed: {"words": typed}, event=part.words.blur)
     editing.on_input(part.person, lambda _item, person: {"identity": int(person) - 1})
 
 
-def common_face(values: Sequence[Any]) -> Item:
+def read_face_choice(values: Sequence[Any]) -> Item:
     """The face choice of all photos, as in a request, from its widgets' values."""
     return {name: field_value(field_at(f"face.{name}"), value) for name, value in zip(FACE_FIELDS, values, strict=True)}
 
 
-def _number(clicked: str) -> int:
+def _clicked_number(clicked: str) -> int:
     return int(clicked.split(maxsplit=1)[0])
 
 
-def _added(items: list[Item], files: object) -> tuple[list[Item], list[str]]:
+def _add_uploads(items: list[Item], files: object) -> tuple[list[Item], list[str]]:
     """The list with the uploaded pictures behind it, and what is wrong with those that are none."""
     new: list[Item] = []
     problems: list[str] = []
     for path, name in uploads(files):
         try:
-            new.append(lists.photo(f"photo:{shared_session.session().shelf.add(path.read_bytes())}", name))
+            new.append(lists.new_photo(f"photo:{shared_session.session().shelf.add(path.read_bytes())}", name))
         except DPAdapterError as error:
-            problems.append(f"{name}: {words(error)}")
-    return lists.appended(items, new, "photo"), problems
+            problems.append(f"{name}: {explain(error)}")
+    return lists.append(items, new, "photo"), problems
 
 
-def _drawn(part: PhotoList, text: str, selected: int, face: Any) -> Updates:
+def _draw(part: PhotoList, text: str, selected: int, face: Any) -> Updates:
     items = lists.read(text)
-    index = lists.clamped(items, selected)
+    index = lists.clamp(items, selected)
     item = items[index] if items else {}
-    common = common_face(face)
+    common = read_face_choice(face)
     updates: Updates = {
-        part.gallery: gr.update(value=thumbnails.gallery(items), visible=bool(items)),
+        part.gallery: gr.update(value=thumbnails.make_gallery(items), visible=bool(items)),
         part.editor: gr.update(visible=bool(items)),
         part.weight: item.get("weight", 1.0),
         part.person: str(item.get("identity", 0) + 1),
         part.words: item.get("words", ""),
         part.any_face: gr.update(visible=item.get("face") is not None),
         part.selected: index,
-        part.said: "",
+        part.line: "",
         part.faces: gr.update(value=[], visible=False),
     }
     if not items:
         return updates
-    name = naming.begun(naming.photo(index))
+    name = naming.capitalise(naming.photo(index))
     try:
-        found = face_choice.found(item, common, name)
-        said = status([found.said, *_disagreements(items)], "warning" if found.warns else "note")
+        found = face_choice.find_faces(item, common, name)
+        line = status_html([found.words, *_list_problems(items)], "warning" if found.warns else "note")
         shown = gr.update(value=list(found.pictures), visible=len(found.pictures) > 1)
     except DPAdapterError as error:
-        told = words(error) if isinstance(error, PictureError) else f"{name}: {words(error)}"
-        said, shown = status(told, "error"), updates[part.faces]
-    return {**updates, part.said: said + _marked(part, index), part.faces: shown}
+        problem = explain(error) if isinstance(error, PictureError) else f"{name}: {explain(error)}"
+        line, shown = status_html(problem, "error"), updates[part.faces]
+    return {**updates, part.line: line + _mark_chosen(part, index), part.faces: shown}
 
 
-def _disagreements(items: list[Item]) -> list[str]:
+def _list_problems(items: list[Item]) -> list[str]:
     """What the list itself says wrong, such as a person without a photo."""
     try:
         Settings.from_dict({"references": [{k: v for k, v in item.items() if k != "name"} for item in items]})
     except DPAdapterError as error:
-        return [words(error)]
+        return [explain(error)]
     return []
 
 
-def _marked(part: PhotoList, index: int) -> str:
+def _mark_chosen(part: PhotoList, index: int) -> str:
     """A frame around the chosen photo: gradio forgets it when a gallery is drawn anew."""
     chosen = f"#{part.gallery.elem_id} .thumbnail-item:nth-child({index + 1})"
     return f"<style>{chosen} {{ outline: 3px solid var(--color-accent, orange); outline-offset: -3px; }}</style>"

@@ -10,10 +10,10 @@ import gradio as gr
 from dp_adapter import naming
 from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel import lists
-from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.handlers import EventBinder, Updates
 from dp_adapter.webui.panel.lists import Item
-from dp_adapter.webui.panel.messages import status
-from dp_adapter.webui.panel.photos.photo_list import PhotoList, common_face
+from dp_adapter.webui.panel.messages import status_html
+from dp_adapter.webui.panel.photos.photo_list import PhotoList, read_face_choice
 from dp_adapter.webui.panel.widgets import Widgets
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Question:
+class StrangersQuestion:
     """The part's components.
 
     Attributes:
@@ -29,7 +29,7 @@ class Question:
         made: what the last answer changed, [image, person before], or nothing.
     """
 
-    asked: Any
+    line: Any
     row: Any
     other: Any
     same: Any
@@ -38,66 +38,68 @@ class Question:
     made: Any
 
     @property
-    def drawn(self) -> list[Any]:
-        return [self.asked, self.row, self.other, self.undo]
+    def outputs(self) -> list[Any]:
+        return [self.line, self.row, self.other, self.undo]
 
 
-def build(widgets: Widgets) -> Question:
+def build(widgets: Widgets) -> StrangersQuestion:
     name = widgets.elem_id
-    asked = gr.HTML("", elem_id=name("stranger"))
+    line = gr.HTML("", elem_id=name("stranger"))
     with gr.Row(visible=False) as row:
         other = gr.Button("Make it person 2", elem_id=name("stranger_other"), variant="primary", size="sm")
         same = gr.Button("It is the same person", elem_id=name("stranger_same"), size="sm")
     undo = gr.Button("Undo", visible=False, elem_id=name("stranger_undo"), size="sm")
     for button in (other, same, undo):
-        widgets.volatile(button)
-    return Question(asked, row, other, same, undo, gr.State([]), gr.State([]))
+        widgets.exclude_from_config(button)
+    return StrangersQuestion(
+        line=line, row=row, other=other, same=same, undo=undo, settled=gr.State([]), made=gr.State([])
+    )
 
 
-def wire(part: Question, photos: PhotoList, face: list[Any], speaking: Speaking) -> None:
+def wire(part: StrangersQuestion, photos: PhotoList, face: list[Any], events: EventBinder) -> None:
     state = [photos.text, photos.added, part.settled, part.made]
 
     def draw(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:
         items = lists.read(text)
-        found = _found(items, added, settled, choice)
+        found = _find_strangers(items, added, settled, choice)
         # What is answered later about one photo must not make another one a stranger.
         open_still = [items[one.photo]["image"] for one in found]
         settled = [image for image in added if image not in open_still]
-        return {part.settled: settled, **_drawn(part, items, found, made)}
+        return {part.settled: settled, **_draw(part, items, found, made)}
 
     def other(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:
         items = lists.read(text)
-        found = _found(items, added, settled, choice)
+        found = _find_strangers(items, added, settled, choice)
         if not found or found[0].instead is None:
-            return _drawn(part, items, found, made)
+            return _draw(part, items, found, made)
         one, image = found[0], items[found[0].photo]["image"]
-        changed = lists.changed(items, one.photo, identity=one.instead)
-        state = {photos.text: lists.written(changed), photos.selected: one.photo}
+        changed = lists.change(items, one.photo, identity=one.instead)
+        state = {photos.text: lists.write(changed), photos.selected: one.photo}
         return {**state, part.settled: [*settled, image], part.made: [image, one.person]}
 
     def same(text: str, added: list[str], settled: list[str], made: list[Any], *choice: Any) -> Updates:
         items = lists.read(text)
-        said = [items[one.photo]["image"] for one in _found(items, added, settled, choice)[:1]]
-        return draw(text, added, [*settled, *said], made, *choice)
+        answered = [items[one.photo]["image"] for one in _find_strangers(items, added, settled, choice)[:1]]
+        return draw(text, added, [*settled, *answered], made, *choice)
 
     def undo(text: str, settled: list[str], made: list[Any]) -> Updates:
         items = lists.read(text)
-        number = _number(items, made)
+        number = _answered_photo(items, made)
         if number is None:
             return {part.made: []}
-        back = lists.changed(items, number, identity=made[1])
+        back = lists.change(items, number, identity=made[1])
         asked_again = [image for image in settled if image != made[0]]
-        return {photos.text: lists.written(back), part.settled: asked_again, part.made: []}
+        return {photos.text: lists.write(back), part.settled: asked_again, part.made: []}
 
-    drawn = [part.settled, *part.drawn]
-    speaking.on(photos.text.change, draw, [*state, *face], drawn, keeps=True)
-    speaking.on(part.other.click, other, [*state, *face], [photos.text, photos.selected, part.made, *drawn])
-    speaking.on(part.same.click, same, [*state, *face], drawn)
+    drawn = [part.settled, *part.outputs]
+    events.on(photos.text.change, draw, [*state, *face], drawn, keep_line=True)
+    events.on(part.other.click, other, [*state, *face], [photos.text, photos.selected, part.made, *drawn])
+    events.on(part.same.click, same, [*state, *face], drawn)
     undone = [photos.text, part.settled, part.made]
-    speaking.on(part.undo.click, undo, undone, undone)
+    events.on(part.undo.click, undo, undone, undone)
 
 
-def _found(items: list[Item], added: list[str], settled: list[str], choice: Any) -> list[Stranger]:
+def _find_strangers(items: list[Item], added: list[str], settled: list[str], choice: Any) -> list[Stranger]:
     """The added photos that show somebody else, as far as that is not settled."""
     asked = {n for n, item in enumerate(items) if item.get("image") in added and item["image"] not in settled}
     if not asked or len(items) < 2:
@@ -105,16 +107,16 @@ def _found(items: list[Item], added: list[str], settled: list[str], choice: Any)
     from dp_adapter.session.photos.strangers import strangers
 
     session = shared_session.session()
-    return strangers(session.photos, session.encoders.yunet, items, common_face(choice), asked)
+    return strangers(session.photos, session.encoders.yunet, items, read_face_choice(choice), asked)
 
 
-def _drawn(part: Question, items: list[Item], found: list[Stranger], made: list[Any]) -> Updates:
+def _draw(part: StrangersQuestion, items: list[Item], found: list[Stranger], made: list[Any]) -> Updates:
     one = next(iter(found), None)
-    number = _number(items, made)
-    told = "" if number is None else _told(number, items[number])
+    number = _answered_photo(items, made)
+    answer = "" if number is None else _describe_answer(number, items[number])
     instead = None if one is None else one.instead
     return {
-        part.asked: status([told, "" if one is None else one.words], "note" if one is None else "warning"),
+        part.line: status_html([answer, "" if one is None else one.words], "note" if one is None else "warning"),
         part.row: gr.update(visible=one is not None),
         part.other: gr.update(
             value="Make it person 2" if instead is None else f"Make it {naming.person(instead)}",
@@ -124,11 +126,11 @@ def _drawn(part: Question, items: list[Item], found: list[Stranger], made: list[
     }
 
 
-def _told(number: int, item: Item) -> str:
-    return f"{naming.begun(naming.photo(number))} is {naming.person(item.get('identity', 0))} now."
+def _describe_answer(number: int, item: Item) -> str:
+    return f"{naming.capitalise(naming.photo(number))} is {naming.person(item.get('identity', 0))} now."
 
 
-def _number(items: list[Item], made: list[Any]) -> int | None:
+def _answered_photo(items: list[Item], made: list[Any]) -> int | None:
     """The photo that the last answer changed, while that still holds."""
     places = (number for number, item in enumerate(items) if made and item.get("image") == made[0])
     return next((number for number in places if items[number].get("identity", 0) != made[1]), None)

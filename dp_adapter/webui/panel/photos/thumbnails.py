@@ -17,7 +17,7 @@ SIDE = 192
 _GREY = (128, 128, 128)
 
 
-def thumbnail(source: str) -> Image:
+def make_thumbnail(source: str) -> Image:
     """At most ``SIDE`` px; a grey square for what is not here any more."""
     from PIL import Image
 
@@ -29,21 +29,15 @@ def thumbnail(source: str) -> Image:
     return picture
 
 
-def missing(source: str) -> str:
-    """Why a photo cannot be used, in words; empty when it is here."""
-    try:
-        _open(source)
-    except DPAdapterError as error:
-        return str(error)
-    return ""
-
-
-def gallery(items: list[dict[str, Any]]) -> list[tuple[Image, str]]:
+def make_gallery(items: list[dict[str, Any]]) -> list[tuple[Image, str]]:
     """Thumbnails with captions of photos."""
-    return [(thumbnail(str(item.get("image", ""))), caption(number, item)) for number, item in enumerate(items, 1)]
+    return [
+        (make_thumbnail(str(item.get("image", ""))), write_caption(number, item))
+        for number, item in enumerate(items, 1)
+    ]
 
 
-def caption(number: int, item: dict[str, Any]) -> str:
+def write_caption(number: int, item: dict[str, Any]) -> str:
     """``1 · weight 0.5 · person 2``, and the name of a saved identity."""
     name = str(item.get("image", "")).partition("identity:")[2]
     parts = [f"{number} {name}".strip(), f"weight {tidy(item.get('weight', 1.0))}"]

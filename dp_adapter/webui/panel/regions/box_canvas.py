@@ -42,7 +42,7 @@ class Drag:
     box: tuple[float, ...]
 
 
-def under(picture: Image, elem_id: str) -> str:
+def style_with_picture(picture: Image, elem_id: str) -> str:
     """HTML of a style that shows the picture under the boxes inside the element."""
     ratio = picture.width / picture.height
     return (
@@ -51,19 +51,19 @@ def under(picture: Image, elem_id: str) -> str:
     )
 
 
-def drawn(items: list[Item], chosen: int, target: str) -> str:
+def draw_boxes(items: list[Item], chosen: int, target: str) -> str:
     """HTML of the boxes among the regions, small ones above large ones.
 
     Args:
         target: element id of the text box that gets every drag.
     """
     boxes = [index for index, item in enumerate(items) if item.get("kind") == "box"]
-    boxes.sort(key=lambda index: -_area(_box(items[index])))
-    shown = "".join(_shown(index, items[index], index == chosen) for index in boxes)
+    boxes.sort(key=lambda index: -_area_of(_box_of(items[index])))
+    shown = "".join(_draw_box(index, items[index], index == chosen) for index in boxes)
     return f'<div class="dp-adapter-layout" data-target="{target}">{shown}</div><p class="dp-adapter-hint">{_HINT}</p>'
 
 
-def read(text: str) -> Drag:
+def read_drag(text: str) -> Drag:
     """Raises SettingsError: the browser sent something else."""
     try:
         sent: Any = json.loads(text)
@@ -73,7 +73,7 @@ def read(text: str) -> Drag:
         raise SettingsError("regions", f"what was drawn could not be read ({error})", "Draw it again.") from error
 
 
-def taken(items: list[Item], selected: int, drag: Drag, persons: Sequence[int] = ()) -> tuple[list[Item], int]:
+def apply_drag(items: list[Item], selected: int, drag: Drag, persons: Sequence[int] = ()) -> tuple[list[Item], int]:
     """The regions after a drag, and which is chosen then. A click chooses; what has no area adds nothing.
 
     Args:
@@ -88,14 +88,14 @@ def taken(items: list[Item], selected: int, drag: Drag, persons: Sequence[int] =
         if not has_area:
             return items, selected
         person = lists.next_person(items, selected, persons)
-        new = {**lists.region(), "kind": "box", "box": box, "identity": person}
-        return lists.appended(items, [new], "region"), len(items)
-    if drag.box == _box(items[drag.index]) or not has_area:
+        new = {**lists.new_region(), "kind": "box", "box": box, "identity": person}
+        return lists.append(items, [new], "region"), len(items)
+    if drag.box == _box_of(items[drag.index]) or not has_area:
         return items, drag.index
-    return lists.changed(items, drag.index, box=box), drag.index
+    return lists.change(items, drag.index, box=box), drag.index
 
 
-def _box(item: Item) -> tuple[float, ...]:
+def _box_of(item: Item) -> tuple[float, ...]:
     """The sides as far as they are numbers; what was pasted may be anything."""
     given = item.get("box")
     box = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
@@ -103,12 +103,12 @@ def _box(item: Item) -> tuple[float, ...]:
     return tuple(float(box[side]) if isinstance(box.get(side), int | float) else usual for side, usual in sides)
 
 
-def _area(box: tuple[float, ...]) -> float:
+def _area_of(box: tuple[float, ...]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _shown(index: int, item: Item, chosen: bool) -> str:
-    x0, y0, x1, y1 = _box(item)
+def _draw_box(index: int, item: Item, chosen: bool) -> str:
+    x0, y0, x1, y1 = _box_of(item)
     person = item.get("identity", 0)
     colour = COLOURS[person % len(COLOURS)] if isinstance(person, int) else COLOURS[0]
     subtracted = item.get("op") == "subtract"

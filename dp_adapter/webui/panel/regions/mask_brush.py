@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _PREFIX = "data:image/png;base64,"
 
 
-def canvas(under: Image, mask: str, target: str) -> str:
+def draw_canvas(under: Image, mask: str, target: str) -> str:
     """HTML of a canvas over a picture.
 
     Args:
         mask: text of the mask that is there already, which is painted on; empty for none.
         target: element id of the text box that gets the painting as a PNG data URL after every stroke.
     """
-    before = _before(mask, under.size)
+    before = _draw_earlier(mask, under.size)
     return (
         f'<div class="dp-adapter-canvas" data-target="{target}"><div>'
         f'<img src="{data_url(under.convert("RGB"), "JPEG")}" alt="">{before}'
@@ -35,7 +35,7 @@ def canvas(under: Image, mask: str, target: str) -> str:
     )
 
 
-def painted(data_url: str) -> str:
+def keep_painting(data_url: str) -> str:
     """Keeps what was painted as a mask, white on black, and returns its text for a region; empty for an empty canvas.
 
     Raises:
@@ -56,7 +56,7 @@ def painted(data_url: str) -> str:
     return f"photo:{shared_session.session().shelf.add(file.getvalue())}"
 
 
-def _before(mask: str, size: tuple[int, int]) -> str:
+def _draw_earlier(mask: str, size: tuple[int, int]) -> str:
     """The earlier mask as a transparent picture; the first stroke takes it over into the canvas."""
     from PIL import Image
 

@@ -24,14 +24,14 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 
 
 @dataclass(frozen=True)
-class Preview:
+class RegionDrawing:
     """Attributes: picture: the canvas with regions over it; lines: one a person."""
 
     picture: Image
     lines: tuple[str, ...]
 
 
-def canvas(width: float, height: float, init: Image | None) -> Image:
+def make_canvas(width: float, height: float, init: Image | None) -> Image:
     """What regions are drawn on: the init picture, else grey of the chosen size; at most ``LONG_SIDE`` px."""
     from PIL import Image
 
@@ -43,14 +43,14 @@ def canvas(width: float, height: float, init: Image | None) -> Image:
     return Image.new("RGB", (max(64, round(width * scale)), max(64, round(height * scale))), _EMPTY)
 
 
-def inpainted(mask: Image) -> Image:
+def read_inpaint_mask(mask: Image) -> Image:
     """Where a WebUI inpaints: by alpha alone where there is some (``create_binary_mask`` in modules/processing.py)."""
     if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
         return mask.getchannel("A").point([255 if level > 128 else 0 for level in range(256)])
     return mask.convert("L")
 
 
-def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) -> Preview:
+def draw_regions(settings: Settings, under: Image, init: bool, inpaint: Image | None) -> RegionDrawing:
     """Draws the regions of a request.
 
     Args:
@@ -76,13 +76,13 @@ def draw(settings: Settings, under: Image, init: bool, inpaint: Image | None) ->
     scene = Scene(base, under.width, under.height, (picture,) if init else (), mask)
     shown = settings.references or settings.regions
     persons = sorted({item.identity for item in shown}) or [0]
-    told = forecast_regions(settings, scene, session.photos, session.encoders, persons)
-    lines = tuple(f"{naming.begun(naming.person(one.number))}: {one.line}." for one in told)
-    masks = {one.number: None if one.mask is None else one.mask[0].numpy() for one in told}
-    return Preview(tinted(under, masks), lines)
+    forecasts = forecast_regions(settings, scene, session.photos, session.encoders, persons)
+    lines = tuple(f"{naming.capitalise(naming.person(one.number))}: {one.line}." for one in forecasts)
+    masks = {one.number: None if one.mask is None else one.mask[0].numpy() for one in forecasts}
+    return RegionDrawing(tint(under, masks), lines)
 
 
-def tinted(under: Image, masks: Mapping[int, NDArray[np.float32] | None]) -> Image:
+def tint(under: Image, masks: Mapping[int, NDArray[np.float32] | None]) -> Image:
     """Each person's mask [h, w] in 0..1 over a picture of that size, in the person's colour; None is everywhere."""
     import numpy as np
     from PIL import Image

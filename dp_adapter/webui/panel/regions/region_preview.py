@@ -11,9 +11,9 @@ import gradio as gr
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.webui.panel import lists
 from dp_adapter.webui.panel.gradio_compat import ALWAYS_LAST, init_and_mask, js
-from dp_adapter.webui.panel.handlers import Speaking, Updates
+from dp_adapter.webui.panel.handlers import EventBinder, Updates
 from dp_adapter.webui.panel.host_components import HOST, INIT_IDS, UPLOADED_MASK
-from dp_adapter.webui.panel.messages import status, words
+from dp_adapter.webui.panel.messages import explain, status_html
 from dp_adapter.webui.panel.regions import box_canvas, mask_brush, region_drawing
 from dp_adapter.webui.panel.regions.region_list import RegionList
 from dp_adapter.webui.panel.widget_values import ARGS, settings_of
@@ -36,17 +36,17 @@ def _with_tab(inputs: list[Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class PreviewPart:
+class RegionPreview:
     """The part's components; ``tab`` is filled by the browser, which also presses ``again`` when something changed."""
 
     button: Any
     again: Any
     picture: Any
-    said: Any
+    line: Any
     tab: Any
 
 
-def build(widgets: Widgets) -> PreviewPart:
+def build(widgets: Widgets) -> RegionPreview:
     name = widgets.elem_id
     button = gr.Button("Region preview", elem_id=name("region_preview"), size="sm")
     button.webui_tooltip = "Shows where each person will act in the picture to be made"
@@ -60,59 +60,59 @@ def build(widgets: Widgets) -> PreviewPart:
         height=320,
         show_download_button=False,
     )
-    said = gr.HTML("")
+    line = gr.HTML("")
     tab = gr.Number(0, visible=False, label="DP-Adapter img2img tab", elem_id=name("img2img_tab"))
     for component in (button, again, picture, tab):
-        widgets.volatile(component)
-    return PreviewPart(button, again, picture, said, tab)
+        widgets.exclude_from_config(component)
+    return RegionPreview(button=button, again=again, picture=picture, line=line, tab=tab)
 
 
-def wire(part: PreviewPart, regions: RegionList, args: list[Any], is_img2img: bool, speaking: Speaking) -> None:
-    seen = _Seen(is_img2img)
+def wire(part: RegionPreview, regions: RegionList, args: list[Any], is_img2img: bool, events: EventBinder) -> None:
+    seen = _HostPictures(is_img2img)
 
     def show(tab: float, *values: Any) -> Updates:
         host, panel = values[: len(seen.components)], values[len(seen.components) :]
         canvas, init, inpaint = seen.canvas(int(tab), host)
         # A closed panel shows its regions as well.
         settings = settings_of([panel[0], True, *panel[2:]])
-        drawn = region_drawing.draw(settings, canvas, init, inpaint)
+        drawn = region_drawing.draw_regions(settings, canvas, init, inpaint)
         shown = gr.update(value=drawn.picture, visible=True)
-        return {part.picture: shown, part.said: status(drawn.lines)}
+        return {part.picture: shown, part.line: status_html(drawn.lines)}
 
     def show_again(tab: float, *values: Any) -> Updates:
         try:
             return show(tab, *values)
         except DPAdapterError as error:  # nobody pressed a button: no message pops up
-            return {part.said: status(words(error), "warning")}
+            return {part.line: status_html(explain(error), "warning")}
 
     def paint(tab: float, text: str, selected: int, *host: Any) -> Updates:
         under, _, _ = seen.canvas(int(tab), host)
         items = lists.read(text)
         mask = str(items[selected].get("mask", "")) if 0 <= selected < len(items) else ""
-        return {regions.canvas: mask_brush.canvas(under, mask, regions.strokes.elem_id), regions.strokes: ""}
+        return {regions.canvas: mask_brush.draw_canvas(under, mask, regions.strokes.elem_id), regions.strokes: ""}
 
     def lay_out(tab: float, *host: Any) -> Updates:
         picture, _, _ = seen.canvas(int(tab), host)
         return {
             regions.layout: gr.update(visible=True),
-            regions.under: box_canvas.under(picture, regions.layout.elem_id),
+            regions.under: box_canvas.style_with_picture(picture, regions.layout.elem_id),
         }
 
     shown_with = [part.tab, *seen.components, *args]
-    outputs = [part.picture, part.said]
-    speaking.on(part.button.click, show, shown_with, outputs, show_progress="full", **_with_tab(shown_with))
+    outputs = [part.picture, part.line]
+    events.on(part.button.click, show, shown_with, outputs, show_progress="full", **_with_tab(shown_with))
     options = {**ALWAYS_LAST, **_with_tab(shown_with)}
-    speaking.on(part.again.click, show_again, shown_with, outputs, keeps=True, **options)
+    events.on(part.again.click, show_again, shown_with, outputs, keep_line=True, **options)
     for component in args_that_matter(args):
-        _redraws(component, part.again.elem_id)
+        _redraw_on_change(component, part.again.elem_id)
     for component in seen.components:
-        _redraws(component, part.again.elem_id, regions.open_layout.elem_id)
+        _redraw_on_change(component, part.again.elem_id, regions.open_layout.elem_id)
     painted_with = [part.tab, regions.text, regions.selected, *seen.components]
     laid_out_with = [part.tab, *seen.components]
     outputs = [regions.layout, regions.under]
-    speaking.on(regions.open_layout.click, lay_out, laid_out_with, outputs, **_with_tab(laid_out_with))
+    events.on(regions.open_layout.click, lay_out, laid_out_with, outputs, **_with_tab(laid_out_with))
     outputs = [regions.canvas, regions.strokes]
-    speaking.on(regions.open_canvas.click, paint, painted_with, outputs, **_with_tab(painted_with))
+    events.on(regions.open_canvas.click, paint, painted_with, outputs, **_with_tab(painted_with))
 
 
 def args_that_matter(args: list[Any]) -> list[Any]:
@@ -120,12 +120,12 @@ def args_that_matter(args: list[Any]) -> list[Any]:
     return [component for name, component in zip(ARGS, args, strict=True) if name.split(".")[0] in _MATTERS]
 
 
-def _redraws(component: Any, *buttons: str) -> None:
+def _redraw_on_change(component: Any, *buttons: str) -> None:
     """What these buttons drew is drawn anew when a component changes; nothing where it is not shown."""
     component.change(fn=None, inputs=[], outputs=[], **js(f"() => dpAdapterRedraw({json.dumps(buttons)})"))
 
 
-class _Seen:
+class _HostPictures:
     """The host's components that a preview reads, as far as they are on this page."""
 
     def __init__(self, is_img2img: bool) -> None:
@@ -146,4 +146,4 @@ class _Seen:
         init, mask = init_and_mask(by_name.get(name), by_name.get(f"{name}:foreground"))
         if name == INIT_IDS[-1]:
             _, mask = init_and_mask({"mask": by_name.get(UPLOADED_MASK)}, None)
-        return region_drawing.canvas(width, height, init), init is not None, mask if name in INIT_IDS[2:] else None
+        return region_drawing.make_canvas(width, height, init), init is not None, mask if name in INIT_IDS[2:] else None

@@ -47,7 +47,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
                 stop.stop(p, WORDS)
                 p.init()
             if p.refused == "call":
-                raise stop.stopped(WORDS)
+                raise stop.make_stop(WORDS)
             if p.refused == "other":
                 raise RuntimeError("out of memory")
             return "pictures"
@@ -59,9 +59,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
         vars(processing).update(process_images=process_images, Processed=Processed)
 
         def panel(runner: Runner, p: Any, where: Any = processing) -> Any:
-            from dp_adapter.webui.job import stopped_in_panel
+            from dp_adapter.webui.job import stop_in_panel
 
-            stopped_in_panel.in_words(runner)
+            stop_in_panel.return_stops(runner)
             made = runner.run(p)
             return where.process_images(p) if made is None else made
 

@@ -16,7 +16,7 @@ _RUN, _PROCESS = "run", "process_images"
 _CALLERS = ("modules.processing", "modules.img2img")  # in whose names the hosts look up what makes the pictures
 
 
-def in_words(runner: Any) -> None:
+def return_stops(runner: Any) -> None:
     """Has a runner of scripts hand back the words of a job that was stopped; once, for as long as it lives.
 
     The hosts' panels ask it first (``scripts_txt2img.run``), and make the pictures themselves where no script does.
@@ -29,15 +29,15 @@ def in_words(runner: Any) -> None:
         try:
             made = run(p, *args)
         except DPAdapterStop as error:
-            return _ended(p, error)
+            return _end_without_pictures(p, error)
         if made is None:
-            _once()
+            _catch_next()
         return made
 
     setattr(runner, _RUN, running)
 
 
-def _once() -> None:
+def _catch_next() -> None:
     """The same for the next call of what makes the pictures, which comes at once."""
     modules = [module for name in _CALLERS if hasattr(module := sys.modules.get(name), _PROCESS)]
     before = [(module, getattr(module, _PROCESS)) for module in modules]
@@ -49,7 +49,7 @@ def _once() -> None:
             try:
                 return process(p, *args, **kwargs)
             except DPAdapterStop as error:
-                return _ended(p, error)
+                return _end_without_pictures(p, error)
 
         return process_images
 
@@ -57,7 +57,7 @@ def _once() -> None:
         setattr(module, _PROCESS, making(function))
 
 
-def _ended(p: Any, error: DPAdapterStop) -> Any:
+def _end_without_pictures(p: Any, error: DPAdapterStop) -> Any:
     """What the panel shows of a job that was stopped: the words below an empty gallery."""
     if getattr(p, "is_api", False):
         raise error
