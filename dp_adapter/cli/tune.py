@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.cli import evaluate
+from dp_adapter.cli import evaluation_setup
 from dp_adapter.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``tune`` to the command line."""
     parser = subparsers.add_parser("tune", help="find good weights for a photo", description=__doc__)
     parser.set_defaults(run=run)
-    evaluate.add_models(parser)
+    evaluation_setup.add_models(parser)
     parser.add_argument("--photo", type=Path, required=True, metavar="PICTURE")
     parser.add_argument("--prompt", action="append", default=[], metavar="PROMPT", help="may be given several times")
     parser.add_argument("--budget", type=int, default=64, metavar="N", help="pictures in all (64)")
     parser.add_argument("--out", type=Path, default=Path("out/tune"), metavar="DIR")
-    evaluate.add_judging(parser)
-    evaluate.add_job(parser)
+    evaluation_setup.add_judging(parser)
+    evaluation_setup.add_job(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
     pareto_plot.require()
     photo = load_picture(args.photo)
-    pictures, pipeline, settings = evaluate.open_models(args)
-    job = replace(evaluate.make_job(args, pipeline), batch=1)
-    scorer = evaluate.make_scorer(args, pictures, pipeline)
+    pictures, pipeline, settings = evaluation_setup.open_models(args)
+    job = replace(evaluation_setup.make_job(args, pipeline), batch=1)
+    scorer = evaluation_setup.make_scorer(args, pictures, pipeline)
     reference = scorer.read_reference(args.photo.name, photo)
     prompts = _make_prompts(args, pipeline)
     shared = settings.with_fields({"references": [{"image": str(args.photo)}], "model": str(pictures.adapter)})
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     request = settings.with_fields(chosen.changes).to_dict(changed_only=True)
     (args.out / "settings.json").write_text(json.dumps(request, indent=2), encoding="utf-8")
     facts = {
-        "config": evaluate.describe_run(args, pictures, scorer, job, settings),
+        "config": evaluation_setup.describe_run(args, pictures, scorer, job, settings),
         "prompts": [prompt.text for prompt in prompts],
         "candidates": [_candidate_facts(candidate, candidate in kept) for candidate in found],
         "chosen": dict(chosen.changes),
@@ -94,8 +94,10 @@ def _candidate_facts(candidate: TuningCandidate, best: bool) -> dict[str, Any]:
 
 
 def _make_prompts(args: argparse.Namespace, pipeline: Pipeline) -> list[Prompt]:
-    texts: list[str] = args.prompt or evaluate.own_texts(evaluate.is_small(pipeline), args.photo, args.seed, 8)
-    prompts = evaluate.fill_prompts(args, pipeline, texts)
+    texts: list[str] = args.prompt or evaluation_setup.own_texts(
+        evaluation_setup.is_small(pipeline), args.photo, args.seed, 8
+    )
+    prompts = evaluation_setup.fill_prompts(args, pipeline, texts)
     if args.budget < 4:
         raise SettingsError("budget", f"{args.budget} pictures compare nothing", "Give --budget of 4 or more.")
     return prompts

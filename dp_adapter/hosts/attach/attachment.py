@@ -19,7 +19,7 @@ from dp_adapter.hosts.attach.parts.checkpoint_lora import CheckpointLora
 from dp_adapter.hosts.attach.parts.identity_attention import FoldedAttention, GatedAttention, PlainAttention
 from dp_adapter.hosts.attach.parts.part import Part
 from dp_adapter.hosts.attach.parts.photo_rows import PhotoRows
-from dp_adapter.hosts.attach.parts.res_adapter import ResAdapter
+from dp_adapter.hosts.attach.parts.res_adapter import ResAdapterPart
 from dp_adapter.hosts.attach.parts.text_twins import TextTwins, WholeRows
 from dp_adapter.hosts.attach.torch_compile import uncompiled
 from dp_adapter.hosts.attach.word_maps import WordMaps, WordMapsPart
@@ -81,7 +81,7 @@ class Attachment:
             attention = FoldedAttention(*shared, self.acting)
         else:
             attention = PlainAttention(*shared, self.acting, words)
-        parts: list[Part] = [CheckpointLora(host, injection.lora), ResAdapter(host, injection.companion)]
+        parts: list[Part] = [CheckpointLora(host, injection.lora), ResAdapterPart(host, injection.companion)]
         parts += [] if maps is None else [WordMapsPart(host, maps)]
         parts += [attention, TextTwins(*shared), PhotoRows(*shared, self.acting), WholeRows(host, injection)]
         return parts

@@ -36,9 +36,9 @@ class Stranger:
     @property
     def words(self) -> str:
         return (
-            f"{naming.capitalise(naming.photo(self.photo))} looks like somebody else than {naming.person(self.person)}: its "
-            f"likeness to their other photos is {self.likeness:.2f}, and two photos of one person have {SAME:.2f} or "
-            "more. Is it somebody else?"
+            f"{naming.capitalise(naming.photo(self.photo))} looks like somebody else than {naming.person(self.person)}:"
+            f" its likeness to their other photos is {self.likeness:.2f}, and two photos of one person have {SAME:.2f} "
+            "or more. Is it somebody else?"
         )
 
 

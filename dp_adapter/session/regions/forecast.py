@@ -90,8 +90,8 @@ def note_missing_regions(regions: Sequence[Region], sharing: str, acting: Mappin
     if sharing == "words" or not having & set(acting):
         return ()
     return tuple(
-        f"{naming.capitalise(naming.person(number))} has no region and acts in {source}. Give them one, such as a box, to "
-        "say where they are."
+        f"{naming.capitalise(naming.person(number))} has no region and acts in {source}. Give them one, such as a box, "
+        "to say where they are."
         for number, source in acting.items()
         if number not in having
     )

@@ -46,7 +46,8 @@ class RefusalRoute(APIRoute):
                 from modules import errors
 
                 errors.report("DP-Adapter failed", exc_info=True)
-                words = f"DP-Adapter met an unexpected {type(error).__name__}: {hide_folders(str(error))}. The console says more."
+                reason = f"{type(error).__name__}: {hide_folders(str(error))}"
+                words = f"DP-Adapter met an unexpected {reason}. The console says more."
                 return _refuse(500, words)
 
         return handle

@@ -40,8 +40,8 @@ def stop_on_error(p: Any) -> Generator[None]:
         errors.report("DP-Adapter failed", exc_info=True)
         stop(
             p,
-            f"DP-Adapter met an unexpected {type(error).__name__}: {hints.hide_folders(str(error))}. Nothing was generated; "
-            "the console says more. Switch DP-Adapter off to go on without it.",
+            f"DP-Adapter met an unexpected {type(error).__name__}: {hints.hide_folders(str(error))}. Nothing was "
+            "generated; the console says more. Switch DP-Adapter off to go on without it.",
         )
 
 

@@ -21,7 +21,7 @@ _SAMPLER = re.compile(r"(down|up)_blocks\.(\d)\.(?:down|up)samplers\.0\.conv")
 _NORMS = {"1": "in_layers.0", "2": "out_layers.0"}
 
 
-class ResAdapter(Part):
+class ResAdapterPart(Part):
     """The UNet's layers with a size companion's weights.
 
     Args:
