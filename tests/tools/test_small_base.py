@@ -221,7 +221,7 @@ def test_a_run_goes_on(filled: Path) -> None:
     files = {"pool": filled / "pool", "vae": filled / "vae.pt", "out": filled}
     pace = {"minutes": 1e-6, "cooldown": 0.5, "rate": 1e-3, "ema": 0.9, "batch": 2, "threads": 1}
     likeness = {"likeness": 0.1, "likeness_from": 0.0, "likeness_below": 400, "likeness_every": 2}
-    run = Namespace(**files, **pace, **likeness, faces=3.0, middle=0.0, load_new=9, device="cpu", seed=0, compile=False)
+    run = Namespace(**files, **pace, **likeness, faces=3.0, middle=0.0, look=9, device="cpu", seed=0, compile=False)
     train_base.train(run)
     first = torch.load(filled / "state.pt", weights_only=True)
     train_base.train(run)  # its time is spent: nothing more happens
