@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dp_adapter"
 NAME = PACKAGE.name
 
-# The table of docs/architecture.md: what a unit may import besides itself, ``errors``, ``text_files``, ``naming``,
+# The table of layers: what a unit may import besides itself, ``errors``, ``text_files``, ``naming``,
 # ``hints`` and the version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "modes", "session",
