@@ -145,7 +145,7 @@ class _Finisher:
         explanation = prepared.explanation
         self._wanted = settings.enabled and best_of.needs_judge(settings.report)
         encoders = [name for person in explanation.persons for name in person.encoders]
-        judged = explanation.active or self._wanted or (face_pass.wanted(settings, prepared.mode))
+        judged = explanation.active or self._wanted or (face_pass.is_wanted(settings, prepared.mode))
         self._judge = Judge(session, settings, encoders) if judged else None
 
     def finish(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
@@ -199,7 +199,7 @@ class _Finisher:
         """The picture after the face pass."""
         settings = self._settings
         regions = acted_regions.regions_of(prepared, number)
-        if not (self._judge and regions and face_pass.wanted(settings, prepared.mode)):
+        if not (self._judge and regions and face_pass.is_wanted(settings, prepared.mode)):
             return _Made(picture, regions)
         faces = find(self._session.encoders, picture)
         theirs = self._judge.whose(picture, faces, regions) if faces else {}
@@ -210,7 +210,7 @@ class _Finisher:
                 job,
                 width=part.work,
                 height=part.work,
-                init=face_pass.enlarged(picture, part),
+                init=face_pass.enlarge_square(picture, part),
                 mask=None,
                 strength=settings.face_pass.strength,
                 steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
@@ -219,6 +219,6 @@ class _Finisher:
                 face_pass.request(settings, prepared.mode, person), scene_of(self._pipeline, over)
             )
             (made,) = sample(self._pipeline, ready, over, self._progress, self._session.roots)
-            picture = face_pass.pasted(picture, made, part, face)
+            picture = face_pass.paste_square(picture, made, part, face)
         done = f"{len(theirs)} of {len(theirs)}" if faces else "no face"
         return _Made(picture, regions, {"face pass": done})

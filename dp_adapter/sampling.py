@@ -14,9 +14,9 @@ from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.attach.word_maps import WordMaps
 from dp_adapter.hosts.pipelines import load_pipeline, preview_decoders
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline, Prompts
-from dp_adapter.hosts.pipelines.predicted_x0 import told
+from dp_adapter.hosts.pipelines.predicted_x0 import report_predictions
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
-from dp_adapter.hosts.prompts.prompt_persons import hinted, repeated
+from dp_adapter.hosts.prompts.prompt_persons import name_persons, repeated
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Prepared
 from dp_adapter.session.regions.preview_watch import Decode, PreviewWatch
@@ -42,7 +42,7 @@ def sample(
     decode = None
     if prepared.tracker is not None and prepared.injection.active:
         decode = preview_decoders.decoder(pipeline, prepared.tracker.plan.decoder, roots)
-    people = hinted([job.prompt, *(one.prompt for one in job.later)], prepared.prompt_persons, webui=False)
+    people = name_persons([job.prompt, *(one.prompt for one in job.later)], prepared.prompt_persons, webui=False)
     job, prepared = edit_prompts(job, prepared), replace(prepared, prompt_persons=people)
     return load_pipeline.run(pipeline, job, progress, around=_attach_around(prepared, job, decode))
 
@@ -72,8 +72,10 @@ def _attach_around(
                 words = encode_prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
                 maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
                 watch = stack.enter_context(_watch(running, prepared, decode, maps, words.head))
-                stack.enter_context(told(running, watch.before_call, watch.after_call))
-            spoken = encode_prompts.spoken(running, job, prepared.prompt_persons) if prepared.prompt_persons else None
+                stack.enter_context(report_predictions(running, watch.before_call, watch.after_call))
+            spoken = (
+                encode_prompts.find_spoken(running, job, prepared.prompt_persons) if prepared.prompt_persons else None
+            )
             if spoken is not None:
                 spoken = textual_inversion.spelled(running, job, prepared.prompt_persons, spoken)
             stack.enter_context(

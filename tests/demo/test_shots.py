@@ -93,4 +93,4 @@ def test_regions_and_the_face_pass_at_128_px(models: Path, portrait: Path) -> No
     x0, y0, x1, y1 = face.box.round().astype(int).tolist()
     assert 35 < face.size < 50 and region[y0:y1, x0:x1].sum() > 0.65 * region.sum() > 800
     part = face_pass.square(face, 128, 128, face_pass.side(asked.face_pass, shots.SIDE, 128, 128))
-    assert part.work == 128 and face_pass.enlarged(small, part).shape == (128, 128, 3)
+    assert part.work == 128 and face_pass.enlarge_square(small, part).shape == (128, 128, 3)

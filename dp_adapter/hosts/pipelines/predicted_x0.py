@@ -21,7 +21,9 @@ _LATENT = 4  # channels; inpainting models get a mask and a picture behind them
 
 
 @contextmanager
-def told(running: Any, before: Callable[[], None], after: Callable[[Tensor, float], None]) -> Generator[None]:
+def report_predictions(
+    running: Any, before: Callable[[], None], after: Callable[[Tensor, float], None]
+) -> Generator[None]:
     """Inside the ``with``, ``before()`` is called ahead of each call of the UNet, ``after(x0, progress)`` behind it.
 
     To be entered before an injection is attached, so that it sees the rows as the sampler gave them. x0 is

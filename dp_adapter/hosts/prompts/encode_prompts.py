@@ -123,7 +123,7 @@ def person_words(pipeline: Any, prompt: str, batch: int, words: str = "") -> Fou
     return FoundWords(((found,),) * batch)
 
 
-def spoken(pipeline: Any, job: DiffusersJob, people: Sequence[PromptPerson]) -> SpokenTexts:
+def find_spoken(pipeline: Any, job: DiffusersJob, people: Sequence[PromptPerson]) -> SpokenTexts:
     """Where the persons' words stand in what ``encode`` makes of a job's prompts.
 
     Raises:

@@ -120,7 +120,7 @@ def repeated(prompt: str, people: Sequence[PromptPerson], *, webui: bool = True)
     texts, marks = _unmarked(joined[::2], people, webui)
     places = _in_texts(texts, marks, people, webui)
     times = {one.person: one.tokens for one in people}
-    joined[::2] = [_filled(text, whose, times) for text, whose in zip(texts, places, strict=True)]
+    joined[::2] = [_repeat_words(text, whose, times) for text, whose in zip(texts, places, strict=True)]
     return "".join(joined)
 
 
@@ -134,7 +134,9 @@ def words_in(prompt: str, people: Sequence[PromptPerson]) -> dict[int, str]:
     return found
 
 
-def hinted(prompts: Sequence[str], people: Sequence[PromptPerson], *, webui: bool = True) -> tuple[PromptPerson, ...]:
+def name_persons(
+    prompts: Sequence[str], people: Sequence[PromptPerson], *, webui: bool = True
+) -> tuple[PromptPerson, ...]:
     """The persons with the words that triggers in these prompts say are theirs, where nothing else would say so.
 
     For whoever reads the prompts when ``repeated`` has taken the triggers out; the same persons where that is enough.
@@ -145,12 +147,12 @@ def hinted(prompts: Sequence[str], people: Sequence[PromptPerson], *, webui: boo
         texts, marks = _unmarked(_AND.split(prompt) if webui else [prompt], people, webui)
         said = _in_texts(texts, marks, people, webui)
         times = {one.person: one.tokens for one in people}
-        later = [_filled(text, whose, times) for text, whose in zip(texts, said, strict=True)]
+        later = [_repeat_words(text, whose, times) for text, whose in zip(texts, said, strict=True)]
         read = _in_texts(later, [[] for _ in later], people, webui)
         for text, whose, plain in zip(texts, said, read, strict=True):
             starts = _starts(text, whose, times)
             for person, place in whose.items():
-                words[person][_told(text, place, webui)] = None
+                words[person][_find_distinguishing_words(text, place, webui)] = None
                 lost |= {person} if person not in plain or plain[person].start != starts[person] else set()
     return tuple(
         replace(one, words=", ".join(filter(None, [one.words, *words[one.person]]))) if one.person in lost else one
@@ -177,7 +179,7 @@ def _run_at(text: str, start: int, end: int) -> WordPosition:
     return replace(around, triggered=True)
 
 
-def _told(text: str, place: WordPosition, webui: bool) -> str:
+def _find_distinguishing_words(text: str, place: WordPosition, webui: bool) -> str:
     """The word at a place as a person's own words, with as many of those before it as tell it from an earlier one."""
     plain = _plain(text) if webui else text
     word = plain[place.start : place.steps[0]].lower()
@@ -230,7 +232,7 @@ def _written(text: str, phrase: Phrase) -> list[WordPosition]:
     ]
 
 
-def _filled(text: str, whose: Mapping[int, WordPosition], times: Mapping[int, int]) -> str:
+def _repeat_words(text: str, whose: Mapping[int, WordPosition], times: Mapping[int, int]) -> str:
     """The text with each word as often as it has to stand."""
     for person, place in sorted(whose.items(), key=lambda item: -item[1].start):
         text = text[: place.end] + _further(text, place, times[person]) + text[place.end :]
@@ -242,7 +244,7 @@ def _further(text: str, place: WordPosition, times: int) -> str:
 
 
 def _starts(text: str, whose: Mapping[int, WordPosition], times: Mapping[int, int]) -> dict[int, int]:
-    """Where the words stand in what ``_filled`` makes."""
+    """Where the words stand in what ``_repeat_words`` makes."""
     added = {person: len(_further(text, place, times[person])) for person, place in whose.items()}
     return {
         person: place.start + sum(added[other] for other, before in whose.items() if before.start < place.start)

@@ -17,7 +17,7 @@ _FADE = 1.3  # radius at which nothing is pasted, in radii of the oval
 _EDGE = 0.08  # width of the fade at the square's own edges
 
 
-def wanted(settings: Settings, mode: ResolvedMode | None) -> bool:
+def is_wanted(settings: Settings, mode: ResolvedMode | None) -> bool:
     """Whether faces are to be made anew; ``auto`` also asks the host whether something else does it already.
 
     Args:
@@ -86,12 +86,12 @@ def square(face: Face, width: int, height: int, size: int) -> Square:
     return Square(left, top, side, -(-max(size, side) // 8) * 8)
 
 
-def enlarged(picture: Picture, part: Square) -> Picture:
+def enlarge_square(picture: Picture, part: Square) -> Picture:
     """The part, [work, work, 3]."""
     return _resized(picture[part.y : part.y + part.side, part.x : part.x + part.side], part.work)
 
 
-def pasted(picture: Picture, made: Picture, part: Square, face: Face) -> Picture:
+def paste_square(picture: Picture, made: Picture, part: Square, face: Face) -> Picture:
     """The picture with a part made anew, softly and in the colours that were there.
 
     Args:

@@ -47,7 +47,7 @@ def with_prompt_words(p: Any, settings: Settings, people: Sequence[PromptPerson]
     names = ("all_prompts", "all_hr_prompts")
     prompts: dict[str, None] = dict.fromkeys(text for name in names for text in getattr(p, name, None) or ())
     changes: dict[str, str] = {}
-    for before, now in zip(people, prompt_persons.hinted(tuple(prompts), people), strict=True):
+    for before, now in zip(people, prompt_persons.name_persons(tuple(prompts), people), strict=True):
         if now.words != before.words:
             mine = [n for n, one in enumerate(settings.references) if one.identity == now.person]
             changes[f"references[{mine[0]}].words"] = now.words

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def is_wanted(p: Any, settings: Settings, edit: ResolvedMode | None) -> bool:
     """Whether this job's faces are to be made anew; ``auto`` leaves them to ADetailer where that runs."""
-    return plan.wanted(settings, edit) and (settings.face_pass.use == "on" or not compat.adetailer_runs(p))
+    return plan.is_wanted(settings, edit) and (settings.face_pass.use == "on" or not compat.adetailer_runs(p))
 
 
 def make_faces_anew(
@@ -51,13 +51,13 @@ def make_faces_anew(
         if run_inside.is_stopped():
             break
         part = plan.square(face, picture.shape[1], picture.shape[0], side)
-        start = Image.fromarray(plan.enlarged(picture, part))
+        start = Image.fromarray(plan.enlarge_square(picture, part))
         request = plan.request(settings, edit, person)
         p2 = inner_jobs.prepare_face(p, start, asked.strength, request)
         made = run_inside.run(p, p2, f"{naming.face(done)} of {len(theirs)}")
         if made is None:
             break
-        picture = plan.pasted(picture, np.asarray(made.convert("RGB"), np.uint8), part, face)
+        picture = plan.paste_square(picture, np.asarray(made.convert("RGB"), np.uint8), part, face)
         pp.image = Image.fromarray(picture)
         done += 1
     return f"{done} of {len(theirs)}"

@@ -14,7 +14,7 @@ from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.hosts.pipelines import load_pipeline, preview_decoders
 from dp_adapter.hosts.pipelines.latent_preview import LARGEST, linear, pictures, shrunk
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
-from dp_adapter.hosts.pipelines.predicted_x0 import predicted, told
+from dp_adapter.hosts.pipelines.predicted_x0 import predicted, report_predictions
 
 BATCH = 2
 
@@ -46,7 +46,7 @@ def watched(
             return (result.prev_sample,)
 
         running.scheduler.step = spied
-        return told(running, lambda: order.append("before"), after)
+        return report_predictions(running, lambda: order.append("before"), after)
 
     load_pipeline.run(pipeline, job, around=around)
     return calls, own, order
@@ -72,7 +72,9 @@ def test_as_the_scheduler_says(pipeline: load_pipeline.Pipeline, sampler: str) -
 def test_every_sampler_is_told(pipeline: load_pipeline.Pipeline, sampler: str) -> None:
     calls: list[tuple[Tensor, float]] = []
     job = DiffusersJob("a face", width=64, height=64, steps=4, guidance=3.0, sampler=sampler)
-    load_pipeline.run(pipeline, job, around=lambda p: told(p, lambda: None, lambda x0, at: calls.append((x0, at))))
+    load_pipeline.run(
+        pipeline, job, around=lambda p: report_predictions(p, lambda: None, lambda x0, at: calls.append((x0, at)))
+    )
     assert len(calls) >= 4 and all(x0.shape == (1, 4, 8, 8) and torch.isfinite(x0).all() for x0, _ in calls)
 
 

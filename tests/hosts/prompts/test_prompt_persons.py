@@ -14,7 +14,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Prompts
 from dp_adapter.hosts.prompts import encode_prompts
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
-from dp_adapter.hosts.prompts.prompt_persons import hinted, repeated, words_in
+from dp_adapter.hosts.prompts.prompt_persons import name_persons, repeated, words_in
 from dp_adapter.hosts.prompts.word_positions import SpokenTexts, in_tokens
 
 ONE = (PromptPerson(0),)
@@ -82,22 +82,22 @@ PAIR = (PromptPerson(0, trigger="img"), PromptPerson(1, trigger="img"))
 def test_the_word_before_a_trigger_is_whose(prompt: str, left: str, word: str) -> None:
     """PhotoMaker's encode_prompt_with_trigger_word: the token before it. Emphasis is the WebUIs'."""
     assert repeated(prompt, PHOTOMAKER) == left
-    assert words_in(left, hinted([prompt], PHOTOMAKER)) == {0: word}
+    assert words_in(left, name_persons([prompt], PHOTOMAKER)) == {0: word}
 
 
 def test_a_trigger_among_several_persons() -> None:
     """Marked words first, then others; their order in the prompt is the persons'."""
     prompt = "a man, a woman img and a boy img"
-    assert words_in(repeated(prompt, PAIR), hinted([prompt], PAIR)) == {0: "woman", 1: "boy"}
+    assert words_in(repeated(prompt, PAIR), name_persons([prompt], PAIR)) == {0: "woman", 1: "boy"}
     prompt = "a man and a woman img"
-    assert words_in(repeated(prompt, PAIR), hinted([prompt], PAIR)) == {0: "man", 1: "woman"}
-    assert hinted([prompt], PAIR) == PAIR, "their order says it already"
+    assert words_in(repeated(prompt, PAIR), name_persons([prompt], PAIR)) == {0: "man", 1: "woman"}
+    assert name_persons([prompt], PAIR) == PAIR, "their order says it already"
 
 
 def test_own_words_come_before_a_trigger_where_they_are_written() -> None:
     people = (PromptPerson(0, "knight", trigger="img"),)
-    assert hinted(["a knight and a man img"], people) == people
-    assert words_in("a man and an elf", hinted(["a man and an elf img"], people)) == {0: "elf"}
+    assert name_persons(["a knight and a man img"], people) == people
+    assert words_in("a man and an elf", name_persons(["a man and an elf img"], people)) == {0: "elf"}
 
 
 def test_what_stands_several_times_is_marked() -> None:
@@ -105,12 +105,13 @@ def test_what_stands_several_times_is_marked() -> None:
     assert repeated("a man and a woman img", TWICE) == "a man and a woman woman"
     assert repeated("a man and a woman woman", TWICE) == "a man and a woman woman"
     assert (
-        words_in("a man and a woman woman", TWICE) == {0: "woman"} and hinted(["a man and a woman img"], TWICE) == TWICE
+        words_in("a man and a woman woman", TWICE) == {0: "woman"}
+        and name_persons(["a man and a woman img"], TWICE) == TWICE
     )
 
 
 def test_hints_of_all_prompts_of_a_job() -> None:
-    people = hinted(["a man and a woman img", "a boy"], PHOTOMAKER)
+    people = name_persons(["a man and a woman img", "a boy"], PHOTOMAKER)
     assert words_in("a man and a woman", people) == {0: "woman"} and words_in("a boy", people) == {0: "boy"}
 
 
@@ -148,8 +149,8 @@ def found(pipeline: Any, people: tuple[PromptPerson, ...], *texts: str) -> Found
         ((PromptPerson(0, "old knight", 2),), ["an old knight knight"], [{0: (3, 4)}]),
         ((PromptPerson(0, "headshots"),), ["two headshots"], [{0: (3,)}]),  # of two tokens: the last
         (TWICE, ["a man and a woman woman"], [{0: (5, 6)}]),  # marked by standing twice
-        (hinted(["a man and a woman img"], PHOTOMAKER), ["a man and a woman"], [{0: (5,)}]),
-        (hinted(["a woman and a woman img"], PHOTOMAKER), ["a woman and a woman"], [{0: (5,)}]),
+        (name_persons(["a man and a woman img"], PHOTOMAKER), ["a man and a woman"], [{0: (5,)}]),
+        (name_persons(["a woman and a woman img"], PHOTOMAKER), ["a woman and a woman"], [{0: (5,)}]),
         ((PromptPerson(0, "man"), PromptPerson(1, "man")), ["a man and a man"], [{0: (2,), 1: (5,)}]),
         # AND: anew where one text has words for all, else on
         (TWO, ["a man", "a woman"], [{0: (2,)}, {1: (2,)}]),
@@ -163,7 +164,7 @@ def test_positions(pipeline: Any, people: tuple[PromptPerson, ...], texts: list[
 
 
 def test_of_a_job(pipeline: Any) -> None:
-    texts = encode_prompts.spoken(pipeline, DiffusersJob("a man in a garden", batch=2), ONE)
+    texts = encode_prompts.find_spoken(pipeline, DiffusersJob("a man in a garden", batch=2), ONE)
     assert texts.positions(Row("cond", 1), 0) == (2,) and texts.positions(Row("cond", 1), 1) == ()
     assert texts.prompts == 1 and len(texts.texts) == 2
 
@@ -180,12 +181,12 @@ def test_of_a_job(pipeline: Any) -> None:
 )
 def test_refusals(pipeline: Any, job: DiffusersJob, people: tuple[PromptPerson, ...], words: str) -> None:
     with pytest.raises(HostError, match=words):
-        encode_prompts.spoken(pipeline, job, people)
+        encode_prompts.find_spoken(pipeline, job, people)
 
 
 def test_a_word_that_is_not_needed(pipeline: Any) -> None:
     job = DiffusersJob("a garden with a man", later=(Prompts(0.5, "a man", ""),))
-    assert encode_prompts.spoken(pipeline, job, (PromptPerson(0, needed=False),)).positions(Row("cond"), 0) == ()
+    assert encode_prompts.find_spoken(pipeline, job, (PromptPerson(0, needed=False),)).positions(Row("cond"), 0) == ()
 
 
 def test_a_row_of_an_unknown_part() -> None:

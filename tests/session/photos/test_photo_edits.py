@@ -86,7 +86,7 @@ def test_where_nobody_acts_a_mode_has_no_words(session: Session, request_of: Req
     assert not prepared.injection.active and prepared.explanation.words == () and not prepared.prompt_persons
     job = DiffusersJob(prompt="a man", negative_prompt="ugly", width=128, height=128)
     assert edit_prompts(job, prepared) == job
-    assert not face_pass.wanted(request_of(mode="full_body", **fields), prepared.mode)
+    assert not face_pass.is_wanted(request_of(mode="full_body", **fields), prepared.mode)
 
 
 class Aged:

@@ -24,8 +24,8 @@ def face(x0: float, y0: float, x1: float, y1: float) -> Face:
 def test_who_wants_one() -> None:
     for mode, expected in (("portrait", (False, True, False)), ("full_body", (True, True, False))):
         asked = [Settings.from_dict({"mode": mode, "face_pass": {"use": use}}) for use in ("auto", "on", "off")]
-        assert tuple(face_pass.wanted(one, edit(one)) for one in asked) == expected
-    assert not face_pass.wanted(Settings.from_dict({"face_pass": {"use": "on"}}), None), "the adapter is off"
+        assert tuple(face_pass.is_wanted(one, edit(one)) for one in asked) == expected
+    assert not face_pass.is_wanted(Settings.from_dict({"face_pass": {"use": "on"}}), None), "the adapter is off"
 
 
 def test_the_request_of_one_face() -> None:
@@ -96,9 +96,9 @@ def test_what_came_back_unchanged_changes_little() -> None:
     before, one = picture(), face(180, 100, 220, 150)
     smooth = np.repeat(np.repeat(before[::20, ::20], 20, 0), 20, 1)
     part = face_pass.square(one, 400, 300, 512)
-    made = face_pass.enlarged(smooth, part)
+    made = face_pass.enlarge_square(smooth, part)
     assert made.shape == (512, 512, 3)
-    after = face_pass.pasted(smooth, made, part, one)
+    after = face_pass.paste_square(smooth, made, part, one)
     assert np.abs(after.astype(int) - smooth).mean() < 0.5
 
 
@@ -107,7 +107,7 @@ def test_only_the_face_is_taken_and_colours_are_kept() -> None:
     part = face_pass.square(one, 400, 300, 512)
     made = np.full((512, 512, 3), 130, np.uint8)  # the VAE made all of it lighter
     made[200:312, 200:312] = 230  # and the face itself is another
-    after = face_pass.pasted(before, made, part, one).astype(int)
+    after = face_pass.paste_square(before, made, part, one).astype(int)
     assert np.abs(after[125, 200] - 200).max() <= 6, "what is new in the face is there"
     outside = after.copy()
     outside[part.y : part.y + part.side, part.x : part.x + part.side] = 100
@@ -120,5 +120,5 @@ def test_at_the_pictures_own_edge_nothing_fades() -> None:
     part = face_pass.square(one, 400, 300, 512)
     made = np.full((512, 512, 3), 100, np.uint8)
     made[220:290, :60] = 200
-    after = face_pass.pasted(before, made, part, one)
+    after = face_pass.paste_square(before, made, part, one)
     assert part.x == 0 and after[135, 0, 0] > 180

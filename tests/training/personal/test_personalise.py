@@ -112,7 +112,7 @@ def test_what_is_trained_is_what_pictures_see(pipeline: Any, bank: LatentBank, t
     job = edit_prompts(JOB, prepared)
     assert job.prompt == "a photo of a woman woman in a garden"
     words = textual_inversion.spelled(
-        pipeline, job, prepared.prompt_persons, encode_prompts.spoken(pipeline, job, prepared.prompt_persons)
+        pipeline, job, prepared.prompt_persons, encode_prompts.find_spoken(pipeline, job, prepared.prompt_persons)
     )
     plain = encode_prompts.encode(pipeline, job.prompt, "", guided=False)["prompt_embeds"]
     (identity,) = prepared.injection.identities

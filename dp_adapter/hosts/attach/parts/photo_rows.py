@@ -95,12 +95,12 @@ class PhotoRows(Part):
             key: append_rows(value, count, None if key in _CONTROLS else source, more)
             for key, value in call.kwargs.items()
         }
-        shown = torch.cat([latents, self._shown(step, latents, timesteps)])
+        shown = torch.cat([latents, self._show_photos(step, latents, timesteps)])
         if args:
             return replace(call, step=step, args=(shown, *args[1:]), kwargs=kwargs)
         return replace(call, step=step, kwargs={**kwargs, names[0]: shown})
 
-    def _shown(self, step: Step, latents: Tensor, timesteps: Tensor | float) -> Tensor:
+    def _show_photos(self, step: Step, latents: Tensor, timesteps: Tensor | float) -> Tensor:
         """The photos' latents at the call's noise level, [n, c, h, w]; latents: [R, c, h, w]."""
         assert self._host.noise_level is not None
         level = self._host.noise_level(timesteps)
