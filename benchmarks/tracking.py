@@ -1,12 +1,12 @@
 """What following a face costs, as a share of a whole generation of the same run.
 
-    python benchmarks/tracking.py [--size 512] [--steps 20] [--repeats 3]
+    python -m benchmarks.tracking [--size 512] [--steps 20] [--repeats 3] [--device cpu] [--dtype float32] [--narrow]
 
 A real-size SD1.5 UNet with random weights and a guidance batch of two gives the price of a step; a look takes a real
 portrait in a scene of that size through everything a look does. Two shares are printed. "all work" is CPU time of every
 thread, wherever it runs. "the sampler's own" is what the sampler's thread spends itself, decoding and moving masks; the
-rest runs beside the next call of the UNet. CPU time is taken, so that other programs on the machine do not count.
-TAESD has random weights, which take as long as trained ones.
+rest runs beside the next call of the UNet. CPU time is taken, so that other programs on the machine do not count; on a
+GPU the clock's time, waiting for what was queued. TAESD has random weights, which take as long as trained ones.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.session.regions.face_mask import face_mask
 from dp_adapter.session.regions.tracker import FoundRegion, Surroundings, TrackedPerson, Tracker, TrackingPlan
 from dp_adapter.settings import Parts, Tracking
+from dp_adapter.training.parallel.devices import synchronise
 
 FACE = 0.35  # of the picture's height
 
@@ -38,20 +39,24 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--narrow", action="store_true", help="a small UNet, to try the script")
     given = parser.parse_args()
-    latents = torch.randn(1, 4, given.size // 8, given.size // 8)
-    generation = given.steps * _step_seconds(given.size, given.repeats)
+    device, dtype = torch.device(given.device), getattr(torch, given.dtype)
+    latents = torch.randn(1, 4, given.size // 8, given.size // 8, device=device, dtype=dtype)
+    generation = given.steps * _step_seconds(latents, given.repeats, given.narrow)
     moments = len(Tracking().moments)
     portrait = _draw_scene(given.size)
-    print(f"{given.steps} steps at {given.size} px: {generation:.1f} s of CPU time, {moments} looks")
+    print(f"{given.steps} steps at {given.size} px: {generation:.1f} s, {moments} looks")
     print(f"{'decoder':10} {'decode':>9} {'look':>9} {'move':>9} {'all work':>9} {'own':>8}")
-    for name, decode in _decoders().items():
+    for name, decode in _decoders(device, dtype).items():
         tracker = _tracker(given.size)
         shown = portrait if name == "taesd" else np.ascontiguousarray(portrait[::8, ::8])
-        decoding = _seconds(lambda decode=decode: decode(latents), given.repeats)
-        looking = _seconds(lambda tracker=tracker, shown=shown: tracker.look([shown], 0.3), given.repeats)
+        decoding = _seconds(lambda decode=decode: decode(latents), given.repeats, device)
+        looking = _seconds(lambda tracker=tracker, shown=shown: tracker.look([shown], 0.3), given.repeats, device)
         look = tracker.look([shown], 0.3)
-        moving = _seconds(lambda tracker=tracker, look=look: tracker.apply(look), given.repeats)
+        moving = _seconds(lambda tracker=tracker, look=look: tracker.apply(look), given.repeats, device)
         everything = moments * (decoding + looking + moving) / generation
         own = moments * (decoding + moving) / generation
         print(
@@ -60,21 +65,22 @@ def main() -> None:
         )
 
 
-def _step_seconds(size: int, repeats: int) -> float:
-    unet, _ = build("sd15", torch.float32)
-    sample, context = torch.randn(len(ROWS), 4, size // 8, size // 8), torch.randn(len(ROWS), 77, 768)
+def _step_seconds(latents: torch.Tensor, repeats: int, narrow: bool) -> float:
+    unet, _ = build("sd15", latents.dtype, str(latents.device), narrow)
+    context: int = cast(Any, unet).config.cross_attention_dim
+    texts = latents.new_ones(len(ROWS), 77, context)
 
     @torch.no_grad()
     def step() -> None:
-        unet(sample, torch.tensor(500), encoder_hidden_states=context)
+        unet(latents.expand(len(ROWS), -1, -1, -1), 500, encoder_hidden_states=texts)
 
-    return _seconds(step, repeats)
+    return _seconds(step, repeats, latents.device)
 
 
-def _decoders() -> dict[str, Callable[[torch.Tensor], object]]:
+def _decoders(device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[torch.Tensor], object]]:
     import diffusers
 
-    taesd = cast(Any, diffusers).AutoencoderTiny().eval()
+    taesd = cast(Any, diffusers).AutoencoderTiny().eval().to(device, dtype)
 
     @torch.no_grad()
     def full(latents: torch.Tensor) -> object:
@@ -114,14 +120,17 @@ def _draw_scene(size: int) -> NDArray[np.uint8]:
     return scene
 
 
-def _seconds(run: Callable[[], object], repeats: int) -> float:
-    """CPU seconds of the cheapest run; the first one loads."""
+def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds of the cheapest run, of the CPU or, on a GPU, of the clock; the first one loads."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     run()
     taken: list[float] = []
     for _ in range(repeats):
-        started = time.process_time()
+        synchronise(device)
+        started = clock()
         run()
-        taken.append(time.process_time() - started)
+        synchronise(device)
+        taken.append(clock() - started)
     return min(taken)
 
 

@@ -1,6 +1,6 @@
 """Training throughput of our loop against a plain one of diffusers, in ratios of the same run, and peak memory.
 
-    python benchmarks/training.py [--base FOLDER] [--resolution 128] [--batch 4] [--steps 8] [--rounds 3] [--device cpu]
+    python -m benchmarks.training [--base FOLDER] [--resolution 128] [--batch 4] [--steps 8] [--rounds 3] [--device cpu]
 
 The plain loop is what IP-Adapter's ``tutorial_train_faceid.py`` does, on diffusers' own ``IPAdapterAttnProcessor2_0``:
 the same UNet, data, optimiser and number of trained parameters, MSE, no masks, no running average. "ours, MSE" is

@@ -1,7 +1,7 @@
 """One UNet step with and without the adapter, in ratios to the unpatched model of the same run.
 
-    python benchmarks/unet_step.py [--base sd15|sdxl] [--size 512] [--repeats 5] [--dtype float32]
-                                   [--forms folded half plain] [--tokens 4 16]
+    python -m benchmarks.unet_step [--base sd15|sdxl] [--size 512] [--repeats 5] [--dtype float32] [--device cpu]
+                                   [--forms folded half plain] [--tokens 4 16] [--compile] [--narrow]
 
 A real-size UNet with random weights, a guidance batch of two rows. Every round runs all arms once, in turn. The table
 gives two ratios to the unpatched step: of the fastest steps, and the median of what each round paired. "ours, weight 0"
@@ -9,7 +9,9 @@ does what the unpatched arm does: how far it is from 1 is the machine's noise. W
 look at "within": the step's time over the same step's time less what was spent in the adapter's own code, taken inside
 one and the same step, so that a slow moment of the machine is in both (CPU only). Folding happens once per generation,
 in the first step, and is shown apart; "of 20" is its share of 20 unpatched steps. "word maps" looks at the attention of
-two words, for a person who has no place yet, and reads the map after the step.
+two words, for a person who has no place yet, and reads the map after the step. "compiled" is ``torch.compile``'s code;
+with an identity it rests, so that "ours, compiled model" is at best as fast as the plain arms. "--narrow" takes a
+twentieth of the channels: for trying the script, not for figures.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Tokens
 from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.attach.word_maps import WordMaps
+from dp_adapter.training.parallel.devices import synchronise
 
 ROWS = [Row("uncond"), Row("cond")]
 WORD_MAPS = "word maps, no place yet"
+COMPILED = "ours, folded, face mask, compiled model"
 FACE = (0.36, 0.12, 0.64, 0.50)  # a face of 38 % of the picture's height, a tenth of its area
 
 SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
@@ -53,15 +57,25 @@ SDXL: dict[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+# by base, what makes it some hundred times smaller
+NARROW: dict[str, dict[str, Any]] = {
+    "sd15": {"block_out_channels": (32, 32, 64, 64), "attention_head_dim": 4, "cross_attention_dim": 64},
+    "sdxl": {
+        "block_out_channels": (32, 32, 64),
+        "attention_head_dim": (2, 2, 4),
+        "cross_attention_dim": 64,
+    },
+}
 
 
-def build(base: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+def build(base: str, dtype: torch.dtype, device: str = "cpu", narrow: bool = False) -> tuple[nn.Module, nn.Module]:
     """The UNet, and a second one on the same weights that diffusers' own IP-Adapter can change."""
     from diffusers.models.unets import unet_2d_condition
 
     new = cast("Callable[..., nn.Module]", unet_2d_condition.UNet2DConditionModel)
-    config = SDXL if base == "sdxl" else SD15
-    unet = new(**config).to(dtype).eval().requires_grad_(False)
+    config = (SDXL if base == "sdxl" else SD15) | (NARROW[base] if narrow else {})
+    with torch.device(device):
+        unet = new(**config).to(dtype).eval().requires_grad_(False)
     with torch.device("meta"):
         twin = new(**config)
     twin.load_state_dict(unet.state_dict(), assign=True)
@@ -108,25 +122,26 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", choices=("folded", "half", "plain"), default=["folded", "half", "plain"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--arms", default="", help="only the arms whose name contains this")
+    parser.add_argument("--compile", action="store_true", help="also the compiled model, bare and with an identity")
+    parser.add_argument("--narrow", action="store_true", help="a small UNet, to try the script")
     args = parser.parse_args()
 
-    dtype = getattr(torch, args.dtype)
+    dtype, device = getattr(torch, args.dtype), torch.device(args.device)
     size = args.size or (1024 if args.base == "sdxl" else 512)
-    unet, twin = (module.to(args.device) for module in build(args.base, dtype))
+    unet, twin = build(args.base, dtype, args.device, args.narrow)
     adapter = random_adapter(unet)
     load_diffusers_adapter(twin, adapter)
-    twin.to(args.device, dtype)
+    twin.to(device, dtype)
     mask = box_mask(*FACE, Grid(size, size))[None]
     inputs = make_inputs(args.base, size, adapter.site(0).context, dtype, args.device)
-    embeds = torch.randn(2, 1, 1024, device=args.device, dtype=dtype)
+    embeds = torch.randn(2, 1, 1024, device=device, dtype=dtype)
 
     def step(model: Any, small: bool = False, **more: Any) -> None:
         added = {**inputs["added"], **({"image_embeds": [embeds]} if model is twin else {})}
         sample = inputs["sample"][..., :8, :8] if small else inputs["sample"]
         with torch.no_grad():
             model(sample, 500, inputs["context"], added_cond_kwargs=added, **more)
-        if args.device != "cpu":
-            torch.cuda.synchronize()
+        synchronise(device)
 
     injections = {
         f"ours, {form}, {region}, T = {tokens}": make_injection(adapter, tokens, form, where)
@@ -136,14 +151,19 @@ def main() -> None:
     }
     injections["ours, weight 0"] = make_injection(adapter, 4, "folded", mask, weight=0.0)
     injections[WORD_MAPS] = without_region(make_injection(adapter, 4, "folded", None))
-    theirs = {"ip_adapter_masks": [mask[:, None].to(args.device, dtype)]}
+    theirs = {"ip_adapter_masks": [mask[:, None].to(device, dtype)]}
     arms: dict[str, Callable[[], object]] = {
         "diffusers IP-Adapter, T = 4": lambda: step(twin),
         "diffusers IP-Adapter, face mask, T = 4": lambda: step(twin, cross_attention_kwargs=theirs),
     }
+    if args.compile:
+        compiled = cast(nn.Module, torch.compile(unet))
+        step(compiled)  # compiles
+        arms["unpatched, compiled"] = arms[COMPILED] = lambda: step(compiled)
+        injections[COMPILED] = make_injection(adapter, 4, "folded", mask)
     wanted = {name: injection for name, injection in injections.items() if args.arms in name}
     other = {name: arm for name, arm in arms.items() if args.arms in name}
-    measure(unet, wanted, other, step, args.repeats, Grid(size // 8, size // 8))
+    measure(unet, wanted, other, step, args.repeats, Grid(size // 8, size // 8), within=device.type == "cpu")
 
 
 def make_inputs(base: str, size: int, context: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -187,11 +207,13 @@ def measure(
     step: Callable[..., None],
     repeats: int,
     latent: Grid,
+    within: bool = True,
 ) -> None:
-    names = ["unpatched", *injections, *arms]
+    """Runs all arms in turn and prints the table; `within` only where calls of kernels wait for their end."""
+    names = list(dict.fromkeys(["unpatched", *injections, *arms]))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     folding: dict[str, list[float]] = {name: [] for name in injections}
-    within: dict[str, list[float]] = {name: [] for name in injections}
+    shares: dict[str, list[float]] = {name: [] for name in injections}
     step(unet)  # the first call allocates
     for round_number in range(repeats):
         # Turning the order round about takes away what a fixed place in it would give.
@@ -205,10 +227,10 @@ def measure(
                 spent = [0.0]
                 with stopwatch(spent):
                     seconds[name].append(_seconds(run))
-                if name in within:
-                    within[name].append(seconds[name][-1] / (seconds[name][-1] - spent[0]))
+                if name in shares:
+                    shares[name].append(seconds[name][-1] / (seconds[name][-1] - spent[0]))
     base = seconds["unpatched"]
-    print(f"{'arm':42} {'fastest':>8} {'ratio':>7} {'median':>7} {'within':>8} {'folding':>9} {'of 20':>7}")
+    print(f"{'arm':42} {'fastest':>10} {'ratio':>7} {'median':>7} {'within':>8} {'folding':>9} {'of 20':>7}")
     for name in names:
         ratio = statistics.median(mine / plain for mine, plain in zip(seconds[name], base, strict=True))
         best = min(seconds[name])
@@ -216,8 +238,9 @@ def measure(
         if name in folding:
             small = min(folding["ours, weight 0"]) if "ours, weight 0" in folding else 0.0
             once = max(min(folding[name]) - small, 0.0)  # less the small step itself
-            own = f"{statistics.median(within[name]):8.4f} {once:8.2f}s {once / (20 * min(base)):7.4f}"
-        print(f"{name:42} {best:7.2f}s {best / min(base):7.3f} {ratio:7.3f} {own}")
+            share = f"{statistics.median(shares[name]):8.4f}" if within else f"{'-':>8}"
+            own = f"{share} {once:8.2f}s {once / (20 * min(base)):7.4f}"
+        print(f"{name:42} {best:9.4f}s {best / min(base):7.3f} {ratio:7.3f} {own}")
 
 
 def _seconds(run: Callable[[], object]) -> float:
