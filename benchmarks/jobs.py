@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NoReturn
@@ -64,13 +65,11 @@ def _run(session: Session, pipeline: Pipeline, settings: Settings, steps: int, n
     side = SIZES[number % len(SIZES)]
     job = DiffusersJob("color photo of a person", width=side, height=side, steps=steps, seed=number)
 
-    def stop(done: int, total: int) -> NoReturn:
+    def stop(*_: int) -> NoReturn:
         raise Stopped
 
-    try:
+    with suppress(Stopped):
         generate(session, pipeline, settings, job, stop if number % 5 == 4 else None)
-    except Stopped:
-        pass
 
 
 def _megabytes(device: torch.device) -> float:

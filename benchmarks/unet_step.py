@@ -157,7 +157,7 @@ def main() -> None:
         "diffusers IP-Adapter, face mask, T = 4": lambda: step(twin, cross_attention_kwargs=theirs),
     }
     if args.compile:
-        compiled = cast(nn.Module, torch.compile(unet))
+        compiled = cast(nn.Module, cast(Any, torch).compile(unet))
         step(compiled)  # compiles
         arms["unpatched, compiled"] = arms[COMPILED] = lambda: step(compiled)
         injections[COMPILED] = make_injection(adapter, 4, "folded", mask)
