@@ -59,7 +59,8 @@ def step_inside(step: Step, outer: AttentionInputs, inner: AttentionInputs) -> S
         if 2 * len(step.twins) != len(step.rows) - photos:
             raise HostError(
                 f"Inside the attention there are {len(inner.hidden_states)} rows instead of {len(step.rows)}",
-                "Another extension adds rows there (Forge Couple): switch it off, or the identity guidance.",
+                "Another extension adds rows there (Forge Couple): switch it off, or the identity guidance, or use the "
+                "blend mode 'add' without trained pathways and text emphasis.",
             )
         half, own = (len(step.rows) - photos) // 2, (len(inner.hidden_states) - photos) // 2
         first = _by_content(step.rows[:half], outer.part(0, half), inner.part(0, own))
