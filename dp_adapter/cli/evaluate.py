@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.cli.evaluation_setup import (
+    PROMPT_SETS,
     add_job,
     add_judging,
     add_models,
@@ -41,7 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_models(parser)
     parser.add_argument("--people", type=Path, required=True, metavar="DIR", help="NAME_a.jpg, others NAME_b.jpg …")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N persons only")
-    parser.add_argument("--prompts", default="auto", metavar="SET|FILE", help="fastcomposer, scenes, or one a line")
+    parser.add_argument(
+        "--prompts", default="auto", metavar="SET|FILE", help="scenes, conflict, fastcomposer, or one a line"
+    )
     parser.add_argument("--prompt-count", type=int, default=8, metavar="N", help="prompts a person (8)")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="pictures a prompt, made as one batch (2)")
     parser.add_argument("--arms", default="base,add,dp,no-tca,no-ffb,no-regions", metavar="NAMES")
@@ -130,15 +133,15 @@ def _make_plan(
 
 
 def _make_prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPerson, number: int) -> list[Prompt]:
-    """One person's prompts: captions of the small base with the person's own face, FastComposer's, or a file's."""
+    """One person's prompts: of a set, or a file's."""
     name = args.prompts if args.prompts != "auto" else "scenes" if is_small(pipeline) else "fastcomposer"
-    if name in ("scenes", "fastcomposer"):
-        texts = own_texts(name == "scenes", person.photo, args.seed + number, args.prompt_count)
+    if name in PROMPT_SETS:
+        texts = own_texts(name, person.photo, args.seed + number, args.prompt_count)
     else:
         try:
             lines = read_text(Path(name)).splitlines()
         except (OSError, ValueError) as error:
-            hint = "Use fastcomposer, scenes, or a text file with a prompt a line."
+            hint = f"Use {', '.join(PROMPT_SETS)}, or a text file with a prompt a line."
             raise SettingsError("prompts", f"{name} cannot be read ({error})", hint) from error
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
     return fill_prompts(args, pipeline, texts)

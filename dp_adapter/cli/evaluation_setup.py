@@ -111,15 +111,20 @@ def make_scorer(args: argparse.Namespace, pictures: EvaluationPictures, pipeline
     return Scorer(found, prompts)
 
 
-def own_texts(scenes: bool, photo: Path, seed: int, count: int) -> list[str]:
-    """Captions of the small base's grammar that agree with the photo's face, or the first of FastComposer's prompts."""
+PROMPT_SETS = ("scenes", "conflict", "fastcomposer")
+"""Captions of the small base's grammar that agree with the photo's face; that contradict it; FastComposer's prompts."""
+
+
+def own_texts(name: str, photo: Path, seed: int, count: int) -> list[str]:
+    """The first of a set of prompts, for the person of a photo."""
     from dp_adapter.evaluation import fastcomposer_prompts
     from dp_adapter.identity.pictures.picture_files import load_picture
     from dp_adapter.small_base import caption_grammar
     from dp_adapter.small_base.caption_check import CaptionCheck
 
-    if scenes:
-        return caption_grammar.random_captions(seed, CaptionCheck().measure(load_picture(photo)).facts, count)
+    if name != "fastcomposer":
+        facts = CaptionCheck().measure(load_picture(photo)).facts
+        return caption_grammar.random_captions(seed, facts, count, name == "conflict")
     return fastcomposer_prompts.prompt_templates()[:count]
 
 

@@ -95,7 +95,7 @@ def _candidate_facts(candidate: TuningCandidate, best: bool) -> dict[str, Any]:
 
 def _make_prompts(args: argparse.Namespace, pipeline: Pipeline) -> list[Prompt]:
     texts: list[str] = args.prompt or evaluation_setup.own_texts(
-        evaluation_setup.is_small(pipeline), args.photo, args.seed, 8
+        "scenes" if evaluation_setup.is_small(pipeline) else "fastcomposer", args.photo, args.seed, 8
     )
     prompts = evaluation_setup.fill_prompts(args, pipeline, texts)
     if args.budget < 4:

@@ -140,6 +140,8 @@ class Injection:
         lora: low-rank weights that came with a checkpoint, with their strength.
         companion: fits the base model to another size while an identity acts, with its strength.
         form: ``folded``, ``half`` and ``plain`` compute the same; ``auto`` folds wherever that is possible.
+        guidance: r >= 0, the identities' guidance as a factor of the text's, see ``core.twins``; None where they act in
+            the conditional and the unconditional row, as the weights were trained.
         sharing: how several identities share a position: where ``regions`` overlap, each gets its part of them; by
             ``words``, its part of their words' attention, times its region.
     """
@@ -152,6 +154,7 @@ class Injection:
     form: Form = "auto"
     companion: tuple[SizeCompanion, float] | None = None
     sharing: Sharing = "regions"
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         """Raises HostError where families that act at different places are mixed, or words to share by are missing."""
@@ -173,6 +176,11 @@ class Injection:
         """False when nothing would change: the host then patches nothing, and the output is bit-equal."""
         seen = [identity for identity in self.identities if identity.visible]
         return any(self.schedule.ever_active or identity.uses_photo for identity in seen)
+
+    @property
+    def follows_twins(self) -> bool:
+        """Whether rows ever need twins without identity."""
+        return self.text.strict or self.text.free or self.guidance is not None
 
     @property
     def uses_photo(self) -> bool:

@@ -91,6 +91,7 @@ class Step:
         rows: one entry per batch element, in the batch's order.
         latent: size of the latents.
         tiles: what part of its picture each row shows; None where every row shows a whole one.
+        twins: of the rows behind those that the host called with, the numbers of the rows that they repeat.
         references: of the last rows, which show photos, the identities whose photos these are, by number.
     """
 
@@ -98,13 +99,20 @@ class Step:
     rows: tuple[Row, ...]
     latent: Grid
     tiles: tuple[TileBox, ...] | None = None
+    twins: tuple[int, ...] = ()
     references: tuple[int, ...] = ()
 
+    def conditional(self) -> Step:
+        """The same call, in which the identities act in conditional rows only."""
+        rows = tuple(replace(row, kind="text") if row.kind == "uncond" else row for row in self.rows)
+        return replace(self, rows=rows)
+
     def twinned(self) -> Step:
-        """The same rows once more behind the others, without identity."""
-        twins = tuple(Row("text", row.sample) for row in self.rows)
-        tiles = None if self.tiles is None else self.tiles + self.tiles
-        return replace(self, rows=self.rows + twins, tiles=tiles)
+        """The rows in which identities act once more behind all others, without identity."""
+        twins = tuple(number for number, row in enumerate(self.rows) if row.kind != "text")
+        rows = tuple(Row("text", self.rows[number].sample) for number in twins)
+        tiles = None if self.tiles is None else (*self.tiles, *(self.tiles[number] for number in twins))
+        return replace(self, rows=self.rows + rows, tiles=tiles, twins=twins)
 
     def with_references(self, numbers: tuple[int, ...]) -> Step:
         """The same rows with these identities' photos behind them, one row each."""

@@ -56,8 +56,12 @@ ARMS = (
     Arm("no-tca", "without TCA", _NO_TEXT_PATHWAY),
     Arm("no-ffb", "without FFB", {"gate.down": 1.0, "gate.middle": 1.0, "gate.up": 1.0}, "no-blending"),
     Arm("no-regions", "without region masks", _EVERYWHERE),
+    Arm("strict", "strict text region", {"strict_text_region": True}),
+    Arm("guided", "identity guidance", {"identity_guidance": 0.7}),
 )
-"""Base model; decoupled attention in the whole picture from the first step on; the whole method; its ablations."""
+"""Base model; decoupled attention in the whole picture from the first step on; the whole method; its ablations; the
+two forms that leave the rest of the picture to the text, for one more row each of the call's or its conditional rows.
+"""
 
 
 def choose_arms(names: Sequence[str]) -> tuple[Arm, ...]:

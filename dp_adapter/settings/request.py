@@ -109,6 +109,13 @@ class Settings(Record):
         "Strict text region",
         "Keeps everything outside the face as it would be without the adapter, for one more row of computing.",
     )
+    identity_guidance: float | None = setting(
+        None,
+        Nullable(WEIGHT),
+        "Identity guidance",
+        "Guides the person apart from the prompt, with this part of the CFG scale, and leaves the rest of the picture "
+        "to the prompt, for one more row of computing; null: not apart. Try 0.7 with a weight of 1.5.",
+    )
     blend: str = setting(
         "auto",
         Choice(("auto", "add", "orthogonal", "orthogonal_v2", "norm", "adain_mean", "gated")),

@@ -119,15 +119,21 @@ class CaptionFacts:
     glasses: bool | None = None
     smiling: bool | None = None
 
+    def contradict(self, chance: random.Random) -> CaptionFacts:
+        """The contrary of each: another colour of hair, glasses or none, smiling or serious."""
+        hair = None if self.hair is None else chance.choice([name for name in HAIR if name != self.hair])
+        glasses, smiling = (None if fact is None else not fact for fact in (self.glasses, self.smiling))
+        return CaptionFacts(hair, glasses, smiling)
 
-def random_captions(seed: int, facts: CaptionFacts, count: int) -> list[str]:
+
+def random_captions(seed: int, facts: CaptionFacts, count: int, conflict: bool = False) -> list[str]:
     """Random captions for one person, the same for the same seed.
 
-    Framing, place, clothes and background vary as in training; the face is described as the photo has it, so that
-    prompt and identity do not contradict each other.
+    Framing, place, clothes and background vary as in training. The face is described as the photo has it, so that
+    prompt and identity do not contradict each other; in a conflict it is described the other way round.
     """
     chance = random.Random(seed)  # noqa: S311 - a protocol, no secret
-    return [_random_caption(chance, facts) for _ in range(count)]
+    return [_random_caption(chance, facts.contradict(chance) if conflict else facts) for _ in range(count)]
 
 
 def _random_caption(chance: random.Random, facts: CaptionFacts) -> str:

@@ -99,7 +99,12 @@ class RegionCache:
     @property
     def strict(self) -> bool:
         """Whether the picture outside the regions is that of the twins."""
-        return self._injection.text.strict
+        return self._injection.text.strict or self.guidance is not None
+
+    @property
+    def guidance(self) -> float | None:
+        """What the identities change in a prediction counts by this factor; None: they act in all rows."""
+        return self._injection.guidance
 
     @property
     def twinned(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -91,6 +92,8 @@ class Attachment:
         call = self._host.read_call(args, kwargs)
         if call is None:
             return None
+        if self._cache.guidance is not None:
+            call = replace(call, step=call.step.conditional())
         self.progress, self.call = call.step.progress, call.step
         self.acting.enter()
         # Without an identity at work twins would say nothing new, cost a row, and round differently.

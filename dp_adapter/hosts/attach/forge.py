@@ -29,10 +29,10 @@ from dp_adapter.hosts.attach.forge_options import (
     Rows,
     block_in,
     block_of,
-    doubled_options,
     extended_options,
     noise_level_of,
     progress_of,
+    repeated_options,
     with_patches,
 )
 from dp_adapter.hosts.attach.host_unet import (
@@ -131,11 +131,12 @@ class PatchedUNet(HostUNet):
         return UNetCall(step, args, {name: one for name, one in kwargs.items() if name != OPTIONS}, options)
 
     def arguments(self, call: UNetCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        last = {name: patch for name, patch in self._last.items() if call.twinned or name != "attn1_output_patch"}
+        last = {name: patch for name, patch in self._last.items() if call.step.twins or name != "attn1_output_patch"}
         return call.args, {**call.kwargs, OPTIONS: with_patches(call.options or {}, self._first, last)}
 
     def add_twins(self, call: UNetCall) -> UNetCall:
-        return replace(super().add_twins(call), options=doubled_options(call.options or {}, len(call.step.rows)))
+        more = super().add_twins(call)
+        return replace(more, options=repeated_options(call.options or {}, len(call.step.rows), more.step.twins))
 
     def describe_photos(self, call: UNetCall) -> UNetCall:
         counts = len(call.step.rows), len(call.step.references), self.rows_at_once(call)

@@ -112,18 +112,25 @@ def with_patches(options: Options, first: Mapping[str, Patch], last: Mapping[str
     return {**options, "patches": patches}
 
 
-def doubled_options(options: Options, rows: int) -> dict[str, Any]:
-    """A copy of a call's options that describes every row twice, the second time behind all others."""
-    twice = dict(options)
+def repeated_options(options: Options, rows: int, numbers: Sequence[int]) -> dict[str, Any]:
+    """A copy of a call's options that describes these of its rows once more, behind all others.
+
+    Args:
+        numbers: of rows, whole entries of ``cond_or_uncond``.
+    """
+    more = dict(options)
+    chunk = max(1, rows // max(1, len(options["cond_or_uncond"])))
     for name in ("cond_or_uncond", "uuids"):
-        if name in twice:
-            twice[name] = [*twice[name], *twice[name]]
-    if "cond_mark" in twice:
-        twice["cond_mark"] = torch.cat([twice["cond_mark"]] * 2)
+        if name in more:
+            more[name] = [*more[name], *(more[name][number // chunk] for number in numbers[::chunk])]
+    if "cond_mark" in more:
+        mark: Tensor = more["cond_mark"]
+        more["cond_mark"] = torch.cat([mark, mark[list(numbers)]])
     for name in ("cond_indices", "uncond_indices"):
-        if name in twice:
-            twice[name] = [*twice[name], *(index + rows for index in twice[name])]
-    return twice
+        if name in more:
+            behind = [rows + place for place, number in enumerate(numbers) if number in more[name]]
+            more[name] = [*more[name], *behind]
+    return more
 
 
 def extended_options(options: Options, rows: int, more: int, chunk: int) -> dict[str, Any]:

@@ -35,14 +35,12 @@ class UNetCall:
 
     Attributes:
         args, kwargs: the UNet's arguments, without Forge's ``transformer_options``, which are ``options``.
-        twinned: whether the second half of the rows, but for photos, are text-only twins of the first.
     """
 
     step: Step
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: Mapping[str, Any] | None = None
-    twinned: bool = False
 
 
 class HostUNet(ABC):
@@ -105,10 +103,10 @@ class HostUNet(ABC):
         return call.args, call.kwargs
 
     def add_twins(self, call: UNetCall) -> UNetCall:
-        """The call with all its rows once more behind the others, without identity."""
-        rows = len(call.step.rows)
-        args, kwargs = repeat_rows(call.args, rows), repeat_rows(call.kwargs, rows)
-        return replace(call, step=call.step.twinned(), args=args, kwargs=kwargs, twinned=True)
+        """The call with the rows in which identities act once more behind all others, without identity."""
+        rows, step = len(call.step.rows), call.step.twinned()
+        args, kwargs = repeat_rows(call.args, rows, step.twins), repeat_rows(call.kwargs, rows, step.twins)
+        return replace(call, step=step, args=args, kwargs=kwargs)
 
     def describe_photos(self, call: UNetCall) -> UNetCall:
         """The call, with whatever else the host says of its rows said of the photos', which were just added."""

@@ -81,7 +81,7 @@ class HookedUNet(HostUNet):
     def after_self_attention(self, stack: ExitStack, change: ChangeOutput) -> None:
         def term_at(site: Site) -> _Term:
             def term(before: Tensor, after: Tensor) -> Tensor | None:
-                if self.running is None or not self.running.twinned:
+                if self.running is None or not self.running.step.twins:
                     return None
                 attention = after - before
                 return change(site, attention) - attention

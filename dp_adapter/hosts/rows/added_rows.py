@@ -19,14 +19,14 @@ def require_rows(rows: Sequence[Row], count: int) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def repeat_rows(values: Any, rows: int) -> Any:
-    """Every tensor whose first side is the batch, twice along it; containers are walked."""
+def repeat_rows(values: Any, rows: int, numbers: Sequence[int]) -> Any:
+    """Every tensor whose first side is the batch, with these of its rows once more behind; containers are walked."""
     if isinstance(values, Tensor):
-        return torch.cat([values, values]) if values.ndim and len(values) == rows else values
+        return torch.cat([values, values[list(numbers)]]) if values.ndim and len(values) == rows else values
     if isinstance(values, dict):
-        return {key: repeat_rows(value, rows) for key, value in cast(dict[str, Any], values).items()}
+        return {key: repeat_rows(value, rows, numbers) for key, value in cast(dict[str, Any], values).items()}
     if isinstance(values, tuple | list):
-        walked = [repeat_rows(value, rows) for value in cast(Sequence[Any], values)]
+        walked = [repeat_rows(value, rows, numbers) for value in cast(Sequence[Any], values)]
         return tuple(walked) if isinstance(values, tuple) else walked
     return values
 

@@ -37,27 +37,31 @@ def require_whole(step: Step, hidden_states: Tensor) -> None:
         raise HostError(
             f"Inside the attention there are {len(hidden_states)} rows instead of {len(step.rows)}",
             "Another extension splits the rows by prompt and negative prompt (Regional Prompter in attention mode) and "
-            "would take our further rows for one of them: switch it off, or the strict text region, what frees parts "
-            "of the face and the photo attention.",
+            "would take our further rows for one of them: switch it off, or the strict text region, the identity "
+            "guidance, what frees parts of the face and the photo attention.",
         )
 
 
-def step_inside(step: Step, outer: AttentionInputs, inner: AttentionInputs, twinned: bool = False) -> Step:
+def step_inside(step: Step, outer: AttentionInputs, inner: AttentionInputs) -> Step:
     """The step for the rows that the layers inside an attention are called with.
 
     Args:
         outer: what the attention was called with; inner: what its ``to_q`` and ``to_k`` got.
-        twinned: the second half of the outer rows, but for those that show photos, repeats the first one, so that of
-            the inner rows does, too.
 
     Raises:
-        HostError: an inner row is not one of the outer rows.
+        HostError: an inner row is not one of the outer rows, or it cannot be told which are twins.
     """
     if len(inner.hidden_states) == len(step.rows):
         return step
     rows = _by_storage(outer.hidden_states, inner.hidden_states)
-    if rows is None and twinned:
+    if rows is None and step.twins:
         photos = len(step.references)
+        if 2 * len(step.twins) != len(step.rows) - photos:
+            raise HostError(
+                f"Inside the attention there are {len(inner.hidden_states)} rows instead of {len(step.rows)}",
+                "Another extension adds rows there (Forge Couple): switch it off, or the identity guidance, or use the "
+                "blend mode 'add' without trained pathways and text emphasis.",
+            )
         half, own = (len(step.rows) - photos) // 2, (len(inner.hidden_states) - photos) // 2
         first = _by_content(step.rows[:half], outer.part(0, half), inner.part(0, own))
         second = _by_content(step.rows[half : 2 * half], outer.part(half, 2 * half), inner.part(own, 2 * own))

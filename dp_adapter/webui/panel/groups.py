@@ -57,7 +57,7 @@ def add_pathways(widgets: Widgets) -> None:
     with make_group(widgets, "Text and identity pathways", "pathways"):
         widgets.row("text_weight", "text_emphasis")
         widgets.row("blend", "structure", "lora_weight")
-        widgets.row("strict_text_region", "free_parts")
+        widgets.row("identity_guidance", "strict_text_region", "free_parts")
         widgets.row("text_side.lock", "text_side.weight")
         widgets.row("reference_attention.weight", "reference_attention.start", "reference_attention.end")
 

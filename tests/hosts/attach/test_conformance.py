@@ -91,9 +91,11 @@ class Variant:
     identity: Callable[..., Identity] = someone
     form: Form = "auto"
     text: TextPathway = field(default_factory=TextPathway)
+    guidance: float | None = None
 
     def injection(self, base: Base, *identities: Identity, **changes: Any) -> Injection:
-        return replace(Injection(identities, text=self.text, form=self.form), **changes)
+        made = Injection(identities, text=self.text, form=self.form, guidance=self.guidance)
+        return replace(made, **changes)
 
 
 VARIANTS = {
@@ -107,6 +109,7 @@ VARIANTS = {
     "orthogonal": Variant(someone_orthogonal),
     "gated": Variant(someone_gated),
     "wanted": Variant(someone_wanted),
+    "guided": Variant(guidance=0.7),
     "text query": Variant(someone_text_query),
 }
 DISTINCT = [
@@ -117,6 +120,7 @@ DISTINCT = [
     "strict trained",
     "gated",
     "text query",
+    "guided",
 ]  # every path of the code once
 FORMS: list[Form] = ["folded", "half", "plain"]
 DEEP = ["folded", "strict trained"]  # for SDXL, whose calls are slow
@@ -347,7 +351,7 @@ def row_alone(host: Host, name: str, row: Row, again: int) -> Tensor:
     return patched(host, variant.injection(host.base, *identities), [Row(row.kind)], given)
 
 
-@pytest.mark.parametrize("name", ["folded", "half", "emphasis", "strict trained", "gated"])
+@pytest.mark.parametrize("name", ["folded", "half", "emphasis", "strict trained", "gated", "guided"])
 @pytest.mark.parametrize("layout", ROWS)
 def test_every_row_gets_what_it_would_get_alone(small: Host, name: str, layout: str) -> None:
     variant, rows = VARIANTS[name], ROWS[layout]
@@ -617,6 +621,43 @@ def test_strict_text_region_keeps_the_background(host: Host, name: str) -> None:
     # Without the option the background moves, or the assertion above would say nothing.
     loose = variant.injection(host.base, variant.identity(host.base, mask=TWO_MASKS), text=TextPathway())
     assert largest((patched(host, loose, rows) - base)[~inside]) > 1e-3
+
+
+# Identity guidance: t + r G (i - t) in conditional rows, nothing in the others.
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_guidance_scales_what_the_identity_changes(host: Host, form: Form) -> None:
+    rows = [Row(kind, sample) for kind in ("uncond", "cond") for sample in (0, 1)]
+    injection = Injection((someone(host.base, mask=TWO_MASKS),), form=form)
+    strict = patched(host, replace(injection, text=TextPathway(strict=True)), rows)
+    base = unpatched(host, tuple(rows))
+    for factor in (0.0, 0.5, 1.0, 2.0):
+        out = patched(host, replace(injection, guidance=factor), rows)
+        torch.testing.assert_close(out[:2], base[:2], atol=1e-5, rtol=0)
+        torch.testing.assert_close(out[2:], base[2:] + factor * (strict - base)[2:], atol=2e-5, rtol=0)
+    assert largest((strict - base)[2:]) > 1e-2
+
+
+def test_guidance_without_a_mask_leaves_the_unconditional_row_alone(small: Host) -> None:
+    injection, base = Injection((someone(small.base),)), unpatched(small, tuple(PAIR))
+    added = patched(small, injection)
+    for factor in (0.5, 1.0):
+        out = patched(small, replace(injection, guidance=factor))
+        for number, row in enumerate(PAIR):
+            expected = base[number] + (factor * (added - base)[number] if row.kind == "cond" else 0)
+            torch.testing.assert_close(out[number], expected, atol=2e-5, rtol=0)
+
+
+def test_guidance_costs_one_row_for_each_conditional_one(small: Host) -> None:
+    seen: list[int] = []
+    hook = small.block(0).register_forward_hook(lambda _module, _args, output: seen.append(len(output)))
+    try:
+        for rows in (PAIR, [COND], [UNCOND], [COND, COND, UNCOND], [Row("text"), COND]):
+            patched(small, Injection((someone(small.base),), guidance=1.0), rows)
+    finally:
+        hook.remove()
+    assert seen == [3, 2, 1, 5, 3]
 
 
 def test_strict_without_a_mask_changes_nothing(small: Host) -> None:

@@ -331,6 +331,21 @@ def test_trained_pathways_act_in_each_region_of_forge_couple(couple: Forge) -> N
         torch.testing.assert_close(couple(given, marks=(1, 0)), expected, atol=1e-5, rtol=0)
 
 
+def test_identity_guidance_with_forge_couple(couple: Forge) -> None:
+    """Behind the output projection rows are the call's own; inside, nobody says which of them are twins."""
+    given = tiny.inputs("sd15", (UNCOND, COND))
+    put_forge_couple(couple.unet, foreign_texts(2), couple_masks(2))
+    bare = couple(given, marks=(1, 0))
+    with attached(couple, injection("folded", guidance=1.0)):
+        out = couple(given, marks=(1, 0))
+    with attached(couple, injection("folded", text=TextPathway(strict=True))):
+        strict = couple(given, marks=(1, 0))
+    torch.testing.assert_close(out[1], strict[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(out[0], bare[0], atol=1e-5, rtol=0)
+    with attached(couple, injection("plain", guidance=1.0)), pytest.raises(HostError, match="the identity guidance"):
+        couple(given, marks=(1, 0))
+
+
 def test_rows_that_nobody_announced_are_refused(couple: Forge) -> None:
     """Rows are recognised by their content; what an extension changes inside the attention is nobody's."""
 
@@ -372,9 +387,9 @@ def test_regional_prompter_in_forge(couple: Forge, form: Form) -> None:
         attn2 = cast(Any, couple.block(index).get_submodule("attn2"))
         attn2.forward = _with_value(attn2.forward)
     torch.testing.assert_close(term(regional(given), form), expected, atol=2e-6, rtol=0)
-    strict = injection(text=TextPathway(strict=True))
-    with attached(couple, strict), pytest.raises(HostError, match="Regional Prompter in attention mode"):
-        couple(regional(given), marks=(1, 0))
+    for further in (injection(text=TextPathway(strict=True)), injection(guidance=1.0)):
+        with attached(couple, further), pytest.raises(HostError, match="Regional Prompter in attention mode"):
+            couple(regional(given), marks=(1, 0))
 
 
 def _with_value(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

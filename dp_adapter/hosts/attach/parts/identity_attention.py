@@ -147,7 +147,7 @@ class PlainAttention(IdentityAttention):
         """F [R, N, I]; the rows of ``inner`` may be others than the call's."""
         call = self._host.running
         assert call is not None
-        inside = step_inside(call.step, outer, inner, call.twinned)
+        inside = step_inside(call.step, outer, inner)
         step = self._host.checked_step(site, captured.z, inside)
         if self._contexts is not None:
             self._contexts.note_texts(call.step.rows, outer.context)

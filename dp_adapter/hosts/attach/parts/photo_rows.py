@@ -146,5 +146,5 @@ class PhotoRows(Part):
 
 
 def source_row(rows: Sequence[Row]) -> int:
-    """The row whose text the photos get: the first unconditional one, or else the first."""
-    return next((number for number, row in enumerate(rows) if row.kind == "uncond"), 0)
+    """The row whose text the photos get: the first that is not conditional, or else the first."""
+    return next((number for number, row in enumerate(rows) if row.kind != "cond"), 0)

@@ -1,4 +1,4 @@
-"""Text-only twins of a call's rows, for a strict text region and for parts of the face that are left to the text."""
+"""Text-only twins of a call's rows: for a strict text region, parts of the face that are left to the text, guidance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TextTwins(Part):
 
     def __init__(self, host: HostUNet, injection: Injection, cache: RegionCache) -> None:
         self._host, self._cache = host, cache
-        self._follows = injection.text.strict or injection.text.free
+        self._follows = injection.follows_twins
 
     def register(self, stack: ExitStack) -> None:
         if self._follows:
@@ -31,7 +31,7 @@ class TextTwins(Part):
 
     def leave(self, call: UNetCall, sample: Tensor) -> Tensor:
         step = call.step.without_references()
-        return twins.mix_predictions(self._cache, step, sample) if call.twinned else sample
+        return twins.mix_predictions(self._cache, step, sample) if step.twins else sample
 
     def _follow(self, site: Site, output: Tensor) -> Tensor:
         return twins.mix_self_attention(self._cache, site, self._host.checked_step(site, output), output)
@@ -42,7 +42,7 @@ class WholeRows(Part):
 
     def __init__(self, host: HostUNet, injection: Injection) -> None:
         self._host = host
-        self._adds = injection.text.strict or injection.text.free or injection.uses_photo
+        self._adds = injection.follows_twins or injection.uses_photo
 
     def register(self, stack: ExitStack) -> None:
         for site in self._host.sites if self._adds else ():
@@ -51,5 +51,5 @@ class WholeRows(Part):
 
     def _require(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         call = self._host.running
-        if call is not None and (call.twinned or call.step.references):
+        if call is not None and (call.step.twins or call.step.references):
             require_whole(call.step, args[0])
