@@ -22,7 +22,7 @@ from dp_adapter.session.regions.mask_size import choose_moving_size, choose_size
 from dp_adapter.session.scene import Crop, Mask, Picture, Scene
 from dp_adapter.settings import Region, Settings
 
-_MOST_SEEN = 2**22  # px of an init picture in which faces are looked for
+_MOST_SEEN = 2**21  # px of an init picture in which faces are looked for
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from dp_adapter.session.regions.face_mask import face_mask, fit_mask, free_mask,
 from dp_adapter.session.regions.mask_size import limit_side
 from dp_adapter.session.regions.requested_regions import PersonRegion, RequestedRegion, RequestedRegions, unite
 from dp_adapter.session.regions.tracker import FoundRegion, Surroundings, TrackedPerson, Tracker, TrackingPlan
-from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings, Tracking
 
 _COARSEST = 64  # of a region from attention, which has at most 32 cells itself

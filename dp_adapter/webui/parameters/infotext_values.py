@@ -36,7 +36,9 @@ def encode_value(kind: Kind, value: Any, names: Mapping[str, str], key: str) -> 
 def decode_value(kind: Kind, text: str, names: dict[str, str]) -> Any:
     """The JSON form of a parameter's text, for its field to check; file names go into ``names``."""
     if text.startswith(_JSON):
-        with contextlib.suppress(ValueError):  # somebody's own words that begin so, typed into the parameters
+        with contextlib.suppress(
+            ValueError, RecursionError
+        ):  # somebody's own words that begin so, typed into the parameters
             text = str(json.loads(text[len(_JSON) :]))
     if isinstance(kind, Picture):
         return _read_photo(text, names)
