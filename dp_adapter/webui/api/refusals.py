@@ -17,6 +17,7 @@ from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hints import hide_folders
 
 MOST_BYTES = 128 * 2**20  # a dozen photos at the largest size that is taken
+_DIGITS = 18  # of a length that can be one
 _UNREADABLE = 400  # what FastAPI says of a body that it cannot read
 _NOT_JSON = "The body is not JSON that can be read. Check quotes and commas, the encoding, how deep it is nested."
 _FIELD = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
@@ -94,7 +95,7 @@ def _limit_size(request: Request) -> Request:
         HTTPException: it says itself that it is longer.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MOST_BYTES:
+    if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > MOST_BYTES):
         raise _size_refusal()
     read = 0
 

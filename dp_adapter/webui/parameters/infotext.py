@@ -34,7 +34,7 @@ from dp_adapter.webui.parameters.infotext_values import decode_value, encode_val
 
 KEY = "DP-Adapter"
 _LEFT = "Left at its default."
-_SHOWN = 20  # unknown keys
+_SHOWN = 20  # notes, and keys in one
 _DIGITS = 9  # of a version that can be one
 _ALWAYS = ("weight",)  # what every reader of a picture's parameters looks for
 
@@ -114,7 +114,8 @@ def read_parameters(params: Mapping[str, str]) -> PastedRequest | None:
             leaves[path] = decode_value(field_at(path).kind, str(text), names)
     notes = [_unknown(unknown, str(params[KEY]))] if unknown else []
     settings = _without_refused(leaves, notes)
-    return PastedRequest(settings, names, tuple(notes))
+    more = [f"{len(notes) - _SHOWN} more are left out here."] if len(notes) > _SHOWN else []
+    return PastedRequest(settings, names, (*notes[:_SHOWN], *more))
 
 
 def _path(key: str) -> str | None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from dp_adapter import naming
 from dp_adapter.settings import Kind, ListOf, Nullable, Picture, SiteFactors
 from dp_adapter.settings.messages import tidy
 
@@ -81,7 +82,7 @@ def _read_photo(text: str, names: dict[str, str]) -> str:
     if match is None:
         return text
     if match[2]:
-        names[match[1]] = match[2]
+        names[match[1]] = naming.word(match[2])
     return f"photo:{match[1]}"
 
 
