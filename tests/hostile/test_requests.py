@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from dp_adapter.errors import SettingsError
+from dp_adapter.modes import TABLE, add_words
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.webui.api import routes
@@ -212,3 +213,15 @@ def test_names_of_files_that_are_no_utf_8_are_listed(tmp_path: Path) -> None:
     (listed,) = TestClient(app).get(f"{routes.PREFIX}/models").json()["models"]
     assert listed["name"] == "caf\\udce9.safetensors"
     assert not listed["fits"]
+
+
+PIECES = [" ", "\n", "<", "(", ":", ": 1", "man ", "#", "[", "AND ", " BREAK", "a", "full body, ", "_", "\ud800", "x:0.5 "]
+
+
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from([1, 2, 500])), max_size=4))
+@hostile
+def test_words_into_a_prompt_of_anything(pieces: list[tuple[str, int]]) -> None:
+    prompt = "".join(piece * times for piece, times in pieces)
+    once = add_words(prompt, prompt, TABLE["full_body"].words)
+    assert all(len(text) <= len(prompt) + 200 * (1 + prompt.count("AND")) for text in once)
+    assert "full body" in once[0] and "cropped" in once[1]

@@ -16,7 +16,8 @@ from tests.hostile.tries import hostile
 NAMES = [infotext_name(path) for path, _ in walk_fields()]
 STRANGE = [
     "", "null", "auto", "[]", "[" * 50_000, '{"a":' * 5000, "json [", "json " + "[" * 50_000, 'json "\\ud800"',
-    "9" * 5000, "1" * 20_000 + "x", "1e400", "NaN", "-Infinity", "photo:0123456789abcdef " + "n" * 100_000, "identity:\ud800",
+    "9" * 5000, "1" * 20_000 + "x", "1e400", "NaN", "-Infinity",
+    "photo:0123456789abcdef " + "n" * 100_000, "identity:\ud800",
     "photo:0123456789abcdef \ud800", "3=0.5, 7=1", "1=1," * 50_000, "9" * 9000 + "=1", "0@0," * 2000, "box", "mask",
     "person 99999", "custom:x", "init, init", ",", '"', "\0", "\u202e", " " * 50_000 + "x",
 ]  # fmt: skip

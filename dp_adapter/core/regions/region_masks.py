@@ -53,8 +53,12 @@ def grow_and_feather(mask: Tensor, grow: float, feather: float) -> Tensor:
     flat = mask.reshape(-1, *mask.shape[-2:]).float()
     for axis in (1, 2):
         flat = _dilate(flat, min(round(grow), flat.shape[axis] - 1), axis)
-    for axis in (1, 2):
-        flat = _blur(flat, feather, axis) if round(3 * feather) > 0 else flat
+    if feather > _WIDEST:
+        flat = _blur_widely(_blur_widely(flat, feather, 1), feather, 2)
+    elif (reach := round(3 * feather)) > 0:
+        kernel = _gaussian(feather, reach, flat)
+        around = F.pad(flat[:, None], (reach, reach, reach, reach), mode="replicate")
+        flat = F.conv2d(F.conv2d(around, kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]
     return flat.reshape(mask.shape).clamp(0, 1)
 
 
@@ -69,23 +73,25 @@ def _dilate(mask: Tensor, radius: int, axis: int) -> Tensor:
     return greatest
 
 
-def _blur(mask: Tensor, sigma: float, axis: int) -> Tensor:
-    """A Gaussian over [M, H, W] along an axis, cut off at 3 sigma; beyond the edges all is as at the edge."""
-    cell = int(2 * sigma / _WIDEST) if sigma > _WIDEST else 1  # px
-    most = round(3 * sigma) + 0.5
-    reach = math.ceil(most / cell - 0.5)
-    offsets = torch.arange(-reach, reach + 1, dtype=mask.dtype, device=mask.device)
-    kernel = torch.exp(-0.5 * (offsets * cell / sigma) ** 2) * (most / cell + 0.5 - offsets.abs()).clamp(0, 1)
-    kernel = kernel / kernel.sum()
-    along = (-1, 1) if axis == 1 else (1, -1)
-    if cell == 1:
-        return F.conv2d(_extend(mask, reach, axis)[:, None], kernel.reshape(1, 1, *along))[:, 0]
-    size = (cell, 1) if axis == 1 else (1, cell)
-    # One cell more on each side: it is the edge's alone, and the interpolation needs it.
-    means = F.avg_pool2d(_extend(mask, cell, axis, -mask.shape[axis] % cell)[:, None], size)
+def _blur_widely(mask: Tensor, sigma: float, axis: int) -> Tensor:
+    """The same Gaussian along one axis of [M, H, W], over means of several pixels, then interpolated."""
+    pixels = int(2 * sigma / _WIDEST)
+    most = (round(3 * sigma) + 0.5) / pixels  # where it is cut off, within a mean
+    kernel = _gaussian(sigma / pixels, math.ceil(most - 0.5), mask, most)
+    reach = len(kernel) // 2
+    size, along = ((pixels, 1), (-1, 1)) if axis == 1 else ((1, pixels), (1, -1))
+    # One mean more on each side: it is the edge's alone, and the interpolation needs it.
+    means = F.avg_pool2d(_extend(mask, pixels, axis, -mask.shape[axis] % pixels)[:, None], size)
     soft = F.conv2d(_extend(means[:, 0], reach, axis)[:, None], kernel.reshape(1, 1, *along))
     finer = F.interpolate(soft, scale_factor=tuple(map(float, size)), mode="bilinear")[:, 0]
-    return finer.narrow(axis, cell, mask.shape[axis])
+    return finer.narrow(axis, pixels, mask.shape[axis])
+
+
+def _gaussian(sigma: float, reach: int, like: Tensor, most: float = math.inf) -> Tensor:
+    """A kernel [2 * reach + 1] of sum 1; of what lies beyond ``most``, only the share within it counts."""
+    offsets = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) * (most + 0.5 - offsets.abs()).clamp(0, 1)
+    return kernel / kernel.sum()
 
 
 def _extend(mask: Tensor, by: int, axis: int, further: int = 0) -> Tensor:
