@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dp_adapter import hints
+from dp_adapter import hints, naming
 
 
 class DPAdapterError(Exception):
@@ -14,8 +14,8 @@ class DPAdapterError(Exception):
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
-        self.problem = hints.hide_folders(problem).rstrip(".")
-        self.hint = hint = hints.hide_folders(hint)
+        self.problem = naming.word(hints.hide_folders(problem)).rstrip(".")
+        self.hint = hint = naming.word(hints.hide_folders(hint))
         super().__init__(f"{self.problem}. {hint}".rstrip() if hint else f"{self.problem}.")
 
 
@@ -28,7 +28,7 @@ class SettingsError(DPAdapterError):
     """
 
     def __init__(self, field: str, problem: str, hint: str = "", nearest: object = None) -> None:
-        self.field = field
+        self.field = field = naming.word(field)
         self.nearest = nearest
         super().__init__(f"{field}: {problem}", hint)
 

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 _ABSOLUTE = re.compile(r"""(?<![\w:/\\.~…-])(?:[A-Za-z]:[\\/]|/)[^\s'"(),;:<>]+""")
 
@@ -86,6 +85,7 @@ def _last_part(match: re.Match[str]) -> str:
     """The end of a path that is none of the WebUI's; what names no place on this machine stays."""
     parts = [part for part in re.split(r"[\\/]", match[0]) if part]
     posix = match[0].startswith("/")
-    if len(parts) < 2 or (posix and not Path(os.sep, parts[0]).exists()):
+    here = os.path.exists(os.sep + parts[0]) if parts else False  # noqa: PTH110 - Path's raises for long names
+    if len(parts) < 2 or (posix and not here):
         return match[0]
     return f"…/{parts[-1]}"

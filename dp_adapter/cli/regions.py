@@ -123,6 +123,7 @@ def _find_people(
     from dp_adapter.core.regions.region_masks import gains
     from dp_adapter.core.types import Grid
     from dp_adapter.session import Scene
+    from dp_adapter.session.regions.face_mask import fit_mask
     from dp_adapter.session.regions.requested_regions import RequestedRegions
 
     height, width = picture.shape[:2]
@@ -131,7 +132,7 @@ def _find_people(
     named = sorted({item.identity for item in settings.references or settings.regions})
     numbers = named or list(range(max(1, faces)))
     found = [requested.find_regions(number) for number in numbers]
-    latent = Grid(height // _LATENT, width // _LATENT)
+    size, latent = Grid(height, width), Grid(height // _LATENT, width // _LATENT)
     powers: dict[Level, float] = {"down": settings.gate.down, "middle": settings.gate.middle, "up": settings.gate.up}
     gates: list[list[tuple[str, Any]]] = [[] for _ in numbers]
     for level, halvings in _levels(base):
@@ -143,8 +144,8 @@ def _find_people(
         _Person(
             number,
             area,
-            np.ones((height, width), np.float32) if area.mask is None else area.mask[0].numpy(),
-            {part: mask.numpy() for part, mask in requested.face_parts(number).items()},
+            np.ones((height, width), np.float32) if area.mask is None else fit_mask(area.mask[0], size).numpy(),
+            {part: fit_mask(mask, size).numpy() for part, mask in requested.face_parts(number).items()},
             row,
         )
         for number, area, row in zip(numbers, found, gates, strict=True)

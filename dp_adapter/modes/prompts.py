@@ -10,10 +10,10 @@ from dp_adapter.modes.mode import ModeWords
 from dp_adapter.settings.messages import tidy
 
 _AND = re.compile(r"\bAND\b")  # modules/prompt_parser.py of the WebUIs, re_AND
-_WEIGHT = re.compile(r"\s*:\s*[-+]?(?:\d+\.?|\d*\.\d+)\s*$")  # of a part of AND; there re_weight
+# Spaces before something are looked at from the first of them on alone, or a thousand would take a million steps.
+_WEIGHT = re.compile(r"(?<!\s)\s*:\s*[-+]?(?:\d+\.?|\d*\.\d+)\s*$")  # of a part of AND; there re_weight
 # A prompt goes on behind these in another chunk of tokens or another region: the words go before the first one.
-_BORDER = re.compile(r"\s*\b(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b")
-_END = re.compile(r"\s*$")
+_BORDER = re.compile(r"(?<!\s)\s*\b(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b")
 _TAG = re.compile(r"<[^<>]*>")
 
 
@@ -56,7 +56,7 @@ def _add_plainly(prompt: str, words: Sequence[ModeWords], negative: bool) -> str
 def _add_to_part(part: str, words: Sequence[ModeWords]) -> str:
     """One part of AND with the words before its weight, its first border, and a comment in its last line."""
     weight, border = _WEIGHT.search(part), _BORDER.search(part)
-    end = min(found.start() for found in (weight, border, _END.search(part)) if found)
+    end = min([len(part.rstrip()), *(found.start() for found in (weight, border) if found)])
     comment = part.find("#", part.rfind("\n", 0, end) + 1, end)  # the WebUIs take it out, up to the end of its line
     end = len(part[: end if comment < 0 else comment].rstrip())
     return _append(part[:end], _prompt_edits(part, words, negative=False)) + part[end:]

@@ -54,12 +54,7 @@ class ListOf(Kind):
 
     def check(self, value: object) -> tuple[object, ...]:
         items = self._items(value)
-        if len(items) > self.max_items:
-            raise refusal(
-                f"has {count(len(items), self.noun)}, the maximum is {self.max_items}",
-                f"Use at most {self.max_items}.",
-                items[: self.max_items],
-            )
+        self._check_count(items, items[: self.max_items])
         checked: list[object] = []
         for index, item in enumerate(items):
             with within(f"[{index}]"):
@@ -70,10 +65,17 @@ class ListOf(Kind):
 
     def read(self, data: object) -> list[object]:
         values: list[object] = []
-        for index, item in enumerate(self._items(data)):
+        items = self._items(data)
+        for index, item in enumerate(items[: self.max_items]):
             with within(f"[{index}]"):
                 values.append(self.item.read(item))
+        self._check_count(items, values)
         return values
+
+    def _check_count(self, items: list[object], nearest: list[object]) -> None:
+        if len(items) > self.max_items:
+            problem = f"has {count(len(items), self.noun)}, the maximum is {self.max_items}"
+            raise refusal(problem, f"Use at most {self.max_items}.", nearest)
 
     def _items(self, value: object) -> list[object]:
         if isinstance(value, list | tuple):
@@ -113,7 +115,7 @@ class SiteFactors(Kind):
     def check(self, value: object) -> tuple[tuple[int, float], ...]:
         factors: dict[int, float] = {}
         for key, factor in self._pairs(value):
-            with within(f"[{key if isinstance(key, int) else show(key)}]"):
+            with within(f"[{show(key)}]"):
                 factors[self._site(key)] = self.factor.check(factor)
         return tuple(sorted(factors.items()))
 

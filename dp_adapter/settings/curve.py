@@ -13,7 +13,7 @@ from dp_adapter.settings.messages import refusal, show, tidy
 
 MAX_WEIGHT = 2.0
 MAX_POINTS = 64
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _POINT = re.compile(rf"\s*({_NUMBER})\s*@\s*({_NUMBER})\s*", re.ASCII)
 
 

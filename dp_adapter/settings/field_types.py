@@ -182,7 +182,7 @@ def _show_bound(kind: Number | Integer, value: float) -> str:
 
 def _not_a_number(kind: Number | Integer, value: object) -> SettingsError:
     problem = f"{show(value)} is not a number"
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)\s*", value, re.ASCII):
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)\s*", value, re.ASCII):
         nearest = min(max(float(value), kind.low), kind.high)
         nearest = round(nearest) if isinstance(kind, Integer) else nearest
         return refusal(f"{show(value)} is text, not a number", f"Use {tidy(nearest)}, without quotes.", nearest)

@@ -6,12 +6,13 @@ import csv
 import difflib
 import io
 import json
+import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 
 from dp_adapter.errors import SettingsError
 
-_SHOWN_CHARACTERS = 60
+_SHOWN_CHARACTERS = 60  # of a value; with quotation marks and escapes it takes 80 at most
 _ALIKE = 0.6  # share of common letters, below which two words are different words
 
 
@@ -28,12 +29,12 @@ def show(value: object) -> str:
     if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
         value = value[:_SHOWN_CHARACTERS] + "…"
     text = repr(value)
-    return text if len(text) <= 2 * _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    return text if len(text) <= 80 else text[:_SHOWN_CHARACTERS] + "…"
 
 
 def tidy(number: float) -> str:
     """The shortest text that reads back as this number, whole numbers without a point."""
-    return str(int(number)) if number == int(number) else repr(number)
+    return str(int(number)) if math.isfinite(number) and number == int(number) else repr(number)
 
 
 def count(number: int, noun: str) -> str:

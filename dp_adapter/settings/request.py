@@ -279,6 +279,8 @@ class Settings(Record):
         Raises:
             SettingsError: no field has this path, or the result is not valid.
         """
+        if not changes:
+            return self
         tree = self.to_dict()
         for path, value in changes.items():
             set_at(Settings, tree, path, to_json(value))

@@ -126,7 +126,7 @@ def net_person(
     if init is not None:
         points = init
     elif mask is not None:
-        points = fit_points(_pose(photos), _bounds(mask))
+        points = fit_points(_pose(photos), _bounds(mask, scene))
     else:
         points = _as_in_photo(photos, scene)
     return NetPerson(tokens, draw_keypoints([points], scene.width, scene.height), None if mask is None else mask[:1])
@@ -163,10 +163,11 @@ def _as_in_photo(photos: Sequence[Known], scene: Scene) -> Floats:
     return (one.face.points * np.float32(scale) + shift).astype(np.float32)
 
 
-def _bounds(mask: Tensor) -> tuple[float, float, float, float]:
+def _bounds(mask: Tensor, scene: Scene) -> tuple[float, float, float, float]:
     """The box around what is more than half on in a mask [S, h, w], in px; the whole picture where nothing is."""
     covered = (mask.amax(0) > 0.5).nonzero()
     if not len(covered):
-        return 0.0, 0.0, float(mask.shape[-1]), float(mask.shape[-2])
+        return 0.0, 0.0, float(scene.width), float(scene.height)
     first, last = covered.amin(0), covered.amax(0) + 1
-    return float(first[1]), float(first[0]), float(last[1]), float(last[0])
+    across, down = scene.width / mask.shape[-1], scene.height / mask.shape[-2]
+    return float(first[1]) * across, float(first[0]) * down, float(last[1]) * across, float(last[0]) * down

@@ -55,7 +55,9 @@ def free_mask(parts: Mapping[str, Mask], weights: Mapping[str, float], size: Gri
 
 
 def fit_mask(mask: Tensor, size: Grid) -> Tensor:
-    """[h, w] of any size -> the picture's size, by area."""
+    """[h, w] of any size -> this size, by area."""
+    if mask.shape == (size.height, size.width):
+        return mask.float()
     return torch.nn.functional.interpolate(mask[None, None], (size.height, size.width), mode="area")[0, 0]
 
 

@@ -28,7 +28,8 @@ class Forecast:
     Attributes:
         number: of the person, from 0.
         source: where they will act, in words.
-        mask: [1, h, w] where they act at the first step; None for the whole picture.
+        mask: [1, h, w] where they act at the first step, of the picture's size or smaller; None for the whole
+            picture.
         known: whether that comes from something that says where the face is.
         follows: whether it moves to the face while the picture forms.
     """
@@ -73,7 +74,7 @@ def forecast_regions(
         if one is not None:
             plan = plan_tracking(settings.tracking, scene.progress)
             source = describe_tracking(region, one, settings.tracking, plan, len(persons) == 1)
-            mask = region.mask if region.known else _resize(one.start, Grid(scene.height, scene.width))
+            mask = region.mask if region.known else _resize(one.start, requested.size)
         elif number not in in_region:
             source = "the places where the words for them look"
         made.append(Forecast(number, source, mask, region.known, one is not None))

@@ -18,8 +18,11 @@ from dp_adapter.session.photos.reference_photos import ReferencePhotos
 from dp_adapter.session.regions.face_mask import face_mask, fit_mask, free_mask, soften
 from dp_adapter.session.regions.face_matching import FacePosition
 from dp_adapter.session.regions.init_faces import InitFaces, OwnedFaces, persons_looking
+from dp_adapter.session.regions.mask_size import choose_moving_size, choose_size, count_masks
 from dp_adapter.session.scene import Crop, Mask, Picture, Scene
 from dp_adapter.settings import Region, Settings
+
+_MOST_SEEN = 2**21  # px of an init picture in which faces are looked for
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class PersonRegion:
     """Where one person acts.
 
     Attributes:
-        mask: [S, h, w] in [0, 1], S = 1 or one for each picture of the batch; None for the whole picture.
+        mask: [S, h, w] in [0, 1] of the picture's size or smaller, S = 1 or one for each picture of the batch; None
+            for the whole picture.
         weight: factor on the person's weight.
         source: where the mask comes from, in words.
         known: whether it comes from something that says where the face is.
@@ -127,6 +131,9 @@ class RequestedRegions:
         settings: the request with its mode's values.
         regions: in place of the request's.
         finder: finds and parses the faces of init pictures in place of the usual two, as in a forming picture.
+
+    Attributes:
+        size: of the masks, see ``mask_size``.
     """
 
     def __init__(
@@ -140,19 +147,28 @@ class RequestedRegions:
     ) -> None:
         self._regions = settings.regions if regions is None else tuple(regions)
         self.settings = settings
-        self.scene = scene
-        self._size = Grid(scene.height, scene.width)
+        self.scene = scene = replace(scene, inits=tuple(map(_reduce, scene.inits)))
+        self.size = choose_size(scene, count_masks(self._regions, settings.identities, len(scene.inits)))
         self.photos = photos
         self.encoders = encoders
         self._finder = finder
         self._looking = persons_looking(self._regions, settings.identities)
         self._init_faces = InitFaces(settings, self._looking, photos, encoders, finder)
+        # All regions of a person may ask for these, one after the other, and each takes its time.
+        self._drawn: dict[tuple[int, Grid], tuple[RequestedRegion, ...]] = {}
+        self._others: dict[tuple[int, int], Tensor | None] = {}  # by person and the picture's id
+        self._parsed: tuple[tuple[int, int], Mapping[str, Mask]] | None = None  # the last one: it is large
+
+    @property
+    def moving_size(self) -> Grid:
+        """Of masks that move while the picture forms."""
+        return choose_moving_size(self.scene, count_masks(self._regions, self.settings.identities))
 
     def find_regions(self, person: int) -> PersonRegion:
         """Where a person acts before the first step; for each init picture where it depends on them."""
-        requested = self.requested_by(person, self._size)
+        requested = self.requested_by(person, self.size)
         inits = self.scene.inits if any(region.automatic for region in requested) else ()
-        return _batch([self._in_picture(requested, person, init) for init in inits or (None,)], self._size)
+        return _batch([self._in_picture(requested, person, init) for init in inits or (None,)], self.size)
 
     def requested_by(self, person: int, size: Grid) -> tuple[RequestedRegion, ...]:
         """The regions of one person in masks of a size, with an automatic one where none is added.
@@ -160,10 +176,12 @@ class RequestedRegions:
         Raises:
             PictureError: a mask cannot be read.
         """
-        theirs = [region for region in self._regions if region.identity == person]
-        if all(region.op == "subtract" for region in theirs):
-            theirs.insert(0, Region(identity=person))
-        return tuple(self._read(region, size) for region in theirs)
+        if (person, size) not in self._drawn:
+            theirs = [region for region in self._regions if region.identity == person]
+            if all(region.op == "subtract" for region in theirs):
+                theirs.insert(0, Region(identity=person))
+            self._drawn[person, size] = tuple(self._read(region, size) for region in theirs)
+        return self._drawn[person, size]
 
     def face_parts(self, person: int) -> dict[str, Tensor]:
         """What an automatic region of the person is made of, [h, w] by name; nothing where no face is known."""
@@ -171,7 +189,7 @@ class RequestedRegions:
         return (
             {}
             if found is None
-            else {part: fit_mask(torch.as_tensor(mask), self._size) for part, mask in found[1].items()}
+            else {part: fit_mask(torch.as_tensor(mask), self.size) for part, mask in found[1].items()}
         )
 
     def face_points(self, person: int) -> Floats | None:
@@ -180,7 +198,7 @@ class RequestedRegions:
         found = self._faces_in(init)
         if init is None or found is None or person not in found.face_of:
             return None
-        size = np.array([self._size.width / init.shape[1], self._size.height / init.shape[0]], np.float32)
+        size = np.array([self.scene.width / init.shape[1], self.scene.height / init.shape[0]], np.float32)
         return (found.faces[found.face_of[person]].points * size).astype(np.float32)
 
     def face_positions(self) -> tuple[Mapping[int, FacePosition], ...]:
@@ -217,13 +235,13 @@ class RequestedRegions:
         found = {id(region): self._automatic(region, person, init) for region in requested if region.automatic}
         sources = [(region, found[id(region)].source if region.automatic else region.source) for region in requested]
         added = [found[id(region)] for region in requested if region.automatic and not region.subtracted]
-        mask = unite(requested, lambda region: found[id(region)].mask, self._size)
+        mask = unite(requested, lambda region: found[id(region)].mask, self.size)
         free = added[-1].free if added else None
         known = all(one.known for one in added)
         return PersonRegion(mask, greatest_weight(requested), _describe_sources(sources), known, free)
 
     def _automatic(self, region: RequestedRegion, person: int, init: Picture | None) -> _Automatic:
-        scene, size = self.scene, self._size
+        scene, size = self.scene, self.size
         if scene.inpaint is not None and not region.subtracted:  # what is subtracted is the face itself
             return _Automatic(fit_mask(torch.as_tensor(scene.inpaint), size)[None], "the inpaint mask", True)
         found = self._find_face(person, init)
@@ -242,10 +260,15 @@ class RequestedRegions:
 
     def _mask_of_others(self, person: int, init: Picture | None) -> Tensor | None:
         """Where other persons are known to be, all together [1, h, w]; None where nothing is known of them."""
+        if (person, id(init)) not in self._others:
+            self._others[person, id(init)] = self._unite_others(person, init)
+        return self._others[person, id(init)]
+
+    def _unite_others(self, person: int, init: Picture | None) -> Tensor | None:
         found = self._faces_in(init)
         unknown = {n for n in self._looking if found is None or n not in found.face_of}
         known = [n for n in range(self.settings.identities) if n != person and n not in unknown]
-        masks = [self._in_picture(self.requested_by(n, self._size), n, init).mask for n in known]
+        masks = [self._in_picture(self.requested_by(n, self.size), n, init).mask for n in known]
         there = [mask for mask in masks if mask is not None]
         return torch.stack(there).amax(0) if there else None
 
@@ -254,8 +277,10 @@ class RequestedRegions:
         found = self._faces_in(init)
         if init is None or found is None or person not in found.face_of:
             return None
-        face = found.faces[found.face_of[person]]
-        return found.describe(person), (self._finder or self.encoders.parser).parse(init, face)
+        if self._parsed is None or self._parsed[0] != (person, id(init)):
+            face = found.faces[found.face_of[person]]
+            self._parsed = (person, id(init)), (self._finder or self.encoders.parser).parse(init, face)
+        return found.describe(person), self._parsed[1]
 
     def _faces_in(self, init: Picture | None) -> OwnedFaces | None:
         """Whose the faces of an init picture are; None where nobody is looked for in one."""
@@ -263,7 +288,7 @@ class RequestedRegions:
             return None
 
         def drawn(person: int) -> Tensor | None:
-            mask = unite(self.requested_by(person, self._size), lambda _: None, self._size)
+            mask = unite(self.requested_by(person, self.size), lambda _: None, self.size)
             return None if mask is None else mask[0]
 
         return self._init_faces.find(init, drawn)
@@ -308,6 +333,18 @@ def _crop_mask(mask: Mask, crop: Crop) -> Mask:
     top, left = min(int(crop.y0 * height), height - 1), min(int(crop.x0 * width), width - 1)
     bottom, right = max(round(crop.y1 * height), top + 1), max(round(crop.x1 * width), left + 1)
     return np.ascontiguousarray(mask[top:bottom, left:right])
+
+
+def _reduce(picture: Picture) -> Picture:
+    """At most ``_MOST_SEEN`` pixels of an init picture: a face's parts are a dozen masks of its size."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    if height * width <= _MOST_SEEN:
+        return picture
+    factor = (_MOST_SEEN / (height * width)) ** 0.5
+    size = (max(1, int(width * factor)), max(1, int(height * factor)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _full(mask: Tensor | None, size: Grid) -> Tensor:

@@ -17,6 +17,7 @@ from dp_adapter.core.types import Grid
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.session.regions.face_mask import fit_mask
 from dp_adapter.session.regions.face_matching import FacePosition, match
 from dp_adapter.session.regions.init_faces import lies_in
 
@@ -315,8 +316,9 @@ class Tracker:
         """Where everybody acts in one picture; who would act in all of it leaves the others theirs."""
         regions = {person.number: self._region_of(person, number) for person in self.persons}
         there = [region.mask for region in regions.values() if region is not None]
-        if self._around.taken is not None:
-            there.append(self._around.taken[None])
+        taken = self._around.taken
+        if taken is not None:  # made as fine as the picture, unlike what moves
+            there.append(fit_mask(taken, Grid(*there[0].shape[-2:]))[None] if there else taken[None])
         rest = FoundRegion(1 - torch.cat(there).amax(0, keepdim=True)) if there else None
         return {person: rest if region is None else region for person, region in regions.items()}
 

@@ -17,12 +17,11 @@ from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos
 from dp_adapter.session.regions.face_mask import face_mask, fit_mask, free_mask, soften
+from dp_adapter.session.regions.mask_size import limit_side
 from dp_adapter.session.regions.requested_regions import PersonRegion, RequestedRegion, RequestedRegions, unite
 from dp_adapter.session.regions.tracker import FoundRegion, Surroundings, TrackedPerson, Tracker, TrackingPlan
-from dp_adapter.session.scene import Scene
 from dp_adapter.settings import Settings, Tracking
 
-_FINEST = 512  # px of the long side of masks that move: more than any latent grid resolves
 _COARSEST = 64  # of a region from attention, which has at most 32 cells itself
 _TOO_FEW = 2  # calls
 _FORMING = ("preview", "attention")
@@ -53,7 +52,7 @@ def make_tracker(
         plan_tracking(requested.settings.tracking, scene.progress),
         PreviewFinder(encoders.yunet, encoders.parser),
         Surroundings(
-            size=_working_size(scene),
+            size=requested.moving_size,
             taken=torch.stack(drawn).amax(0) if drawn else None,
             init=requested.face_positions(),
             likeness=_Likeness(requested.photos, [photos[number] for number in numbers]),
@@ -73,7 +72,7 @@ def track_persons(
     settings, scene = requested.settings, requested.scene
     if scene.inpaint is not None or not set(_FORMING) & set(settings.tracking.sources):
         return []
-    size = _working_size(scene)
+    size = requested.moving_size
     theirs = {number: requested.requested_by(number, size) for number in regions}
     automatic = [number for number in regions if any(region.automatic for region in theirs[number])]
     plan = plan_tracking(settings.tracking, scene.progress)
@@ -143,7 +142,7 @@ def _track_person(
     def region_of_head(head: Tensor) -> FoundRegion:
         def automatic(one: RequestedRegion) -> Tensor:
             # Softened while it is small: attention is read at every step, between calls of the UNet.
-            soft = soften(fit_mask(head, _limit(size, _COARSEST)), one.grow, one.feather)
+            soft = soften(fit_mask(head, limit_side(size, _COARSEST)), one.grow, one.feather)
             return torch.nn.functional.interpolate(soft[None], (size.height, size.width), mode="bilinear")[0]
 
         mask = unite(requested, automatic, size)
@@ -162,16 +161,6 @@ def _track_person(
     return TrackedPerson(
         number, Track(start, free), start, known, region_of_face, region_of_head=region_of_head, start_free=free
     )
-
-
-def _working_size(scene: Scene) -> Grid:
-    return _limit(Grid(scene.height, scene.width), _FINEST)
-
-
-def _limit(size: Grid, side: int) -> Grid:
-    """The same shape with a long side of at most ``side``."""
-    factor = min(1.0, side / max(size.height, size.width))
-    return Grid(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
 
 
 class _Likeness:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from torch import Tensor
 
+    from dp_adapter.core.types import Grid
     from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Session
     from dp_adapter.session.model_list import ModelFacts, ModelListing
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from dp_adapter.webui.api.bodies import RegionsRequest
 
 _THUMBNAIL = 112  # px, of a face
+_MOST_DRAWN = 2**27  # px of all masks in an answer together: eight at 4096 x 4096
 _HASH = 16  # hex digits of a photo's digest, as in photo:HASH
 
 
@@ -144,6 +147,7 @@ def _crop_face(seen: SeenPhoto) -> Image:
 
 def find_regions(session: Session, base: Base, body: RegionsRequest) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
+    from dp_adapter.identity.faces.face_parsing import PARTS
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.forecast import forecast_regions, note_missing_regions
     from dp_adapter.session.regions.requested_regions import RequestedRegions
@@ -156,8 +160,8 @@ def find_regions(session: Session, base: Base, body: RegionsRequest) -> dict[str
     requested = RequestedRegions(request, scene, session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
+    size = _choose_drawn_size(width, height, len(persons) * (body.masks + len(PARTS) * body.parts))
     for one in forecast_regions(request, scene, session.photos, session.encoders, persons):
-        mask = None if one.mask is None else one.mask[0].numpy()
         seen = requested.face_parts(one.number) if body.parts else {}
         listed.append(
             {
@@ -166,21 +170,33 @@ def find_regions(session: Session, base: Base, body: RegionsRequest) -> dict[str
                 "coverage": round(one.coverage, 4),
                 "known": one.known,
                 "follows": one.follows,
-                "mask": _encode_png(_draw_mask(mask, width, height)) if body.masks else None,
-                "parts": {name: _encode_png(_draw_mask(part.numpy(), width, height)) for name, part in seen.items()}
-                or None,
+                "mask": _draw_mask(None if one.mask is None else one.mask[0], size) if body.masks else None,
+                "parts": {name: _draw_mask(part, size) for name, part in seen.items()} or None,
             }
         )
     notes = note_missing_regions(request.regions, request.sharing, {one["person"]: one["source"] for one in listed})
     return {"width": width, "height": height, "regions": listed, "notes": notes}
 
 
-def _draw_mask(mask: NDArray[np.float32] | None, width: int, height: int) -> Image:
+def _choose_drawn_size(width: int, height: int, masks: int) -> Grid:
+    """The picture's size, or a half, a third and so on of it, so that so many masks are drawn in a few seconds."""
+    from dp_adapter.core.types import Grid
+
+    factor = 1
+    while masks * (height // factor) * (width // factor) > _MOST_DRAWN:
+        factor += 1
+    return Grid(height // factor, width // factor)
+
+
+def _draw_mask(mask: Tensor | None, size: Grid) -> str:
+    """A mask [h, w] of any size as a PNG of this one; None is white."""
     from PIL import Image
 
+    from dp_adapter.session.regions.face_mask import fit_mask
+
     if mask is None:
-        return Image.new("L", (width, height), 255)
-    return Image.fromarray((mask * 255 + 0.5).astype("uint8"))
+        return _encode_png(Image.new("L", (size.width, size.height), 255))
+    return _encode_png(Image.fromarray((fit_mask(mask, size).numpy() * 255 + 0.5).astype("uint8")))
 
 
 def embed_faces(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
+from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hints import hide_folders
 
 MOST_BYTES = 128 * 2**20  # a dozen photos at the largest size that is taken
+_DIGITS = 18  # of a length that can be one
+_UNREADABLE = 400  # what FastAPI says of a body that it cannot read
+_NOT_JSON = "The body is not JSON that can be read. Check quotes and commas, the encoding, how deep it is nested."
 _FIELD = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
 
 
 class MissingError(DPAdapterError):
     """The thing that the path names is not there."""
+
+
+def spell_names(answer: Any) -> Any:
+    """An answer whose texts JSON can hold: names of files may have bytes that are no UTF-8."""
+    if isinstance(answer, str):
+        return answer if answer.isascii() else answer.encode(errors="backslashreplace").decode()
+    if isinstance(answer, Mapping):
+        items = cast("Mapping[Any, Any]", answer).items()
+        return {spell_names(name): spell_names(value) for name, value in items}
+    return [spell_names(one) for one in cast("list[Any]", answer)] if isinstance(answer, list | tuple) else answer
 
 
 class RefusalRoute(APIRoute):
@@ -31,36 +46,42 @@ class RefusalRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await inner(_limit_size(request))
-            except RequestValidationError as error:
-                return _refuse(422, *_describe_invalid(error.errors()[0]))
-            except MissingError as error:
-                return _refuse(404, str(error))
-            except SettingsError as error:
-                return _refuse(422, str(error), error.field)
-            except DPAdapterError as error:
-                match = _FIELD.match(str(error))
-                return _refuse(422, str(error), match[1] if match else "")
-            except HTTPException:
-                raise
-            except Exception as error:  # the hosts would answer with its own words, in which files are named in full
-                from modules import errors
-
-                errors.report("DP-Adapter failed", exc_info=True)
-                reason = f"{type(error).__name__}: {hide_folders(str(error))}"
-                words = f"DP-Adapter met an unexpected {reason}. The console says more."
-                return _refuse(500, words)
+            except Exception as error:
+                if isinstance(error, HTTPException) and error.status_code != _UNREADABLE:
+                    raise
+                return _refuse(*_describe(error))
 
         return handle
 
 
-def _refuse(status: int, words: str, field: str = "") -> Response:
-    return JSONResponse({"detail": words, "field": field} if field else {"detail": words}, status)
+def _describe(error: Exception) -> tuple[int, str, str]:
+    """Status, words and field of what a route raised."""
+    if isinstance(error, RequestValidationError):
+        return 422, *_describe_invalid(error.errors()[0])
+    if isinstance(error, HTTPException):
+        return _UNREADABLE, _NOT_JSON, ""
+    if isinstance(error, SettingsError):
+        return 422, str(error), error.field
+    if isinstance(error, DPAdapterError):
+        match = _FIELD.match(str(error))
+        return 404 if isinstance(error, MissingError) else 422, str(error), match[1] if match else ""
+    # the hosts would answer with its own words, in which files are named in full
+    from modules import errors
+
+    errors.report("DP-Adapter failed", exc_info=True)
+    reason = f"{type(error).__name__}: {hide_folders(str(error))}"
+    return 500, f"DP-Adapter met an unexpected {reason}. The console says more.", ""
+
+
+def _refuse(status: int, words: str, field: str) -> Response:
+    answer = {"detail": naming.word(words)} | ({"field": naming.word(field)} if field else {})
+    return JSONResponse(answer, status)
 
 
 def _describe_invalid(error: Mapping[str, Any]) -> tuple[str, str]:
     """Words and field of pydantic's first error, in the manner of all versions."""
     if "json" in str(error["type"]):
-        return "The body is not JSON. Check quotes and commas.", ""
+        return _NOT_JSON, ""
     names = [str(name) for name in error["loc"] if name not in ("body", "query", "path")]
     field = ".".join(names)
     words = f"{str(error['msg'])[:1].lower()}{str(error['msg'])[1:]}"
@@ -74,7 +95,7 @@ def _limit_size(request: Request) -> Request:
         HTTPException: it says itself that it is longer.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MOST_BYTES:
+    if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > MOST_BYTES):
         raise _size_refusal()
     read = 0
 

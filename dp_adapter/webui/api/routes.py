@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import wraps
 from secrets import compare_digest
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from dp_adapter import __version__
 from dp_adapter.settings import VERSION, json_schema
 from dp_adapter.webui.api import answers
 from dp_adapter.webui.api import bodies as forms
-from dp_adapter.webui.api.refusals import MissingError, RefusalRoute
+from dp_adapter.webui.api.refusals import MissingError, RefusalRoute, spell_names
 
 if TYPE_CHECKING:
     from dp_adapter.hosts.attach.sites import Base
@@ -73,13 +74,23 @@ def add_to(app: FastAPI, served: AnswerSources, dependencies: Sequence[Any] = ()
     for path, method, endpoint, answer in routes.table():
         router.add_api_route(
             path,
-            endpoint,
+            _answer_in_json(endpoint),
             methods=[method],
             response_model=answer,
             response_model_exclude_none=True,
             responses={422: {"model": forms.Refusal, "description": "What is wrong, in words."}},
         )
     app.include_router(router)
+
+
+def _answer_in_json(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with an answer that can be encoded, whatever names of files it holds."""
+
+    @wraps(endpoint)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        return spell_names(endpoint(*args, **kwargs))
+
+    return answer
 
 
 def _require_password(pairs: str | None) -> list[Any]:

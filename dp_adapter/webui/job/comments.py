@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dp_adapter import hints
+from dp_adapter import hints, naming
 
 
 class JobComments:
@@ -19,7 +19,7 @@ class JobComments:
         self._notes: dict[str, None] = {}
 
     def add(self, note: str) -> None:
-        note = hints.hide_folders(note)
+        note = naming.word(hints.hide_folders(note))
         if note not in self._notes:
             self._notes[note] = None
             self._p.comment(f"DP-Adapter: {note}")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from starlette.exceptions import HTTPException
 
-from dp_adapter import hints
+from dp_adapter import hints, naming
 from dp_adapter.errors import DPAdapterError
 
 UNPROCESSABLE = 422
@@ -21,7 +21,7 @@ class DPAdapterStop(HTTPException):
     """What ``process_images`` raises: the API answers 422 with the words; for the panel see ``stopped_in_panel``."""
 
     def __init__(self, words: str) -> None:
-        super().__init__(UNPROCESSABLE, words)
+        super().__init__(UNPROCESSABLE, naming.word(words))
 
     def __str__(self) -> str:
         return str(self.detail)
@@ -40,7 +40,7 @@ def stop_on_error(p: Any) -> Generator[None]:
         errors.report("DP-Adapter failed", exc_info=True)
         stop(
             p,
-            f"DP-Adapter met an unexpected {type(error).__name__}: {hints.hide_folders(str(error))}. Nothing was "
+            f"DP-Adapter met an unexpected {_describe_unexpected(error)}. Nothing was "
             "generated; the console says more. Switch DP-Adapter off to go on without it.",
         )
 
@@ -65,9 +65,11 @@ def comment_on_error(p: Any, what: str) -> Generator[None]:
         from modules import errors
 
         errors.report(f"DP-Adapter: {what}", exc_info=True)
-        p.comment(
-            f"DP-Adapter: {what} ({type(error).__name__}: {hints.hide_folders(str(error))}); the console says more."
-        )
+        p.comment(f"DP-Adapter: {what} ({_describe_unexpected(error)}); the console says more.")
+
+
+def _describe_unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {naming.word(hints.hide_folders(str(error)))}"
 
 
 def stop(p: Any, words: str) -> None:
@@ -97,6 +99,7 @@ def warn(words: str) -> None:
     """A message that pops up in the browser, where the WebUI runs jobs in the browser's request."""
     import gradio as gr
 
+    words = naming.word(words)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # elsewhere gradio would print it, with its place in our source
         gr.Warning(words)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from dp_adapter import naming
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings import (
     VERSION,
@@ -26,10 +28,14 @@ from dp_adapter.settings import (
     walk_fields,
 )
 from dp_adapter.settings.fields import fields_of
+from dp_adapter.settings.messages import within
 from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.parameters.infotext_values import decode_value, encode_value
 
 KEY = "DP-Adapter"
+_LEFT = "Left at its default."
+_SHOWN = 20  # notes, and keys in one
+_DIGITS = 9  # of a version that can be one
 _ALWAYS = ("weight",)  # what every reader of a picture's parameters looks for
 
 
@@ -108,7 +114,8 @@ def read_parameters(params: Mapping[str, str]) -> PastedRequest | None:
             leaves[path] = decode_value(field_at(path).kind, str(text), names)
     notes = [_unknown(unknown, str(params[KEY]))] if unknown else []
     settings = _without_refused(leaves, notes)
-    return PastedRequest(settings, names, tuple(notes))
+    more = [f"{len(notes) - _SHOWN} more are left out here."] if len(notes) > _SHOWN else []
+    return PastedRequest(settings, names, (*notes[:_SHOWN], *more))
 
 
 def _path(key: str) -> str | None:
@@ -136,22 +143,39 @@ def _leaves() -> Iterator[tuple[str, FieldInfo]]:
 
 def _unknown(keys: list[str], version: str) -> str:
     newer = f" The picture was made with version {version} of the settings; here it is {VERSION}."
-    advice = newer if version.isdecimal() and int(version) > VERSION else ""
-    return f"Not known here and left out: {', '.join(keys)}.{advice}"
+    advice = newer if version.isdecimal() and len(version) < _DIGITS and int(version) > VERSION else ""
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return naming.word(f"Not known here and left out: {', '.join(keys[:_SHOWN])}{more}.{advice}")
 
 
 def _without_refused(leaves: dict[str, Any], notes: list[str]) -> Settings | None:
     """The request of these fields, without those that are refused; each refusal becomes a note."""
+    leaves = _without_refused_alone(_renumber(leaves), notes)
     while True:
         leaves = _renumber(leaves)
         try:
             return Settings.from_dict(_tree(leaves))
         except SettingsError as error:
             refused = _leaves_behind(error.field, leaves)
-            notes.append(f"{error} {'Left at its default.' if refused else 'Nothing was taken over.'}")
+            notes.append(f"{error} {_LEFT if refused else 'Nothing was taken over.'}")
             if not refused:
                 return None
             leaves = {path: value for path, value in leaves.items() if path not in refused}
+
+
+def _without_refused_alone(leaves: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The fields that are valid by themselves, found in one go: there may be thousands."""
+    valid: dict[str, Any] = {}
+    for path, value in leaves.items():
+        info, above = field_at(path), path.rpartition(".")[0]
+        try:
+            with within(above) if above else nullcontext():
+                info.check(info.read(value))
+        except SettingsError as error:
+            notes.append(f"{error} {_LEFT}")
+        else:
+            valid[path] = value
+    return valid
 
 
 def _leaves_behind(field_name: str, leaves: Mapping[str, Any]) -> set[str]:

@@ -35,7 +35,7 @@ def keep_pictures(settings: Settings, keep: Callable[[str, str], str]) -> Settin
         keep: puts a picture on the shelf and returns its hash, given its text and its field's path.
     """
     raw = {path: text for path, text in _pictures(settings) if not text.startswith((PHOTO, IDENTITY, LATENT))}
-    return settings.with_fields({path: PHOTO + keep(text, path) for path, text in raw.items()}) if raw else settings
+    return settings.with_fields({path: PHOTO + keep(text, path) for path, text in raw.items()})
 
 
 def find_pictures(
@@ -60,8 +60,7 @@ def find_pictures(
         else:
             changes[path] = IDENTITY + saved
             notes[f"{title} is part of the saved identity '{saved}', which is used."] = None
-    replaced = settings.with_fields(changes) if changes else settings
-    return _drop_duplicates(replaced) if changes else replaced, tuple(notes)
+    return _drop_duplicates(settings.with_fields(changes)) if changes else settings, tuple(notes)
 
 
 def _picture_title(path: str) -> str:

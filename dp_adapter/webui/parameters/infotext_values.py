@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from dp_adapter import naming
 from dp_adapter.settings import Kind, ListOf, Nullable, Picture, SiteFactors
 from dp_adapter.settings.messages import tidy
 
@@ -36,7 +37,9 @@ def encode_value(kind: Kind, value: Any, names: Mapping[str, str], key: str) -> 
 def decode_value(kind: Kind, text: str, names: dict[str, str]) -> Any:
     """The JSON form of a parameter's text, for its field to check; file names go into ``names``."""
     if text.startswith(_JSON):
-        with contextlib.suppress(ValueError):  # somebody's own words that begin so, typed into the parameters
+        with contextlib.suppress(
+            ValueError, RecursionError
+        ):  # somebody's own words that begin so, typed into the parameters
             text = str(json.loads(text[len(_JSON) :]))
     if isinstance(kind, Picture):
         return _read_photo(text, names)
@@ -79,7 +82,7 @@ def _read_photo(text: str, names: dict[str, str]) -> str:
     if match is None:
         return text
     if match[2]:
-        names[match[1]] = match[2]
+        names[match[1]] = naming.word(match[2])
     return f"photo:{match[1]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,11 +31,12 @@ from dp_adapter.webui.panel.widget_values import AUTOMATIC_WORDS
 if TYPE_CHECKING:
     from dp_adapter.session.model_list import ModelListing
 
-_NUMBER = r"[+-]?\s*(?:\d+\.?\d*|\.\d+)"
+_NUMBER = r"[+-]?\s*(?:\d+(?:\.\d*)?|\.\d+)"
 _PLAIN = re.compile(rf"{_NUMBER}(?:[eE][+-]?\d+)?")
 # As the hosts write ranges (re_range and the like in scripts/xyz_grid.py): 0.2-1 (+0.2) steps, 0.2-1 [5] counts.
 _RANGE = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*({_NUMBER})\s*\)|\[\s*(\d+)\s*\])?")
 _MOST = 1000  # pictures in one direction; a slip of the pen must not fill the memory
+_DIGITS = 9  # of a count that is looked at
 _COSTS = {"model": 0.6, "variant": 0.6}  # the host changes the costliest axis least often; its checkpoints have 1
 _NONE = "none"
 
@@ -143,12 +145,23 @@ def _show_all(shown: Callable[[object], str], listed: tuple[object, ...]) -> str
 def _texts(kind: Kind) -> Callable[[str], list[str]]:
     if isinstance(kind, Number | Integer):
         return partial(_ranges, isinstance(kind, Integer))
-    return split_list if type(kind) is Text else _names
+    return _words if type(kind) is Text else _names
+
+
+def _words(text: str) -> list[str]:
+    return _limit(split_list(text))
 
 
 def _names(text: str) -> list[str]:
     """Without empty values, which only words can be."""
-    return [value for value in split_list(text) if value]
+    return _limit([value for value in split_list(text) if value])
+
+
+def _limit(values: list[str]) -> list[str]:
+    """Raises SettingsError where they are more than anybody wants pictures of."""
+    if len(values) > _MOST:
+        raise SettingsError("values", f"there are {len(values)}", f"Give at most {_MOST}.")
+    return values
 
 
 def _ranges(whole: bool, text: str) -> list[str]:
@@ -161,7 +174,7 @@ def _ranges(whole: bool, text: str) -> list[str]:
     for part in _names(text):
         match = _RANGE.fullmatch(part)
         plain = [tidy(_number(part))] if _PLAIN.fullmatch(part) else [part]
-        expanded += _expand_range(part, match, whole) if match else plain
+        expanded = _limit([*expanded, *(_expand_range(part, match, whole) if match else plain)])
     return expanded
 
 
@@ -170,14 +183,14 @@ def _number(text: str) -> float:
 
 
 def _expand_range(part: str, match: re.Match[str], whole: bool) -> list[str]:
-    low, high = _number(match[1]), _number(match[2])
+    low, high, step = _number(match[1]), _number(match[2]), _number(match[3] or "1")
     if match[4]:
-        number = int(match[4])
+        number = int(match[4][:_DIGITS])
         step = (high - low) / (number - 1) if number > 1 else 0.0
     else:
-        step = _number(match[3] or "1")
-        number = int((high - low) / step + 1e-6) + 1 if step else 0
-    if not 1 <= number <= _MOST:
+        steps = (high - low) / step + 1e-6 if step else -1.0
+        number = int(steps) + 1 if math.isfinite(steps) else 0
+    if not (1 <= number <= _MOST and math.isfinite(high - low)):
         example = "Write it as in 0.2-1 (+0.2) or 0.2-1 [5]."
         raise SettingsError("range", f"{show(part)} makes {max(number, 0)} values", example)
     values = [round(low + step * index, 10) for index in range(number)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from math import prod
 from typing import Any, cast
 
 from dp_adapter.errors import DPAdapterError, SettingsError
@@ -19,6 +20,7 @@ from dp_adapter.webui.parameters.xyz_axes import Axis, list_axes
 PREFIX = "[DP-Adapter] "
 OVERRIDES = "dp_adapter_overrides"
 _GRID = "dp_adapter_grid"
+_MOST_CELLS = 5000  # all are checked before the first is made, hundreds a second
 
 
 def settings_of(p: Any, args: Sequence[object]) -> Settings:
@@ -103,6 +105,8 @@ class AxisGrid:
         args = _script_args(p)
         if args is None:
             return
+        if (cells := prod(len(chosen) for _, chosen in self._axes)) > _MOST_CELLS:
+            raise _make_stop(f"X/Y/Z: there are {cells} cells. Give values for at most {_MOST_CELLS}.")
         for cell in product(*(chosen for _, chosen in self._axes)):
             overrides: dict[str, object] = {}
             for (axis, _), value in zip(self._axes, cell, strict=True):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -137,6 +138,50 @@ def test_feather_is_a_gaussian() -> None:
         assert abs(profile[20 + offset].item() - expected) < 0.01
     torch.testing.assert_close(soft[0, 0], profile)  # edges are replicated, not darkened
     assert region_masks.grow_and_feather(torch.ones(1, 7, 5), 3, 9).min() > 0.999
+
+
+def plain_grow_and_feather(mask: Tensor, grow: float, feather: float) -> Tensor:
+    """What grow and feather mean, with kernels as large as they are, for a mask [H, W]."""
+    radius, reach = round(grow), round(3 * feather)
+    grown = F.max_pool2d(mask[None, None], 2 * radius + 1, stride=1, padding=radius)
+    if not reach:
+        return grown[0, 0]
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1.0) / feather) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(grown, (reach, reach, reach, reach), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])[0, 0]
+
+
+@given(
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.sampled_from(["noise", "cells", "box"]),
+    st.one_of(st.just(0.0), st.floats(0, 8), st.floats(0, 35)),
+    st.one_of(st.just(0.0), st.floats(0, 8), st.floats(0, 32), st.floats(32, 70)),
+)
+@settings(max_examples=80, deadline=None)
+def test_grow_and_feather_are_as_their_plain_definition(
+    height: int, width: int, kind: str, grow: float, feather: float
+) -> None:
+    mask = rand(height, width, seed=height * 71 + width)
+    if kind == "cells":
+        mask = (mask > 0.9).float()
+    elif kind == "box":
+        mask = region_masks.box_mask(0.21, 0.1, 0.72, 0.96, Grid(height, width))
+    grown = region_masks.grow_and_feather(mask, grow, 0)
+    assert torch.equal(grown, plain_grow_and_feather(mask, grow, 0))
+    soft = region_masks.grow_and_feather(mask, grow, feather)
+    torch.testing.assert_close(
+        soft, plain_grow_and_feather(mask, grow, feather), atol=1e-3 if feather > 32 else 1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("grow", "feather"), [(0.1, 0.05), (0.0, 0.05), (0.0, 0.0), (0.25, 0.12)])
+def test_ordinary_values_are_as_their_plain_definition_to_the_last_digits(grow: float, feather: float) -> None:
+    mask = region_masks.box_mask(0.3, 0.2, 0.65, 0.6, Grid(256, 192))
+    side = float(mask.sum()) ** 0.5
+    made = region_masks.grow_and_feather(mask, grow * side, feather * side)
+    torch.testing.assert_close(made, plain_grow_and_feather(mask, grow * side, feather * side), atol=2e-7, rtol=0)
 
 
 def test_grow_comes_before_feather() -> None:

@@ -62,8 +62,10 @@ def draw_regions(settings: Settings, under: Image, init: bool, inpaint: Image | 
     """
     import numpy as np
 
+    from dp_adapter.core.types import Grid
     from dp_adapter.modes import fill_in
     from dp_adapter.session import Scene
+    from dp_adapter.session.regions.face_mask import fit_mask
     from dp_adapter.session.regions.forecast import forecast_regions
 
     session = shared_session.session()
@@ -78,7 +80,8 @@ def draw_regions(settings: Settings, under: Image, init: bool, inpaint: Image | 
     persons = sorted({item.identity for item in shown}) or [0]
     forecasts = forecast_regions(settings, scene, session.photos, session.encoders, persons)
     lines = tuple(f"{naming.capitalise(naming.person(one.number))}: {one.line}." for one in forecasts)
-    masks = {one.number: None if one.mask is None else one.mask[0].numpy() for one in forecasts}
+    size = Grid(under.height, under.width)
+    masks = {one.number: None if one.mask is None else fit_mask(one.mask[0], size).numpy() for one in forecasts}
     return RegionDrawing(tint(under, masks), lines)
 
 
