@@ -33,34 +33,21 @@ from dp_adapter.core.regions.region_masks import box_mask
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Tokens
 from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.hosts.attach.word_maps import WordMaps
+from dp_adapter.training.base_shapes import UNETS
 
 ROWS = [Row("uncond"), Row("cond")]
 WORD_MAPS = "word maps, no place yet"
 FACE = (0.36, 0.12, 0.64, 0.50)  # a face of 38 % of the picture's height, a tenth of its area
 
-SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 
-
-def build(base: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+def build(base: Base, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     """The UNet, and a second one on the same weights that diffusers' own IP-Adapter can change."""
     from diffusers.models.unets import unet_2d_condition
 
     new = cast("Callable[..., nn.Module]", unet_2d_condition.UNet2DConditionModel)
-    config = SDXL if base == "sdxl" else SD15
+    config = UNETS[base]
     unet = new(**config).to(dtype).eval().requires_grad_(False)
     with torch.device("meta"):
         twin = new(**config)
