@@ -35,7 +35,9 @@ from dp_adapter.core.regions.region_masks import box_mask
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid, Row, Tokens
 from dp_adapter.hosts.attach import diffusers as host
+from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.hosts.attach.word_maps import WordMaps
+from dp_adapter.training.base_shapes import UNETS
 from dp_adapter.training.parallel.devices import synchronise
 
 ROWS = [Row("uncond"), Row("cond")]
@@ -43,20 +45,6 @@ WORD_MAPS = "word maps, no place yet"
 COMPILED = "ours, folded, face mask, compiled model"
 FACE = (0.36, 0.12, 0.64, 0.50)  # a face of 38 % of the picture's height, a tenth of its area
 
-SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 # by base, what makes it some hundred times smaller
 NARROW: dict[str, dict[str, Any]] = {
     "sd15": {"block_out_channels": (32, 32, 64, 64), "attention_head_dim": 4, "cross_attention_dim": 64},
@@ -68,12 +56,12 @@ NARROW: dict[str, dict[str, Any]] = {
 }
 
 
-def build(base: str, dtype: torch.dtype, device: str = "cpu", narrow: bool = False) -> tuple[nn.Module, nn.Module]:
+def build(base: Base, dtype: torch.dtype, device: str = "cpu", narrow: bool = False) -> tuple[nn.Module, nn.Module]:
     """The UNet, and a second one on the same weights that diffusers' own IP-Adapter can change."""
     from diffusers.models.unets import unet_2d_condition
 
     new = cast("Callable[..., nn.Module]", unet_2d_condition.UNet2DConditionModel)
-    config = (SDXL if base == "sdxl" else SD15) | (NARROW[base] if narrow else {})
+    config = {**UNETS[base], **(NARROW[base] if narrow else {})}
     with torch.device(device):
         unet = new(**config).to(dtype).eval().requires_grad_(False)
     with torch.device("meta"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,13 @@ from dp_adapter.core.types import Grid
 from dp_adapter.hosts.attach import diffusers as host
 from dp_adapter.hosts.attach.word_maps import WordMaps
 from dp_adapter.hosts.pipelines import load_pipeline, preview_decoders
-from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline, Prompts
+from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline, Progress, Prompts
 from dp_adapter.hosts.pipelines.predicted_x0 import report_predictions
 from dp_adapter.hosts.prompts import encode_prompts, textual_inversion
 from dp_adapter.hosts.prompts.prompt_persons import name_persons, repeated
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session import Prepared
 from dp_adapter.session.regions.preview_watch import Decode, PreviewWatch
-
-Progress = Callable[[int, int], None]
 
 
 def sample(
@@ -44,7 +43,7 @@ def sample(
         decode = preview_decoders.decoder(pipeline, prepared.tracker.plan.decoder, roots)
     people = name_persons([job.prompt, *(one.prompt for one in job.later)], prepared.prompt_persons, webui=False)
     job, prepared = edit_prompts(job, prepared), replace(prepared, prompt_persons=people)
-    return load_pipeline.run(pipeline, job, progress, around=_attach_around(prepared, job, decode))
+    return load_pipeline.run(pipeline, job, progress, around=partial(_attach, prepared, job, decode))
 
 
 def edit_prompts(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
@@ -59,39 +58,29 @@ def edit_prompts(job: DiffusersJob, prepared: Prepared) -> DiffusersJob:
     return replace(job, prompt=repeated(job.prompt, prepared.prompt_persons, webui=False), later=more)
 
 
-def _attach_around(
-    prepared: Prepared, job: DiffusersJob, decode: Decode | None
-) -> Callable[[Any], AbstractContextManager[object]]:
-    @contextmanager
-    def around(running: Any) -> Generator[None]:
-        train_timesteps = running.scheduler.config.num_train_timesteps
-        rows = host.pipeline_rows(running)
-        maps: WordMaps | None = None
-        with ExitStack() as stack:
-            if prepared.tracker is not None and decode is not None:
-                words = encode_prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
-                maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
-                watch = stack.enter_context(_watch(running, prepared, decode, maps, words.head))
-                stack.enter_context(report_predictions(running, watch.before_call, watch.after_call))
-            spoken = (
-                encode_prompts.find_spoken(running, job, prepared.prompt_persons) if prepared.prompt_persons else None
-            )
-            if spoken is not None:
-                spoken = textual_inversion.spelled(running, job, prepared.prompt_persons, spoken)
-            stack.enter_context(
-                host.attach(
-                    running.unet,
-                    prepared.injection,
-                    rows,
-                    train_timesteps=train_timesteps,
-                    maps=maps,
-                    words=spoken,
-                    alphas_cumprod=running.scheduler.alphas_cumprod,
-                )
-            )
-            yield
-
-    return around
+@contextmanager
+def _attach(prepared: Prepared, job: DiffusersJob, decode: Decode | None, running: Any) -> Generator[None]:
+    """Inside the ``with``, the pipeline that runs carries what was prepared."""
+    people, schedule = prepared.prompt_persons, running.scheduler
+    maps: WordMaps | None = None
+    with ExitStack() as stack:
+        if prepared.tracker is not None and decode is not None:
+            words = encode_prompts.person_words(running, job.prompt, job.batch, prepared.tracker.plan.words)
+            maps = WordMaps(words.tokens, Grid(job.height // 8, job.width // 8))
+            watch = stack.enter_context(_watch(running, prepared, decode, maps, words.head))
+            stack.enter_context(report_predictions(running, watch.before_call, watch.after_call))
+        spoken = encode_prompts.find_spoken(running, job, people) if people else None
+        attached = host.attach(
+            running.unet,
+            prepared.injection,
+            host.pipeline_rows(running),
+            train_timesteps=schedule.config.num_train_timesteps,
+            maps=maps,
+            words=None if spoken is None else textual_inversion.spelled(running, job, people, spoken),
+            alphas_cumprod=schedule.alphas_cumprod,
+        )
+        stack.enter_context(attached)
+        yield
 
 
 def _watch(

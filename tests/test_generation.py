@@ -145,14 +145,15 @@ def test_switched_off_is_not_compared(pipeline: load_pipeline.Pipeline, models: 
     assert np.array_equal(off.results[0].picture, load_pipeline.run(pipeline, JOB)[0])
 
 
-def test_likeness_is_one_for_the_photo_itself_and_zero_without_a_face(
+def test_likeness_is_one_for_the_photo_itself_and_none_without_a_face(
     models: Path, settings: Settings, portrait: Path, faceless: Path
 ) -> None:
     session = Session([models], True)
     target = judge.reference_vector(session, settings)
     assert target is not None and target.shape == (128,) and np.linalg.norm(target) == pytest.approx(1, abs=1e-5)
-    assert judge.likeness(session, load_picture(portrait), target) == pytest.approx(1, abs=1e-3)
-    assert judge.likeness(session, load_picture(faceless), target) == 0
+    seeing = judge.Judge(session, settings)
+    assert seeing.see(load_picture(portrait)).likeness[0] == pytest.approx(1, abs=1e-3)
+    assert seeing.see(load_picture(faceless)).likeness[0] is None
 
 
 def test_the_scene_is_the_jobs(pipeline: load_pipeline.Pipeline) -> None:

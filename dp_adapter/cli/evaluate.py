@@ -5,23 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.cli.evaluation_setup import (
-    PROMPT_SETS,
-    add_job,
-    add_judging,
-    add_models,
-    describe_run,
-    fill_prompts,
-    is_small,
-    make_job,
-    make_scorer,
-    open_models,
-    own_texts,
-)
+from dp_adapter.cli import evaluation_setup
 from dp_adapter.errors import SettingsError
 from dp_adapter.settings.messages import split_list
 from dp_adapter.text_files import read_text
@@ -29,7 +17,7 @@ from dp_adapter.text_files import read_text
 if TYPE_CHECKING:
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures, Trial
     from dp_adapter.evaluation.picture_scores import ReferenceVectors, Scorer
-    from dp_adapter.evaluation.protocol import Arm, EvaluatedPerson, EvaluationPlan, Prompt
+    from dp_adapter.evaluation.protocol import EvaluatedPerson, EvaluationPlan, Prompt
     from dp_adapter.evaluation.score_summary import Point, TableRow
     from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob, Pipeline
     from dp_adapter.settings import Settings
@@ -39,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add ``evaluate`` to the command line."""
     parser = subparsers.add_parser("evaluate", help="measure an adapter by the protocol", description=__doc__)
     parser.set_defaults(run=run)
-    add_models(parser)
+    evaluation_setup.add_models(parser)
     parser.add_argument("--people", type=Path, required=True, metavar="DIR", help="NAME_a.jpg, others NAME_b.jpg …")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N persons only")
     parser.add_argument(
@@ -51,8 +39,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--sweep", default="", metavar="WEIGHTS", help="weights for the Pareto plot: 0.4,0.8,1.2")
     parser.add_argument("--sweep-people", type=int, default=4, metavar="N", help="persons of the sweep (4)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), metavar="DIR")
-    add_judging(parser)
-    add_job(parser)
+    evaluation_setup.add_judging(parser)
+    evaluation_setup.add_job(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,17 +55,17 @@ def run(args: argparse.Namespace) -> int:
     evaluation_report.require()
     people = find_people(args.people, args.limit)
     weights = _parse_weights(args.sweep)
-    pictures, pipeline, settings = open_models(args)
-    job = make_job(args, pipeline)
+    pictures, pipeline, settings = evaluation_setup.open_models(args)
+    job = evaluation_setup.make_job(args, pipeline)
     scorer, references, people, notes = _read_references(args, pictures, pipeline, people)
     plan, more_notes = _make_plan(args, pictures, pipeline, people, settings)
-    rows = list(_make_and_judge(plan, pictures, settings, job, scorer, references))
-    sweep = _sweep_weights(args, weights, plan, pictures, settings, job, scorer, references)
+    trials = _Trials(pictures, settings, job, scorer, references)
+    rows = list(trials.make_and_judge(plan))
     results = evaluation_report.EvaluationResults(
         plan=plan,
         rows=rows,
-        sweep=sweep,
-        config=describe_run(args, pictures, scorer, job, settings),
+        sweep=trials.sweep(weights, plan, args.sweep_people),
+        config=evaluation_setup.describe_run(args, pictures, scorer, job, settings),
         scale=_measure_judge_scale(references),
         notes=(*notes, *more_notes),
     )
@@ -94,7 +82,7 @@ def _read_references(
     from dp_adapter.errors import FaceError
     from dp_adapter.identity.pictures.picture_files import load_picture
 
-    scorer = make_scorer(args, pictures, pipeline)
+    scorer = evaluation_setup.make_scorer(args, pictures, pipeline)
     references: list[ReferenceVectors] = []
     kept: list[EvaluatedPerson] = []
     notes: list[str] = []
@@ -134,78 +122,82 @@ def _make_plan(
 
 def _make_prompts(args: argparse.Namespace, pipeline: Pipeline, person: EvaluatedPerson, number: int) -> list[Prompt]:
     """One person's prompts: of a set, or a file's."""
-    name = args.prompts if args.prompts != "auto" else "scenes" if is_small(pipeline) else "fastcomposer"
-    if name in PROMPT_SETS:
-        texts = own_texts(name, person.photo, args.seed + number, args.prompt_count)
+    name = (
+        args.prompts if args.prompts != "auto" else "scenes" if evaluation_setup.is_small(pipeline) else "fastcomposer"
+    )
+    if name in evaluation_setup.PROMPT_SETS:
+        texts = evaluation_setup.own_texts(name, person.photo, args.seed + number, args.prompt_count)
     else:
         try:
             lines = read_text(Path(name)).splitlines()
         except (OSError, ValueError) as error:
-            hint = f"Use {', '.join(PROMPT_SETS)}, or a text file with a prompt a line."
+            hint = f"Use {', '.join(evaluation_setup.PROMPT_SETS)}, or a text file with a prompt a line."
             raise SettingsError("prompts", f"{name} cannot be read ({error})", hint) from error
         texts = [line.strip() for line in lines if line.strip()][: args.prompt_count]
-    return fill_prompts(args, pipeline, texts)
+    return evaluation_setup.fill_prompts(args, pipeline, texts)
 
 
-def _make_and_judge(
-    plan: EvaluationPlan,
-    pictures: EvaluationPictures,
-    settings: Settings,
-    job: DiffusersJob,
-    scorer: Scorer,
-    references: Sequence[ReferenceVectors],
-) -> Iterator[TableRow]:
-    """Makes and judges every picture, with a bar; the arms of one prompt in a row, base model first."""
-    from tqdm import tqdm
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """Makes pictures and judges them against each person's ``references``; ``settings`` are what all arms share."""
 
-    bar: Any = tqdm(total=plan.pictures, file=sys.stderr, unit="picture", disable=None)
-    for number, person in enumerate(plan.people):
-        for prompt_number, prompt in enumerate(plan.prompts[number]):
-            made: dict[str, list[Trial]] = {}
-            for arm in plan.arms:
-                bar.set_description(f"{person.name}, {arm.label}")
-                made[arm.name] = pictures.make(
-                    *_make_request(plan, pictures, settings, job, number, prompt_number, arm)
-                )
-                bar.update(plan.seeds)
-            yield from _judge_trials(plan, pictures, scorer, references[number], (number, prompt_number, prompt), made)
-    bar.close()
+    pictures: EvaluationPictures
+    settings: Settings
+    job: DiffusersJob
+    scorer: Scorer
+    references: Sequence[ReferenceVectors]
 
+    def make_and_judge(self, plan: EvaluationPlan) -> Iterator[TableRow]:
+        """Makes and judges every picture, with a bar; the arms of one prompt in a row, base model first."""
+        from tqdm import tqdm
 
-def _make_request(
-    plan: EvaluationPlan,
-    pictures: EvaluationPictures,
-    settings: Settings,
-    job: DiffusersJob,
-    number: int,
-    prompt_number: int,
-    arm: Arm,
-) -> tuple[Settings, DiffusersJob]:
-    request = arm.make_request(settings, pictures.model_file(arm.weights), plan.people[number].photo)
-    return request, replace(job, prompt=plan.prompts[number][prompt_number].text, seed=plan.seed(number, prompt_number))
+        bar: Any = tqdm(total=plan.pictures, file=sys.stderr, unit="picture", disable=None)
+        for number, person in enumerate(plan.people):
+            for prompt_number, prompt in enumerate(plan.prompts[number]):
+                job = replace(self.job, prompt=prompt.text, seed=plan.seed(number, prompt_number))
+                made: dict[str, list[Trial]] = {}
+                for arm in plan.arms:
+                    bar.set_description(f"{person.name}, {arm.label}")
+                    model = self.pictures.model_file(arm.weights)
+                    made[arm.name] = self.pictures.make(arm.make_request(self.settings, model, person.photo), job)
+                    bar.update(plan.seeds)
+                yield from self._judge(plan, number, prompt_number, made)
+        bar.close()
 
+    def _judge(
+        self, plan: EvaluationPlan, number: int, prompt_number: int, made: dict[str, list[Trial]]
+    ) -> Iterator[TableRow]:
+        """Judges the pictures of all arms for one of a person's prompts."""
+        from dp_adapter.evaluation.protocol import BASE
+        from dp_adapter.evaluation.score_summary import TableRow
 
-def _judge_trials(
-    plan: EvaluationPlan,
-    pictures: EvaluationPictures,
-    scorer: Scorer,
-    reference: ReferenceVectors,
-    which: tuple[int, int, Prompt],
-    made: dict[str, list[Trial]],
-) -> Iterator[TableRow]:
-    """Judges one prompt's pictures of all arms; ``which`` is the person's number, the prompt's, and the prompt."""
-    from dp_adapter.evaluation.protocol import BASE
-    from dp_adapter.evaluation.score_summary import TableRow
+        scorer, name, prompt = self.scorer, plan.people[number].name, plan.prompts[number][prompt_number]
+        reference = self.references[number]
+        for index, base in enumerate(made[BASE]):
+            region, seed = scorer.mask_base_face(base.picture), plan.seed(number, prompt_number) + index
+            for arm, trials in made.items():
+                one = trials[index]
+                scores = scorer.score(one.picture, reference, prompt.judged, base.picture, region, one.seconds)
+                file = one.file.relative_to(self.pictures.out).as_posix()
+                yield TableRow(name, prompt_number, prompt.text, seed, arm, file, scores.values, scores.statements)
 
-    number, prompt_number, prompt = which
-    for index, base in enumerate(made[BASE]):
-        region = scorer.mask_base_face(base.picture)
-        for arm, trials in made.items():
-            one = trials[index]
-            scores = scorer.score(one.picture, reference, prompt.judged, base.picture, region, one.seconds)
-            seed, file = plan.seed(number, prompt_number) + index, one.file.relative_to(pictures.out).as_posix()
-            name = plan.people[number].name
-            yield TableRow(name, prompt_number, prompt.text, seed, arm, file, scores.values, scores.statements)
+    def sweep(self, weights: Sequence[float], plan: EvaluationPlan, people: int) -> list[Point]:
+        """Plain add and DP-Adapter at several weights, on the first persons."""
+        from dp_adapter.evaluation.protocol import ADD, BASE, DP
+        from dp_adapter.evaluation.score_summary import Point, summarise
+
+        count = min(people, len(plan.people))
+        chosen = tuple(arm for arm in plan.arms if arm.name in (BASE, ADD, DP))
+        few = replace(plan, people=plan.people[:count], prompts=plan.prompts[:count], arms=chosen)
+        points: list[Point] = []
+        for weight in weights:
+            means = summarise(
+                list(replace(self, settings=self.settings.with_field("weight", weight)).make_and_judge(few))
+            )
+            points += [
+                Point(arm, f"{weight:g}", means[arm]["identity"].mean, means[arm]["prompt"].mean) for arm in (ADD, DP)
+            ]
+        return sorted(points, key=lambda point: (point.arm, float(point.label)))
 
 
 def _parse_weights(text: str) -> list[float]:
@@ -213,33 +205,6 @@ def _parse_weights(text: str) -> list[float]:
         return [float(part) for part in split_list(text) if part]
     except ValueError:
         raise SettingsError("sweep", f"'{text}' is no list of weights", "Write --sweep 0.4,0.8,1.2.") from None
-
-
-def _sweep_weights(
-    args: argparse.Namespace,
-    weights: Sequence[float],
-    plan: EvaluationPlan,
-    pictures: EvaluationPictures,
-    settings: Settings,
-    job: DiffusersJob,
-    scorer: Scorer,
-    references: Sequence[ReferenceVectors],
-) -> list[Point]:
-    """Plain add and DP-Adapter at several weights, on the first persons."""
-    from dp_adapter.evaluation.protocol import ADD, BASE, DP
-    from dp_adapter.evaluation.score_summary import Point, summarise
-
-    count = min(args.sweep_people, len(plan.people))
-    chosen = tuple(arm for arm in plan.arms if arm.name in (BASE, ADD, DP))
-    few = replace(plan, people=plan.people[:count], prompts=plan.prompts[:count], arms=chosen)
-    points: list[Point] = []
-    for weight in weights:
-        rows = list(_make_and_judge(few, pictures, settings.with_field("weight", weight), job, scorer, references))
-        means = summarise(rows)
-        points += [
-            Point(arm, f"{weight:g}", means[arm]["identity"].mean, means[arm]["prompt"].mean) for arm in (ADD, DP)
-        ]
-    return sorted(points, key=lambda point: (point.arm, float(point.label)))
 
 
 def _measure_judge_scale(references: Sequence[ReferenceVectors]) -> dict[str, float | None]:

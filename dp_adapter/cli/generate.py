@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     arms = {"": settings, "_base": settings.replace(enabled=False)} if args.compare else {"": settings}
     for suffix, request in arms.items():
         started = time.perf_counter()
-        bar = _make_bar("without the adapter" if suffix else "sampling")
+        bar = make_bar("without the adapter" if suffix else "sampling")
         generation = generate(session, pipeline, request, job, bar, on_explanation=_show_explanation)
         seconds = time.perf_counter() - started
         mode = session.modes.of(request.mode)
@@ -182,16 +182,18 @@ def job_from(args: argparse.Namespace, native: int) -> DiffusersJob:
     )
 
 
-def _make_bar(words: str) -> Callable[[int, int], None]:
+def make_bar(words: str) -> Callable[..., None]:
     """A progress bar on the terminal's error stream, so that output stays clean; it begins with the first step."""
     from tqdm import tqdm
 
     bar: Any = None
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, losses: Mapping[str, float] | None = None) -> None:
         nonlocal bar
         if bar is None:
             bar = tqdm(desc=words, total=total, file=sys.stderr, unit="step", leave=False, disable=None)
+        if losses:
+            bar.set_postfix({key: f"{value:.4f}" for key, value in losses.items()}, refresh=False)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()

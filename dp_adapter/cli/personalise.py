@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dp_adapter.cli.generate import make_bar
 from dp_adapter.cli.models import models_root
 from dp_adapter.errors import HostError, WeightsError
 
 if TYPE_CHECKING:
     from dp_adapter.training.personal.personal_objective import PersonalOptions
-    from dp_adapter.training.personal.personalise import OnStep, PersonalResult
+    from dp_adapter.training.personal.personalise import PersonalResult
     from dp_adapter.training.personal.varied_views import Subject
 
 _SAME_PERSON = {"sface": 0.363, "arcface": 0.25}  # opencv_zoo's threshold for SFace; usual for ArcFace
@@ -60,6 +62,7 @@ def _add_training(group: argparse._ArgumentGroup, experts: argparse._ArgumentGro
     experts.add_argument("--names", type=Path, metavar="FILE", help="well-known names for the anchor, one a line")
     experts.add_argument(
         "--released-behaviour",
+        dest="released",
         action="store_true",
         help="as ID-EA's public code: the enhancer untrained, and only the words applied",
     )
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     base, widths = base_of(pipeline.unet), textual_inversion.widths(pipeline)
     network = make_personal(pipeline, faceid, names, options)
     print(f"Learning {name} from {len(subjects)} photo(s) at {size} px on {pipeline.device}, {options.steps} steps.")
-    result = personalise(pipeline, network, bank, options, _make_progress_bar())
+    result = personalise(pipeline, network, bank, options, make_bar("learning"))
     del pipeline, bank
     _free_memory()
     if not result.curve:
@@ -142,20 +145,8 @@ def _read_options(args: argparse.Namespace) -> PersonalOptions:
     from dp_adapter.training.personal.learned_words import TEMPLATES
     from dp_adapter.training.personal.personal_objective import PersonalOptions
 
-    return PersonalOptions(
-        steps=args.steps,
-        batch=args.batch,
-        words=args.words,
-        word=args.word,
-        rate=args.rate,
-        network_rate=args.network_rate,
-        masked=args.masked,
-        core=args.core,
-        released=args.released_behaviour,
-        templates=tuple(args.template or TEMPLATES),
-        seed=args.seed,
-        checkpointing=args.checkpointing,
-    )
+    asked = {field.name: getattr(args, field.name) for field in fields(PersonalOptions) if field.name in args}
+    return PersonalOptions(**asked, templates=tuple(args.template or TEMPLATES))
 
 
 def _choose_dtype(asked: str, device: str) -> str:
@@ -194,7 +185,7 @@ def _make_facts(args: argparse.Namespace, result: PersonalResult, size: int) -> 
         "photos": len(args.photos),
         "size": size,
         "base_name": args.base.resolve().name,
-        "released_behaviour": args.released_behaviour,
+        "released_behaviour": args.released,
         "loss": {key: round(value, 6) for key, value in _mean(result.curve[-20:]).items()},
         "seconds": round(result.seconds, 1),
         **{key: getattr(args, key) for key in names},
@@ -217,20 +208,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _make_progress_bar() -> OnStep:
-    from tqdm import tqdm
-
-    bar: Any = None
-
-    def progress(done: int, total: int, losses: dict[str, float]) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(desc="learning", total=total, file=sys.stderr, unit="step", leave=False, disable=None)
-        bar.set_postfix({key: f"{value:.4f}" for key, value in losses.items()}, refresh=False)
-        bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
-
-    return progress

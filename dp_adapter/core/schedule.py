@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from torch import Tensor
+
 from dp_adapter.core.types import Level, Site
 
 
@@ -52,3 +54,9 @@ def curve_at(points: tuple[tuple[float, float], ...], progress: float) -> float:
         return points[max(right - 1, 0)][1]
     (p0, f0), (p1, f1) = points[right - 1], points[right]
     return f0 + (f1 - f0) * (progress - p0) / (p1 - p0)
+
+
+def progress_of(timestep: float | Tensor, train_timesteps: int) -> float:
+    """Progress in [0, 1] of a call; its rows share one timestep, a number, [], [1] or [R], which may be fractional."""
+    t = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+    return min(max(1 - t / (train_timesteps - 1), 0.0), 1.0)

@@ -95,11 +95,11 @@ def examine_photo(session: Session, name: str, picture: Picture, folder: Path) -
     return DemoPerson(name, photo, picture, face, _crop(picture, (left, top, left + side, top + side)), found, facts)
 
 
-def age_photo(picture: Picture, face: Face, seed: int = 0) -> Picture:
+def age_photo(picture: Picture, face: Face) -> Picture:
     """Makes the photo look like an old print: faded sepia with grain and creases, the first one across the cheek."""
     import cv2
 
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)
     grey = 45 + 0.68 * grey + random.normal(0, 7, grey.shape).astype(np.float32)
     aged = np.ascontiguousarray(grey[..., None] / 255 * np.array([255, 232, 190], np.float32))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dp_adapter.demo import shots
+from dp_adapter.demo.drawing import Values
 from dp_adapter.demo.make_pictures import FinishedShot
 from dp_adapter.demo.people import DemoPerson, age_photo, examine_photo
 from dp_adapter.demo.shots import EditExample, Programme, Shot
@@ -20,7 +20,6 @@ from dp_adapter.session import Session
 from dp_adapter.session.results.best_of import Drift, measure_drift
 from dp_adapter.session.results.judge import Judge
 
-Values = NDArray[np.float32]
 Shoot = Callable[[Sequence[Shot]], Mapping[Shot, FinishedShot]]
 Key = TypeVar("Key")
 

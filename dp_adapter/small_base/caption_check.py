@@ -6,26 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dp_adapter.identity.faces.detector import Detector, YuNet
+from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_parsing import SelfieParser
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.small_base import portrait_facts as facts
+from dp_adapter.small_base import scene_measures as measures
 from dp_adapter.small_base.caption_grammar import PLACES, CaptionFacts, Statement, parse_caption
 from dp_adapter.small_base.pixel_labels import label_pixels
 from dp_adapter.small_base.portrait_facts import HairMeasure
-from dp_adapter.small_base.scene_measures import (
-    SIDE,
-    LabelledPicture,
-    background_colour,
-    background_pattern,
-    clothes_colour,
-    crop_head,
-    is_grey,
-    resize,
-    side_of,
-    to_lab,
-)
+from dp_adapter.small_base.scene_measures import SIDE, LabelledPicture
 
 _SMALL, _LARGE = 0.29, 0.53  # heights of a face, in heights of the picture: full body below, close-up above
 
@@ -105,12 +95,10 @@ class CaptionVerdict:
 
 
 class CaptionCheck:
-    """Measures pictures of the small base with the shipped networks; ``detector`` finds the faces."""
+    """Measures pictures of the small base with the shipped networks."""
 
-    name = "measured scene"
-
-    def __init__(self, detector: Detector | None = None) -> None:
-        self._detector = detector or YuNet(tiles=False)
+    def __init__(self) -> None:
+        self._detector = YuNet(tiles=False)
         self._parser = SelfieParser()
 
     def check(self, picture: Picture, caption: str) -> CaptionVerdict:
@@ -125,16 +113,16 @@ class CaptionCheck:
 
     def measure(self, picture: Picture) -> MeasuredPicture:
         """Measures everything that captions can state in a picture [H, W, 3]."""
-        whole = resize(picture, SIDE)
+        whole = measures.resize(picture, SIDE)
         faces = sorted(self._detector.detect(whole), key=lambda face: float(face.centre[0]))
-        seen = LabelledPicture(whole, to_lab(whole), label_pixels(self._parser, whole, faces), tuple(faces))
-        kind = background_pattern(seen).name
+        seen = LabelledPicture(whole, measures.to_lab(whole), label_pixels(self._parser, whole, faces), tuple(faces))
+        kind = measures.background_pattern(seen).name
         return MeasuredPicture(
-            grey=is_grey(seen),
+            grey=measures.is_grey(seen),
             people=len(faces),
             head=self._head(seen),
-            clothes={where: clothes_colour(seen, where) for where in ("", *PLACES)},
-            background=background_colour(seen, kind != "plain"),
+            clothes={where: measures.clothes_colour(seen, where) for where in ("", *PLACES)},
+            background=measures.background_colour(seen, kind != "plain"),
             pattern=kind,
         )
 
@@ -142,12 +130,12 @@ class CaptionCheck:
         face: Face | None = max(seen.faces, key=lambda one: one.size, default=None)
         if face is None:
             return None
-        crop, points = crop_head(seen.picture, face)
+        crop, points = measures.crop_head(seen.picture, face)
         inside = Face(np.array([*points.min(0), *points.max(0)], np.float32), points, face.score)
-        labels, lab = label_pixels(self._parser, crop, [inside], drawing=False), to_lab(crop)
+        labels, lab = label_pixels(self._parser, crop, [inside], drawing=False), measures.to_lab(crop)
         return Head(
             height=float(face.box[3] - face.box[1]) / SIDE,
-            place=side_of(face),
+            place=measures.side_of(face),
             hair=facts.measure_hair(lab, labels),
             glasses=facts.glasses_share(labels, points),
             teeth=facts.teeth_share(lab, points),

@@ -21,12 +21,12 @@ FOLDER = "checkpoints"
 _MAY_CHANGE = ("out", "watch", "device")  # keys that a resumed run may change
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
     """How far a run is.
 
     Attributes:
-        stage: number of the current stage; step: steps done in it; total: steps done in all.
+        stage: number of the next step's stage; step: steps done in it; total: steps done in all.
         processes: how many there were: the order of the samples depends on it.
         started: date and time of the run's beginning; seconds: spent on it so far.
         run: the configuration.

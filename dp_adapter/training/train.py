@@ -11,7 +11,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -51,19 +50,6 @@ WEIGHTS, AVERAGE = "adapter.safetensors", "ema.safetensors"
 _WARM_UP = (
     10  # the running average follows faster at first: decay (1 + n) / (10 + n), as in EMA implementations since TF
 )
-
-
-@dataclass
-class State:
-    """The state of a run: ``stage`` and ``step`` are the next ones, ``total`` counts finished steps of all stages."""
-
-    adapter: Adapter
-    average: Adapter
-    started: str
-    stage: int = 0
-    step: int = 0
-    total: int = 0
-    seconds: float = 0.0
 
 
 def train(config: Config, *, resume: bool = False, log: Callable[[str], None] = lambda _: None) -> Path:
@@ -121,8 +107,10 @@ class TrainingRun:
         self.sites = sites_of(base.unet)
         examples = Examples(shards, config.data, config.adapter, (config.seed, 0))
         width = examples.features(0).shape[-1]
-        adapter = training_stages.make_first_adapter(config, base.unet, base.family, width).to(accelerator.device)
-        self.state = State(adapter, copy.deepcopy(adapter), _now())
+        first = training_stages.make_first_adapter(config, base.unet, base.family, width)
+        self.adapter = first.to(accelerator.device)
+        self.average = copy.deepcopy(self.adapter)
+        self.state = Progress(0, 0, 0, accelerator.num_processes, _now(), 0.0, to_tables(config))
         self._cached = examples.cached
         self._adapted: AdaptedUNet | None = None
         if config.data.cache_latents:
@@ -186,10 +174,10 @@ class TrainingRun:
 
     def _prepare_stage(self, stage: TrainingStage) -> tuple[Learner, list[str]]:
         """Makes the stage's learner, and returns it with the names of the trained parameters."""
-        state, config = self.state, self.config
-        adapter, state.average = (
-            training_stages.add_stage_pathways(one, config, state.stage).to(self.accelerator.device)
-            for one in (state.adapter, state.average)
+        config = self.config
+        adapter, self.average = (
+            training_stages.add_stage_pathways(one, config, self.state.stage).to(self.accelerator.device)
+            for one in (self.adapter, self.average)
         )
         trained = training_stages.unfreeze(adapter, stage.kind)
         if self._adapted:
@@ -275,7 +263,7 @@ class TrainingRun:
         """Moves the running average towards the weights."""
         decay = min(self.config.ema, (1 + self.state.total) / (_WARM_UP + self.state.total)) if self.config.ema else 0.0
         for name in names:
-            self.state.average.get_parameter(name).lerp_(self.state.adapter.get_parameter(name), 1 - decay)
+            self.average.get_parameter(name).lerp_(self.adapter.get_parameter(name), 1 - decay)
 
     def _end_step(self, stage: TrainingStage, learner: Learner, stop_requested: Callable[[], bool]) -> bool:
         """Reports, draws samples and saves where they are due; returns whether to stop after this step."""
@@ -285,7 +273,7 @@ class TrainingRun:
         if due or state.total % plan.every == 0:
             self._report(stage)
         if plan.samples_every and state.total % plan.samples_every == 0:
-            self.watch.sample_grid(state.average, state.total)
+            self.watch.sample_grid(self.average, state.total)
             self.watch.write_report()
         stop = any_process(self.accelerator, stop_requested())
         if (due or stop) and not last:
@@ -312,32 +300,21 @@ class TrainingRun:
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save(self, optimizer: Mapping[str, Any]) -> None:
-        state, accelerator = self.state, self.accelerator
+        accelerator, out = self.accelerator, self.config.folder
         if accelerator.is_main_process:
-            progress = Progress(
-                stage=state.stage,
-                step=state.step,
-                total=state.total,
-                processes=accelerator.num_processes,
-                started=state.started,
-                seconds=state.seconds,
-                run=to_tables(self.config),
-            )
-            run_checkpoint.write(self.config.folder, progress, optimizer, self._write_weights, self.config.watch.keep)
+            run_checkpoint.write(out, self.state, optimizer, self._write_weights, self.config.watch.keep)
         accelerator.wait_for_everyone()
 
     def _write_weights(self, folder: Path) -> None:
-        for name, adapter in ((WEIGHTS, self.state.adapter), (AVERAGE, self.state.average)):
+        for name, adapter in ((WEIGHTS, self.adapter), (AVERAGE, self.average)):
             self._write_adapter(folder / name, adapter)
 
     def restore(self, folder: Path, progress: Progress) -> None:
         """Takes the weights and the step from a checkpoint; ``train_stage`` reads the optimiser's state."""
-        state = self.state
-        state.adapter, state.average = (
+        self.adapter, self.average = (
             read_initial_adapter(folder / name).adapter.to(self.accelerator.device) for name in (WEIGHTS, AVERAGE)
         )
-        state.stage, state.step, state.total = progress.stage, progress.step, progress.total
-        state.started, state.seconds = progress.started, progress.seconds
+        self.state = dataclasses.replace(progress, run=to_tables(self.config))
         self.watch.rewind(progress.total)
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -346,9 +323,9 @@ class TrainingRun:
         """Writes the adapters and the report; returns the averaged adapter's file."""
         out = self.config.folder
         if self.accelerator.is_main_process:
-            self._write_adapter(out / RAW, self.state.adapter)
-            self._write_adapter(out / RESULT, self.state.average)
-        self.watch.sample_grid(self.state.average, self.state.total)
+            self._write_adapter(out / RAW, self.adapter)
+            self._write_adapter(out / RESULT, self.average)
+        self.watch.sample_grid(self.average, self.state.total)
         self.watch.write_report()
         self.watch.close()
         self.accelerator.wait_for_everyone()

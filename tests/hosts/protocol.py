@@ -49,13 +49,13 @@ class Host(Protocol):
         ...
 
 
-class Diffusers:
-    def __init__(self, base: Base) -> None:
-        self.base: Base = base
-        self.model: nn.Module = tiny.unet(base)
+class Hooked:
+    """A UNet that is reached by torch hooks."""
 
-    def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
-        return tiny.call(self.model, given, timestep)
+    def __init__(self, base: Base, model: nn.Module, attach: Callable[..., AbstractContextManager[object]]) -> None:
+        self.base: Base = base
+        self.model = model
+        self._attach = attach
 
     def attached(
         self,
@@ -64,7 +64,7 @@ class Diffusers:
         maps: WordMaps | None = None,
         words: PersonWords | None = None,
     ) -> AbstractContextManager[object]:
-        return diffusers_host.attach(self.model, injection, rows, maps=maps, words=words, alphas_cumprod=tiny.ALPHAS)
+        return self._attach(self.model, injection, rows, maps=maps, words=words, alphas_cumprod=tiny.ALPHAS)
 
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].diffusers)
@@ -73,30 +73,25 @@ class Diffusers:
         self.block(index)(*args, **kwargs)
 
 
-class Ldm:
+class Diffusers(Hooked):
+    def __init__(self, base: Base) -> None:
+        super().__init__(base, tiny.unet(base), diffusers_host.attach)
+
+    def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
+        return tiny.call(self.model, given, timestep)
+
+
+class Ldm(Hooked):
     """AUTOMATIC1111's: ldm's own UNet, called as the WebUI calls it."""
 
     def __init__(self, base: Base) -> None:
-        self.base: Base = base
-        self.model: nn.Module = ldm_unet.of(tiny.unet(base), groups=8)
+        super().__init__(base, ldm_unet.of(tiny.unet(base), groups=8), ldm_host.attach)
 
     def __call__(self, given: tiny.Inputs, timestep: float | None = None) -> Tensor:
         return ldm_unet.call(self.model, given, timestep)
 
-    def attached(
-        self,
-        injection: Injection,
-        rows: Sequence[Row],
-        maps: WordMaps | None = None,
-        words: PersonWords | None = None,
-    ) -> AbstractContextManager[object]:
-        return ldm_host.attach(self.model, injection, rows, maps=maps, words=words, alphas_cumprod=tiny.ALPHAS)
-
     def block(self, index: int) -> nn.Module:
         return self.model.get_submodule(site_names(self.base)[index].ldm)
-
-    def bare(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.block(index)(*args, **kwargs)
 
 
 HOSTS: Mapping[str, Callable[[Base], Host]] = {

@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import os
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,12 @@ class WebUI:
         return self.make(adapter, kind, **request).pictures[0]
 
 
+HIRES: dict[str, Any] = {
+    "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7,
+    "hr_second_pass_steps": 3, "hr_additional_modules": ["Use same choices"],
+}  # fmt: skip
+
+
 def decoded(text: str) -> Picture:
     picture = Image.open(io.BytesIO(base64.b64decode(text.split(",", 1)[-1]))).convert("RGB")
     return np.asarray(picture).astype(np.int16)
@@ -83,6 +91,21 @@ def encoded(picture: NDArray[Any] | Path) -> str:
 def largest(one: Picture, other: Picture) -> int:
     assert one.shape == other.shape
     return int(np.abs(one - other).max())
+
+
+def interrupt_and_compare(webui: WebUI, person: dict[str, Any]) -> None:
+    """An interrupted job leaves the next one as it was."""
+    plain = webui.one()
+    job = threading.Thread(target=webui.answer, args=(person,), kwargs={"steps": 60})
+    job.start()
+    for _ in range(600):
+        time.sleep(0.1)
+        if webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] > 2:
+            break
+    webui.post("/sdapi/v1/interrupt", {})
+    job.join(300)
+    assert not job.is_alive()
+    assert largest(plain, webui.one()) == 0
 
 
 @pytest.fixture(scope="session")

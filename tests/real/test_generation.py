@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.real.conftest import WebUI, encoded, largest
+from tests.real.conftest import HIRES, WebUI, encoded, interrupt_and_compare, largest
 
 pytestmark = pytest.mark.real
 ROUNDING = 3  # of 255: other batch sizes and forms round differently, and a random VAE amplifies it
@@ -111,18 +109,14 @@ def test_every_sampler(webui: WebUI, person: dict[str, Any]) -> None:
 
 
 def test_hires_pass(webui: WebUI, person: dict[str, Any]) -> None:
-    hires: dict[str, Any] = {
-        "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7,
-        "hr_second_pass_steps": 3, "hr_additional_modules": ["Use same choices"],
-    }  # fmt: skip
-    same = webui.one(person, **hires)
-    off = webui.one({**person, "hires": {"use": "off"}}, **hires)
-    nothing = webui.one({**person, "hires": {"use": "own", "weight": 0}}, **hires)
-    own = webui.one({**person, "hires": {"use": "own", "weight": 1.0, "span": {"start": 0}}}, **hires)
+    same = webui.one(person, **HIRES)
+    off = webui.one({**person, "hires": {"use": "off"}}, **HIRES)
+    nothing = webui.one({**person, "hires": {"use": "own", "weight": 0}}, **HIRES)
+    own = webui.one({**person, "hires": {"use": "own", "weight": 1.0, "span": {"start": 0}}}, **HIRES)
     assert largest(off, nothing) == 0
     assert largest(same, own) == 0
     assert largest(same, off) > ROUNDING
-    assert largest(webui.one(**hires), off) > ROUNDING  # the first pass has it, and the second one hides much of it
+    assert largest(webui.one(**HIRES), off) > ROUNDING  # the first pass has it, and the second one hides much of it
     assert same.shape[0] == int(webui.size * 1.5)
 
 
@@ -182,17 +176,7 @@ def test_lora_is_part_of_the_fold(webui: WebUI, person: dict[str, Any]) -> None:
 
 
 def test_interrupt_leaves_nothing(webui: WebUI, person: dict[str, Any]) -> None:
-    plain = webui.one()
-    job = threading.Thread(target=webui.answer, args=(person,), kwargs={"steps": 60})
-    job.start()
-    for _ in range(600):
-        time.sleep(0.1)
-        if webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] > 2:
-            break
-    webui.post("/sdapi/v1/interrupt", {})
-    job.join(300)
-    assert not job.is_alive()
-    assert largest(plain, webui.one()) == 0
+    interrupt_and_compare(webui, person)
 
 
 def test_another_checkpoint_and_back(webui: WebUI, person: dict[str, Any]) -> None:

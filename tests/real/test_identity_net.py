@@ -6,8 +6,6 @@ them.
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.real.conftest import TIMEOUT, Picture, WebUI, encoded, largest
+from tests.real.conftest import HIRES, TIMEOUT, Picture, WebUI, encoded, interrupt_and_compare, largest
 
 pytestmark = pytest.mark.real
 ROUNDING = 3
@@ -154,17 +152,13 @@ def test_a_batch_is_its_pictures(webui: WebUI, person: dict[str, Any]) -> None:
 
 
 def test_hires_pass(webui: WebUI, person: dict[str, Any]) -> None:
-    hires: dict[str, Any] = {
-        "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7,
-        "hr_second_pass_steps": 3, "hr_additional_modules": ["Use same choices"],
-    }  # fmt: skip
     boxed = {**person, "regions": [RIGHT]}
-    made = webui.make(boxed, **hires)
+    made = webui.make(boxed, **HIRES)
     assert len(made.pictures) == 1 and made.pictures[0].shape[0] == int(webui.size * 1.5)
-    assert largest(made.pictures[0], webui.one({**boxed, **NO_NET}, **hires)) > VISIBLE
-    first_only = webui.one({**boxed, "hires": {"use": "off"}}, **hires)
+    assert largest(made.pictures[0], webui.one({**boxed, **NO_NET}, **HIRES)) > VISIBLE
+    first_only = webui.one({**boxed, "hires": {"use": "off"}}, **HIRES)
     assert largest(made.pictures[0], first_only) > ROUNDING
-    assert largest(made.pictures[0], webui.one(boxed, **hires)) == 0
+    assert largest(made.pictures[0], webui.one(boxed, **HIRES)) == 0
 
 
 def test_nothing_in_results_and_infotext(webui: WebUI, person: dict[str, Any]) -> None:
@@ -206,17 +200,7 @@ def test_img2img_at_the_faces_place(webui: WebUI, person: dict[str, Any], people
 
 
 def test_interrupt_leaves_nothing(webui: WebUI, person: dict[str, Any]) -> None:
-    plain = webui.one()
-    job = threading.Thread(target=webui.answer, args=(person,), kwargs={"steps": 60})
-    job.start()
-    for _ in range(600):
-        time.sleep(0.1)
-        if webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] > 2:
-            break
-    webui.post("/sdapi/v1/interrupt", {})
-    job.join(300)
-    assert not job.is_alive()
-    assert largest(plain, webui.one()) == 0
+    interrupt_and_compare(webui, person)
 
 
 def test_a_failure_leaves_nothing(webui: WebUI, person: dict[str, Any], faceless: Path) -> None:

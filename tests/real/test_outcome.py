@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dp_adapter.session.results.best_of import STRIDE
-from tests.real.conftest import Made, WebUI, decoded, encoded, largest
+from tests.real.conftest import HIRES, Made, WebUI, decoded, encoded, largest
 from tests.real.test_shell import xyz
 
 pytestmark = pytest.mark.real
@@ -77,11 +77,7 @@ def test_best_of_keeps_a_picture_that_its_infotext_makes_again(webui: WebUI, per
 def test_drift_disturbs_nothing(webui: WebUI, person: dict[str, Any]) -> None:
     """A second job inside each picture's; the next batch and the hires pass go on as if it had not been."""
     boxed = {**person, "regions": [RIGHT]}
-    hires: dict[str, Any] = {
-        "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7,
-        "hr_second_pass_steps": 3, "hr_additional_modules": ["Use same choices"],
-    }  # fmt: skip
-    kinds: list[dict[str, Any]] = [{"n_iter": 2}, {"n_iter": 2, **hires}]
+    kinds: list[dict[str, Any]] = [{"n_iter": 2}, {"n_iter": 2, **HIRES}]
     for more in kinds:
         plain = webui.make(boxed, **more)
         made = webui.make({**boxed, "report": {"drift": True}}, **more)

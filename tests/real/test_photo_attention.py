@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.real.conftest import WebUI, largest
+from tests.real.conftest import HIRES, WebUI, largest
 
 pytestmark = pytest.mark.real
 
@@ -38,8 +38,4 @@ def test_batches_and_the_hires_pass(webui: WebUI, person: dict[str, Any]) -> Non
     made = webui.make(looking(person), batch_size=2)
     plain = webui.make(batch_size=2)
     assert all(largest(one, other) > 3 for one, other in zip(made.pictures, plain.pictures, strict=True))
-    hires: dict[str, Any] = {
-        "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7,
-        "hr_second_pass_steps": 3, "hr_additional_modules": ["Use same choices"],
-    }  # fmt: skip
-    assert largest(webui.one(looking(person), **hires), webui.one(**hires)) > 3
+    assert largest(webui.one(looking(person), **HIRES), webui.one(**HIRES)) > 3

@@ -29,20 +29,11 @@ from dp_adapter.settings import Settings
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import RecipeOptions
 from tests import tiny
-from tests.identity.encoders.test_encoder_pool import save_tower
 from tests.session.conftest import SCENE, Request
 from tests.session.test_saved import small_pack
 
 SDXL = Scene("sdxl", 128, 128)
 LATENT = torch.randn(1, 18, 512, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def root(models: Path) -> Path:
-    """The models folder with a tower, and no adapter but those a test adds."""
-    (models / "dp_adapter" / "untrained.safetensors").unlink()
-    save_tower(models / "clip_vision" / "tower", tiny.CLIP, tiny.CLIP)
-    return models
 
 
 def put(root: Path, tensors: tiny.Nested) -> Path:

@@ -236,14 +236,6 @@ CLIP_FAMILIES = [
 ]
 
 
-@pytest.fixture
-def root(models: Path) -> Path:
-    """A models folder with a CLIP tower, and no adapter but those a test adds."""
-    (models / "dp_adapter" / "untrained.safetensors").unlink()
-    save_tower(models / "clip_vision" / "tower", tiny.CLIP, tiny.CLIP)
-    return models
-
-
 def put(root: Path, family: str, base: str = "sd15") -> None:
     tensors = tiny.family_tensors(family, base)  # type: ignore[arg-type]
     tiny.write(root / "dp_adapter" / "adapter.safetensors", tensors, "safetensors")

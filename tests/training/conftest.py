@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from tests.training import made
 from tools.tiny_base import tiny_pipeline, tiny_unet, tiny_vae
 
@@ -33,17 +32,12 @@ def folder_of_base(folder: Path) -> Path:
         "intermediate_size": 16,
         "num_hidden_layers": 1,
     }
-    unet = library.UNet2DConditionModel(**{**tiny_unet.CONFIG, **NARROW})
-    library.StableDiffusionPipeline(
-        vae=library.AutoencoderKL(**{**tiny_vae.CONFIG, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1}),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
-        tokenizer=clip_tokenizer(),
-        unet=unet,
-        scheduler=library.DDIMScheduler(**tiny_pipeline.SCHEDULER_CONFIG),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(str(folder))
+    pipeline = tiny_pipeline.assemble(
+        library.UNet2DConditionModel(**{**tiny_unet.CONFIG, **NARROW}),
+        library.AutoencoderKL(**{**tiny_vae.CONFIG, "block_out_channels": (4, 4, 4, 4), "layers_per_block": 1}),
+        CLIPTextModel(CLIPTextConfig(**text)),
+    )
+    pipeline.save_pretrained(str(folder))
     return folder
 
 

@@ -1,7 +1,8 @@
-"""A page with the panel in a real browser."""
+"""A page with the panel in a real browser; an adapter for the tiny UNet, and a request with a photo."""
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from dp_adapter.core.adapter import Adapter, SiteAdapter
+from dp_adapter.core.projection import FaceProjection
+from dp_adapter.weights.families import own_adapter
 from tests import tiny
 from tests.webui import gradios
 
@@ -56,3 +61,21 @@ def _crashes(log: str) -> list[str]:
     """The log's tracebacks, but not those of gradio about a page that was closed while it sent or waited."""
     traced = re.split(r"^Traceback .*\n", log, flags=re.MULTILINE)[1:]
     return [one for one in traced if not re.search(r"^starlette\.\w+\.\w*Disconnect", one, re.MULTILINE)]
+
+
+@pytest.fixture(scope="session")
+def adapter_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    sites = [SiteAdapter(tiny.CONTEXT, tiny.width_of("sd15", index)) for index in range(16)]
+    path = tmp_path_factory.mktemp("adapter") / "tiny.safetensors"
+    own_adapter.save(path, Adapter(FaceProjection(128, 128, 4, tiny.CONTEXT), sites), "sd15", "sface", {})
+    return path
+
+
+@pytest.fixture
+def person(portrait: Path) -> dict[str, Any]:
+    return {
+        "references": [{"image": base64.b64encode(portrait.read_bytes()).decode()}],
+        "regions": [{"kind": "box", "box": {"x0": 0.5}}],
+        "weight": 1.0,
+    }

@@ -66,9 +66,9 @@ class Scene:
     points: list[Floats] = field(default_factory=list[Floats])
 
 
-def draw_plan(random: Random, portraits: Sequence[Portrait], size: str | None = None) -> Plan:
+def draw_plan(random: Random, portraits: Sequence[Portrait]) -> Plan:
     """A random plan; portraits without colour are in grey scenes only."""
-    size = size or str(random.choice(list(SIZES), p=[0.35, 0.5, 0.15]))
+    size = str(random.choice(list(SIZES), p=[0.35, 0.5, 0.15]))
     count = 2 if size == "portrait" and random.random() < 0.2 else 1
     chosen = [int(i) for i in random.integers(0, len(portraits), count)]
     grey = random.random() < 0.12 or any(portraits[i].grey for i in chosen)

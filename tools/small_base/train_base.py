@@ -31,17 +31,12 @@ from dp_adapter.training.losses import clean_latents
 from tools.small_base import train_vae as autoencoder
 from tools.small_base.scene_pool import Pool, SceneRows, Scenes, tokenize
 from tools.small_base.training_progress import Progress
-from tools.tiny_base import tiny_pipeline
+from tools.tiny_base import tiny_pipeline, tiny_unet
 
-UNET: dict[str, Any] = {
+UNET: dict[str, Any] = tiny_unet.CONFIG | {
     "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     "block_out_channels": (64, 128, 128, 128),
-    "layers_per_block": 2,
-    "cross_attention_dim": 64,
+    "norm_num_groups": 32,
     "attention_head_dim": (2, 4, 4, 4),  # heads, of 32 channels each
 }
 

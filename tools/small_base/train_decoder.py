@@ -37,6 +37,7 @@ LAYERS = (56, 28, 14, 7)
 NOISED = (350, 760)
 """Timesteps to which scenes are noised: landmarks stay, and what a face looks like is the base's."""
 
+STEPS, GUIDANCE = 8, 3.0  # with which the base brings them back
 ADVERSARIAL, IDENTITY, LAYERWISE = 0.1, 0.3, 0.5
 TRUE = 1 / 8
 """Share of pictures' own latents, so that img2img and inpainting keep what they are given."""
@@ -51,9 +52,7 @@ def rows_of_large_faces(chunk: Scenes) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def denoise(
-    model: Joint, latents: Tensor, rows: dict[str, Tensor], nothing: Tensor, steps: int = 8, guidance: float = 3.0
-) -> Tensor:
+def denoise(model: Joint, latents: Tensor, rows: dict[str, Tensor], nothing: Tensor) -> Tensor:
     """Latents [B, 4, 16, 16], noised to one random timestep of ``NOISED`` and brought back by DDIM.
 
     Args:
@@ -66,13 +65,13 @@ def denoise(
     ids = torch.cat([nothing.expand(count, -1), rows["ids"]])
     gate = grow(rows["faces"][:, None].float()) if torch.rand(()) < 0.5 else torch.ones_like(latents[:, :1])
     gates, faces = torch.cat([torch.zeros_like(gate), gate]), rows["references"].repeat(2, 1)
-    places = [int(place) for place in np.linspace(start, 1, steps + 1)[:-1]]
+    places = [int(place) for place in np.linspace(start, 1, STEPS + 1)[:-1]]
     for place, following in zip(places, [*places[1:], -1], strict=True):  # -1: the 1 at the end of bars
         timesteps = torch.full((count,), place, device=device)
         with torch.autocast(device.type, torch.bfloat16):
             both = model(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), ids, faces, gates)
         without, told = both.float().chunk(2)
-        noise = without + guidance * (told - without)
+        noise = without + GUIDANCE * (told - without)
         clean = clean_latents(noisy, noise, bars, timesteps)
         noisy = bars[following].sqrt() * clean + (1 - bars[following]).sqrt() * noise
     return noisy

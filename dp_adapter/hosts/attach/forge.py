@@ -10,8 +10,7 @@ projections Forge calls as modules both with and without a replace patch.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any, cast
 
@@ -54,7 +53,6 @@ from dp_adapter.hosts.rows.added_rows import require_rows
 OPTIONS = "transformer_options"
 
 
-@contextmanager
 def attach(
     unet: Any,
     injection: Injection,
@@ -63,7 +61,7 @@ def attach(
     *,
     maps: WordMaps | None = None,
     words: PersonWords | None = None,
-) -> Generator[Attachment]:
+) -> AbstractContextManager[Attachment]:
     """Inside the ``with``, the UNet's cross-attentions carry the injection; clones of ``unet`` do, too.
 
     Args:
@@ -84,8 +82,7 @@ def attach(
     def host_of(attachment: Attachment, visible: Injection) -> PatchedUNet:
         return PatchedUNet(unet.model, visible, rows, latent, attachment)
 
-    with attached(injection, host_of, maps, words) as attachment:
-        yield attachment
+    return attached(injection, host_of, maps, words)
 
 
 class PatchedUNet(HostUNet):

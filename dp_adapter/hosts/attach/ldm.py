@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.injection import Injection
 from dp_adapter.core.reference_photo import NoiseLevel, noise_level
+from dp_adapter.core.schedule import progress_of
 from dp_adapter.core.text.text_side import PersonWords
 from dp_adapter.core.types import Grid, Row, Site, Step
 from dp_adapter.errors import HostError
@@ -17,7 +18,6 @@ from dp_adapter.hosts.attach.adapter_fit import linear_shape
 from dp_adapter.hosts.attach.attachment import Attachment, attached
 from dp_adapter.hosts.attach.parts.res_adapter import ldm_layer_path
 from dp_adapter.hosts.attach.sites import SUPPORTED, Base, base_of_paths, site_names
-from dp_adapter.hosts.attach.timesteps import progress_of
 from dp_adapter.hosts.attach.torch_compile import original_of
 from dp_adapter.hosts.attach.torch_hooks import HookedUNet, StepOf
 from dp_adapter.hosts.attach.word_maps import WordMaps

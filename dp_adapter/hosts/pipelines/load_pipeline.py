@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_adapter.core.schedule import progress_of
 from dp_adapter.errors import HostError, MissingDependencyError
-from dp_adapter.hosts.attach.timesteps import progress_of
 from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Pixels, Prompts, Task
-from dp_adapter.hosts.pipelines.memory import lacks_memory
-from dp_adapter.hosts.pipelines.samplers import scheduler
+from dp_adapter.hosts.pipelines.samplers import lacks_memory, scheduler
 from dp_adapter.hosts.pipelines.single_file import load_single_file
 from dp_adapter.hosts.prompts import encode_prompts
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dp_adapter.core.schedule import progress_of
 from dp_adapter.hosts.attach.diffusers import pipeline_rows
-from dp_adapter.hosts.attach.timesteps import progress_of
 
 _LATENT = 4  # channels; inpainting models get a mask and a picture behind them
 

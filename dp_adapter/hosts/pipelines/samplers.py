@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import DPAdapterError, HostError
-from dp_adapter.hosts.pipelines.memory import lacks_memory
 
 _EVEN = {"timestep_spacing": "linspace"}
 """From the last timestep to the first, as in k-diffusion and so in every WebUI: the same seed, the same picture
@@ -165,3 +164,9 @@ def _in_words(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
             ) from error
 
     return told
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether there was not enough memory, on whichever device: torch has no one type for that."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words

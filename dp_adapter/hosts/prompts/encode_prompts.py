@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dp_adapter.core.schedule import progress_of
 from dp_adapter.core.text.text_side import PromptPerson
 from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Prompts
@@ -92,8 +93,7 @@ class Staged:
         timesteps: Sequence[Any] = pipeline.scheduler.timesteps[-pipeline.num_timesteps :]
         if step + 1 >= len(timesteps):
             return {}
-        progress = 1 - float(timesteps[step + 1]) / (pipeline.scheduler.config.num_train_timesteps - 1)
-        number = self._at(progress)
+        number = self._at(progress_of(timesteps[step + 1], pipeline.scheduler.config.num_train_timesteps))
         if number == self._now:
             return {}
         self._now = number

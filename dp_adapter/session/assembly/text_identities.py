@@ -18,14 +18,10 @@ from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions
 
 
 class TextIdentities:
-    """Fusions of persons, by their features.
+    """Fusions of persons, by their features."""
 
-    Args:
-        limit: persons that are kept.
-    """
-
-    def __init__(self, limit: int = 4) -> None:
-        self._kept: Cache[TextIdentity | None] = Cache(limit)
+    def __init__(self) -> None:
+        self._kept: Cache[TextIdentity | None] = Cache(4)  # persons
 
     def forget(self) -> None:
         self._kept.clear()

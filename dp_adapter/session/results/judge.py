@@ -112,12 +112,6 @@ def reference_vector(session: Session, settings: Settings, identity: int = 0) ->
     return session.photos.direction(seen)
 
 
-def likeness(session: Session, picture: Picture, target: Vector) -> float:
-    """Cosine of a picture's largest face to a reference vector by the judge; 0 when no face is found."""
-    faces = find(session.encoders, picture)
-    return round(float(session.photos.sface(picture, faces[0]) @ target), 4) if faces else 0.0
-
-
 def _inside(region: Mask | None, face: Face, shape: tuple[int, ...]) -> float:
     """Share of a face's box that lies in a region; the same for all faces where the region is everywhere."""
     if region is None:

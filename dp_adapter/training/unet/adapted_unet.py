@@ -75,7 +75,7 @@ class Prediction:
 
 
 def progress_of(timesteps: Tensor) -> Tensor:
-    """Progress [B] in 0..1 of timesteps [B] of 1000, as ``hosts.attach.timesteps.progress_of`` has it for one."""
+    """Progress [B] in 0..1 of timesteps [B] of 1000, as ``core.schedule.progress_of`` has it for one."""
     return (1 - timesteps.float() / 999).clamp(0, 1)
 
 

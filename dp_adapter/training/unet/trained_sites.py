@@ -8,6 +8,7 @@ Shapes: B rows, N positions, C hidden channels, I inner channels, L text tokens,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
@@ -77,12 +78,11 @@ def masks_by_halvings(mask: Tensor, halvings: int) -> dict[int, Tensor]:
     return {times: on_grid(mask[:, 0], latent, times).flatten(1)[..., None] for times in range(halvings + 1)}
 
 
-class TrainedSelfAttention:
-    """attn1's processor: the model's own attention, in the form whose backward is fast here (``core.attention``)."""
+class _TrainedProcessor(ABC):
+    """A processor in an attention of diffusers; without a ``Call`` the ``original`` one runs."""
 
-    def __init__(self, original: Processor, gate: TrainedGate | None = None) -> None:
+    def __init__(self, original: Processor) -> None:
         self.original = original
-        self._gate = gate
 
     def __call__(
         self,
@@ -93,11 +93,25 @@ class TrainedSelfAttention:
         temb: Tensor | None = None,
         dp_adapter: Call | None = None,
     ) -> Tensor:
-        """[B, N, C] -> [B, N, C]"""
+        """[B, N, C], and in attn2 the text [B, L, D] -> [B, N, C]"""
         if dp_adapter is None:
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        return self._attend(dp_adapter, attn, hidden_states, encoder_hidden_states)
+
+    @abstractmethod
+    def _attend(self, call: Call, attn: Any, hidden_states: Tensor, context: Tensor | None) -> Tensor: ...
+
+
+class TrainedSelfAttention(_TrainedProcessor):
+    """attn1's processor: the model's own attention, in the form whose backward is fast here (``core.attention``)."""
+
+    def __init__(self, original: Processor, gate: TrainedGate | None = None) -> None:
+        super().__init__(original)
+        self._gate = gate
+
+    def _attend(self, call: Call, attn: Any, hidden_states: Tensor, context: Tensor | None) -> Tensor:  # noqa: ARG002
         if self._gate is not None:
-            self._gate.call = dp_adapter
+            self._gate.call = call
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         return _project_out(attn, attend(q, k, v, attn.heads))
 
@@ -132,7 +146,7 @@ class TrainedGate:
         return 0.0 if term is None else term
 
 
-class TrainedTextAttention:
+class TrainedTextAttention(_TrainedProcessor):
     """attn2's processor: the text's attention Z_t, joined with the identity's.
 
     Args:
@@ -154,24 +168,12 @@ class TrainedTextAttention:
         coarse: bool,
         edited: bool,
     ) -> None:
-        self.original = original
+        super().__init__(original)
         self._site, self._weights, self._power, self._gate = site, weights, power, gate
         self._localised, self._coarse, self._edited = localised, coarse, edited
 
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        dp_adapter: Call | None = None,
-    ) -> Tensor:
-        """[B, N, C] and the text [B, L, D] -> [B, N, C]"""
-        if dp_adapter is None:
-            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        assert encoder_hidden_states is not None
-        call, context = dp_adapter, encoder_hidden_states
+    def _attend(self, call: Call, attn: Any, hidden_states: Tensor, context: Tensor | None) -> Tensor:
+        assert context is not None
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         z = call.switch_text(attend(q, k, v, self._site.heads))
         if self._edited and "features" in call.record:

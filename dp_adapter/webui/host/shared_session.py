@@ -29,7 +29,6 @@ def session() -> Session:
 @cache
 def _make_session() -> Session:
     from dp_adapter.session import Session
-    from dp_adapter.webui.host.encoder_folders import find_encoder_folders
     from dp_adapter.webui.host.restorers import list_restorers
 
     chosen = options.read()
@@ -82,6 +81,29 @@ def find_model_folders() -> list[Path]:
     named += [getattr(shared.opts, "control_net_models_path", ""), *options.read().model_dirs.splitlines()]
     controlnet = compat.models_folder().parent / "extensions" / "sd-webui-controlnet" / "models"
     return [*(Path(name.strip()) for name in named if name.strip()), controlnet, ROOT / "models"]
+
+
+def find_encoder_folders() -> list[Path]:
+    """Where this WebUI's extensions keep encoders that can be used here, too: the folders that are there.
+
+    They have ``clip_vision`` and ``insightface`` in them, or .safetensors of towers.
+
+    sd-webui-controlnet@56cec5b2 ``annotator/annotator_path.py``: its setting, its flag, or its own ``downloads``.
+    Forge@dfdcbab6 ``modules_forge/shared.py``: its flag, or ``models/ControlNetPreprocessor``.
+    """
+    from modules import paths, shared
+
+    models = compat.models_folder()
+    data = Path(getattr(paths, "data_path", models.parent))  # what relative settings start from
+    extensions = Path(getattr(paths, "extensions_dir", data / "extensions"))
+    named = [
+        shared.opts.data.get("control_net_modules_path"),
+        getattr(shared.cmd_opts, "controlnet_annotator_models_path", None),
+        getattr(shared.cmd_opts, "controlnet_preprocessor_models_dir", None),
+    ]
+    usual = [*sorted(extensions.glob("*controlnet*/annotator/downloads")), models / "ControlNetPreprocessor"]
+    found = [*(data / str(name) for name in named if name), *usual]
+    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
 
 
 def base_of(model: Any) -> Base:

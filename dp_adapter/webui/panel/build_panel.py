@@ -36,30 +36,29 @@ class Panel:
 def build(script: Any, is_img2img: bool) -> Panel:
     """Builds a panel inside the current gradio page. Nothing of it is kept: the host asks for several."""
     widgets = Widgets(script.elem_id)
-    request = gr.Textbox("", visible=False, label="DP-Adapter request", elem_id=script.elem_id("request"))
-    widgets.exclude_from_config(request)
+    request = widgets.add_hidden("DP-Adapter request", script.elem_id("request"))
     enabled = InputAccordion(False, label="DP-Adapter", elem_id=script.elem_id("enabled"))
     with enabled:
         with enabled.extra():
             gr.HTML(f'<span class="dp-adapter-version">{__version__}</span>')
-        photos = photo_list.build(widgets)
-        question = strangers_question.build(widgets)
+        photos = photo_list.PhotoList(widgets)
+        question = strangers_question.StrangersQuestion(widgets)
         events = EventBinder(gr.HTML("", elem_id=script.elem_id("status")))
         groups.add_faces(widgets, events)
-        model = model_list.build(widgets)
+        model = model_list.ModelPicker(widgets)
         groups.add_strength(widgets, events, enabled)
         groups.add_pathways(widgets)
         groups.add_families(widgets)
         with groups.make_group(widgets, "Regions", "regions"):
-            regions = region_list.build(widgets)
+            regions = region_list.RegionList(widgets)
             groups.add_tracking(widgets)
-            preview = region_preview.build(widgets)
+            preview = region_preview.RegionPreview(widgets)
         groups.add_parts(widgets)
         groups.add_schedule(widgets, events)
         groups.add_hires(widgets, events)
         groups.add_face_pass(widgets)
         with groups.make_group(widgets, "Saved identities", "identities"):
-            identities = saved_identities.build(widgets)
+            identities = saved_identities.SavedIdentityList(widgets)
         groups.add_performance(widgets)
         groups.add_report(widgets)
     by_name = {"request": request, "enabled": enabled, "photos": photos.text, "regions": regions.text}

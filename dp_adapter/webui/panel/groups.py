@@ -33,10 +33,10 @@ def add_strength(widgets: Widgets, events: EventBinder, enabled: Any) -> None:
             widgets.add(path, make=gr.Dropdown, choices=names, allow_custom_value=True, visible=False)
         else:
             widgets.add(path, visible=False)
-    typed = gr.Textbox("", visible=False, label="DP-Adapter typed", elem_id=widgets.elem_id("expression_typed"))
+    typed = widgets.add_hidden("DP-Adapter typed", widgets.elem_id("expression_typed"))
     line = gr.HTML("", elem_id=widgets.elem_id("mode_does"))
     widgets.add("mode_words")
-    mode_choice.wire(widgets, line, widgets.exclude_from_config(typed), enabled, events)
+    mode_choice.wire(widgets, line, typed, enabled, events)
 
 
 def add_faces(widgets: Widgets, events: EventBinder) -> None:

@@ -46,15 +46,15 @@ def wire(widgets: Widgets, line: Any, typed: Any, enabled: Any, events: EventBin
         given: dict[str, Any] = dict(zip(_READ, values, strict=True))
         try:
             mode = _find_mode(given)
-        except SettingsError as error:
-            return {line: status_html(str(error), "error")}
+        except SettingsError:
+            return tell(*values)
         wanted: set[str] = asks_for(mode) if mode else set()
         filled = propose_values(mode, given) if mode else {}
         shown: Updates = {
             component: gr.update(visible=path in wanted, **({"value": filled[path]} if path in filled else {}))
             for path, component in owned.items()
         }
-        return {**shown, line: status_html(_describe(given | filled, mode) if mode else "")}
+        return {**shown, **tell(*(given | filled).values())}
 
     def tell(*values: Any) -> Updates:
         given: dict[str, Any] = dict(zip(_READ, values, strict=True))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from modules.ui_components import ToolButton
 
 from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Choice, field_at
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from dp_adapter.session.model_list import ModelFacts, ModelListing
 
 
-@dataclass(frozen=True)
 class ModelPicker:
     """The part's components: the list, the question about the variant, and the button that reads the folders.
 
@@ -31,10 +28,12 @@ class ModelPicker:
         beside: by path, the lists of files that act beside a model; they are made elsewhere in the panel.
     """
 
-    model: Any
-    variant: Any
-    refresh: Any
-    beside: Mapping[str, Any]
+    def __init__(self, widgets: Widgets) -> None:
+        with gr.Row(elem_classes=["dp-adapter-tools"]):
+            self.model = widgets.add("model", make=gr.Dropdown, choices=[], allow_custom_value=True)
+            self.refresh = widgets.add_tool("🔄", "models_refresh", "Read the model folders again")
+        self.variant = widgets.add("variant", make=gr.Radio, choices=_variants(), visible=False)
+        self.beside: Mapping[str, Any] = widgets.by_path
 
 
 @cache
@@ -43,15 +42,6 @@ def known_models() -> ModelListing:
     from dp_adapter.session.model_list import ModelListing
 
     return ModelListing(shared_session.session().library)
-
-
-def build(widgets: Widgets) -> ModelPicker:
-    with gr.Row(elem_classes=["dp-adapter-tools"]):
-        model = widgets.add("model", make=gr.Dropdown, choices=[], allow_custom_value=True)
-        refresh = widgets.exclude_from_config(ToolButton(value="🔄", elem_id=widgets.elem_id("models_refresh")))
-        refresh.webui_tooltip = "Read the model folders again"
-    variant = widgets.add("variant", make=gr.Radio, choices=_variants(), visible=False)
-    return ModelPicker(model=model, variant=variant, refresh=refresh, beside=widgets.by_path)
 
 
 def wire(part: ModelPicker, enabled: Any, events: EventBinder) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from modules.ui_components import ToolButton
 
 from dp_adapter.errors import IdentityError
 from dp_adapter.settings import Settings
@@ -18,54 +16,25 @@ from dp_adapter.webui.panel.photos.photo_list import PhotoList, read_face_choice
 from dp_adapter.webui.panel.widgets import Widgets
 
 
-@dataclass(frozen=True)
 class SavedIdentityList:
     """The part's components; ``question`` holds the two buttons that ask before deleting."""
 
-    saved: Any
-    refresh: Any
-    use: Any
-    delete: Any
-    question: Any
-    yes: Any
-    no: Any
-    name: Any
-    save: Any
-
-
-def build(widgets: Widgets) -> SavedIdentityList:
-    name = widgets.elem_id
-    with gr.Row(elem_classes=["dp-adapter-tools"]):
-        saved = gr.Dropdown(choices=[], value=None, label="Saved identity", elem_id=name("identity"))
-        refresh = ToolButton(value="🔄", elem_id=name("identities_refresh"))
-        use = ToolButton(value="➕", elem_id=name("identity_use"))
-        delete = ToolButton(value="🗑", elem_id=name("identity_delete"))
-    with gr.Row(visible=False) as question:
-        yes = gr.Button("Delete it for good", elem_id=name("identity_delete_yes"), variant="stop", size="sm")
-        no = gr.Button("Keep it", elem_id=name("identity_delete_no"), size="sm")
-    with gr.Row(elem_classes=["dp-adapter-tools"]):
-        as_name = gr.Textbox("", label="Save person 1 as", elem_id=name("identity_name"), max_lines=1)
-        save = ToolButton(value="💾", elem_id=name("identity_save"))
-    for button, tooltip in (
-        (refresh, "Read the folder again"),
-        (use, "Add this identity to the photos"),
-        (delete, "Delete this identity"),
-        (save, "Save the photos of person 1 under this name, without the pictures themselves"),
-    ):
-        button.webui_tooltip = tooltip
-    for component in (saved, refresh, use, delete, yes, no, as_name, save):
-        widgets.exclude_from_config(component)
-    return SavedIdentityList(
-        saved=saved,
-        refresh=refresh,
-        use=use,
-        delete=delete,
-        question=question,
-        yes=yes,
-        no=no,
-        name=as_name,
-        save=save,
-    )
+    def __init__(self, widgets: Widgets) -> None:
+        name = widgets.elem_id
+        with gr.Row(elem_classes=["dp-adapter-tools"]):
+            self.saved = gr.Dropdown(choices=[], value=None, label="Saved identity", elem_id=name("identity"))
+            self.refresh = widgets.add_tool("🔄", "identities_refresh", "Read the folder again")
+            self.use = widgets.add_tool("➕", "identity_use", "Add this identity to the photos")
+            self.delete = widgets.add_tool("🗑", "identity_delete", "Delete this identity")
+        with gr.Row(visible=False) as self.question:
+            self.yes = gr.Button("Delete it for good", elem_id=name("identity_delete_yes"), variant="stop", size="sm")
+            self.no = gr.Button("Keep it", elem_id=name("identity_delete_no"), size="sm")
+        with gr.Row(elem_classes=["dp-adapter-tools"]):
+            self.name = gr.Textbox("", label="Save person 1 as", elem_id=name("identity_name"), max_lines=1)
+            what = "Save the photos of person 1 under this name, without the pictures themselves"
+            self.save = widgets.add_tool("💾", "identity_save", what)
+        for component in (self.saved, self.yes, self.no, self.name):
+            widgets.exclude_from_config(component)
 
 
 def wire(part: SavedIdentityList, photos: PhotoList, enabled: Any, face: list[Any], events: EventBinder) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from modules.ui_components import ToolButton
 
 from dp_adapter.settings import (
     Choice,
@@ -70,6 +71,16 @@ class Widgets:
         if "[]" in path:
             component.do_not_save_to_config = True
         return component
+
+    def add_tool(self, symbol: str, name: str, tooltip: str, **options: Any) -> Any:
+        """A small button, which is no field of the request."""
+        button = ToolButton(value=symbol, elem_id=self.elem_id(name), **options)
+        button.webui_tooltip = tooltip
+        return self.exclude_from_config(button)
+
+    def add_hidden(self, label: str, elem_id: str) -> Any:
+        """A hidden text box, which is no field of the request."""
+        return self.exclude_from_config(gr.Textbox("", visible=False, label=label, elem_id=elem_id))
 
     def exclude_from_config(self, component: Any) -> Any:
         """Keeps a component out of the host's ui-config.json."""

@@ -91,12 +91,6 @@ class PastedRequest:
     notes: tuple[str, ...] = ()
 
 
-def settings_from(params: Mapping[str, str]) -> Settings | None:
-    """The request in a picture's parameters; None where there is none, or none that can be read."""
-    pasted = read_parameters(params)
-    return None if pasted is None else pasted.settings
-
-
 def read_parameters(params: Mapping[str, str]) -> PastedRequest | None:
     """What a picture's parameters say, leaving out what cannot be read; None where DP-Adapter had no part in it."""
     if KEY not in params:

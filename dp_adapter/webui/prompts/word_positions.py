@@ -32,10 +32,12 @@ def find_words(p: Any, words: str) -> FoundWords:
         words: ``settings.tracking.words``.
     """
     try:
-        return _find_words(p, words)
+        if (read := _read(p)) is not None:
+            reader, prompts = read
+            return FoundWords(tuple(tuple(_find_always(reader, texts, words) for texts in parts) for parts in prompts))
     except Exception:  # other people's prompt parsers; without a word's place, its attention is not looked at
         _log.debug("The person words of the prompt were not found", exc_info=True)
-        return FoundWords(())
+    return FoundWords(())
 
 
 def find_spoken(p: Any, people: Sequence[PromptPerson]) -> SpokenTexts:
@@ -82,14 +84,6 @@ def _tokens(reader: Any, texts: Sequence[str]) -> list[list[list[int]]]:
     if any(len(one) != CHUNK for chunks in tokens for one in chunks):
         raise HostError("The loaded model's text encoder does not read chunks of 77 tokens", "Use SD1.5 or SDXL.")
     return tokens
-
-
-def _find_words(p: Any, words: str) -> FoundWords:
-    read = _read(p)
-    if read is None:
-        return FoundWords(())
-    reader, prompts = read
-    return FoundWords(tuple(tuple(_find_always(reader, texts, words) for texts in parts) for parts in prompts))
 
 
 def _read(p: Any) -> tuple[Any, list[list[list[str]]]] | None:

@@ -70,7 +70,7 @@ class FinishedPictures:
 
     def before_overlay(self, pp: Any) -> None:
         """A picture as it was sampled; what was painted over by an inpainting mask comes later."""
-        self._save_again()
+        self.close()
         edit = self._prepared().mode
         if face_pass.is_wanted(self._p, self._settings, edit) and not run_inside.is_cut_short():
             with comment_on_error(self._p, "the face pass failed, the picture is as it was before"):
@@ -123,7 +123,10 @@ class FinishedPictures:
 
     def close(self) -> None:
         """Gives the job back its folder, wherever it stopped."""
-        self._save_again()
+        if self._samples is not None:
+            self._p.outpath_samples, folder = self._samples
+            self._samples = None
+            folder.cleanup()
 
     def _the_judge(self) -> Judge:
         if self._judge is None:
@@ -184,12 +187,6 @@ class FinishedPictures:
             f"DP-Adapter: picture {number + 1} is left out and not saved: its likeness {least:.2f} is below the "
             f"{asked:.2f} that were asked for."
         )
-
-    def _save_again(self) -> None:
-        if self._samples is not None:
-            self._p.outpath_samples, folder = self._samples
-            self._samples = None
-            folder.cleanup()
 
 
 def _pixels_of(image: Image) -> Picture:

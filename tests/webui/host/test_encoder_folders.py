@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from dp_adapter.webui.host import compat, shared_session
-from dp_adapter.webui.host.encoder_folders import find_encoder_folders
+from dp_adapter.webui.host.shared_session import find_encoder_folders
 from tests.webui import fake_webui
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import io
 import json
 import re
@@ -22,86 +21,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dp_adapter.core.adapter import Adapter, SiteAdapter
-from dp_adapter.core.projection import FaceProjection
 from dp_adapter.errors import HostError
-from dp_adapter.weights.families import own_adapter
 from tests import tiny
 from tests.hosts import ldm_unet
 from tests.hosts.protocol import same_state, state_of
-from tests.webui import fake_webui
+from tests.webui import fake_webui, hooked_script
+from tests.webui.hooked_script import nothing
 
 pytest.importorskip("starlette", reason="the hosts bring it")
-FACE = 128
-
-
-def _nothing(_step: int) -> None:
-    pass
-
-
-class UNet:
-    """The tiny SD1.5 UNet as the fake host's sampler calls it."""
-
-    context = tiny.CONTEXT
-
-    def __init__(self) -> None:
-        self.module = ldm_unet.of(tiny.unet("sd15"), groups=8)
-        self.before_call: Callable[[int], None] = _nothing
-
-    def __call__(self, latents: Tensor, context: Tensor, step: int) -> Tensor:
-        self.before_call(step)
-        timesteps = torch.full((len(latents),), 800.0 - 300 * step)
-        with torch.no_grad(), ldm_unet.resizing():
-            return self.module(latents, timesteps, context=context)
-
-
-@pytest.fixture(scope="module")
-def adapter_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(5)
-    sites = [SiteAdapter(tiny.CONTEXT, tiny.width_of("sd15", index)) for index in range(16)]
-    adapter = Adapter(FaceProjection(FACE, FACE, 4, tiny.CONTEXT), sites)
-    path = tmp_path_factory.mktemp("adapter") / "tiny.safetensors"
-    own_adapter.save(path, adapter, "sd15", "sface", {})
-    return path
 
 
 @pytest.fixture
 def host(adapter_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The fake host with our script registered; ``job(args, **settings)`` makes a job."""
-    folder = tmp_path / "models" / "dp_adapter"
-    folder.mkdir(parents=True)
-    (folder / adapter_path.name).hardlink_to(adapter_path)
-    with fake_webui.installed(folder.parent) as fake:
-        fake_webui.with_settings_page(fake)
-        from dp_adapter.webui.host import compat, shared_session
-        from dp_adapter.webui.job import stop
-
-        sys.modules.pop("dp_adapter.webui.script", None)  # the class comes from the host at hand
-        script = importlib.import_module("dp_adapter.webui.script")
-
-        warned: list[str] = []
-        monkeypatch.setattr(stop, "warn", warned.append)
-        compat.webui.cache_clear()
-        shared_session.forget()
-        script.register()
-        unet = UNet()
-        checkpoint = object()
-        model = SimpleNamespace(model=SimpleNamespace(diffusion_model=unet.module), sd_checkpoint_info=checkpoint)
+    with hooked_script.registered(adapter_path, tmp_path, monkeypatch) as ours:
 
         def job(request: Any = "", **settings: Any) -> fake_webui.Processing:
-            return fake_webui.Processing(model, script.DPAdapterScript(), [request, False], unet, **settings)
+            return fake_webui.Processing(
+                ours.model, ours.script.DPAdapterScript(), [request, False], ours.unet, **settings
+            )
 
-        yield SimpleNamespace(job=job, unet=unet, model=model, warned=warned, fake=fake)
-        shared_session.forget()
-
-
-@pytest.fixture
-def person(portrait: Path) -> dict[str, Any]:
-    return {
-        "references": [{"image": base64.b64encode(portrait.read_bytes()).decode()}],
-        "regions": [{"kind": "box", "box": {"x0": 0.5}}],
-        "weight": 1.0,
-    }
+        ours.job = job
+        yield ours
 
 
 def largest(one: list[Tensor], other: list[Tensor]) -> float:
@@ -259,7 +200,7 @@ def test_an_exception_while_sampling_takes_the_adapter_out(host: Any, person: di
     with pytest.raises(RuntimeError, match="out of memory"):
         p.run()
     assert same_state(before, state_of(host.unet.module)) and "sample" not in vars(p)
-    host.unet.before_call = _nothing
+    host.unet.before_call = nothing
     assert all(map(torch.equal, host.job().run(), plain))
 
 
@@ -324,7 +265,7 @@ def test_a_part_that_fails_leaves_nothing_in_the_host(
         p = host.job(request)
         with pytest.raises(Exception, match="it broke"):
             p.run()
-    host.unet.before_call = _nothing
+    host.unet.before_call = nothing
     assert bool(entered) == (when == "out")
     assert same_state(before, state_of(host.unet.module)) and state.assign_current_image is assign
     assert not p.sampler.model_wrap_cfg._forward_hooks and "sample" not in vars(p)
@@ -534,9 +475,9 @@ def test_the_model_that_was_used_is_written(host: Any, person: dict[str, Any], a
     (folder / "another.safetensors").hardlink_to(adapter_path)
     with pytest.raises(Exception, match="No model was chosen"):
         host.job(person).run()
-    pasted = infotext.settings_from(p.extra_generation_params)
-    assert pasted is not None
-    assert all(map(torch.equal, host.job(pasted.to_dict()).run(), made))
+    pasted = infotext.read_parameters(p.extra_generation_params)
+    assert pasted is not None and pasted.settings is not None
+    assert all(map(torch.equal, host.job(pasted.settings.to_dict()).run(), made))
 
 
 def test_a_cell_that_is_off_claims_nothing_of_the_one_before(host: Any, person: dict[str, Any]) -> None:

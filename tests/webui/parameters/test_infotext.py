@@ -120,7 +120,8 @@ def test_persons_and_faces_are_written_as_people_count_them_and_read_as_earlier_
     assert written["DP-Adapter face index"] == written["DP-Adapter photo face index 2"] == "face 2"
     assert through_a_host(settings).settings == settings
     earlier = {key: {"person 2": "1", "face 2": "1"}.get(text, text) for key, text in written.items()}
-    assert earlier != written and infotext.settings_from(earlier) == settings
+    pasted = infotext.read_parameters(earlier)
+    assert earlier != written and pasted is not None and pasted.settings == settings
 
 
 def test_reads_as_a_person_would_write_it() -> None:
@@ -164,7 +165,7 @@ def test_the_name_of_a_photo_comes_back_beside_its_hash() -> None:
 def test_nothing_is_written_while_disabled_and_none_is_read_where_nothing_was_written() -> None:
     assert infotext.write_parameters(changed_settings().replace(enabled=False), {}) == {}
     assert infotext.read_parameters({"Steps": "20", "Seed": "1"}) is None
-    assert infotext.settings_from({"Steps": "20"}) is None
+    assert infotext.read_parameters({"Steps": "20"}) is None
 
 
 def test_a_picture_itself_is_never_written() -> None:

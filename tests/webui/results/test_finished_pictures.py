@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,49 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageFilter
 
-from dp_adapter.core.adapter import Adapter, SiteAdapter
-from dp_adapter.core.projection import FaceProjection
 from dp_adapter.modes import TABLE, ModeFacts, resolve_mode
 from dp_adapter.session.results.best_of import STRIDE
 from dp_adapter.settings import Settings
-from dp_adapter.weights.families import own_adapter
-from tests import tiny
-from tests.hosts import ldm_unet
 from tests.hosts.protocol import same_state, state_of
-from tests.webui import fake_jobs, fake_webui
+from tests.webui import fake_jobs, fake_webui, hooked_script
 
 pytest.importorskip("starlette", reason="the hosts bring it")
-FACE = 128
 ANOTHER, A_THIRD = 7 + STRIDE, 7 + 2 * STRIDE
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-class UNet:
-    """The tiny SD1.5 UNet as the fake host's sampler calls it; ``seen`` says whether an adapter was in it."""
-
-    context = tiny.CONTEXT
-
-    def __init__(self) -> None:
-        self.module = ldm_unet.of(tiny.unet("sd15"), groups=8)
-        self.before_call: Callable[[], None] = lambda: None
-
-    def __call__(self, latents: Any, context: Any, step: int) -> Any:
-        self.before_call()
-        with torch.no_grad(), ldm_unet.resizing():
-            return self.module(latents, torch.full((len(latents),), 800.0 - 300 * step), context=context)
-
-
-@pytest.fixture(scope="module")
-def adapter_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(5)
-    sites = [SiteAdapter(tiny.CONTEXT, tiny.width_of("sd15", index)) for index in range(16)]
-    adapter = Adapter(FaceProjection(FACE, FACE, 4, tiny.CONTEXT), sites)
-    path = tmp_path_factory.mktemp("adapter") / "tiny.safetensors"
-    own_adapter.save(path, adapter, "sd15", "sface", {})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -73,50 +39,24 @@ def faces(portrait: Path) -> dict[str, Picture]:
 @pytest.fixture
 def host(adapter_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The fake host; ``job(request, **settings)`` makes a job, beside whose script ``others`` run."""
-    folder = tmp_path / "models" / "dp_adapter"
-    folder.mkdir(parents=True)
-    (folder / adapter_path.name).hardlink_to(adapter_path)
     (tmp_path / "outputs").mkdir()
-    with fake_webui.installed(folder.parent) as fake:
-        fake_webui.with_settings_page(fake)
-        fake_jobs.installed_into(fake)
-        from dp_adapter.webui.host import compat, shared_session
-        from dp_adapter.webui.job import stop
-
-        sys.modules.pop("dp_adapter.webui.script", None)  # the class comes from the host at hand
-        script = importlib.import_module("dp_adapter.webui.script")
-        warned: list[str] = []
-        monkeypatch.setattr(stop, "warn", warned.append)
-        compat.webui.cache_clear()
-        shared_session.forget()
-        script.register()
-        unet = UNet()
-        model = SimpleNamespace(
-            model=SimpleNamespace(diffusion_model=unet.module), sd_checkpoint_info=object(), sampled_by=unet
-        )
+    with hooked_script.registered(adapter_path, tmp_path, monkeypatch) as ours:
+        fake_jobs.installed_into(ours.fake)
+        ours.model.sampled_by = ours.unet
         others: list[Any] = []
+        outputs = tmp_path / "outputs"
 
         def job(request: Any = "", **settings: Any) -> fake_jobs.Job:
-            ours = script.DPAdapterScript()
-            ours.args_from, ours.args_to = 1, 3
+            script = ours.script.DPAdapterScript()
+            script.args_from, script.args_to = 1, 3
             args = [0, request, False, *[arg for one in others for arg in one.args]]
-            settings = {"outpath_samples": str(tmp_path / "outputs"), **settings}
-            return fake_jobs.Job(model, fake_jobs.Runner([*others, ours]), args, **settings)
+            settings = {"outpath_samples": str(outputs), **settings}
+            return fake_jobs.Job(ours.model, fake_jobs.Runner([*others, script]), args, **settings)
 
         yield SimpleNamespace(
-            job=job, unet=unet, others=others, fake=fake, outputs=tmp_path / "outputs",
-            done=vars(fake["modules.processing"])["done"], state=vars(fake["modules.shared"])["state"],
+            job=job, unet=ours.unet, others=others, fake=ours.fake, outputs=outputs,
+            done=vars(ours.fake["modules.processing"])["done"], state=vars(ours.fake["modules.shared"])["state"],
         )  # fmt: skip
-        shared_session.forget()
-
-
-@pytest.fixture
-def person(portrait: Path) -> dict[str, Any]:
-    return {
-        "references": [{"image": base64.b64encode(portrait.read_bytes()).decode()}],
-        "regions": [{"kind": "box", "box": {"x0": 0.5}}],
-        "weight": 1.0,
-    }
 
 
 def by_seed(faces: dict[str, Picture], **names: str) -> Callable[[Any, int], Picture]:
@@ -240,7 +180,7 @@ def test_good_enough_ends_the_search(host: Any, person: dict[str, Any], faces: d
 def test_an_interrupted_candidate_is_dropped(host: Any, person: dict[str, Any], faces: dict[str, Picture]) -> None:
     calls: list[int] = []
 
-    def interrupt() -> None:
+    def interrupt(_step: int) -> None:
         calls.append(0)
         if len(calls) == 3:  # the first candidate's first step
             host.state.interrupted = True
@@ -260,7 +200,7 @@ def test_a_candidate_that_fails_leaves_the_picture(
     before = state_of(host.unet.module)
     calls: list[int] = []
 
-    def fail() -> None:
+    def fail(_step: int) -> None:
         calls.append(0)
         if len(calls) == 4:
             raise RuntimeError("out of memory")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from modules.ui_components import ToolButton
 
 from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError, PictureError
@@ -28,7 +26,6 @@ FACE_FIELDS = ("choice", "index", "like", "min_size")
 FACE_PATHS = tuple(f"face.{name}" for name in FACE_FIELDS)
 
 
-@dataclass(frozen=True)
 class PhotoList:
     """The part's components.
 
@@ -40,77 +37,32 @@ class PhotoList:
             selection stays where it was when a gallery is drawn anew, and a click there is then not told.
     """
 
-    text: Any
-    selected: Any
-    added: Any
-    drop: Any
-    gallery: Any
-    editor: Any
-    weight: Any
-    person: Any
-    words: Any
-    earlier: Any
-    later: Any
-    remove: Any
-    line: Any
-    faces: Any
-    any_face: Any
-    clicked: Any
-    face_clicked: Any
-
-
-def build(widgets: Widgets) -> PhotoList:
-    name = widgets.elem_id
-    text = widgets.exclude_from_config(gr.Textbox("", visible=False, label="DP-Adapter photos", elem_id=name("photos")))
-    selected, added = gr.State(-1), gr.State([])
-    drop = gr.File(label="Photos", file_count="multiple", elem_id=name("drop"), elem_classes=["dp-adapter-drop"])
-    drop.webui_tooltip = (
-        "Photos of the person: drop them, click to choose, or paste with Ctrl+V while the mouse is here."
-    )
-    gallery = _make_gallery("Photos in use", name("gallery"), "dp-adapter-photos")
-    with gr.Row(visible=False, elem_classes=["dp-adapter-photo"]) as editor:
-        weight = widgets.make("references[].weight", scale=4)
-        person = widgets.make(
-            "references[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
+    def __init__(self, widgets: Widgets) -> None:
+        name = widgets.elem_id
+        self.text = widgets.add_hidden("DP-Adapter photos", name("photos"))
+        self.selected, self.added = gr.State(-1), gr.State([])
+        self.drop = gr.File(
+            label="Photos", file_count="multiple", elem_id=name("drop"), elem_classes=["dp-adapter-drop"]
         )
-        words_of = widgets.make("references[].words", scale=2, min_width=130)
-        earlier = ToolButton(value="◀", elem_id=name("earlier"))
-        later = ToolButton(value="▶", elem_id=name("later"))
-        remove = ToolButton(value="🗑", elem_id=name("remove"))
-    line = gr.HTML("", elem_id=name("faces_said"))
-    faces = _make_gallery("Faces in this photo", name("faces"), "dp-adapter-faces")
-    any_face = ToolButton(value="↺", elem_id=name("any_face"), visible=False)
-    for button, tooltip in (
-        (earlier, "Move this photo forward"),
-        (later, "Move this photo back"),
-        (remove, "Remove this photo"),
-        (any_face, "Let the common face choice decide for this photo again"),
-    ):
-        button.webui_tooltip = tooltip
-        widgets.exclude_from_config(button)
-    clicked, face_clicked = (
-        widgets.exclude_from_config(gr.Textbox("", visible=False, label=label, elem_id=f"{of.elem_id}_clicked"))
-        for label, of in (("DP-Adapter clicked photo", gallery), ("DP-Adapter clicked face", faces))
-    )
-    return PhotoList(
-        text=text,
-        selected=selected,
-        added=added,
-        drop=drop,
-        gallery=gallery,
-        editor=editor,
-        weight=weight,
-        person=person,
-        words=words_of,
-        earlier=earlier,
-        later=later,
-        remove=remove,
-        line=line,
-        faces=faces,
-        any_face=any_face,
-        clicked=clicked,
-        face_clicked=face_clicked,
-    )
+        self.drop.webui_tooltip = (
+            "Photos of the person: drop them, click to choose, or paste with Ctrl+V while the mouse is here."
+        )
+        self.gallery = _make_gallery("Photos in use", name("gallery"), "dp-adapter-photos")
+        with gr.Row(visible=False, elem_classes=["dp-adapter-photo"]) as self.editor:
+            self.weight = widgets.make("references[].weight", scale=4)
+            self.person = widgets.make(
+                "references[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
+            )
+            self.words = widgets.make("references[].words", scale=2, min_width=130)
+            self.earlier = widgets.add_tool("◀", "earlier", "Move this photo forward")
+            self.later = widgets.add_tool("▶", "later", "Move this photo back")
+            self.remove = widgets.add_tool("🗑", "remove", "Remove this photo")
+        self.line = gr.HTML("", elem_id=name("faces_said"))
+        self.faces = _make_gallery("Faces in this photo", name("faces"), "dp-adapter-faces")
+        why = "Let the common face choice decide for this photo again"
+        self.any_face = widgets.add_tool("↺", "any_face", why, visible=False)
+        self.clicked = widgets.add_hidden("DP-Adapter clicked photo", f"{self.gallery.elem_id}_clicked")
+        self.face_clicked = widgets.add_hidden("DP-Adapter clicked face", f"{self.faces.elem_id}_clicked")
 
 
 def _make_gallery(label: str, elem_id: str, css: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from dp_adapter.session.photos.strangers import Stranger
 
 
-@dataclass(frozen=True)
 class StrangersQuestion:
     """The part's components.
 
@@ -29,31 +27,20 @@ class StrangersQuestion:
         made: what the last answer changed, [image, person before], or nothing.
     """
 
-    line: Any
-    row: Any
-    other: Any
-    same: Any
-    undo: Any
-    settled: Any
-    made: Any
+    def __init__(self, widgets: Widgets) -> None:
+        name = widgets.elem_id
+        self.line = gr.HTML("", elem_id=name("stranger"))
+        with gr.Row(visible=False) as self.row:
+            self.other = gr.Button("Make it person 2", elem_id=name("stranger_other"), variant="primary", size="sm")
+            self.same = gr.Button("It is the same person", elem_id=name("stranger_same"), size="sm")
+        self.undo = gr.Button("Undo", visible=False, elem_id=name("stranger_undo"), size="sm")
+        for button in (self.other, self.same, self.undo):
+            widgets.exclude_from_config(button)
+        self.settled, self.made = gr.State([]), gr.State([])
 
     @property
     def outputs(self) -> list[Any]:
         return [self.line, self.row, self.other, self.undo]
-
-
-def build(widgets: Widgets) -> StrangersQuestion:
-    name = widgets.elem_id
-    line = gr.HTML("", elem_id=name("stranger"))
-    with gr.Row(visible=False) as row:
-        other = gr.Button("Make it person 2", elem_id=name("stranger_other"), variant="primary", size="sm")
-        same = gr.Button("It is the same person", elem_id=name("stranger_same"), size="sm")
-    undo = gr.Button("Undo", visible=False, elem_id=name("stranger_undo"), size="sm")
-    for button in (other, same, undo):
-        widgets.exclude_from_config(button)
-    return StrangersQuestion(
-        line=line, row=row, other=other, same=same, undo=undo, settled=gr.State([]), made=gr.State([])
-    )
 
 
 def wire(part: StrangersQuestion, photos: PhotoList, face: list[Any], events: EventBinder) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from modules.ui_components import ToolButton
 
 from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
@@ -27,7 +25,6 @@ PLAIN = ("kind", "op", "weight", "grow", "feather")  # fields whose widget holds
 NO_REGIONS = "No regions: each person acts where their face is found."
 
 
-@dataclass(frozen=True)
 class RegionList:
     """The part's components.
 
@@ -37,94 +34,53 @@ class RegionList:
         drags, strokes: hidden, what was drawn on layout and canvas, from the browser.
     """
 
-    text: Any
-    selected: Any
-    chosen: Any
-    add: Any
-    remove: Any
-    open_layout: Any
-    layout: Any
-    under: Any
-    boxes_drawn: Any
-    drags: Any
-    editor: Any
-    fields: dict[str, Any]
-    person: Any
-    boxes: Any
-    masks: Any
-    upload: Any
-    open_canvas: Any
-    canvas: Any
-    strokes: Any
-    line: Any
-
-
-def build(widgets: Widgets) -> RegionList:
-    name = widgets.elem_id
-    text = widgets.exclude_from_config(
-        gr.Textbox("", visible=False, label="DP-Adapter regions", elem_id=name("regions"))
-    )
-    selected = gr.State(-1)
-    with gr.Row(elem_classes=["dp-adapter-tools"]):
-        chosen = gr.Dropdown(choices=[], value=None, label="Chosen region", elem_id=name("region"), type="index")
-        add = ToolButton(value="➕", elem_id=name("region_add"))
-        remove = ToolButton(value="🗑", elem_id=name("region_remove"))
-    add.webui_tooltip, remove.webui_tooltip = "Add a region", "Remove the chosen region"
-    line = gr.HTML(status_html(NO_REGIONS))
-    open_layout = gr.Button("Draw boxes", elem_id=name("region_draw"), size="sm")
-    open_layout.webui_tooltip = "Shows the picture to be made, or the init picture, to draw regions on it as boxes"
-    drags = gr.Textbox("", visible=False, label="DP-Adapter drags", elem_id=name("region_drags"))
-    with gr.Column(visible=False, elem_id=name("region_layout")) as layout:
-        under, boxes_drawn = gr.HTML(""), gr.HTML(box_canvas.draw_boxes([], -1, drags.elem_id))
-    with gr.Column(visible=False) as editor:
-        with gr.Row():
-            kinds = ["auto", "full", "box", "mask"]
-            fields = {"kind": widgets.make("regions[].kind", make=gr.Radio, choices=kinds, scale=3, min_width=240)}
-            fields["op"] = widgets.make(
-                "regions[].op", make=gr.Radio, choices=["add", "subtract"], scale=2, min_width=170
+    def __init__(self, widgets: Widgets) -> None:
+        name = widgets.elem_id
+        self.text = widgets.add_hidden("DP-Adapter regions", name("regions"))
+        self.selected = gr.State(-1)
+        with gr.Row(elem_classes=["dp-adapter-tools"]):
+            self.chosen = gr.Dropdown(
+                choices=[], value=None, label="Chosen region", elem_id=name("region"), type="index"
             )
-            person = widgets.make(
-                "regions[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
-            )
-        with gr.Column(visible=False) as boxes:
-            for row in (box_canvas.SIDES[0::2], box_canvas.SIDES[1::2]):
-                with gr.Row():
-                    for side in row:
-                        fields[side] = widgets.make(f"regions[].box.{side}")
-        with gr.Column(visible=False) as masks:
-            upload = widgets.make(
-                "regions[].mask", make=gr.File, value=None, file_count="single", elem_classes=["dp-adapter-drop"]
-            )
-            open_canvas = gr.Button("Paint the mask", elem_id=name("region_paint"), size="sm")
-            canvas = gr.HTML("")
-            strokes = gr.Textbox("", visible=False, label="DP-Adapter strokes", elem_id=name("region_strokes"))
-        with gr.Row():
-            for field in ("weight", "grow", "feather"):
-                fields[field] = widgets.make(f"regions[].{field}", min_width=120)
-    for component in (chosen, add, remove, open_layout, drags, open_canvas, strokes):
-        widgets.exclude_from_config(component)
-    return RegionList(
-        text=text,
-        selected=selected,
-        chosen=chosen,
-        add=add,
-        remove=remove,
-        open_layout=open_layout,
-        layout=layout,
-        under=under,
-        boxes_drawn=boxes_drawn,
-        drags=drags,
-        editor=editor,
-        fields=fields,
-        person=person,
-        boxes=boxes,
-        masks=masks,
-        upload=upload,
-        open_canvas=open_canvas,
-        canvas=canvas,
-        strokes=strokes,
-        line=line,
-    )
+            self.add = widgets.add_tool("➕", "region_add", "Add a region")
+            self.remove = widgets.add_tool("🗑", "region_remove", "Remove the chosen region")
+        self.line = gr.HTML(status_html(NO_REGIONS))
+        self.open_layout = gr.Button("Draw boxes", elem_id=name("region_draw"), size="sm")
+        self.open_layout.webui_tooltip = (
+            "Shows the picture to be made, or the init picture, to draw regions on it as boxes"
+        )
+        self.drags = widgets.add_hidden("DP-Adapter drags", name("region_drags"))
+        with gr.Column(visible=False, elem_id=name("region_layout")) as self.layout:
+            self.under, self.boxes_drawn = gr.HTML(""), gr.HTML(box_canvas.draw_boxes([], -1, self.drags.elem_id))
+        with gr.Column(visible=False) as self.editor:
+            with gr.Row():
+                kinds = ["auto", "full", "box", "mask"]
+                self.fields = {
+                    "kind": widgets.make("regions[].kind", make=gr.Radio, choices=kinds, scale=3, min_width=240)
+                }
+                self.fields["op"] = widgets.make(
+                    "regions[].op", make=gr.Radio, choices=["add", "subtract"], scale=2, min_width=170
+                )
+                self.person = widgets.make(
+                    "regions[].identity", value="1", make=gr.Dropdown, choices=PERSONS, scale=1, min_width=130
+                )
+            with gr.Column(visible=False) as self.boxes:
+                for row in (box_canvas.SIDES[0::2], box_canvas.SIDES[1::2]):
+                    with gr.Row():
+                        for side in row:
+                            self.fields[side] = widgets.make(f"regions[].box.{side}")
+            with gr.Column(visible=False) as self.masks:
+                self.upload = widgets.make(
+                    "regions[].mask", make=gr.File, value=None, file_count="single", elem_classes=["dp-adapter-drop"]
+                )
+                self.open_canvas = gr.Button("Paint the mask", elem_id=name("region_paint"), size="sm")
+                self.canvas = gr.HTML("")
+                self.strokes = widgets.add_hidden("DP-Adapter strokes", name("region_strokes"))
+            with gr.Row():
+                for field in ("weight", "grow", "feather"):
+                    self.fields[field] = widgets.make(f"regions[].{field}", min_width=120)
+        for component in (self.chosen, self.open_layout, self.open_canvas):
+            widgets.exclude_from_config(component)
 
 
 def wire(part: RegionList, photos: PhotoList, events: EventBinder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -35,36 +34,27 @@ def _with_tab(inputs: list[Any]) -> dict[str, Any]:
     return js(f"(...args) => [{number}, ...args.slice(1, {len(inputs)})]")
 
 
-@dataclass(frozen=True)
 class RegionPreview:
     """The part's components; ``tab`` is filled by the browser, which also presses ``again`` when something changed."""
 
-    button: Any
-    again: Any
-    picture: Any
-    line: Any
-    tab: Any
-
-
-def build(widgets: Widgets) -> RegionPreview:
-    name = widgets.elem_id
-    button = gr.Button("Region preview", elem_id=name("region_preview"), size="sm")
-    button.webui_tooltip = "Shows where each person will act in the picture to be made"
-    again = gr.Button("Draw it again", elem_id=name("region_redraw"), visible=False)
-    picture = gr.Image(
-        label="Region preview",
-        elem_id=name("region_picture"),
-        visible=False,
-        interactive=False,
-        type="pil",
-        height=320,
-        show_download_button=False,
-    )
-    line = gr.HTML("")
-    tab = gr.Number(0, visible=False, label="DP-Adapter img2img tab", elem_id=name("img2img_tab"))
-    for component in (button, again, picture, tab):
-        widgets.exclude_from_config(component)
-    return RegionPreview(button=button, again=again, picture=picture, line=line, tab=tab)
+    def __init__(self, widgets: Widgets) -> None:
+        name = widgets.elem_id
+        self.button = gr.Button("Region preview", elem_id=name("region_preview"), size="sm")
+        self.button.webui_tooltip = "Shows where each person will act in the picture to be made"
+        self.again = gr.Button("Draw it again", elem_id=name("region_redraw"), visible=False)
+        self.picture = gr.Image(
+            label="Region preview",
+            elem_id=name("region_picture"),
+            visible=False,
+            interactive=False,
+            type="pil",
+            height=320,
+            show_download_button=False,
+        )
+        self.line = gr.HTML("")
+        self.tab = gr.Number(0, visible=False, label="DP-Adapter img2img tab", elem_id=name("img2img_tab"))
+        for component in (self.button, self.again, self.picture, self.tab):
+            widgets.exclude_from_config(component)
 
 
 def wire(part: RegionPreview, regions: RegionList, args: list[Any], is_img2img: bool, events: EventBinder) -> None:
