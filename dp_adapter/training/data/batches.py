@@ -23,6 +23,7 @@ from dp_adapter.identity.faces.face_parsing import FACE_SKIN, HAIR, OTHERS
 from dp_adapter.training.config import AdapterConfig, DataConfig, EncoderName
 from dp_adapter.training.data.sample import Sample
 from dp_adapter.training.data.shards import Shards
+from dp_adapter.whole_files import write_whole
 
 EMBEDDING: dict[EncoderName, str] = {"sface": "sface", "arcface": "insightface", "transface": "transface"}
 """Name of an encoder's embedding in a sample."""
@@ -288,9 +289,8 @@ def cache_latents(examples: Examples, encode: Callable[[Tensor], Tensor], folder
         tensors = load_file(str(path))
     else:
         tensors = _encode_all(shards, plan, encode)
-        partial = path.with_suffix(".partial")
-        save_file(tensors, str(partial))
-        partial.replace(path)
+        with write_whole(path) as beside:
+            save_file(tensors, str(beside))
     captions = [str(shards.about(number)["caption"]) for number in range(len(shards))]
     for number, caption in enumerate(captions):
         own = {name: values[number] for name, values in tensors.items()}

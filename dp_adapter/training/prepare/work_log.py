@@ -50,23 +50,19 @@ class WorkLog:
     def __contains__(self, digest: str) -> bool:
         """Whether the picture's result is there; a file that a power cut left damaged does not count."""
         try:
-            with zipfile.ZipFile(self._path(digest)):
-                return True
-        except (OSError, zipfile.BadZipFile):
+            self.load(digest)
+        except TrainingError:
             return False
+        return True
 
     def save(self, digest: str, result: PictureResult) -> None:
-        path = self._path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
         keys = [str(record["__key__"]) for record in result.records]
-        with zipfile.ZipFile(part, "w") as file:
+        with write_whole(self._path(digest)) as beside, zipfile.ZipFile(beside, "w") as file:
             file.writestr(_ABOUT, json.dumps({"keys": keys, "drops": [asdict(drop) for drop in result.drops]}))
             for number, record in enumerate(result.records):
                 for name, value in record.items():
                     if name != "__key__":
                         file.writestr(f"{number}.{name}", value)
-        part.replace(path)
 
     def load(self, digest: str) -> tuple[list[WorkLogEntry], list[Drop]]:
         """Samples (without their pixels) and drops of a finished picture."""
