@@ -109,8 +109,8 @@ def _machine() -> str:
     import platform
 
     try:
-        numbers = os.readlink("/proc/self/ns/pid")
-    except (OSError, AttributeError):
+        numbers = str(Path("/proc/self/ns/pid").readlink())
+    except (OSError, NotImplementedError):
         numbers = ""
     return f"{zlib.crc32(f'{platform.node()} {numbers}'.encode()):08x}"
 

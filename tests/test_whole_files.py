@@ -19,10 +19,10 @@ ENDLESS = """
 import sys
 from pathlib import Path
 from dp_adapter.whole_files import write_whole
-print("ready", flush=True)
 while True:
     for byte in b"ab":
         with write_whole(Path(sys.argv[1])) as beside, beside.open("wb") as file:
+            print("writing", flush=True)
             for _ in range(64):
                 file.write(bytes([byte]) * 4096)
 """
@@ -131,7 +131,7 @@ def test_killed_writers_leave_nothing_for_good(tmp_path: Path) -> None:
     leftovers = 0
     for _ in range(12):
         writer = subprocess.Popen([sys.executable, "-c", ENDLESS, str(target)], stdout=subprocess.PIPE)
-        assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+        assert writer.stdout is not None and writer.stdout.readline() == b"writing\n"
         time.sleep(chance.random() / 50)
         writer.send_signal(signal.SIGKILL)
         writer.communicate()

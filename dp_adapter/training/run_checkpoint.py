@@ -9,22 +9,23 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
 
-from dp_adapter.errors import SettingsError, TrainingError, WeightsError
+from dp_adapter.errors import TrainingError
 from dp_adapter.pickles import unpickle
 from dp_adapter.settings.field_types import Number
 from dp_adapter.training.config import Config, Count, Steps, Words, to_tables
+from dp_adapter.training.damaged_files import tell_damage
 from dp_adapter.training.toml_records import decode
 from dp_adapter.whole_files import write_whole
 
 FOLDER = "checkpoints"
 _PROGRESS, _OPTIMIZER = "progress.json", "optimizer.pt"
-_MALFORMED = (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError)  # of a file that was changed
 _MAY_CHANGE = ("out", "watch", "device")  # keys that a resumed run may change
 
 
@@ -80,11 +81,9 @@ def read_progress(folder: Path, config: Config, processes: int) -> Progress:
     Raises:
         TrainingError: it is damaged, or the run's configuration or processes have changed.
     """
-    try:
+    with _tell_damage(folder):
         progress = decode(Progress, json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
         changed = _find_change(progress, to_tables(config))
-    except (SettingsError, OSError, *_MALFORMED) as error:
-        raise _damage_error(folder, error) from error
     if changed:
         raise TrainingError(
             f"The run in {folder.parent.parent} was begun with another {changed}",
@@ -104,18 +103,14 @@ def restore_optimizer(folder: Path, restore: Callable[[dict[str, Any]], None]) -
     Raises:
         TrainingError: it is damaged, or of other weights.
     """
-    try:
+    with _tell_damage(folder):
         # copied, as what is read may be mapped from a file that is removed later
         restore(cast("dict[str, Any]", copy.deepcopy(unpickle(folder / _OPTIMIZER))))
-    except (WeightsError, RuntimeError, OSError, *_MALFORMED) as error:
-        raise _damage_error(folder, error) from error
 
 
-def _damage_error(folder: Path, error: Exception) -> TrainingError:
-    """That a checkpoint cannot be gone on from; ``error`` is what its content made go wrong."""
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return TrainingError(
-        f"The checkpoint {folder} is damaged ({reason})", "Delete this folder to go on from the one before, or begin anew."
+def _tell_damage(folder: Path) -> AbstractContextManager[None]:
+    return tell_damage(
+        f"The checkpoint {folder} is damaged", "Delete this folder, and go on from the one before or begin anew."
     )
 
 

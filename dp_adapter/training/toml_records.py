@@ -17,6 +17,8 @@ from dp_adapter.settings.messages import closest, refusal, show, within
 
 T = TypeVar("T")
 
+_LONGEST = 60  # characters of a key that is shown as it is
+
 
 def decode(record: type[T], table: object) -> T:
     """A record from a TOML table.
@@ -33,7 +35,7 @@ def decode(record: type[T], table: object) -> T:
         if key not in fields:
             nearest = closest(key, fields)
             hint = f"Did you mean '{nearest}'?" if nearest else f"There are {', '.join(fields)}."
-            raise SettingsError(show(key).strip("'"), "there is no such key", hint, nearest)
+            raise SettingsError(key if 0 < len(key) <= _LONGEST else show(key), "there is no such key", hint, nearest)
     found: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:

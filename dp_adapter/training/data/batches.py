@@ -151,7 +151,7 @@ def make_example(sample: Sample, plan: DataConfig) -> Example:
         masks=on_grid(masks_of(sample, plan), Grid(side // LATENT, side // LATENT), 0),
         caption=sample.caption,
         points=torch.as_tensor(points),
-        sface=torch.zeros(128) if sface is None else torch.as_tensor(sface),
+        sface=torch.zeros(128) if sface is None or sface.shape != (128,) else torch.as_tensor(sface),
         size_and_crop=torch.tensor(
             [*sample.picture.shape[:2], round(top * scale), round(left * scale)], dtype=torch.float32
         ),
@@ -170,6 +170,7 @@ class Examples(Dataset[dict[str, Any]]):
         self._name = EMBEDDING[adapter.encoder]
         self.cached: dict[int, Example] = {}
         self._features: dict[int, Tensor] = {}
+        self._shape: torch.Size | None = None
 
     def features(self, number: int) -> Tensor:
         """The embedding of a sample: [e] of length 1 as the extension feeds it, or patch features [L, e].
@@ -187,6 +188,10 @@ class Examples(Dataset[dict[str, Any]]):
                 "Choose adapter.encoder after the data, or prepare the data with that encoder.",
             )
         features = torch.as_tensor(found[self._name])
+        self._shape = self._shape or features.shape
+        if features.shape != self._shape:
+            problem = f"'{self._name}' of sample {self.shards.entries[number].key} has the shape {list(features.shape)}"
+            raise TrainingError(f"{problem}, of others {list(self._shape)}", "Prepare all shards with one encoder.")
         if features.ndim == 1:  # patch features of a large data set would fill the memory
             features = F.normalize(features, dim=0)
             self._features[number] = features
