@@ -256,11 +256,14 @@ def to_tables(config: Config) -> dict[str, Any]:
 
 def _fill_in_losses(table: object) -> object:
     """A stage's table, with its kind's default weights for the losses that it does not name; others as they are."""
-    stage = cast("Mapping[str, object]", table) if isinstance(table, Mapping) else {}
+    if not isinstance(table, Mapping):
+        return table
+    stage = cast("Mapping[str, object]", table)
     kind, losses = stage.get("kind"), stage.get("losses", {})
-    if isinstance(kind, str) and kind in DEFAULT_LOSSES and isinstance(losses, Mapping):
-        return {**stage, "losses": {**dataclasses.asdict(DEFAULT_LOSSES[cast(StageKind, kind)]), **losses}}
-    return cast(object, table)
+    if not (isinstance(kind, str) and kind in DEFAULT_LOSSES and isinstance(losses, Mapping)):
+        return stage
+    weights = dataclasses.asdict(DEFAULT_LOSSES[cast(StageKind, kind)])
+    return {**stage, "losses": {**weights, **cast("Mapping[str, object]", losses)}}
 
 
 def _parse_toml(text: str, name: str) -> dict[str, Any]:

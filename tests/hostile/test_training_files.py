@@ -1,4 +1,4 @@
-"""Files that the trainer reads, changed in every way: it runs on what they say, or one kind of error says what is wrong."""
+"""Files that the trainer reads, changed in every way: it runs on what they say, or one kind of error tells of them."""
 
 from __future__ import annotations
 
@@ -206,7 +206,9 @@ def bomb(size: int, said: int | None = None) -> bytes:
     """An npz file whose one array has this many bytes of zeros; ``said``: what its headers say instead."""
     buffer = io.BytesIO()
     array = io.BytesIO()
-    np.lib.format.write_array_header_1_0(array, {"descr": "<f2", "fortran_order": False, "shape": ((said or size) // 2,)})
+    np.lib.format.write_array_header_1_0(
+        array, {"descr": "<f2", "fortran_order": False, "shape": ((said or size) // 2,)}
+    )
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file, file.open("sface.npy", "w") as member:
         member.write(array.getvalue())
         for _ in range(size // 2**20):
@@ -347,7 +349,7 @@ def test_things_that_are_no_shard(tmp_path: Path) -> None:
     foreign = packed([("0.jpg", picture(32, 32, "JPEG", "L")), ("0.txt", b"a cat"), ("0.json", b'{"url": "x"}')])
     for name, content in {"foreign": foreign, "zip": bomb(2**20), "empty": b"", "zeros": bytes(10240)}.items():
         (tmp_path / f"{name}.tar").write_bytes(content)
-        with pytest.raises(TrainingError, match="no shard of training samples|no samples"):
+        with pytest.raises(TrainingError, match=r"no shard of training samples|no samples"):
             Shards([str(tmp_path / f"{name}.tar")])
 
 
@@ -393,7 +395,7 @@ def test_a_runs_progress_may_be_anything(tmp_path: Path) -> None:
                 assert "out" in str(error) or "processes" in str(error)
     for text in ("", "[", "[]", "[" * 100_000, "\0"):
         (folder / "progress.json").write_text(text)
-        with pytest.raises(TrainingError, match="checkpoint .* is damaged"):
+        with pytest.raises(TrainingError, match=r"checkpoint .* is damaged"):
             run_checkpoint.read_progress(folder, config, 1)
 
 
@@ -403,5 +405,5 @@ def test_an_optimisers_state_that_is_none(content: bytes, tmp_path: Path) -> Non
         assert "optimizer" in state, "no state"
 
     (tmp_path / "optimizer.pt").write_bytes(content)
-    with pytest.raises(TrainingError, match="checkpoint .* is damaged.*Delete this folder"):
+    with pytest.raises(TrainingError, match=r"checkpoint .* is damaged.*Delete this folder"):
         run_checkpoint.restore_optimizer(tmp_path, restore)
