@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dp_adapter"
 NAME = PACKAGE.name
 
-# The table of layers: what a unit may import besides itself, ``errors``, ``text_files``, ``naming``,
+# The table of layers: what a unit may import besides itself, ``errors``, ``text_files``, ``whole_files``, ``naming``,
 # ``hints`` and the version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "modes", "session",
@@ -27,6 +27,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "": set(),
     "errors": set(),
     "text_files": set(),
+    "whole_files": set(),
     "naming": set(),
     "hints": set(),
     "settings": set(),
@@ -42,7 +43,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "session": {"core", "settings", "modes", "identity", "weights", "catalog", "cache"},
     "sampling": {"core", "modes", "identity", "session", "hosts"},
     "generation": {"core", "settings", "modes", "identity", "session", "hosts", "sampling"},
-    "training": {"core", "weights", "identity", "hosts"},
+    "training": {"core", "settings", "weights", "identity", "hosts", "pickles"},
     "small_base": {"identity", "hosts"},
     "evaluation": {"identity", "settings", "small_base"},
     "webui": {"session", "settings", "hosts", "modes", "core"},
@@ -69,7 +70,7 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
 HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
 # not even inside functions
 WITHOUT_HEAVY = {
-    "", "errors", "text_files", "naming", "hints", "settings", "modes", "catalog", "download", "cache",
+    "", "errors", "text_files", "whole_files", "naming", "hints", "settings", "modes", "catalog", "download", "cache",
 }  # fmt: skip
 LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
 
@@ -142,7 +143,7 @@ def wrong(one: Import) -> str | None:
     top, _, rest = one.target.partition(".")
     if top == NAME:
         target = rest.split(".")[0]
-        free = {one.unit, "errors", "text_files", "naming", "hints", "__version__", ""}
+        free = {one.unit, "errors", "text_files", "whole_files", "naming", "hints", "__version__", ""}
         if target not in free | MAY_IMPORT[one.unit]:
             return f"{one}: '{one.unit or NAME}' may import {sorted(MAY_IMPORT[one.unit]) or 'nothing'}"
     elif top in ONLY_IN and not any(f"{one.module}.".startswith(f"{place}.") for place in ONLY_IN[top]):

@@ -19,6 +19,7 @@ from dp_adapter.session import Session
 from dp_adapter.settings import Settings
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.files import file_digest, open_weights
+from dp_adapter.whole_files import write_whole
 
 FORMAT = 1
 """Raised when the same request would make other pictures than before."""
@@ -128,10 +129,8 @@ def _write_without(source: Path, target: Path, parts: Sequence[str]) -> None:
 
     file = open_weights(source)
     kept = {key: tensor.contiguous() for key, tensor in file.tensors.items() if not any(part in key for part in parts)}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    save_file(kept, str(part), metadata=dict(file.metadata))
-    part.rename(target)
+    with write_whole(target) as beside:
+        save_file(kept, str(beside), metadata=dict(file.metadata))
 
 
 def _write_picture(file: Path, picture: Picture, seconds: float) -> None:
@@ -139,12 +138,10 @@ def _write_picture(file: Path, picture: Picture, seconds: float) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_text("seconds", f"{seconds:.4f}")
-    part = file.with_suffix(".part")
-    Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
-    part.rename(file)
+    with write_whole(file) as beside:
+        Image.fromarray(picture).save(beside, format="PNG", pnginfo=info)
 
 
 def _read_seconds(file: Path) -> float:

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from dp_adapter.training.personal.personalise import make_personal, personalise
     from dp_adapter.weights.families import personal
     from dp_adapter.weights.textual_inversion import save_embedding
+    from dp_adapter.whole_files import write_whole
 
     options = _read_options(args)
     names = learned_words.read_names(args.names or learned_words.NAMES)
@@ -116,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     facts = _make_facts(args, result, size)
     word = "" if _is_person_word(options.word) else options.word
     network = network.half() if args.half else network
-    personal.save(out, network, base, name, facts, word)
+    with write_whole(out) as beside:
+        personal.save(beside, network, base, name, facts, word)
     print(f"{_summarise(result)}\n-> {out} ({out.stat().st_size / 2**20:.1f} MB)")
     if args.export_embedding:
         assert network.learned is not None

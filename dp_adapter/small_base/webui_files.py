@@ -19,6 +19,7 @@ from dp_adapter.errors import HostError
 from dp_adapter.hosts.pipelines import ldm_config
 from dp_adapter.hosts.pipelines.single_file import inspect_file
 from dp_adapter.hosts.prompts.clip_tokenizer import write_tokenizer
+from dp_adapter.whole_files import write_whole
 
 NAME = "dp_small_base"
 ADAPTER = f"{NAME}_adapter.safetensors"
@@ -61,7 +62,6 @@ def install(webui: Path | None, shipped: Path = SHIPPED, checkpoints: Path | Non
     _copy(original, checkpoint)
     if models is None or not (shipped / ADAPTER).is_file():
         return [checkpoint, yaml, configs]
-    models.mkdir(exist_ok=True)
     _copy(shipped / ADAPTER, models / ADAPTER)
     return [checkpoint, yaml, configs, models / ADAPTER]
 
@@ -123,9 +123,5 @@ def _require_extension(folder: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """A WebUI that looks meanwhile finds the whole file or none."""
-    part = target.with_name(f"{target.name}.part")
-    try:
-        shutil.copyfile(source, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with write_whole(target) as beside:
+        shutil.copyfile(source, beside)

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from dp_adapter.errors import SettingsError
+from dp_adapter.settings.field_types import Integer, Number, Text
+from dp_adapter.settings.messages import show
 from dp_adapter.text_files import read_text
 from dp_adapter.training.toml_records import decode
 
 StageKind = Literal["iea", "tca", "ffb"]
 EncoderName = Literal["sface", "arcface", "transface"]
+
+_MOST = 10**9  # steps
+Words = Annotated[str, Text(4096)]
+Name = Annotated[str, Text(4096, 1)]
+Share = Annotated[float, Number(0, 1, 0.01)]
+Weight = Annotated[float, Number(0, 1e6, 0.01)]
+Reach = Annotated[float, Number(0, 4, 0.01)]
+Steps = Annotated[int, Integer(0, _MOST)]
+Count = Annotated[int, Integer(1, _MOST)]
 
 
 @dataclass(frozen=True)
@@ -28,8 +40,8 @@ class BaseModelConfig:
         family: what it is; only needed to estimate a run (``--dry-run``) without the file.
     """
 
-    model: str
-    config: str = ""
+    model: Name
+    config: Words = ""
     family: Literal["sd15", "sdxl"] = "sd15"
 
 
@@ -45,16 +57,16 @@ class DataConfig:
     workers: processes that read pictures; 0 with cached latents.
     """
 
-    shards: tuple[str, ...]
-    resolution: int = 512
+    shards: tuple[Name, ...]
+    resolution: Annotated[int, Integer(64, 8192, 64)] = 512
     cache_latents: bool = False
-    drop_identity: float = 0.05
-    drop_text: float = 0.05
-    drop_both: float = 0.05
-    hair: float = 0.3
-    grow: float = 0.06
-    feather: float = 0.04
-    workers: int = 0
+    drop_identity: Share = 0.05
+    drop_text: Share = 0.05
+    drop_both: Share = 0.05
+    hair: Share = 0.3
+    grow: Reach = 0.06
+    feather: Reach = 0.04
+    workers: Annotated[int, Integer(0, 1024)] = 0
 
 
 @dataclass(frozen=True)
@@ -68,10 +80,10 @@ class AdapterConfig:
     """
 
     encoder: EncoderName = "sface"
-    tokens: int = 4
-    tca_rank: int = 16
+    tokens: Annotated[int, Integer(1, 1024)] = 4
+    tca_rank: Annotated[int, Integer(0, 4096)] = 16
     gated: bool = False
-    start: str = ""
+    start: Words = ""
 
     @property
     def mode(self) -> Literal["add", "gated"]:
@@ -96,18 +108,18 @@ class LossWeights:
         text_off: share of samples whose text attention is switched off.
     """
 
-    face: float = 0.0
-    face_gain: float = 5.0
-    face_only: float = 0.0
-    background: float = 0.0
-    consistency: float = 0.0
-    swap: float = 0.0
-    localisation: float = 0.0
-    fair: float = 0.0
-    edit: float = 0.0
-    identity: float = 0.0
-    story: float = 0.0
-    text_off: float = 0.0
+    face: Weight = 0.0
+    face_gain: Weight = 5.0
+    face_only: Share = 0.0
+    background: Weight = 0.0
+    consistency: Weight = 0.0
+    swap: Weight = 0.0
+    localisation: Weight = 0.0
+    fair: Weight = 0.0
+    edit: Weight = 0.0
+    identity: Weight = 0.0
+    story: Weight = 0.0
+    text_off: Share = 0.0
 
 
 DEFAULT_LOSSES: Mapping[StageKind, LossWeights] = MappingProxyType(
@@ -132,15 +144,15 @@ class TrainingStage:
     """
 
     kind: StageKind
-    steps: int
-    lr: float = 1e-4
-    weight_decay: float = 0.01
-    batch: int = 8
-    accumulate: int = 1
-    warmup: int = 0
+    steps: Count
+    lr: Annotated[float, Number(1e-12, 100, 1e-5)] = 1e-4
+    weight_decay: Weight = 0.01
+    batch: Annotated[int, Integer(1, 65536)] = 8
+    accumulate: Annotated[int, Integer(1, 65536)] = 1
+    warmup: Steps = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    iea_lr: float = 0.1
-    clip: float = 1.0
+    iea_lr: Weight = 0.1
+    clip: Weight = 1.0
     losses: LossWeights = field(default_factory=LossWeights)
 
     @property
@@ -158,13 +170,13 @@ class MonitorConfig:
     samples: rows of a grid; sample_steps, guidance: how they are sampled.
     """
 
-    every: int = 10
-    checkpoint_every: int = 1000
-    samples_every: int = 1000
-    keep: int = 3
-    samples: int = 4
-    sample_steps: int = 20
-    guidance: float = 5.0
+    every: Count = 10
+    checkpoint_every: Steps = 1000
+    samples_every: Steps = 1000
+    keep: Count = 3
+    samples: Annotated[int, Integer(0, 1024)] = 4
+    sample_steps: Annotated[int, Integer(1, 1000)] = 20
+    guidance: Annotated[float, Number(0, 1000, 0.5)] = 5.0
 
 
 @dataclass(frozen=True)
@@ -180,18 +192,18 @@ class Config:
         edits: what MasterWeaver's loss adds to captions; needed where a stage has ``losses.edit``.
     """
 
-    out: str
+    out: Name
     base: BaseModelConfig
     data: DataConfig
     stage: tuple[TrainingStage, ...]
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     watch: MonitorConfig = field(default_factory=MonitorConfig)
-    seed: int = 0
+    seed: Annotated[int, Integer(0, 2**62)] = 0
     precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
-    ema: float = 0.9999
+    ema: Annotated[float, Number(0, 0.999999999, 0.0001)] = 0.9999
     device: Literal["auto", "cpu"] = "auto"
-    edits: tuple[str, ...] = ("smiling", "angry", "with eyeglasses", "old", "young", "black and white")
+    edits: tuple[Name, ...] = ("smiling", "angry", "with eyeglasses", "old", "young", "black and white")
 
     @property
     def steps(self) -> int:
@@ -214,6 +226,8 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
         SettingsError: the file is missing or no TOML, or says something that cannot be run.
     """
     try:
+        if path.exists() and not path.is_file():  # a named pipe would be waited for
+            raise ValueError("it is no file")
         text = read_text(path)
     except (OSError, ValueError) as error:
         raise SettingsError("config", f"{path} cannot be read ({error})", "Check the path.") from error
@@ -229,7 +243,7 @@ def from_tables(tables: Mapping[str, object]) -> Config:
     stages = tables.get("stage")
     if not isinstance(stages, list) or not stages:
         raise SettingsError("stage", "there is none", "Write at least one [[stage]] table with its kind and steps.")
-    tables["stage"] = [_fill_in_losses(one, f"stage[{i}]") for i, one in enumerate(cast("list[object]", stages))]
+    tables["stage"] = [_fill_in_losses(one) for one in cast("list[object]", stages)]
     config = decode(Config, tables)
     _check(config)
     return config
@@ -240,16 +254,16 @@ def to_tables(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _fill_in_losses(table: object, path: str) -> object:
-    """A stage's table, with its kind's default weights for the losses that it does not name."""
+def _fill_in_losses(table: object) -> object:
+    """A stage's table, with its kind's default weights for the losses that it does not name; others as they are."""
     if not isinstance(table, Mapping):
-        raise SettingsError(path, "is not a table", "Write [[stage]].")
-    stage = dict(cast(Mapping[str, object], table))
-    kind = stage.get("kind")
-    if kind in DEFAULT_LOSSES:
-        losses = decode(LossWeights, stage.get("losses", {}), f"{path}.losses", DEFAULT_LOSSES[cast(StageKind, kind)])
-        stage["losses"] = dataclasses.asdict(losses)
-    return stage
+        return table
+    stage = cast("Mapping[str, object]", table)
+    kind, losses = stage.get("kind"), stage.get("losses", {})
+    if not (isinstance(kind, str) and kind in DEFAULT_LOSSES and isinstance(losses, Mapping)):
+        return stage
+    weights = dataclasses.asdict(DEFAULT_LOSSES[cast(StageKind, kind)])
+    return {**stage, "losses": {**weights, **cast("Mapping[str, object]", losses)}}
 
 
 def _parse_toml(text: str, name: str) -> dict[str, Any]:
@@ -259,21 +273,21 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
         import tomli as library  # the same parser before Python 3.11
     try:
         return library.loads(text)
-    except library.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists as deep
         raise SettingsError("config", f"{name} is no TOML ({error})", "Correct that line.") from error
 
 
 def _apply_change(tables: dict[str, Any], change: str) -> None:
     path, equals, value = change.partition("=")
     if not equals:
-        raise SettingsError(path, "no value was given", "Write --set KEY=VALUE.")
+        raise SettingsError(show(path), "no value was given", "Write --set KEY=VALUE.")
     at: dict[str, Any] | list[Any] = tables
     *parents, last = path.strip().split(".")
     for name in parents:
         inner: object
         if isinstance(at, dict):
             inner = at.setdefault(name, {})
-        elif name.isdigit() and int(name) < len(at):
+        elif re.fullmatch(r"\d{1,6}", name, re.ASCII) and int(name) < len(at):
             inner = at[int(name)]
         else:
             raise SettingsError(path, f"there is no number '{name}'", f"There are {len(at)}, from 0.")
@@ -289,25 +303,12 @@ def _apply_change(tables: dict[str, Any], change: str) -> None:
 
 
 def _check(config: Config) -> None:
-    """Checks ranges and combinations, which types cannot express."""
-    shares = {
-        f"data.{name}": getattr(config.data, name) for name in ("drop_identity", "drop_text", "drop_both", "hair")
-    }
+    """Checks what no field can tell alone."""
     for i, stage in enumerate(config.stage):
-        at = f"stage[{i}]"
-        shares |= {f"{at}.losses.{name}": getattr(stage.losses, name) for name in ("face_only", "text_off")}
-        for name in ("steps", "batch", "accumulate"):
-            _require(getattr(stage, name) >= 1, f"{at}.{name}", "must be 1 or more", 1)
-        _require(stage.lr > 0, f"{at}.lr", "must be more than 0", 1e-4)
-        _check_adapter(config, stage, at)
-    for name, value in shares.items():
-        _require(0 <= value <= 1, name, f"{value} is no share", min(max(value, 0.0), 1.0))
+        _check_adapter(config, stage, f"stage[{i}]")
     side = config.data.resolution
-    _require(side >= 64 and side % 64 == 0, "data.resolution", f"{side} is no multiple of 64", max(64, side // 64 * 64))
-    _require(0 <= config.ema < 1, "ema", f"{config.ema} is outside 0 to 1", 0.9999)
+    _require(side % 64 == 0, "data.resolution", f"{side} is no multiple of 64", side // 64 * 64)
     _require(bool(config.data.shards), "data.shards", "there are none", "shards/*.tar")
-    _require(config.watch.every >= 1, "watch.every", "must be 1 or more", 1)
-    _require(config.watch.keep >= 1, "watch.keep", "must be 1 or more", 1)
 
 
 def _check_adapter(config: Config, stage: TrainingStage, at: str) -> None:

@@ -5,19 +5,27 @@ They hold no state of random numbers: every draw is a function of the seed, the 
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 
 from dp_adapter.errors import TrainingError
-from dp_adapter.training.config import Config, to_tables
+from dp_adapter.pickles import unpickle
+from dp_adapter.settings.field_types import Number
+from dp_adapter.training.config import Config, Count, Steps, Words, to_tables
+from dp_adapter.training.damaged_files import tell_damage
+from dp_adapter.training.toml_records import decode
+from dp_adapter.whole_files import write_whole
 
 FOLDER = "checkpoints"
+_PROGRESS, _OPTIMIZER = "progress.json", "optimizer.pt"
 _MAY_CHANGE = ("out", "watch", "device")  # keys that a resumed run may change
 
 
@@ -32,18 +40,18 @@ class Progress:
         run: the configuration.
     """
 
-    stage: int
-    step: int
-    total: int
-    processes: int
-    started: str
-    seconds: float
+    stage: Steps
+    step: Steps
+    total: Steps
+    processes: Count
+    started: Words
+    seconds: Annotated[float, Number(0, 1e12, 1)]
     run: Mapping[str, Any]
 
 
 def find_latest(out: Path) -> Path | None:
     """The newest whole checkpoint of a run; None where there is none."""
-    found = sorted(path for path in (out / FOLDER).glob("step-*") if (path / "progress.json").is_file())
+    found = sorted(path for path in (out / FOLDER).glob("step-*") if (path / _PROGRESS).is_file())
     return found[-1] if found else None
 
 
@@ -56,24 +64,26 @@ def write(
         weights: writes ``adapter.safetensors`` and ``ema.safetensors`` into a folder.
     """
     target = out / FOLDER / f"step-{progress.total:08d}"
-    partial = target.with_name("partial")
-    for folder in (partial, target):
-        shutil.rmtree(folder, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights(partial)
-    torch.save(dict(optimizer), partial / "optimizer.pt")
-    (partial / "progress.json").write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
-    partial.rename(target)  # a checkpoint is there as a whole or not at all
+    with write_whole(target) as beside:
+        beside.mkdir()
+        weights(beside)
+        torch.save(dict(optimizer), beside / _OPTIMIZER)
+        (beside / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
     for old in sorted((out / FOLDER).glob("step-*"))[:-keep]:
         shutil.rmtree(old)
     return target
 
 
 def read_progress(folder: Path, config: Config, processes: int) -> Progress:
-    """Reads a checkpoint's progress. Raises TrainingError where the run's configuration or processes have changed."""
-    values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    progress = Progress(**values)
-    changed = _find_change(progress, to_tables(config))
+    """Reads a checkpoint's progress.
+
+    Raises:
+        TrainingError: it is damaged, or the run's configuration or processes have changed.
+    """
+    with _tell_damage(folder):
+        progress = decode(Progress, json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+        changed = _find_change(progress, to_tables(config))
     if changed:
         raise TrainingError(
             f"The run in {folder.parent.parent} was begun with another {changed}",
@@ -87,10 +97,21 @@ def read_progress(folder: Path, config: Config, processes: int) -> Progress:
     return progress
 
 
-def read_optimizer(folder: Path) -> dict[str, Any]:
-    """Reads the optimiser's state onto the CPU; ``load_state_dict`` moves it to the weights' device."""
-    loaded = torch.serialization.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    return cast("dict[str, Any]", loaded)
+def restore_optimizer(folder: Path, restore: Callable[[dict[str, Any]], None]) -> None:
+    """Hands the optimiser's state to ``restore``, on the CPU; ``load_state_dict`` moves it to the weights' device.
+
+    Raises:
+        TrainingError: it is damaged, or of other weights.
+    """
+    with _tell_damage(folder):
+        # copied, as what is read may be mapped from a file that is removed later
+        restore(cast("dict[str, Any]", copy.deepcopy(unpickle(folder / _OPTIMIZER))))
+
+
+def _tell_damage(folder: Path) -> AbstractContextManager[None]:
+    return tell_damage(
+        f"The checkpoint {folder} is damaged", "Delete this folder, and go on from the one before or begin anew."
+    )
 
 
 def _find_change(progress: Progress, now: Mapping[str, Any]) -> str:

@@ -138,7 +138,7 @@ class TrainingRun:
         state, stage, accelerator = self.state, self.config.stage[self.state.stage], self.accelerator
         learner, names = self._prepare_stage(stage)
         if resume_from:
-            learner.restore(run_checkpoint.read_optimizer(resume_from))
+            run_checkpoint.restore_optimizer(resume_from, learner.restore)
         passes = stage.accumulate
         examples = Examples(self.shards, self.config.data, self.config.adapter, (self.config.seed, state.stage))
         examples.cached = self._cached

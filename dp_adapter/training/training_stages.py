@@ -15,6 +15,7 @@ from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.training.config import AdapterConfig, Config, EncoderName, StageKind
 from dp_adapter.training.initial_adapter import add_pathways, new_adapter, read_initial_adapter
 from dp_adapter.weights.families import own_adapter
+from dp_adapter.whole_files import write_whole
 
 
 def make_first_adapter(config: Config, unet: nn.Module, family: Base, width: int) -> Adapter:
@@ -78,6 +79,5 @@ def unfreeze(adapter: Adapter, kind: StageKind) -> dict[str, nn.Parameter]:
 
 def save(path: Path, adapter: Adapter, base: Base, encoder: EncoderName, training: Mapping[str, object]) -> None:
     """Writes an adapter as the extension reads it; the file is there as a whole or not at all."""
-    partial = path.with_suffix(".partial")
-    own_adapter.save(partial, adapter, base, encoder, training)
-    partial.replace(path)
+    with write_whole(path) as beside:
+        own_adapter.save(beside, adapter, base, encoder, training)

@@ -11,6 +11,7 @@ from pathlib import Path
 from dp_adapter import catalog
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.files import SUFFIXES, file_digest
+from dp_adapter.whole_files import write_whole
 
 _LISTED = 8  # models that a message names
 FOLDERS = ("dp_adapter", "ipadapter", "ControlNet", "instantid", "pulid")
@@ -110,11 +111,9 @@ class Library:
         if answers.get(digest) == variant:
             return
         store = self._store()
-        temporary = store.with_suffix(".tmp")
-        with contextlib.suppress(OSError):  # a models folder that only others may write: the answer serves this once
-            store.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({**answers, digest: variant}, indent=1), encoding="utf-8")
-            temporary.replace(store)
+        # a models folder that only others may write: the answer serves this once
+        with contextlib.suppress(OSError), write_whole(store) as beside:
+            beside.write_text(json.dumps({**answers, digest: variant}, indent=1), encoding="utf-8")
 
     def _store(self) -> Path:
         return self._roots[0] / FOLDERS[0] / ANSWERS

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.whole_files import write_whole
 
 _KEYS = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
 
@@ -35,4 +36,5 @@ def save_embedding(path: Path, learned: Tensor, widths: Sequence[int]) -> None:
     for key, width in zip(_KEYS[len(widths)], widths, strict=True):
         tensors[key] = words[:, start : start + width].contiguous()
         start += width
-    save_file(tensors, str(path))
+    with write_whole(path) as beside:
+        save_file(tensors, str(beside))

@@ -21,15 +21,24 @@ def plain(**more: Any) -> dict[str, Any]:
 WRONG = {
     "stagee": (plain(stagee=1), "stagee: there is no such key. Did you mean 'stage'?"),
     "data": (plain(data={"shard": []}), "data.shard: .*'shards'"),
-    "resolution": (plain(data={"shards": ["a"], "resolution": "512"}), "data.resolution: '512' is not a whole number"),
+    "resolution": (
+        plain(data={"shards": ["a"], "resolution": "512"}),
+        "data.resolution: '512' is text, not a number. Use 512",
+    ),
     "multiple": (plain(data={"shards": ["a"], "resolution": 500}), "500 is no multiple of 64. Take 448"),
-    "bool": (plain(seed=True), "seed: True is not a whole number"),
-    "list": (plain(edits="smiling"), "edits: 'smiling' is not a list"),
+    "bool": (plain(seed=True), "seed: true is not a number"),
+    "list": (plain(edits="smiling"), "edits: 'smiling' is not a list. Write it in brackets"),
     "missing": (plain(base={}), "base.model: is missing"),
-    "kind": (plain(stage=[{"kind": "ieaa", "steps": 1}]), r"stage\[0\].kind: there is no 'ieaa', known are iea"),
-    "steps": (plain(stage=[{"kind": "iea", "steps": 0}]), r"stage\[0\].steps: must be 1 or more"),
+    "kind": (
+        plain(stage=[{"kind": "ieaa", "steps": 1}]),
+        r"stage\[0\].kind: 'ieaa' is not one of iea, tca, ffb. Did you mean 'iea'",
+    ),
+    "steps": (plain(stage=[{"kind": "iea", "steps": 0}]), r"stage\[0\].steps: 0 is below the minimum 1. Use 1 or more"),
     "loss": (plain(stage=[{"kind": "iea", "steps": 1, "losses": {"fare": 1}}]), r"stage\[0\].losses.fare: .*'fair'"),
-    "share": (plain(stage=[{"kind": "iea", "steps": 1, "losses": {"text_off": 1.5}}]), "text_off: 1.5 is no share"),
+    "share": (
+        plain(stage=[{"kind": "iea", "steps": 1, "losses": {"text_off": 1.5}}]),
+        "text_off: 1.5 is above the maximum 1",
+    ),
     "none": (plain(stage=[]), "stage: there is none"),
     "gated": (plain(adapter={"gated": True}), "adapter.encoder: the gated pathway takes TransFace's"),
     "beside": (

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_warp
+from dp_adapter.whole_files import write_whole
 from tools.small_base import mixed_faces, portraits, scenes
 from tools.small_base.portraits import Bytes, Floats, Portrait
 
@@ -101,9 +102,8 @@ def _pad(rows: Sequence[Sequence[NDArray[Any]]], shape: tuple[int, ...]) -> Tens
 
 
 def write(path: Path, chunk: Scenes) -> None:
-    part = path.with_suffix(".part")
-    save_file(vars(chunk), str(part))
-    part.replace(path)
+    with write_whole(path) as beside:
+        save_file(vars(chunk), str(beside))
 
 
 class Pool:

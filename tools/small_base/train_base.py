@@ -28,6 +28,7 @@ from dp_adapter.hosts.attach.diffusers import sites_of
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, embed_crops
 from dp_adapter.training.losses import clean_latents
+from dp_adapter.whole_files import write_whole
 from tools.small_base import train_vae as autoencoder
 from tools.small_base.scene_pool import Pool, SceneRows, Scenes, tokenize
 from tools.small_base.training_progress import Progress
@@ -319,10 +320,9 @@ def resume(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torc
 
 
 def save(path: Path, model: nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer, now: Progress) -> None:
-    part = path.with_suffix(".part")
     states = {"model": model.state_dict(), "ema": ema, "optimiser": optimiser.state_dict()}
-    torch.save(states | {"spent": now.spent, "step": now.step}, part)
-    part.replace(path)
+    with write_whole(path) as beside:
+        torch.save(states | {"spent": now.spent, "step": now.step}, beside)
 
 
 def main() -> None:

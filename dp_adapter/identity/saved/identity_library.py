@@ -9,11 +9,14 @@ import re
 import unicodedata
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from uuid import uuid4
+from typing import TypeVar
 
 from dp_adapter.errors import IdentityError
 from dp_adapter.identity.saved.saved_identity import IdentityHeader, SavedIdentity
 from dp_adapter.identity.saved.saved_identity_file import SUFFIX, read, read_header, write
+from dp_adapter.whole_files import move, write_whole
+
+T = TypeVar("T")
 
 FOLDER = "dp_adapter/identities"
 NAME = r"\w[\w \-]{0,63}"  # as settings.field_types.NAME: what identity:NAME in a request can say
@@ -56,7 +59,7 @@ class IdentityLibrary:
     def state(self, name: str) -> Hashable:
         """Changes when the file does, for caches. Raises as `load`."""
         path = self._path(name)
-        stat = path.stat()
+        stat = _change_file(path, path.stat, "read")
         return str(path), stat.st_size, stat.st_mtime_ns
 
     def save(self, identity: SavedIdentity, replace: bool = False) -> SavedIdentity:
@@ -66,28 +69,33 @@ class IdentityLibrary:
             replace: whether an identity of this name may be overwritten.
 
         Raises:
-            IdentityError: the name cannot be used or is taken, or the folder cannot be written.
+            IdentityError: the name cannot be used or is taken, also by who was faster, or the folder cannot be written.
         """
         self.require_free(identity.name, replace)
         taken = self._find(identity.name)
-        folder = self._folders[0] if taken is None else taken.parent
-        path = folder / f"{identity.name}{SUFFIX}" if taken is None else taken
-        temporary = folder / f"{uuid4().hex}.tmp"
+        path = self._folders[0] / f"{identity.name}{SUFFIX}" if taken is None else taken
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write(identity, temporary)
-            temporary.chmod(0o600)  # biometric data, for nobody else on a shared machine
-            saved = read(temporary)
-            temporary.replace(path)
+            with write_whole(path, replace=replace) as beside:
+                write(identity, beside)
+                beside.chmod(0o600)  # biometric data, for nobody else on a shared machine
+                saved = read(beside)
+        except FileExistsError as error:
+            raise _taken_error(path) from error
         except OSError as error:
             raise IdentityError(
-                f"'{identity.name}' cannot be saved in {folder} ({error.strerror or error})",
+                f"'{identity.name}' cannot be saved in {path.parent} ({error.strerror or error})",
                 "Make room, or allow writing there.",
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        if not replace:
+            self._require_alone(path)
         return dataclasses.replace(saved, name=_compose(path.stem), notes=identity.notes)
+
+    def _require_alone(self, path: Path) -> None:
+        """Takes a new file back where another process took the same name in another spelling meanwhile."""
+        others = [other for other in self._alike(path.stem) if other.parent == path.parent and other.name != path.name]
+        if others:
+            _change_file(path, path.unlink, "taken back")
+            raise _taken_error(others[0])
 
     def require_free(self, name: str, replace: bool = False) -> None:
         """Raises IdentityError where `save` would refuse this name; to be asked before photos are embedded."""
@@ -95,9 +103,7 @@ class IdentityLibrary:
         if not self._folders:
             raise IdentityError("There is no models folder to save identities in", "Give one.")
         if not replace and (taken := self._find(name)) is not None:
-            raise IdentityError(
-                f"There is already a saved identity '{_compose(taken.stem)}'", "Choose another name, or replace it."
-            )
+            raise _taken_error(taken)
 
     def rename(self, old: str, new: str) -> None:
         """Gives an identity another name.
@@ -109,8 +115,12 @@ class IdentityLibrary:
         require_usable(new)
         taken = self._find(new)
         if taken is not None and taken != path:  # another case of the same name is free
-            raise IdentityError(f"There is already a saved identity '{_compose(taken.stem)}'", "Choose another name.")
-        _change_file(path, lambda: path.rename(path.with_name(f"{new}{SUFFIX}")), "renamed")
+            raise _taken_error(taken)
+        target = path.with_name(f"{new}{SUFFIX}")
+        try:
+            _change_file(path, lambda: move(path, target, replace=taken == path), "renamed")
+        except FileExistsError as error:
+            raise _taken_error(target) from error
 
     def delete(self, name: str) -> None:
         """Removes an identity's file. Raises IdentityError where there is none or it may not be removed."""
@@ -140,14 +150,17 @@ class IdentityLibrary:
 
     def _find(self, name: str) -> Path | None:
         """Files are looked up among those that are there, so that no name leads out of the folders."""
-        alike = [path for path in self._files() if _key(path.stem) == _key(name)]
+        alike = self._alike(name)
         same = [path for path in alike if _compose(path.stem) == _compose(name)]
         return next(iter(same or alike), None)
+
+    def _alike(self, name: str) -> list[Path]:
+        return [path for path in self._files() if _key(path.stem) == _key(name)]
 
     def _files(self) -> list[Path]:
         found: list[Path] = []
         for folder in self._folders:
-            if folder.is_dir():
+            with contextlib.suppress(OSError):  # none, or one that only others may read
                 entries = (path for path in folder.iterdir() if path.suffix == SUFFIX and path.is_file())
                 found += sorted(path for path in entries if re.fullmatch(NAME, _compose(path.stem)))
         return found
@@ -174,9 +187,17 @@ def _key(name: str) -> str:
     return _compose(name).casefold()
 
 
-def _change_file(path: Path, action: Callable[[], object], done: str) -> None:
+def _taken_error(path: Path) -> IdentityError:
+    return IdentityError(
+        f"There is already a saved identity '{_compose(path.stem)}'", "Choose another name, or replace it."
+    )
+
+
+def _change_file(path: Path, action: Callable[[], T], done: str) -> T:
     try:
-        action()
+        return action()
+    except FileExistsError:
+        raise
     except OSError as error:
         raise IdentityError(
             f"The saved identity '{path.stem}' cannot be {done} ({error.strerror or error})",

@@ -43,7 +43,7 @@ class FaceView:
         """Name of a network with this prefix, and its vector with this suffix, of this width; the first by name."""
         for name, vector in sorted(self.vectors.items()):
             if name.startswith(prefix) and name.endswith(suffix) and vector.shape[-1] == width:
-                return name.removesuffix(suffix), vector
+                return name.removesuffix(suffix), vector.astype(np.float32, copy=False)  # large ones lie there in half
         return None
 
 

@@ -23,6 +23,7 @@ from dp_adapter.identity.faces.face_parsing import FACE_SKIN, HAIR, OTHERS
 from dp_adapter.training.config import AdapterConfig, DataConfig, EncoderName
 from dp_adapter.training.data.sample import Sample
 from dp_adapter.training.data.shards import Shards
+from dp_adapter.whole_files import write_whole
 
 EMBEDDING: dict[EncoderName, str] = {"sface": "sface", "arcface": "insightface", "transface": "transface"}
 """Name of an encoder's embedding in a sample."""
@@ -150,7 +151,7 @@ def make_example(sample: Sample, plan: DataConfig) -> Example:
         masks=on_grid(masks_of(sample, plan), Grid(side // LATENT, side // LATENT), 0),
         caption=sample.caption,
         points=torch.as_tensor(points),
-        sface=torch.zeros(128) if sface is None else torch.as_tensor(sface),
+        sface=torch.zeros(128) if sface is None or sface.shape != (128,) else torch.as_tensor(sface),
         size_and_crop=torch.tensor(
             [*sample.picture.shape[:2], round(top * scale), round(left * scale)], dtype=torch.float32
         ),
@@ -169,6 +170,7 @@ class Examples(Dataset[dict[str, Any]]):
         self._name = EMBEDDING[adapter.encoder]
         self.cached: dict[int, Example] = {}
         self._features: dict[int, Tensor] = {}
+        self._shape: torch.Size | None = None
 
     def features(self, number: int) -> Tensor:
         """The embedding of a sample: [e] of length 1 as the extension feeds it, or patch features [L, e].
@@ -186,6 +188,10 @@ class Examples(Dataset[dict[str, Any]]):
                 "Choose adapter.encoder after the data, or prepare the data with that encoder.",
             )
         features = torch.as_tensor(found[self._name])
+        self._shape = self._shape or features.shape
+        if features.shape != self._shape:
+            problem = f"'{self._name}' of sample {self.shards.entries[number].key} has the shape {list(features.shape)}"
+            raise TrainingError(f"{problem}, of others {list(self._shape)}", "Prepare all shards with one encoder.")
         if features.ndim == 1:  # patch features of a large data set would fill the memory
             features = F.normalize(features, dim=0)
             self._features[number] = features
@@ -288,9 +294,8 @@ def cache_latents(examples: Examples, encode: Callable[[Tensor], Tensor], folder
         tensors = load_file(str(path))
     else:
         tensors = _encode_all(shards, plan, encode)
-        partial = path.with_suffix(".partial")
-        save_file(tensors, str(partial))
-        partial.replace(path)
+        with write_whole(path) as beside:
+            save_file(tensors, str(beside))
     captions = [str(shards.about(number)["caption"]) for number in range(len(shards))]
     for number, caption in enumerate(captions):
         own = {name: values[number] for name, values in tensors.items()}

@@ -16,7 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dp_adapter.training.damaged_files import read_arrays
+
 VERSION = 1
+_MOST_PIXELS = 2**26  # 8192 x 8192
+_FARTHEST = 1e6  # px, of a face from its picture's corner
 INSIGHTFACE_PACK = "buffalo_l"
 """Whose recognition network makes ``insightface``'s vectors: that of the adapters which are trained on them."""
 
@@ -75,27 +79,50 @@ class Sample:
     def from_record(cls, record: Mapping[str, Any]) -> Sample:
         """Back from the bytes of a record.
 
-        Raises:
-            KeyError, ValueError, OSError: the record is not one of ours.
+        Raises whatever the content of a record that is not one of ours makes go wrong.
         """
-        about = json.loads(record["json"])
-        if about["version"] > VERSION:
-            raise ValueError(f"written in version {about['version']} of the format, this one reads up to {VERSION}")
-        picture = record["png"] if "png" in record else record["jpg"]
-        with np.load(io.BytesIO(record["npz"]), allow_pickle=False) as arrays:
-            embeddings = {name: np.asarray(arrays[name], np.float32) for name in arrays.files}
-        x0, y0, x1, y1 = (float(v) for v in about["box"])
+        about = read_about(record["json"])
+        picture = np.array(_open_picture(record["png"] if "png" in record else record["jpg"]).convert("RGB"))
+        labels = np.array(_open_picture(record["labels.png"]))
+        if labels.dtype != np.uint8 or labels.shape != picture.shape[:2]:
+            raise ValueError("its labels are not one byte for each pixel")
         return cls(
             key=str(record["__key__"]),
             person=about["person"],
             caption=about["caption"],
-            picture=np.array(Image.open(io.BytesIO(picture)).convert("RGB")),
-            labels=np.array(Image.open(io.BytesIO(record["labels.png"]))),
-            box=(x0, y0, x1, y1),
-            points=np.array(about["points"], np.float32),
-            embeddings=embeddings,
+            picture=picture,
+            labels=labels,
+            box=about["box"],
+            points=about["points"],
+            embeddings=read_arrays(record["npz"]),
             facts=about["facts"],
         )
+
+
+def read_about(content: bytes) -> dict[str, Any]:
+    """The text and numbers of a sample, ``box`` and ``points`` as `Sample` has them.
+
+    Raises whatever content that is not ours makes go wrong.
+    """
+    about = json.loads(content)
+    if about["version"] > VERSION:
+        raise ValueError(f"written in version {about['version']} of the format, this one reads up to {VERSION}")
+    for name in ("person", "caption"):
+        about[name].encode()  # raises where it is no text, or has half a character
+    x0, y0, x1, y1 = (float(v) for v in about["box"])
+    points = np.array(about["points"], np.float32)
+    numbers = np.array([x0, y0, x1, y1, *points.flat])
+    if points.shape != (5, 2) or not (x0 < x1 and y0 < y1 and np.abs(numbers).max() < _FARTHEST):
+        raise ValueError("its face is nowhere")
+    return {**about, "box": (x0, y0, x1, y1), "points": points, "facts": dict(about["facts"])}
+
+
+def _open_picture(content: bytes) -> Image.Image:
+    """A picture, not yet unpacked. Raises ValueError where it is too large."""
+    picture = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+    if picture.width * picture.height > _MOST_PIXELS:
+        raise ValueError(f"a picture has {picture.width} x {picture.height} px, the limit is {_MOST_PIXELS}")
+    return picture
 
 
 def _encode_picture(values: NDArray[np.uint8], kind: str) -> bytes:

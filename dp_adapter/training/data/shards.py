@@ -6,10 +6,9 @@ the plain tar files of `webdataset`; their members are read by offset.
 
 from __future__ import annotations
 
-import io
-import json
 import tarfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import TrainingError
-from dp_adapter.training.data.sample import Sample
+from dp_adapter.training.damaged_files import read_arrays, tell_damage
+from dp_adapter.training.data.sample import Sample, read_about
 
 _FILES = ("json", "npz", "labels.png")  # and the picture
+_MOST_TEXT, _MOST_FILE = 2**20, 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -60,27 +61,23 @@ class Shards:
     def sample(self, number: int) -> Sample:
         """A whole sample. Raises TrainingError where it is damaged."""
         entry = self.entries[number]
-        try:
+        with self._tell_damage(entry):
             return Sample.from_record({"__key__": entry.key, **self._bytes(entry, tuple(entry.files))})
-        except (KeyError, ValueError, OSError) as error:
-            raise self._damaged(entry, error) from error
 
     def about(self, number: int) -> dict[str, Any]:
-        """The text and numbers of a sample; its pictures are not read."""
-        return json.loads(self._bytes(self.entries[number], ("json",))["json"])
+        """The text and numbers of a sample; its pictures are not read. Raises TrainingError where they are damaged."""
+        entry = self.entries[number]
+        with self._tell_damage(entry):
+            return read_about(self._bytes(entry, ("json",))["json"])
 
     def embeddings(self, number: int) -> dict[str, NDArray[np.float32]]:
         """Its embeddings by name; its pictures are not read. Raises TrainingError where they are damaged."""
         entry = self.entries[number]
-        try:
-            with np.load(io.BytesIO(self._bytes(entry, ("npz",))["npz"]), allow_pickle=False) as arrays:
-                return {name: np.asarray(arrays[name], np.float32) for name in arrays.files}
-        except (ValueError, OSError) as error:
-            raise self._damaged(entry, error) from error
+        with self._tell_damage(entry):
+            return read_arrays(self._bytes(entry, ("npz",))["npz"])
 
-    def _damaged(self, entry: ShardEntry, error: Exception) -> TrainingError:
-        problem = f"Sample {entry.key} in {self.paths[entry.shard].name} is damaged ({error})"
-        return TrainingError(problem, "Make this shard again.")
+    def _tell_damage(self, entry: ShardEntry) -> AbstractContextManager[None]:
+        return tell_damage(f"Sample {entry.key} in {self.paths[entry.shard].name} is damaged", "Make this shard again.")
 
     def _bytes(self, entry: ShardEntry, names: Sequence[str]) -> dict[str, bytes]:
         with self.paths[entry.shard].open("rb") as file:
@@ -102,23 +99,24 @@ def _matching(pattern: str) -> list[Path]:
 
 def _entries(path: Path, shard: int) -> list[ShardEntry]:
     """Raises TrainingError: the file is no tar, or a sample in it is not whole."""
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise TrainingError(f"{path} is no file", "Give names of tar files, as in shards/*.tar.")
     files: dict[str, dict[str, tuple[int, int]]] = {}
     people: dict[str, str] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, slash, name = member.name.rpartition("/")
-                key, _, kind = name.partition(".")
-                key = folder + slash + key
-                files.setdefault(key, {})[kind] = (member.offset_data, member.size)
-                if kind == "json":
-                    content = tar.extractfile(member)
-                    assert content is not None, "it is a file"
-                    people[key] = str(json.load(content)["person"])
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is no shard of training samples ({error})", "Make it again.") from error
+    told = tell_damage(f"{path} is no shard of training samples", "Make it again with: dp-adapter prepare.")
+    with told, tarfile.open(path, "r:", tarinfo=_ShardMember, encoding="utf-8", errors="backslashreplace") as tar:
+        for member in tar:
+            if not member.isreg():
+                continue
+            folder, slash, name = member.name.rpartition("/")
+            key, _, kind = name.partition(".")
+            key = folder + slash + key
+            files.setdefault(key, {})[kind] = (member.offset_data, member.size)
+            if kind == "json":
+                content = tar.extractfile(member)
+                assert content is not None, "it is a file"
+                people[key] = read_about(content.read())["person"]
+        _require_end(path, tar)
     for key, own in files.items():
         missing = [name for name in _FILES if name not in own] or [
             name for name in ("jpg",) if not {"jpg", "png"} & {*own}
@@ -128,3 +126,24 @@ def _entries(path: Path, shard: int) -> list[ShardEntry]:
                 f"Sample {key} in {path.name} has no {missing[0]}", "The shard was cut off: make it again."
             )
     return [ShardEntry(key, people[key], shard, own) for key, own in files.items()]
+
+
+class _ShardMember(tarfile.TarInfo):
+    """A header whose size is looked at before anything is read by it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _ShardMember:
+        member = super().frombuf(buf, encoding, errors)
+        small = not member.isreg() or member.name.endswith(".json")
+        most = _MOST_TEXT if small else _MOST_FILE
+        if not 0 <= member.size <= most:
+            raise ValueError(f"{member.name[:80]} has {member.size} bytes, the limit is {most}")
+        return member
+
+
+def _require_end(path: Path, tar: tarfile.TarFile) -> None:
+    """Raises ValueError where the last header is no end, which tarfile takes for one."""
+    with path.open("rb") as file:
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError("it is cut off, or a header in it is damaged")

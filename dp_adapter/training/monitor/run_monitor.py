@@ -18,6 +18,7 @@ from dp_adapter.training.data.shards import Shards
 from dp_adapter.training.monitor import run_report
 from dp_adapter.training.monitor.sample_grid import draw_grid
 from dp_adapter.training.parallel.devices import peak_memory
+from dp_adapter.whole_files import write_whole
 
 HISTORY = "history.jsonl"
 
@@ -122,7 +123,8 @@ class RunMonitor:
         if not self._is_main or not path.is_file():
             return
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= total]
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        with write_whole(path) as beside:
+            beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         self._before = (total, json.loads(lines[-1])["seconds"] if lines else 0.0)
 
     def close(self) -> None:

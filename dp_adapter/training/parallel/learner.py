@@ -77,9 +77,13 @@ class Learner:
         return {"scaler": scaler.state_dict()} if scaler else {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state`` or ``scaler_state``."""
+        """Goes on from ``state`` or ``scaler_state``. Raises what torch does, or ValueError, where it is of others."""
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
+            for one in self._parameters:
+                for name, value in self.optimizer.state[one].items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != one.shape:
+                        raise ValueError(f"{name} is {list(value.shape)}, its weights {list(one.shape)}")
         if state.get("scaler") and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

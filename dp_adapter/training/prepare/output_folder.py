@@ -19,6 +19,7 @@ from dp_adapter.training.prepare.picture_result import REASONS
 from dp_adapter.training.prepare.prepare_options import PrepareOptions
 from dp_adapter.training.prepare.selection import Selection
 from dp_adapter.training.prepare.shard_writer import Shard
+from dp_adapter.whole_files import sweep, write_whole
 
 MANIFEST, STARTED, PAGE, WORK = "manifest.json", "started.json", "statistics.html", "work"
 PACKAGES = ("numpy", "pillow", "opencv-python-headless", "onnxruntime", "scipy", "webdataset")
@@ -56,6 +57,7 @@ class OutputFolder:
         manifest, started = self._folder / MANIFEST, self._folder / STARTED
         before = _read_json(manifest) if manifest.is_file() else _read_json(started) if started.is_file() else None
         if before is None:
+            sweep(self._folder)
             if self._folder.is_dir() and any(self._folder.iterdir()):
                 raise SettingsError("out", f"'{self._folder}' is not empty", "Give a new or an empty folder.")
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -133,9 +135,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    with write_whole(path) as beside:
+        beside.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _package_version(package: str) -> str | None:

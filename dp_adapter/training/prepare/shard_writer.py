@@ -11,6 +11,7 @@ from typing import Any
 
 from dp_adapter.errors import MissingDependencyError
 from dp_adapter.weights.files import file_digest
+from dp_adapter.whole_files import write_whole
 
 PATTERN = "shard-[0-9][0-9][0-9][0-9][0-9][0-9].tar"
 _BLOCK = 512  # of a tar file: a header for each member, its content filled up
@@ -39,21 +40,18 @@ def write_shards(folder: Path, records: Iterable[Mapping[str, Any]], limit: int)
     shards: list[Shard] = []
     for number, batch in enumerate(_split_into_shards(records, limit)):
         name = f"shard-{number:06}.tar"
-        part = folder / f"{name}.part"
-        with part.open("wb") as file:
-            _write_tar(file, batch)
-        size = part.stat().st_size
-        digest = file_digest(part)
-        part.replace(folder / name)
+        with write_whole(folder / name) as beside:
+            with beside.open("wb") as file:
+                _write_tar(file, batch)
+            size, digest = beside.stat().st_size, file_digest(beside)
         shards.append(Shard(name, digest, size, tuple(str(record["__key__"]) for record in batch)))
     return shards
 
 
 def remove_shards(folder: Path) -> None:
-    """Removes all shards of a folder, half-written ones too."""
-    for pattern in (PATTERN, f"{PATTERN}.part"):
-        for path in folder.glob(pattern):
-            path.unlink()
+    """Removes all shards of a folder."""
+    for path in folder.glob(PATTERN):
+        path.unlink()
 
 
 def fill_in_words(record: Mapping[str, Any], person: str, caption: str, facts: Mapping[str, Any]) -> dict[str, Any]:

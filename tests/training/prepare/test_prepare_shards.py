@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,7 +114,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder: Path, shards: Path, tmp_
     assert 0 < len(done) < 6
     half = done[0]
     half.write_bytes(half.read_bytes()[:100])  # as a power cut leaves it
-    (out / "shard-000000.tar.part").write_bytes(b"half")
+    (out / ".dp_adapter-00000000-1-00000000-00000000.tmp").write_bytes(b"half")
+    os.utime(out / ".dp_adapter-00000000-1-00000000-00000000.tmp", (0, 0))
     with pytest.raises(SettingsError, match="size 256, now 128"):
         prepare(folder, out, PrepareOptions(size=128))
     seen: list[Mapping[str, int]] = []
