@@ -14,6 +14,7 @@ ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxr
 LEAST = (1, 19)  # the shipped face encoder is an ONNX file of opset 21
 # pyproject's extra "faces"; its OpenCV is one of the WebUI's own packages.
 REQUIREMENT = "onnxruntime>=1.19"
+QUIET = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}  # looking whether it loads tells nobody
 # From which release on onnxruntime wants how new a package. Else pip learns it from one wheel after the other.
 NEEDS = (((1, 27), "protobuf", (4, 25, 8)),)
 PINNED = (
@@ -79,7 +80,7 @@ def main():
         if subprocess.run(command, check=False).returncode:
             by_hand = f'"{sys.executable}" -m pip install "{requirement}"'
             print(f"DP-Adapter: onnxruntime could not be installed; install it by hand: {by_hand}")
-        elif subprocess.run([sys.executable, "-c", "import onnxruntime"], check=False).returncode:
+        elif subprocess.run([sys.executable, "-c", "import onnxruntime"], env=QUIET, check=False).returncode:
             print("DP-Adapter: onnxruntime was installed but cannot be loaded, for the reason above.")
 
 

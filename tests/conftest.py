@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from tools.tiny_base import tiny_pipeline
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests load onnxruntime by themselves
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 
 

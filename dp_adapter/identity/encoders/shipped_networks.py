@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dp_adapter.errors import CatalogError, MissingDependencyError
+from dp_adapter.identity.encoders.onnx_runtime import import_onnxruntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -44,8 +45,8 @@ def providers_for(device: str) -> tuple[str, ...]:
     if not device.startswith("cuda"):
         return CPU
     try:
-        import onnxruntime
-    except ImportError:
+        onnxruntime = import_onnxruntime()
+    except MissingDependencyError:
         return CPU  # said by whoever needs it
     gpu = "CUDAExecutionProvider"
     return (gpu, *CPU) if gpu in onnxruntime.get_available_providers() else CPU
@@ -58,10 +59,7 @@ def open_network(path: Path, providers: Sequence[str] = CPU, threads: int = 0) -
         MissingDependencyError: onnxruntime is not installed.
         CatalogError: the file is no network, or a provider is not in this onnxruntime build.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependencyError("onnxruntime", "Finding and comparing faces", "faces") from None
+    onnxruntime = import_onnxruntime()
     absent = [name for name in providers if name not in onnxruntime.get_available_providers()]
     if absent:
         raise CatalogError(

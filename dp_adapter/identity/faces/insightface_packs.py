@@ -18,6 +18,7 @@ import numpy as np
 from dp_adapter.errors import CatalogError, MissingDependencyError
 from dp_adapter.hints import command
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
+from dp_adapter.identity.encoders.onnx_runtime import import_onnxruntime
 from dp_adapter.identity.encoders.shipped_networks import CPU
 from dp_adapter.identity.faces.face import Face, Floats, norm_crop
 from dp_adapter.identity.faces.multiscale_detection import CANVAS, clip_face, detect_at_scales
@@ -85,8 +86,9 @@ class InsightFace:
     def app(self) -> FaceAnalysis:
         """The pack, loaded at first use. Raises as `detect` does."""
         try:
+            import_onnxruntime()
             from insightface.app import FaceAnalysis
-        except ImportError:
+        except (ImportError, MissingDependencyError):
             raise MissingDependencyError("insightface", "ArcFace identity", "insightface") from None
         folder = pack_folder(self.pack, self._roots)
         try:
