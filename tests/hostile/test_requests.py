@@ -215,7 +215,24 @@ def test_names_of_files_that_are_no_utf_8_are_listed(tmp_path: Path) -> None:
     assert not listed["fits"]
 
 
-PIECES = [" ", "\n", "<", "(", ":", ": 1", "man ", "#", "[", "AND ", " BREAK", "a", "full body, ", "_", "\ud800", "x:0.5 "]
+PIECES = [
+    " ",
+    "\n",
+    "<",
+    "(",
+    ":",
+    ": 1",
+    "man ",
+    "#",
+    "[",
+    "AND ",
+    " BREAK",
+    "a",
+    "full body, ",
+    "_",
+    "\ud800",
+    "x:0.5 ",
+]
 
 
 @given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from([1, 2, 500])), max_size=4))
