@@ -42,3 +42,11 @@ def test_the_first_is_number_one() -> None:
     ]  # fmt: skip
     assert naming.capitalise(naming.person(0)) == "Person 1"
     assert sentences("f'person {number} is late'") and not sentences("f'{naming.person(number)} is late'")
+
+
+def test_names_from_files_and_requests_can_be_shown_and_encoded() -> None:
+    assert naming.printable("Zoë 写真　1 \N{GRINNING FACE}") == "Zoë 写真　1 \N{GRINNING FACE}"
+    assert naming.printable("caf\udce9\u202e\x00\x1b[1m\nx") == "caf\\udce9\\u202e\\x00\\x1b[1m\nx"
+    shown = naming.word(f"'{'k' * 100_000}' is no field. Use another.")
+    assert len(shown) < 120 and shown.startswith("'kkk") and shown.endswith("kk' is no field. Use another.")
+    assert len(naming.word("a b " * 100_000)) == 2000

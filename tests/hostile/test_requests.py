@@ -174,6 +174,14 @@ def test_a_body_that_is_anything(client: TestClient, path: str, raw: bytes) -> N
     require_words(answer.status_code, answer.content)
 
 
+@pytest.mark.parametrize("values", ["0,", "[],", '{"a":1},', "[" * 9])
+def test_a_body_of_small_values_is_not_read(client: TestClient, values: str) -> None:
+    raw = '{"settings":{"references":[' + values * 200_000
+    answer = client.post(f"{routes.PREFIX}/embed", content=raw, headers={"content-type": "application/json"})
+    require_words(answer.status_code, answer.content)
+    assert answer.status_code == 413
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("name", ["%ff%fe", "n" * 20_000, "%ED%A0%80", "%00", "%E2%80%AEx", "..%2F.."])
 def test_a_name_that_is_anything(client: TestClient, method: str, name: str) -> None:

@@ -18,6 +18,7 @@ from dp_adapter.core.types import Grid, Level, Row, RowKind, TileBox
 
 ROUNDING = 1 + 2**-20  # more than rounding can add to the sum of eight gates
 _WIDEST = 32.0  # px, sigma of a Gaussian that is taken of every pixel
+_FARTHEST = 8  # a Gaussian that is so wide leaves nothing but a mean of the edges
 GATE_POWERS: Mapping[Level, float] = MappingProxyType({"down": 1.0, "middle": 2.0, "up": 0.75})
 
 
@@ -42,7 +43,7 @@ def grow_and_feather(mask: Tensor, grow: float, feather: float) -> Tensor:
     """Dilates a mask by ``grow`` pixels, then softens its edge by a Gaussian with sigma = ``feather`` pixels.
 
     The time it takes grows with the pixels, hardly with either of the two. A Gaussian wider than ``_WIDEST`` weighs
-    means of several pixels, which changes a mask by less than 0.001.
+    means of several pixels, which changes a mask by less than 0.001. More than ``_FARTHEST`` longer sides are as many.
 
     Args:
         mask: [..., H, W] in [0, 1], in picture space.
@@ -51,6 +52,7 @@ def grow_and_feather(mask: Tensor, grow: float, feather: float) -> Tensor:
         [..., H, W]
     """
     flat = mask.reshape(-1, *mask.shape[-2:]).float()
+    grow, feather = (min(reach, _FARTHEST * max(mask.shape[-2:])) for reach in (grow, feather))
     for axis in (1, 2):
         flat = _dilate(flat, min(round(grow), flat.shape[axis] - 1), axis)
     if feather > _WIDEST:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.hints import hide_folders
 from dp_adapter.modes import Modes, describe_mode, fill_in
-from dp_adapter.settings import Settings
+from dp_adapter.settings import Parts, Settings
+from dp_adapter.settings.fields import fields_of
 from dp_adapter.webui.parameters.infotext_photos import IDENTITY, PHOTO
 
 if TYPE_CHECKING:
@@ -147,7 +148,6 @@ def _crop_face(seen: SeenPhoto) -> Image:
 
 def find_regions(session: Session, base: Base, body: RegionsRequest) -> dict[str, Any]:
     """Raises DPAdapterError: a picture cannot be read, or the settings are not valid."""
-    from dp_adapter.identity.faces.face_parsing import PARTS
     from dp_adapter.session import Scene
     from dp_adapter.session.regions.forecast import forecast_regions, note_missing_regions
     from dp_adapter.session.regions.requested_regions import RequestedRegions
@@ -160,7 +160,7 @@ def find_regions(session: Session, base: Base, body: RegionsRequest) -> dict[str
     requested = RequestedRegions(request, scene, session.photos, session.encoders)
     persons = sorted({item.identity for item in request.references or request.regions}) or [0]
     listed: list[dict[str, Any]] = []
-    size = _choose_drawn_size(width, height, len(persons) * (body.masks + len(PARTS) * body.parts))
+    size = _choose_drawn_size(width, height, len(persons) * (body.masks + len(fields_of(Parts)) * body.parts))
     for one in forecast_regions(request, scene, session.photos, session.encoders, persons):
         seen = requested.face_parts(one.number) if body.parts else {}
         listed.append(

@@ -17,6 +17,7 @@ from dp_adapter.errors import DPAdapterError, SettingsError
 from dp_adapter.hints import hide_folders
 
 MOST_BYTES = 128 * 2**20  # a dozen photos at the largest size that is taken
+MOST_VALUES = 100_000  # commas and brackets: a value of two bytes takes a hundred in memory
 _DIGITS = 18  # of a length that can be one
 _UNREADABLE = 400  # what FastAPI says of a body that it cannot read
 _NOT_JSON = "The body is not JSON that can be read. Check quotes and commas, the encoding, how deep it is nested."
@@ -89,7 +90,7 @@ def _describe_invalid(error: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _limit_size(request: Request) -> Request:
-    """A request that stops being read beyond the limit.
+    """A request that stops being read beyond the limits.
 
     Raises:
         HTTPException: it says itself that it is longer.
@@ -97,14 +98,18 @@ def _limit_size(request: Request) -> Request:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > MOST_BYTES):
         raise _size_refusal()
-    read = 0
+    read = values = 0
 
     async def receive() -> Any:
-        nonlocal read
+        nonlocal read, values
         message = await request.receive()
-        read += len(message.get("body", b""))
+        body: bytes = message.get("body", b"")
+        read += len(body)
+        values += sum(map(body.count, (b",", b"[", b"{")))
         if read > MOST_BYTES:
             raise _size_refusal()
+        if values > MOST_VALUES:
+            raise HTTPException(413, f"The request has more than {MOST_VALUES} values. Send fewer.")
         return message
 
     return Request(request.scope, receive)

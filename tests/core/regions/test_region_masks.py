@@ -184,6 +184,14 @@ def test_ordinary_values_are_as_their_plain_definition_to_the_last_digits(grow: 
     torch.testing.assert_close(made, plain_grow_and_feather(mask, grow * side, feather * side), atol=2e-7, rtol=0)
 
 
+def test_no_grow_or_feather_is_too_much() -> None:
+    mask = region_masks.box_mask(0, 0, 0.5, 1, Grid(40, 60))
+    for grow, feather in ((1e300, 0.0), (math.inf, 1.0), (0.0, 1e9), (0.0, math.inf)):
+        made = region_masks.grow_and_feather(mask, grow, feather)
+        assert made.shape == mask.shape and made.min() >= 0 and made.max() <= 1
+        assert made.min() > 0.999 if grow else abs(float(made.mean()) - 0.5) < 0.05
+
+
 def test_grow_comes_before_feather() -> None:
     mask = torch.zeros(1, 60, 60)
     mask[:, 20:40, 20:40] = 1

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dp_adapter.core.regions.region_masks import GATE_POWERS, gains
+from dp_adapter.core.regions.region_masks import GATE_POWERS, gains, on_grid
 from dp_adapter.core.types import Grid
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Crop, Prepared, Scene, Session
 from dp_adapter.session.regions.face_mask import add_features, skin_mask
-from dp_adapter.session.regions.requested_regions import RequestedRegion, greatest_weight, unite
+from dp_adapter.session.regions.requested_regions import RequestedRegion, RequestedRegions, greatest_weight, unite
 from dp_adapter.settings import Settings
 from dp_adapter.settings.sections import Parts
 from tests.session.conftest import SCENE, Request
@@ -345,3 +345,55 @@ def test_init_pictures_of_a_batch_have_a_mask_each(
     mask = mask_of(prepared)
     assert torch.equal(mask[:1], alone) and mask[1].min() == 1  # nothing says where its face will be
     assert prepared.injection.schedule.start == 0.15
+
+
+# As many masks as a request can have.
+
+
+@pytest.mark.parametrize(
+    ("grow", "feather", "near"), [(0.0, 0.0, 1e-4), (0.0, 0.02, 0.01), (0.1, 0.05, 0.05), (1.0, 1.0, 0.02)]
+)
+def test_masks_of_many_regions_are_coarser_and_the_gates_nearly_as_they_were(
+    portrait_session: Session, grow: float, feather: float, near: float
+) -> None:
+    region = {"kind": "box", "box": {"x0": 0.23, "x1": 0.61, "y0": 0.1, "y1": 0.52}, "grow": grow, "feather": feather}
+    photos, encoders = portrait_session.photos, portrait_session.encoders
+    masks: list[Tensor] = []
+    for number in (1, 32):
+        settings = Settings.from_dict({"regions": [region] * number})
+        found = RequestedRegions(settings, Scene("sd15", 1024, 768), photos, encoders).find_regions(0)
+        assert found.mask is not None
+        masks.append(found.mask)
+    assert [tuple(mask.shape) for mask in masks] == [(1, 768, 1024), (1, 384, 512)]
+    for halvings in range(3):
+        fine, coarse = (on_grid(mask, Grid(96, 128), halvings) for mask in masks)
+        assert (fine - coarse).abs().max() < near
+
+
+def test_what_several_regions_ask_for_is_made_once(
+    portrait_session: Session, request_of: Request, with_face: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser, parsed = portrait_session.encoders.parser, 0
+    parse = parser.parse
+
+    def count(*args: Any) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return parse(*args)
+
+    monkeypatch.setattr(parser, "parse", count)
+    requested = RequestedRegions(
+        request_of(regions=[{}] * 12), with_face, portrait_session.photos, portrait_session.encoders
+    )
+    assert requested.find_regions(0).known
+    assert parsed == 1
+
+
+def test_a_large_init_picture_is_looked_at_in_a_smaller_one(portrait_session: Session, portrait: Path) -> None:
+    large = np.asarray(Image.open(portrait).convert("RGB").resize((2400, 2400)), np.uint8)
+    settings = Settings.from_dict({"regions": [{}]})
+    scene = Scene("sd15", 512, 512, (large,))
+    requested = RequestedRegions(settings, scene, portrait_session.photos, portrait_session.encoders)
+    (seen,) = requested.scene.inits
+    assert seen.shape[0] * seen.shape[1] <= 2**21
+    assert requested.find_regions(0).known

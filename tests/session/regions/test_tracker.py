@@ -308,3 +308,19 @@ def test_a_span_without_a_step_is_told(portrait_session: Session, request_of: Re
     assert note.startswith(
         "The identity acted nowhere: no step lies from progress 0.3 to 0.4; the steps are at 0, 0.25"
     )
+
+
+def test_what_stays_and_what_moves_share_a_large_picture(
+    portrait_session: Session, request_of: Request, portrait: Path
+) -> None:
+    photos = [{"image": str(portrait), "identity": number} for number in range(3)]
+    regions = [{"kind": "box", "box": {"x1": 0.5}}, {"identity": 1}, {"identity": 2}]
+    prepared = portrait_session.prepare(request_of(*photos, regions=regions), Scene("sd15", 1024, 1024))
+    tracker = tracker_of(prepared)
+    head = torch.zeros(16, 16)
+    head[:8, 12:] = 1
+    tracker.apply(PreviewLook(({},), ({1: tracker.persons[0].region_of_head(head)},)))
+    tracker.give_up(0.9, last=True)
+    _, found, rest = masks(prepared)
+    assert found is not None and rest is not None and found.shape == rest.shape == (1, 512, 512)
+    assert rest[..., :256].max() == 0 and rest[0, 0, -1] == 0 and rest[0, -1, -1] == 1

@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 
 from dp_adapter.session import Session
 from dp_adapter.settings import Settings, json_schema
-from dp_adapter.webui.api import refusals, routes
+from dp_adapter.webui.api import answers, refusals, routes
 from tests.webui import fake_webui
 
 PAGE = Path(__file__).parents[3] / "docs" / "api.md"
@@ -343,3 +343,12 @@ def test_the_pages_generation_examples_are_valid_settings() -> None:
         request, _ = json.JSONDecoder().raw_decode(plain, start)
         settings = Settings.from_dict(request)
         assert [reference.image for reference in settings.references] == ["AAAA"]
+
+
+def test_the_masks_of_an_answer_have_a_bound(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_MOST_DRAWN", 2 * 256 * 128)
+    box = {"kind": "box", "box": {"x1": 0.5}}
+    body = {"settings": {"regions": [box, {**box, "identity": 1}]}, "width": 512, "height": 256, "masks": True}
+    for region in server.post("/regions", body).json()["regions"]:
+        drawn = picture(region["mask"])
+        assert drawn.size == (256, 128) and drawn.getbbox() == (0, 0, 128, 128)
