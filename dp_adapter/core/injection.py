@@ -99,7 +99,7 @@ class Identity:
         return self.free if self.track is None else self.track.free
 
     @property
-    def placed(self) -> bool:
+    def is_regional(self) -> bool:
         """Whether it acts or frees, or may come to do so, in a part of the picture only."""
         return self.track is not None or self.mask is not None or self.free is not None
 

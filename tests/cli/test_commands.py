@@ -107,9 +107,13 @@ def test_regions(portrait: Path, faceless: Path, tmp_path: Path, capsys: Capture
 
 
 def test_regions_follow_the_settings(portrait: Path, faceless: Path, tmp_path: Path, capsys: Capture) -> None:
+    small = tmp_path / "small.png"
+    with Image.open(portrait) as picture:
+        picture.resize((256, 256)).save(small)
+
     def coverage(*given: str) -> float:
-        assert main(["regions", str(portrait), "--out", str(tmp_path), *given]) == 0
-        (region,) = json.loads((tmp_path / f"{portrait.stem}_regions.json").read_text())["regions"]
+        assert main(["regions", str(small), "--out", str(tmp_path), *given]) == 0
+        (region,) = json.loads((tmp_path / "small_regions.json").read_text())["regions"]
         return region["coverage"]
 
     file = tmp_path / "settings.json"

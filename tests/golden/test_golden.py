@@ -191,21 +191,24 @@ def skip_odd_sizes_of_others(name: str, run: dict[str, Any]) -> None:
         pytest.skip("odd sizes as the other host makes them")
 
 
+def injection_of(case: Case, run: dict[str, Any], form: Form) -> Injection:
+    if run["impl"] == "none":
+        return Injection(())
+    checkpoint = load(case)
+    lora = tuple((entry, run.get("lora", 1.0)) for entry in checkpoint.lora)
+    injection = Injection(identities_of(case, run, checkpoint), lora=lora, form=form)
+    skip_form(form, injection)
+    assert injection.form_used == form
+    return injection
+
+
 @pytest.mark.parametrize("form", ["folded", "half", "plain"])
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize(("case", "run"), RUNS)
 def test_unet_output(case: Case, run: dict[str, Any], name: str, form: Form) -> None:
     skip_odd_sizes_of_others(name, run)
     expected = case.expected[run["out"]]
-    if run["impl"] == "none":
-        case.assert_close(run_unet(name, case, run, Injection(())), expected, "unet")
-        return
-    checkpoint = load(case)
-    lora = tuple((entry, run.get("lora", 1.0)) for entry in checkpoint.lora)
-    injection = Injection(identities_of(case, run, checkpoint), lora=lora, form=form)
-    skip_form(form, injection)
-    assert injection.form_used == form
-    actual = run_unet(name, case, run, injection)
+    actual = run_unet(name, case, run, injection_of(case, run, form))
     if run["out"].startswith(("mask/sq", "mask/odd")):
         difference = (actual - expected).abs().max().item()
         pytest.skip(f"informative: diffusers resizes this mask bicubically; largest difference {difference:.3g}")

@@ -203,7 +203,7 @@ def test_an_identity_is_read_once_and_let_go(
 
 def test_a_dropped_photo(models: Path, request_of: Request, portrait: Path) -> None:
     session = Session([models], paths_allowed=False)
-    name = session.shelf.add(portrait.read_bytes())
+    name = session.dropped_photos.add(portrait.read_bytes())
     dropped = request_of(f"photo:{name}")
     made = session.prepare(dropped, SCENE)
     assert same(made, Session([models], True).prepare(request_of(), SCENE))
@@ -216,7 +216,7 @@ def test_a_dropped_photo(models: Path, request_of: Request, portrait: Path) -> N
     assert same(session.prepare(dropped, SCENE), made), "memory is given back, the user's photos stay"
     session.save_identity("Anna", dropped)
     assert session.identities.with_photo(name) == "Anna"
-    session.shelf.clear()
+    session.dropped_photos.clear()
     with pytest.raises(
         PictureError, match=r"references\[0\]\.image: The photo is not here any more.*saved identity 'Anna'"
     ):

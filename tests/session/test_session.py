@@ -33,7 +33,7 @@ BOX = [{"kind": "box", "box": {"x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.75}}]
 def test_a_portrait(portrait_session: Session, request_of: Request) -> None:
     prepared = portrait_session.prepare(request_of(), SCENE)
     (identity,) = prepared.injection.identities
-    assert prepared.injection.active and identity.weight == 0.8 and identity.placed
+    assert prepared.injection.active and identity.weight == 0.8 and identity.is_regional
     assert identity.tokens.cond.shape == identity.tokens.uncond.shape == (4, identity.adapter.site(0).context)
     assert torch.isfinite(identity.tokens.cond).all()
     (person,) = prepared.explanation.persons

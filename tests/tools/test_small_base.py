@@ -234,14 +234,16 @@ def test_a_run_goes_on(filled: Path) -> None:
     assert not torch.equal(second["ema"][key], second["model"][key])
 
 
-def test_an_autoencoder_is_trained_and_whitened(filled: Path) -> None:
+def test_an_autoencoder_is_trained_and_whitened(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_vae, "WHITENED", 36)  # of a pool of 12; 256 take half a minute
     run = Namespace(pool=filled / "pool", out=filled / "new.pt", minutes=1e-6, batch=2, rate=1e-3, facing=0.3)
     train_vae.train(Namespace(**vars(run), start=filled / "vae.pt", device="cpu", seed=0))
     latents = train_vae.encode(train_vae.load(filled / "new.pt"), next(scene_pool.Pool(filled / "pool").new()).pictures)
     assert latents.std((0, 2, 3)).log().abs().max() < 0.5
 
 
-def test_a_decoder_learns_from_what_the_base_makes(filled: Path) -> None:
+def test_a_decoder_learns_from_what_the_base_makes(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_decoder, "STEPS", 2)
     torch.manual_seed(0)
     torch.save({"ema": train_base.Joint().state_dict()}, filled / "state.pt")
     files = {name: filled / name for name in ("state.pt", "vae.pt", "pool", "new.pt")}

@@ -33,6 +33,9 @@ CONFIG: dict[str, Any] = tiny_vae.CONFIG | {
 FACES = 3.0
 """By how much more a face's middle counts in the picture's loss."""
 
+WHITENED = 256
+"""Pictures by whose latents the latents are whitened."""
+
 LEAST_APART = 10.0
 """Pixels between the eyes below which a face is too small for SFace."""
 
@@ -172,7 +175,7 @@ def train(args: argparse.Namespace) -> None:
             print(f"{now.describe()}, {held.load_new()} files", flush=True)
         place = now.spent / (60 * args.minutes)
     vae.eval()
-    whiten(vae, to_tensor(held.draw(256)["pictures"]))
+    whiten(vae, to_tensor(held.draw(WHITENED)["pictures"]))
     torch.save(vae.cpu().state_dict(), args.out)
 
 

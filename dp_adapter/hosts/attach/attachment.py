@@ -30,7 +30,7 @@ class Attachment:
     """The injection of one ``with``.
 
     Attributes:
-        acting: the sampler's calls of the UNet, and whether the identities act in them where they have to.
+        bypass: the sampler's calls of the UNet, and whether the identities act in them where they have to.
         progress: of the latest of these calls.
         call: the call of the UNet that runs, also where nothing acts in it; None outside, or where its rows are not
             known.
@@ -38,7 +38,7 @@ class Attachment:
     """
 
     def __init__(self) -> None:
-        self.acting = BypassCheck()
+        self.bypass = BypassCheck()
         self.progress = 0.0
         self.call: Step | None = None
         self.pictures: Tensor | None = None
@@ -77,14 +77,14 @@ class Attachment:
         """In the order in which they add rows; they take them off in the other."""
         host, shared = self._host, (self._host, injection, self._cache)
         if injection.gated:
-            attention = GatedAttention(*shared, self.acting)
+            attention = GatedAttention(*shared, self.bypass)
         elif injection.folded:
-            attention = FoldedAttention(*shared, self.acting)
+            attention = FoldedAttention(*shared, self.bypass)
         else:
-            attention = PlainAttention(*shared, self.acting, words)
+            attention = PlainAttention(*shared, self.bypass, words)
         parts: list[Part] = [CheckpointLora(host, injection.lora), ResAdapterPart(host, injection.companion)]
         parts += [] if maps is None else [WordMapsPart(host, maps)]
-        parts += [attention, TextTwins(*shared), PhotoRows(*shared, self.acting), WholeRows(host, injection)]
+        parts += [attention, TextTwins(*shared), PhotoRows(*shared, self.bypass), WholeRows(host, injection)]
         return parts
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -95,12 +95,12 @@ class Attachment:
         if self._cache.guidance is not None:
             call = replace(call, step=call.step.conditional())
         self.progress, self.call = call.step.progress, call.step
-        self.acting.enter()
+        self.bypass.enter()
         # Without an identity at work twins would say nothing new, cost a row, and round differently.
         acts = self._cache.enter(call.step) and any(part.acts(call.step) for part in self._parts)
         if acts:
             if any(row.kind != "text" for row in call.step.rows):
-                self.acting.expect()
+                self.bypass.expect()
             for part in self._parts:
                 call = part.add_rows(call)
             self.call, self._host.running = call.step, call
@@ -119,7 +119,7 @@ class Attachment:
         self._reset()
         if call is None:
             return output
-        self.acting.leave()
+        self.bypass.leave()
         if isinstance(output, Tensor):
             return self._without_added(call, output)
         if isinstance(output, tuple):
@@ -158,4 +158,4 @@ def attached(
             visible = injection.drop_idle()
             attachment.register(stack, host_of(attachment, visible), visible, maps, words)
         yield attachment
-        attachment.acting.require()
+        attachment.bypass.require()

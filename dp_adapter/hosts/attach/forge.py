@@ -103,7 +103,7 @@ class PatchedUNet(HostUNet):
         self.layer_path = ldm_layer_path(unet)
         self._paths = paths
         self._site_at = {block_in(path): site for path, site in zip(paths, sites, strict=True)}
-        self._placed = any(identity.placed for identity in injection.identities)
+        self._regional = any(identity.is_regional for identity in injection.identities)
         self._rows, self._latent, self._attachment = rows, latent, attachment
         self._progress = progress_of(schedule)
         self._grid = Grid(0, 0)  # of the transformer that runs
@@ -189,7 +189,7 @@ class PatchedUNet(HostUNet):
 
     def require_shape(self, site: Site, step: Step, hidden_states: Tensor) -> None:
         rows, positions = hidden_states.shape[:2]
-        if rows != len(step.rows) or (self._placed and positions != len(self._grid)):
+        if rows != len(step.rows) or (self._regional and positions != len(self._grid)):
             raise HostError(
                 f"Inside the attention at {site.name} there are {rows} rows of {positions} positions instead of "
                 f"{len(step.rows)} of {len(self._grid)}",
@@ -209,7 +209,7 @@ class PatchedUNet(HostUNet):
         """The same step, with where its tiles lie where that matters."""
         pictures = self._attachment.pictures
         whole = self._latent if pictures is None else Grid(*pictures.shape[-2:])
-        if whole in (None, step.latent) or not self._placed:
+        if whole in (None, step.latent) or not self._regional:
             return step
         positions = None if pictures is None else tiles.find(x, pictures)
         if positions is None:

@@ -79,12 +79,12 @@ def attach(
             rows cannot be told, or a region cannot be placed in it. At the end, or out of a call: the UNet was called
             past the layers in which the identity had to act.
     """
-    placed = any(identity.placed for identity in injection.identities)
+    regional = any(identity.is_regional for identity in injection.identities)
 
     def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
         named = dict(zip(("x", "timesteps", "context"), args, strict=False)) | kwargs
         latents: Tensor = named["x"]
-        known = _known(rows, latents, named["context"], placed)
+        known = _known(rows, latents, named["context"], regional)
         if known is None:
             return None
         progress = progress_of(named["timesteps"], train_timesteps)
@@ -98,11 +98,11 @@ def attach(
         yield attachment if injection.active else None
 
 
-def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, placed: bool) -> KnownRows | None:
+def _known(rows: Sequence[Row] | CfgRows, latents: Tensor, context: Tensor, regional: bool) -> KnownRows | None:
     if not isinstance(rows, CfgRows):
         return KnownRows(require_rows(rows, len(latents)), True)
-    known = rows.of(latents, context, locate=placed)
-    if placed and known and not known.whole and known.tiles is None:
+    known = rows.of(latents, context, locate=regional)
+    if regional and known and not known.whole and known.tiles is None:
         raise tiles.not_found()
     return known
 

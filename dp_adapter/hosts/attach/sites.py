@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,52 +29,36 @@ class SiteName:
     halvings: int
 
 
-@dataclass(frozen=True)
-class _Block:
-    diffusers: str
-    ldm: str
-    level: Level
-    halvings: int
-    depth: int
+# Block and depth of its spatial transformers on the way down and up; the middle's halvings and depth.
+_LAYOUT: Mapping[Base, tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]], int, int]] = {
+    "sd15": (((0, 1), (1, 1), (2, 1)), ((1, 1), (2, 1), (3, 1)), 3, 1),
+    "sdxl": (((1, 2), (2, 10)), ((0, 10), (1, 2)), 2, 10),
+}
 
 
-def _blocks(base: Base) -> Iterator[_Block]:
-    """Spatial transformers in registration order of diffusers' UNet: down, up, middle.
+def _transformers(base: Base) -> Iterator[tuple[str, str, Level, int, int]]:
+    """Spatial transformers in registration order of diffusers' UNet (down, up, middle): as ``SiteName``, and how deep.
 
     Order of ``unet.attn_processors`` in diffusers 0.42.1 and of the blocks in ldm and sgm; see docs/formats.md.
     """
-    if base == "sd15":
-        for block in range(3):
-            for i in range(2):
-                yield _Block(
-                    f"down_blocks.{block}.attentions.{i}", f"input_blocks.{3 * block + i + 1}.1", "down", block, 1
-                )
-        for block in range(1, 4):
-            for i in range(3):
-                yield _Block(
-                    f"up_blocks.{block}.attentions.{i}", f"output_blocks.{3 * block + i}.1", "up", 3 - block, 1
-                )
-        yield _Block("mid_block.attentions.0", "middle_block.1", "middle", 3, 1)
-    else:
-        for block, depth in ((1, 2), (2, 10)):
-            for i in range(2):
-                path = f"down_blocks.{block}.attentions.{i}"
-                yield _Block(path, f"input_blocks.{3 * block + i + 1}.1", "down", block, depth)
-        for block, depth in ((0, 10), (1, 2)):
-            for i in range(3):
-                yield _Block(
-                    f"up_blocks.{block}.attentions.{i}", f"output_blocks.{3 * block + i}.1", "up", 2 - block, depth
-                )
-        yield _Block("mid_block.attentions.0", "middle_block.1", "middle", 2, 10)
+    down, up, deepest, middle = _LAYOUT[base]
+    for block, depth in down:
+        for i in range(2):
+            yield f"down_blocks.{block}.attentions.{i}", f"input_blocks.{3 * block + i + 1}.1", "down", block, depth
+    for block, depth in up:
+        for i in range(3):
+            ldm = f"output_blocks.{3 * block + i}.1"
+            yield f"up_blocks.{block}.attentions.{i}", ldm, "up", deepest - block, depth
+    yield "mid_block.attentions.0", "middle_block.1", "middle", deepest, middle
 
 
 def site_names(base: Base) -> list[SiteName]:
     """All sites of a base model; place in the list is the site's index, key number in a checkpoint 2 * index + 1."""
     names: list[SiteName] = []
-    for block in _blocks(base):
-        for depth in range(block.depth):
-            tail = f".transformer_blocks.{depth}"
-            names.append(SiteName(len(names), block.diffusers + tail, block.ldm + tail, block.level, block.halvings))
+    for diffusers, ldm, level, halvings, depth in _transformers(base):
+        for number in range(depth):
+            tail = f".transformer_blocks.{number}"
+            names.append(SiteName(len(names), diffusers + tail, ldm + tail, level, halvings))
     return names
 
 

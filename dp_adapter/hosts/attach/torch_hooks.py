@@ -33,7 +33,7 @@ class HookedUNet(HostUNet):
     """A UNet with hooks at its transformer blocks.
 
     Args:
-        injection: whether any of it is placed says whether the sites' grids have to be right.
+        injection: whether any of it is regional says whether the sites' grids have to be right.
         step_of: what a call of the UNet with these (args, kwargs) is; None leaves the call alone.
         keywords: of an attention's two arguments, the first of which is a block's, too.
     """
@@ -43,7 +43,7 @@ class HookedUNet(HostUNet):
         self._step_of = step_of
         self._keywords = keywords
         one, *others = injection.identities
-        self._placed = bool(others) or one.placed or not (injection.folded or injection.gated)
+        self._regional = bool(others) or one.is_regional or not (injection.folded or injection.gated)
 
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> UNetCall | None:
         step = self._step_of(args, kwargs)
@@ -94,7 +94,7 @@ class HookedUNet(HostUNet):
     def require_shape(self, site: Site, step: Step, hidden_states: Tensor) -> None:
         """Raises HostError where a region cannot be placed on [R, N, C], because N is not the site's grid."""
         grid = step.latent.halved(site.halvings)
-        if self._placed and hidden_states.shape[1] != len(grid):
+        if self._regional and hidden_states.shape[1] != len(grid):
             raise HostError(
                 f"{site.name} has {hidden_states.shape[1]} positions where {grid.height} x {grid.width} were expected",
                 "Another extension makes the picture smaller inside the model (a high-resolution fix of it, for "

@@ -214,9 +214,15 @@ def made_for(checkpoint: Path) -> str:
 
 
 def _shapes(path: Path) -> Shapes:
-    if path.suffix.lower() == ".safetensors":
-        return _safetensors_shapes(path)
-    return {key: tuple(value.shape) for key, value in _pickled(path).items() if isinstance(value, torch.Tensor)}
+    if path.suffix.lower() != ".safetensors":
+        return {key: tuple(value.shape) for key, value in _pickled(path).items() if isinstance(value, torch.Tensor)}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise HostError(f"{path.name} is truncated or damaged ({error})", "Download it again.") from error
 
 
 def _tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
@@ -239,16 +245,6 @@ def _pickled(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise HostError(f"{path.name} holds no state dict", _SUPPORTED)
     return cast("dict[str, Any]", loaded)
-
-
-def _safetensors_shapes(path: Path) -> Shapes:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise HostError(f"{path.name} is truncated or damaged ({error})", "Download it again.") from error
 
 
 def unet_parameters(path: Path) -> int:

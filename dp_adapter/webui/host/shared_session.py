@@ -22,7 +22,7 @@ _MAKING = Lock()
 
 def session() -> Session:
     """The session of this WebUI, made at first use. Requests may not name files outside the model folders."""
-    with _MAKING:  # the panel's first events come at once, and a photo on another session's shelf would be lost
+    with _MAKING:  # the panel's first events come at once, and a photo that another session keeps would be lost
         return _make_session()
 
 

@@ -94,7 +94,7 @@ class ForgePass(AbstractContextManager["ForgePass"]):
         self._stack = ExitStack()
         attached = forge.attach(compat.unet_patcher(p.sd_model), injection, rows, latent, maps=maps, words=words)
         self._attached = self._stack.enter_context(attached)
-        self._stack.callback(self._attached.acting.give_up)
+        self._stack.callback(self._attached.bypass.give_up)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -110,8 +110,8 @@ class ForgePass(AbstractContextManager["ForgePass"]):
 
     def require_acted(self) -> None:
         if self._active:
-            self._attached.acting.require_calls(self._steps)
-            self._attached.acting.require()
+            self._attached.bypass.require_calls(self._steps)
+            self._attached.bypass.require()
 
 
 class A1111Pass(AbstractContextManager["A1111Pass"]):
@@ -135,7 +135,7 @@ class A1111Pass(AbstractContextManager["A1111Pass"]):
         attach = ldm.attach(unet, self._injection, rows, maps=self._maps, words=self._words, alphas_cumprod=alphas)
         attachment = self._stack.enter_context(attach)
         assert attachment is not None  # of an injection that is active
-        self._stack.callback(attachment.acting.give_up)
+        self._stack.callback(attachment.bypass.give_up)
         self._attachment = attachment
         self._steps = 0  # announced to what is attached now
         self._rows: CfgRows | None = rows
@@ -178,8 +178,8 @@ class A1111Pass(AbstractContextManager["A1111Pass"]):
     def require_acted(self) -> None:
         if self._missed is not None:
             raise self._missed
-        self._attachment.acting.require_calls(self._steps)
-        self._attachment.acting.require()
+        self._attachment.bypass.require_calls(self._steps)
+        self._attachment.bypass.require()
 
 
 def _conds_list(batch: list[list[Any]]) -> list[list[tuple[int, float]]]:

@@ -10,9 +10,9 @@ from dp_adapter.errors import DPAdapterError
 from dp_adapter.settings import Settings
 from dp_adapter.webui.host import compat, shared_session
 from dp_adapter.webui.host.controlnet import has_controlnet
+from dp_adapter.webui.host.encoders import picture_encoder
 from dp_adapter.webui.job import duplicate_lora, request, scenes
 from dp_adapter.webui.job.comments import JobComments
-from dp_adapter.webui.job.encode_pictures import picture_encoder
 from dp_adapter.webui.job.sampling_pass import ActedCalls, SamplingPass, regions_of
 from dp_adapter.webui.job.stop import make_stop
 from dp_adapter.webui.parameters import describe_job

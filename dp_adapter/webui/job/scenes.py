@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.hosts.prompts.person_words import single_persons
 from dp_adapter.webui.host import compat
-from dp_adapter.webui.prompts.encode_texts import text_encoder
+from dp_adapter.webui.host.encoders import text_encoder
 
 if TYPE_CHECKING:
     from PIL import Image

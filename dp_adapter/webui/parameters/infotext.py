@@ -19,17 +19,15 @@ from dp_adapter.settings import (
     VERSION,
     FieldInfo,
     ListOf,
-    Nullable,
-    Record,
     RecordOf,
     Settings,
     field_at,
     infotext_name,
     walk_fields,
 )
-from dp_adapter.settings.fields import fields_of
 from dp_adapter.settings.messages import within
 from dp_adapter.settings.result_sections import RESULT
+from dp_adapter.webui.parameters.infotext_photos import walk_values
 from dp_adapter.webui.parameters.infotext_values import decode_value, encode_value
 
 KEY = "DP-Adapter"
@@ -51,8 +49,9 @@ def write_parameters(settings: Settings, names: Mapping[str, str]) -> dict[str, 
     if not settings.enabled:
         return {}
     written = {
-        infotext_name(path): encode_value(field_at(path).kind, value, names, infotext_name(path))
-        for path, value in _changed_leaves(settings)
+        infotext_name(path): encode_value(info.kind, value, names, infotext_name(path))
+        for path, info, value, present in walk_values(settings)
+        if value != info.default or present or path in _ALWAYS
     }
     return {KEY: str(VERSION), **written}
 
@@ -60,20 +59,6 @@ def write_parameters(settings: Settings, names: Mapping[str, str]) -> dict[str, 
 def is_request(key: str) -> bool:
     """Whether a parameter is part of a request, not something measured."""
     return key == KEY or (key.startswith(f"{KEY} ") and not key.startswith(RESULT))
-
-
-def _changed_leaves(record: Record, path: str = "", whole: bool = False) -> Iterator[tuple[str, Any]]:
-    """Leaves that differ from their defaults; ``whole`` says that the record's mere presence has to show."""
-    for number, info in enumerate(fields_of(type(record))):
-        value = getattr(record, info.name)
-        here = f"{path}.{info.name}" if path else info.name
-        if isinstance(value, Record):
-            yield from _changed_leaves(value, here, whole=isinstance(info.kind, Nullable))
-        elif isinstance(info.kind, ListOf) and isinstance(info.kind.item, RecordOf):
-            for index, item in enumerate(value):
-                yield from _changed_leaves(item, f"{here}[{index}]", whole=True)
-        elif value != info.default or (whole and number == 0) or here in _ALWAYS:
-            yield here, value
 
 
 @dataclass(frozen=True)

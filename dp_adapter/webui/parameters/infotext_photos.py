@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from dp_adapter import naming
-from dp_adapter.settings import ListOf, Picture, Record, RecordOf, Reference, Settings, field_at
+from dp_adapter.settings import FieldInfo, ListOf, Nullable, Picture, Record, RecordOf, Reference, Settings, field_at
 from dp_adapter.settings.fields import fields_of
 
 PHOTO, IDENTITY, LATENT = "photo:", "identity:", "latent:"
@@ -32,14 +32,14 @@ def keep_pictures(settings: Settings, keep: Callable[[str, str], str]) -> Settin
     """The request with every picture in it replaced by ``photo:HASH``.
 
     Args:
-        keep: puts a picture on the shelf and returns its hash, given its text and its field's path.
+        keep: keeps a picture and returns its hash, given its text and its field's path.
     """
     raw = {path: text for path, text in _pictures(settings) if not text.startswith((PHOTO, IDENTITY, LATENT))}
     return settings.with_fields({path: PHOTO + keep(text, path) for path, text in raw.items()})
 
 
 def find_pictures(
-    settings: Settings, names: Mapping[str, str], shelf: PhotoStore, identities: IdentityStore
+    settings: Settings, names: Mapping[str, str], dropped: PhotoStore, identities: IdentityStore
 ) -> tuple[Settings, tuple[str, ...]]:
     """The request with photos that are no longer here replaced by saved identities made with them, and what to tell.
 
@@ -50,7 +50,7 @@ def find_pictures(
     notes: dict[str, None] = {}
     for path, text in _pictures(settings):
         digest = text.removeprefix(PHOTO)
-        if not text.startswith(PHOTO) or digest in shelf:
+        if not text.startswith(PHOTO) or digest in dropped:
             continue
         kind = field_at(path).kind
         saved = identities.with_photo(digest) if isinstance(kind, Picture) and kind.saved else None
@@ -83,15 +83,24 @@ def _drop_duplicates(settings: Settings) -> Settings:
     return replace(settings, references=tuple(left.values()))
 
 
-def _pictures(record: Record, path: str = "") -> Iterator[tuple[str, str]]:
+def _pictures(settings: Settings) -> Iterator[tuple[str, str]]:
     """The text of every picture, with its path."""
-    for info in fields_of(type(record)):
+    return ((path, value) for path, info, value, _ in walk_values(settings) if isinstance(info.kind, Picture) and value)
+
+
+def walk_values(record: Record, path: str = "", optional: bool = False) -> Iterator[tuple[str, FieldInfo, Any, bool]]:
+    """Path, field and value of all that a request holds; and whether it has to show that its record is there at all.
+
+    Args:
+        optional: whether the record need not be there.
+    """
+    for number, info in enumerate(fields_of(type(record))):
         value = getattr(record, info.name)
         here = f"{path}.{info.name}" if path else info.name
         if isinstance(value, Record):
-            yield from _pictures(value, here)
+            yield from walk_values(value, here, optional=isinstance(info.kind, Nullable))
         elif isinstance(info.kind, ListOf) and isinstance(info.kind.item, RecordOf):
             for index, item in enumerate(value):
-                yield from _pictures(item, f"{here}[{index}]")
-        elif isinstance(info.kind, Picture) and value:
-            yield here, value
+                yield from walk_values(item, f"{here}[{index}]", optional=True)
+        else:
+            yield here, info, value, optional and number == 0

@@ -18,7 +18,7 @@ class PictureStores(Protocol):
     """The session, as far as pictures are found in it."""
 
     @property
-    def shelf(self) -> infotext_photos.PhotoStore: ...
+    def dropped_photos(self) -> infotext_photos.PhotoStore: ...
 
     @property
     def identities(self) -> infotext_photos.IdentityStore: ...
@@ -66,7 +66,9 @@ class Paster:
         notes, settings = pasted.notes, pasted.settings
         if settings is not None and (settings.references or settings.regions or settings.face.like):
             session = self._session()
-            settings, more = infotext_photos.find_pictures(settings, pasted.names, session.shelf, session.identities)
+            settings, more = infotext_photos.find_pictures(
+                settings, pasted.names, session.dropped_photos, session.identities
+            )
             notes = (*notes, *more)
         if notes:
             self._warn(" ".join(notes))

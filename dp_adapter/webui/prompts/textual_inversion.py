@@ -37,7 +37,7 @@ def encode_spellings(
             tokens.
     """
     from dp_adapter.core.text.text_side import LearnedChunk
-    from dp_adapter.webui.prompts.encode_texts import encode_conditions
+    from dp_adapter.webui.host.encoders import encode_conditions
 
     found: list[LearnedChunk] = []
     for text, places in texts.items():

@@ -80,9 +80,9 @@ def test_a_call_that_is_not_the_samplers_stays_as_it_is(host: Forge) -> None:
     bare = host.model(*call, transformer_options={})
     with forge.attach(host.unet, injection(), sampler_rows(1)) as attached:
         assert torch.equal(host.model(*call, transformer_options={}), bare)
-        assert attached.acting.calls == 0
+        assert attached.bypass.calls == 0
         host(given, marks=(1, 0))
-        assert attached.acting.calls == 1
+        assert attached.bypass.calls == 1
 
 
 # Clones.
@@ -122,7 +122,7 @@ def test_attaching_anew_for_the_next_pass(host: Forge) -> None:
     for size in ((16, 16), (16, 16), (24, 32)):
         with forge.attach(host.unet, injection(), sampler_rows(1)) as attached:
             pass
-        assert attached.acting.calls == 0
+        assert attached.bypass.calls == 0
         given = tiny.inputs("sd15", PAIR, size)
         assert largest(run(host, injection(mask=LEFT), given=given) - run(host, None, given=given)) > 1e-2
 
@@ -358,4 +358,4 @@ def test_other_models_are_refused() -> None:
 
 def test_an_idle_injection_does_not_even_look_at_the_model() -> None:
     with forge.attach(object(), Injection(()), sampler_rows(1)) as attached:
-        assert attached.acting.calls == 0
+        assert attached.bypass.calls == 0

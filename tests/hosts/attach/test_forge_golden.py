@@ -17,7 +17,7 @@ from dp_adapter.core.injection import Form, Injection
 from dp_adapter.hosts.attach import forge
 from tests import tiny
 from tests.golden.cases import Case
-from tests.golden.test_golden import RUNS, identities_of, load, rows_of, skip_form, unet_of
+from tests.golden.test_golden import RUNS, injection_of, rows_of, unet_of
 from tests.hosts import forge_real
 from tests.hosts.forge_host import Forge
 from tests.hosts.forge_unet import Unet
@@ -51,12 +51,4 @@ def test_unet_output(name: str, case: Case, run: dict[str, Any], form: Form) -> 
         pytest.skip("A1111's upsampling of odd sizes: for the ldm host")
     if run["out"].startswith(("mask/sq", "mask/odd")):
         pytest.skip("informative: diffusers resizes this mask bicubically")
-    expected = case.expected[run["out"]]
-    if run["impl"] == "none":
-        case.assert_close(run_unet(name, case, run, Injection(())), expected, "unet")
-        return
-    checkpoint = load(case)
-    lora = tuple((entry, run.get("lora", 1.0)) for entry in checkpoint.lora)
-    injection = Injection(identities_of(case, run, checkpoint), lora=lora, form=form)
-    skip_form(form, injection)
-    case.assert_close(run_unet(name, case, run, injection), expected, "unet")
+    case.assert_close(run_unet(name, case, run, injection_of(case, run, form)), case.expected[run["out"]], "unet")

@@ -118,7 +118,7 @@ def injection(form: Form = "auto", mask: Tensor | None = None, **changes: Any) -
 def sampled(real: Real, what: Injection, pictures: list[int], **call: Any) -> tuple[Tensor, Tensor]:
     with forge.attach(real.unet, what, sampler_rows(len(pictures)), Grid(16, 16)) as attached:
         out = real.sample(pictures, **call)
-    assert attached.acting.calls == 1
+    assert attached.bypass.calls == 1
     return out
 
 

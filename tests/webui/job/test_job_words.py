@@ -20,7 +20,7 @@ from tests.hosts.protocol import same_state, state_of
 from tests.webui.job import test_job as running
 from tests.webui.prompts import test_word_positions as parsing
 
-adapter_path, host, person = running.adapter_path, running.host, running.person  # fixtures
+host = running.host  # fixture
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_the_curve_is_drawn_between_start_and_end() -> None:
 def kept(session: Session, picture: Image.Image) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
-    return f"photo:{session.shelf.add(file.getvalue())}"
+    return f"photo:{session.dropped_photos.add(file.getvalue())}"
 
 
 def test_new_regions_are_those_of_persons_without_one() -> None:

@@ -18,7 +18,7 @@ class Kept:
     """A session that holds these photos."""
 
     def __init__(self, *photos: str) -> None:
-        self.shelf = set(photos)
+        self.dropped_photos = set(photos)
         self.identities = Saved({})
 
 

@@ -28,8 +28,8 @@ class IdentityAttention(Part):
 
     _contexts: TextContexts | None = None
 
-    def __init__(self, host: HostUNet, injection: Injection, cache: RegionCache, acting: BypassCheck) -> None:
-        self._host, self._injection, self._acting = host, injection, acting
+    def __init__(self, host: HostUNet, injection: Injection, cache: RegionCache, bypass: BypassCheck) -> None:
+        self._host, self._injection, self._bypass = host, injection, bypass
         self._pathways = [self._pathways_at(site, cache) for site in host.sites]
 
     def register(self, stack: ExitStack) -> None:
@@ -46,8 +46,8 @@ class IdentityAttention(Part):
 
     def _note_acting(self, site: Site) -> None:
         """A site runs: whether an identity acts there."""
-        if not self._acting.acted and self._host.running is not None:
-            self._acting.acted = self._pathways[site.index].acts(self._host.running.step)
+        if not self._bypass.acted and self._host.running is not None:
+            self._bypass.acted = self._pathways[site.index].acts(self._host.running.step)
 
 
 class AttentionQueries:
@@ -125,13 +125,13 @@ class PlainAttention(IdentityAttention):
         host: HostUNet,
         injection: Injection,
         cache: RegionCache,
-        acting: BypassCheck,
+        bypass: BypassCheck,
         words: PersonWords | None,
     ) -> None:
         people = [None if one.on_text is None else (one.person, one.on_text) for one in injection.identities]
         self._contexts = TextContexts(people, words) if any(people) else None
         self._inputs: AttentionInputs | None = None  # of the attn2 that runs
-        super().__init__(host, injection, cache, acting)
+        super().__init__(host, injection, cache, bypass)
 
     def register(self, stack: ExitStack) -> None:
         super().register(stack)

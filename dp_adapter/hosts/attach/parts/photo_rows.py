@@ -39,13 +39,13 @@ class PhotoRows(Part):
         HostError: there are photos to look at, but no noise level.
     """
 
-    def __init__(self, host: HostUNet, injection: Injection, cache: RegionCache, acting: BypassCheck) -> None:
+    def __init__(self, host: HostUNet, injection: Injection, cache: RegionCache, bypass: BypassCheck) -> None:
         if injection.uses_photo and host.noise_level is None:
             raise HostError(
                 "The noise schedule of the model is not known, so no photo can be shown to it",
                 "Set the photo attention to 0.",
             )
-        self._host, self._acting = host, acting
+        self._host, self._bypass = host, bypass
         self._refers = injection.uses_photo
         self._attention = ReferenceSelfAttention(injection, cache)
 
@@ -136,7 +136,7 @@ class PhotoRows(Part):
                     f"The self-attention at {site.name} does not compute queries, keys and values by its own layers",
                     "Unfuse its projections, or set the photo attention to 0.",
                 )
-            self._acting.acted = True
+            self._bypass.acted = True
             step = self._host.step_at(site, call.step)
             return (self._attention.attend(site, step, q, k, v, args[0]), *args[1:])
 

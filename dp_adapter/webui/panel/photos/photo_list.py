@@ -135,7 +135,7 @@ def _add_uploads(items: list[Item], files: object) -> tuple[list[Item], list[str
     problems: list[str] = []
     for path, name in uploads(files):
         try:
-            new.append(lists.new_photo(f"photo:{shared_session.session().shelf.add(path.read_bytes())}", name))
+            new.append(lists.new_photo(f"photo:{shared_session.session().dropped_photos.add(path.read_bytes())}", name))
         except DPAdapterError as error:
             problems.append(f"{name}: {explain(error)}")
     return lists.append(items, new, "photo"), problems

@@ -53,7 +53,7 @@ def keep_painting(data_url: str) -> str:
         return ""
     file = io.BytesIO()
     mask.save(file, "PNG")
-    return f"photo:{shared_session.session().shelf.add(file.getvalue())}"
+    return f"photo:{shared_session.session().dropped_photos.add(file.getvalue())}"
 
 
 def _draw_earlier(mask: str, size: tuple[int, int]) -> str:

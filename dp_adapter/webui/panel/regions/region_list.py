@@ -154,7 +154,7 @@ def _amend_side(side: str) -> Amend:
 
 def _keep_upload(_item: Item, file: Any) -> Item:
     ((path, _),) = uploads(file)
-    return {"mask": f"photo:{shared_session.session().shelf.add(path.read_bytes(), mask=True)}"}
+    return {"mask": f"photo:{shared_session.session().dropped_photos.add(path.read_bytes(), mask=True)}"}
 
 
 def _draw(part: RegionList, items: list[Item], selected: int, photos: list[Item]) -> Updates:

@@ -1,6 +1,7 @@
-"""The host's text encoders for our own short texts: what its UNet would get for them.
+"""The host's own encoders for our short texts and for pictures: what its UNet would get for them.
 
-By the call that the host's own ``get_conds_with_caching`` makes (modules/processing.py), but beside its caches.
+Texts by the call that the host's own ``get_conds_with_caching`` makes (modules/processing.py), but beside its caches;
+pictures in the way in which its img2img encodes init pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from dp_adapter.hosts.prompts.person_words import CHUNK
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dp_adapter.session.scene import Encode
+    from dp_adapter.session.scene import Encode, EncodePicture, Picture
+
+_FULL = 0  # modules.sd_samplers_common.approximation_indexes: the VAE itself, whatever encoder init pictures get
 
 
 def text_encoder(p: Any) -> Encode:
@@ -58,3 +61,22 @@ def encode_conditions(p: Any, texts: Sequence[str]) -> Tensor:
     # SDXL's is a dictionary with a pooled vector beside it
     context: Tensor = encoded if hasattr(encoded, "shape") else encoded["crossattn"]
     return context.detach().to("cpu", torch.float32, copy=True)
+
+
+def picture_encoder(p: Any) -> EncodePicture:
+    """Pictures -> latents in float32 on the CPU, by the model that ``p`` has when it is called."""
+
+    def encode(picture: Picture) -> Tensor:
+        """RGB [h, w, 3] -> [4, h / 8, w / 8], scaled as the UNet's."""
+        import numpy as np
+        import torch
+        from modules import devices, sd_samplers_common
+
+        pixels = torch.as_tensor(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
+        # The host draws from the VAE's distribution: always alike, and without a trace in the job's own numbers.
+        with torch.random.fork_rng(), torch.no_grad(), devices.autocast():  # pyright: ignore[reportUnknownMemberType]
+            torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+            latents: Tensor = sd_samplers_common.images_tensor_to_samples(pixels, _FULL, p.sd_model)
+        return latents[0].detach().to("cpu", torch.float32, copy=True)
+
+    return encode
