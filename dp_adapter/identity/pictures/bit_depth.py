@@ -28,7 +28,7 @@ def array_rows(array: NDArray[Any]) -> Rows:
     """
     from PIL import Image
 
-    if not (array.dtype in (np.uint8, np.uint16, np.bool_) or np.issubdtype(array.dtype, np.floating)):
+    if array.dtype.name not in ("uint8", "uint16", "bool") and not np.issubdtype(array.dtype, np.floating):
         raise PictureError(f"An array of type {array.dtype} is not a picture", "Give uint8, uint16, bool or float.")
     if np.issubdtype(array.dtype, np.floating):
         low, high = float(array.min()), float(array.max())

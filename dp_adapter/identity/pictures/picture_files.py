@@ -168,7 +168,7 @@ def _read_file(source: str | Path, name: str, limits: PictureLimits) -> bytes:
         )
     try:
         # looked at when open: what a name stands for may change, and a pipe would keep its reader waiting
-        with open(source, "rb", opener=_open_at_once) as file:  # noqa: PTH123 - Path.open takes no opener
+        with open(source, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise PictureError(f"'{name}' is no file but a device or a pipe", "Give a picture file.")

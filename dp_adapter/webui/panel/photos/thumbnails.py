@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
 from dp_adapter.errors import DPAdapterError
-from dp_adapter.identity.pictures.picture_files import MASK_LIMITS, load_picture
 from dp_adapter.settings.messages import tidy
 from dp_adapter.webui.host import shared_session
 
@@ -50,5 +50,5 @@ def _open(source: str) -> Image:
     session = shared_session.session()
     if source.startswith("identity:"):
         data = session.identities.header(source.removeprefix("identity:")).thumbnail
-        return Image.fromarray(load_picture(data, MASK_LIMITS))
+        source = f"data:image/png;base64,{base64.b64encode(data).decode()}"  # of a file that anybody may have made
     return Image.fromarray(session.photos.read(source, "Photo"))

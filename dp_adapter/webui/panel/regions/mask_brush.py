@@ -10,7 +10,6 @@ import io
 from typing import TYPE_CHECKING
 
 from dp_adapter.errors import DPAdapterError, PictureError
-from dp_adapter.identity.pictures.picture_files import MASK_LIMITS, load
 from dp_adapter.webui.host import shared_session
 
 if TYPE_CHECKING:
@@ -42,15 +41,14 @@ def keep_painting(data_url: str) -> str:
     Raises:
         PictureError: the browser sent something else.
     """
-    import numpy as np
     from PIL import Image
 
     try:
-        strokes = load(base64.b64decode(data_url.removeprefix(_PREFIX), validate=True), MASK_LIMITS)
-    except (ValueError, PictureError) as error:
+        data = base64.b64decode(data_url.removeprefix(_PREFIX), validate=True)
+        strokes = Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGBA").getchannel("A")
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise PictureError(f"The painted mask could not be read ({error})", "Paint it again.") from error
-    alpha = np.full(strokes.colours.shape[:2], 255, np.uint8) if strokes.alpha is None else strokes.alpha
-    mask = Image.fromarray(np.where(alpha > 127, np.uint8(255), np.uint8(0)))
+    mask = strokes.point([255 if level > 127 else 0 for level in range(256)])
     if mask.getbbox() is None:
         return ""
     file = io.BytesIO()
