@@ -6,7 +6,7 @@ import os
 
 def preload(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; their values are read as ``shared.cmd_opts.dp_adapter_…``."""
-    # onnxruntime reports to Microsoft unless this stands before any extension loads it, of which there is no better time
+    # onnxruntime reports to Microsoft unless this stands before any extension loads it
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     group = parser.add_argument_group("DP-Adapter")
     group.add_argument("--dp-adapter-dir", metavar="DIR", help="a further folder with adapter models")

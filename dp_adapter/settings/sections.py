@@ -31,7 +31,7 @@ class FaceChoice(Record):
         "'like' takes the face most like another photo's.",
     )
     index: int = setting(
-        0, Integer(0, 63, noun="face"), "Face index", "With face choice 'index': which face, counted from the left."
+        0, Integer(0, 999, noun="face"), "Face index", "With face choice 'index': which face, counted from the left."
     )
     like: str = setting(
         "", Picture(), "Face like", "With face choice 'like': a photo or a saved identity of the person to look for."

@@ -189,7 +189,7 @@ def test_the_schema_refuses_what_settings_refuse() -> None:
         {"weight": True},
         {"blend": "ad"},
         {"references": [{}]},
-        {"references": [{"image": "a", "face": {"index": 99}}]},
+        {"references": [{"image": "a", "face": {"index": 1000}}]},
         {"curve": "1@"},
         {"mode": "custom:"},
         {"levels": {"sites": {"70": 1}}},

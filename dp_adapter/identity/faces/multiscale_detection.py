@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.pictures.picture_files import Picture
@@ -54,23 +55,30 @@ def detect_at_scales(picture: Picture, find: FindFaces, tiles: bool) -> list[Fac
 
 def drop_duplicates(faces: list[Face]) -> list[Face]:
     """Greedy non-maximum suppression at IoU 0.3, best score first."""
+    left = sorted(faces, key=lambda face: -face.score)
+    boxes = np.array([face.box for face in left], np.float32).reshape(-1, 4)
+    numbers = np.arange(len(left))
     kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: -face.score):
-        if all(iou(face.box, other.box) <= SAME_FACE for other in kept):
-            kept.append(face)
+    while len(numbers):
+        kept.append(left[int(numbers[0])])
+        numbers = numbers[1:][_ious(boxes[numbers[0]], boxes[numbers[1:]]) <= SAME_FACE]
     return kept
 
 
 def iou(a: Floats, b: Floats) -> float:
     """Intersection over union of two boxes x1, y1, x2, y2."""
-    shared = _area(np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])]))
-    union = _area(a) + _area(b) - shared
-    return shared / union if union > 0 else 0.0
+    return float(_ious(a, b[None])[0])
 
 
-def _area(box: Floats) -> float:
-    width, height = (box[2:] - box[:2]).tolist()
-    return float(max(width, 0.0) * max(height, 0.0))
+def _ious(box: Floats, others: Floats) -> NDArray[np.float64]:
+    """Of a box [4] with others [n, 4]."""
+    shared = _areas(np.concatenate([np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])], 1))
+    union = _areas(box[None]) + _areas(others) - shared
+    return np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
+
+
+def _areas(boxes: Floats) -> NDArray[np.float64]:
+    return (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).clip(0).prod(1)
 
 
 def clip_face(face: Face, width: int, height: int) -> Face | None:
@@ -80,7 +88,7 @@ def clip_face(face: Face, width: int, height: int) -> Face | None:
     """
     edge = np.array([width, height, width, height], np.float32)
     box: Floats = face.box.clip(0, edge)
-    return replace(face, box=box) if _area(box) > 0.4 * _area(face.box) else None
+    return replace(face, box=box) if _areas(box[None])[0] > 0.4 * _areas(face.box[None])[0] else None
 
 
 def _detect_at(picture: Picture, find: FindFaces, rung: int) -> list[Face]:

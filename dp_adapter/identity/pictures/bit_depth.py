@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import PictureError
+from dp_adapter.identity.pictures.reduce_picture import Rows, split_bands
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Levels: TypeAlias = tuple[float, float]
+"""The value that becomes 0, and what the others' distance from it is multiplied by."""
 
-def array_to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint8, uint16, bool or float-in-0..1 values as uint8 of the same shape.
+_KEPT = {"1": "L", "L": "L", "LA": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "RGBA": "RGBA", "CMYK": "CMYK"}
+
+
+def array_rows(array: NDArray[Any]) -> Rows:
+    """An array [H, W] or [H, W, 3|4] of uint8, uint16, bool or float in 0..1, its rows on demand.
 
     Raises:
         PictureError: another type, or floats outside 0..1, whose white is unknown.
     """
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
-        return _round(array / np.float32(257))
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+    from PIL import Image
+
+    if array.dtype.name not in ("uint8", "uint16", "bool") and not np.issubdtype(array.dtype, np.floating):
+        raise PictureError(f"An array of type {array.dtype} is not a picture", "Give uint8, uint16, bool or float.")
     if np.issubdtype(array.dtype, np.floating):
         low, high = float(array.min()), float(array.max())
-        if low >= -1e-3 and high <= 1 + 1e-3:  # NaN compares false
-            return _round(array * np.float32(255))
-        raise PictureError(f"A float array with values {low:g} to {high:g} is not a picture", "Scale it to 0..1.")
-    raise PictureError(f"An array of type {array.dtype} is not a picture", "Give uint8, uint16, bool or float.")
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN compares false
+            raise PictureError(f"A float array with values {low:g} to {high:g} is not a picture", "Scale it to 0..1.")
+    return lambda top, bottom: Image.fromarray(_to_bytes(array[top:bottom]))
+
+
+def image_rows(image: Image, key: int | tuple[int, ...] | None) -> Rows:
+    """A decoded image in 8 bits, its rows on demand.
+
+    Args:
+        key: from ``key_in_8bit``.
+    """
+    levels = find_levels(image)
+    return lambda top, bottom: to_8bit(image.crop((0, top, image.width, bottom)), key, levels)
+
+
+def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    return _round(array / np.float32(257) if array.dtype == np.uint16 else array * np.float32(255))
 
 
 def key_in_8bit(image: Image) -> int | tuple[int, ...] | None:
@@ -55,18 +76,18 @@ def key_in_8bit(image: Image) -> int | tuple[int, ...] | None:
     return tuple(value >> 8 for value in values) if "RGB;16B" in depth else values
 
 
-def to_8bit(image: Image, key: int | tuple[int, ...] | None) -> Image:
-    """The same picture in mode L, RGB, RGBA or CMYK, all of which can be resized by area.
+def to_8bit(image: Image, key: int | tuple[int, ...] | None, levels: Levels | None) -> Image:
+    """The same picture, or rows of it, in mode L, RGB, RGBA or CMYK, all of which can be resized by area.
 
     Args:
         key: from ``key_in_8bit``.
+        levels: from ``find_levels``.
     """
     from PIL import Image
 
-    if image.mode == "F" or image.mode.startswith("I"):
+    if levels is not None:
         values = np.asarray(image)
-        sixteen = image.mode.startswith("I;16") or image.format == "PNG"
-        grey = Image.fromarray(_grey(values, sixteen))
+        grey = Image.fromarray(_grey(values, levels))
         return grey if key is None else _clear_key(grey, np.equal(values, key))
     if key is not None:
         plain = image.convert("L") if image.mode == "1" else image
@@ -75,9 +96,29 @@ def to_8bit(image: Image, key: int | tuple[int, ...] | None) -> Image:
         return image.convert("RGBA")
     if image.mode == "La":  # has no way to RGBA of its own
         image = image.convert("LA")
-    kept = {"1": "L", "L": "L", "LA": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "RGBA": "RGBA", "CMYK": "CMYK"}
-    mode = kept.get(image.mode, "RGB")
+    mode = _KEPT.get(image.mode, "RGB")
     return image if image.mode == mode else image.convert(mode)
+
+
+def find_levels(image: Image) -> Levels | None:
+    """How deep greyscale becomes 8 bits, of a decoded picture; None for all else.
+
+    16 bits count by their full range, 32 bits by the smallest usual one that holds the values: such files state no
+    white. 0..1 (float), 0..255 and 0..65535 are taken at face value, all else is stretched.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return None
+    if image.mode.startswith("I;16") or image.format == "PNG":
+        return 0.0, 1 / 257
+    extremes: list[float] = []
+    for top, bottom in split_bands(*image.size):
+        values = _finite(np.asarray(image.crop((0, top, image.width, bottom))))
+        extremes += [float(values.min()), float(values.max())]
+    low, high = min(extremes), max(extremes)
+    for white in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
+        if low >= 0 and high <= white:
+            return 0.0, 255 / white
+    return low, 255 / max(high - low, 1e-6)
 
 
 def _clear_key(image: Image, clear: NDArray[np.bool_]) -> Image:
@@ -118,20 +159,13 @@ def _through_profile(image: Image, profile: bytes) -> Image:
     return turned if turned is not None else image.convert("RGB")
 
 
-def _grey(values: NDArray[Any], sixteen: bool) -> NDArray[np.uint8]:
-    """Deep greyscale as uint8: 16-bit by its full range, 32-bit by the smallest usual range that holds its values.
+def _grey(values: NDArray[Any], levels: Levels) -> NDArray[np.uint8]:
+    black, factor = levels
+    return _round((_finite(values) - black) * factor)
 
-    32-bit files state no white: 0..1 (float), 0..255 and 0..65535 are taken at face value, all else is stretched.
-    """
-    whites = (1.0, 255.0, 65535.0) if np.issubdtype(values.dtype, np.floating) else (255.0, 65535.0)
-    values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    if sixteen:
-        return _round(values / 257)
-    low, high = float(values.min()), float(values.max())
-    for white in whites:
-        if low >= 0 and high <= white:
-            return _round(values * (255 / white))
-    return _round((values - low) * (255 / max(high - low, 1e-6)))
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
+    return np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _round(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -17,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import PictureError
-from dp_adapter.identity.pictures.bit_depth import alpha_of, array_to_bytes, key_in_8bit, to_8bit, to_rgb
+from dp_adapter.identity.pictures.bit_depth import alpha_of, array_rows, image_rows, key_in_8bit, to_rgb
+from dp_adapter.identity.pictures.reduce_picture import bytes_to_decode, reduce_by_area, split_bands
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,8 +30,9 @@ Picture: TypeAlias = NDArray[np.uint8]
 Coverage: TypeAlias = NDArray[np.uint8]
 PictureSource: TypeAlias = "str | Path | bytes | Image | NDArray[Any]"
 
-# Formats that run no other program (EPS starts Ghostscript) and hold one photograph.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "TGA", "PPM", "ICO", "PCX")
+# Formats that run no other program (EPS starts Ghostscript) and hold one photograph, of the size that the header says
+# (icons hold a PNG of any).
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "TGA", "PPM", "PCX")
 ORIENTATION = 0x0112
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation to PIL.Image.Transpose
 BAD_DATA = (OSError, SyntaxError, ValueError, IndexError, TypeError, KeyError, EOFError, struct.error)
@@ -35,13 +40,14 @@ BAD_DATA = (OSError, SyntaxError, ValueError, IndexError, TypeError, KeyError, E
 
 @dataclass(frozen=True)
 class PictureLimits:
-    """What is accepted: file size in bytes, pixels in the header, sides in px.
+    """What is accepted: file size and what decoding takes in bytes, pixels in the header, sides in px.
 
     A long side over `long_side` is reduced to it; a side under `min_side` is refused.
     """
 
     file_bytes: int = 64 * 2**20
     pixels: int = 200_000_000
+    memory: int = 376 * 2**20
     long_side: int = 4096
     min_side: int = 32
 
@@ -66,18 +72,24 @@ class DecodedPicture:
         """As a photograph: over white."""
         if self.alpha is None:
             return self.colours
-        share = self.alpha[:, :, None].astype(np.uint32)
-        return ((self.colours * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+        made = np.empty_like(self.colours)
+        for rows in _bands(self.alpha):
+            share = self.alpha[rows, :, None].astype(np.uint32)
+            made[rows] = (self.colours[rows] * share + 255 * (255 - share) + 127) // 255
+        return made
 
     @property
     def mask(self) -> Coverage:
         """As a mask: luminance (ITU-R BT.601, as the WebUIs') times alpha, [H, W]."""
         from PIL import Image
 
-        luminance = np.asarray(Image.fromarray(self.colours).convert("L"))
-        if self.alpha is None:
-            return luminance
-        return ((luminance.astype(np.uint32) * self.alpha + 127) // 255).astype(np.uint8)
+        made = np.empty(self.colours.shape[:2], np.uint8)
+        for rows in _bands(made):
+            luminance = np.asarray(Image.fromarray(self.colours[rows]).convert("L"))
+            made[rows] = luminance
+            if self.alpha is not None:
+                made[rows] = (luminance.astype(np.uint32) * self.alpha[rows] + 127) // 255
+        return made
 
     @property
     def digest(self) -> str:
@@ -97,17 +109,16 @@ def load(source: PictureSource, limits: PictureLimits | None = None) -> DecodedP
         PictureError: naming the file: not there, not a picture, damaged, too small or too large.
     """
     limits = limits or PictureLimits()
-    if isinstance(source, np.ndarray):
-        image, name = _from_array(source), "the given array"
-    elif isinstance(source, (str, Path)):
-        image, name = _from_path(source, limits)
-    elif isinstance(source, bytes):
-        image, name = _from_bytes(source, "the given data", limits), "the given data"
-    else:
-        image, name = source, "the given picture"
-    _check_size(image.size, name, limits)
+    name = _name(source)
     try:
-        return _decode(image.copy() if image is source else image, limits)
+        if isinstance(source, np.ndarray):
+            return _read_array(source, name, limits)
+        if isinstance(source, (str, Path, bytes)):
+            data = source if isinstance(source, bytes) else _read_file(source, name, limits)
+            return _decode(_open(data, name, limits), name, limits, len(data))
+        _check_size(source.size, name, limits)
+        _check_memory(source, source.size, name, limits, 0)
+        return _decode(source.copy(), name, limits)
     except MemoryError as error:
         raise PictureError(f"There is not enough memory to read {name}", "Give a smaller picture.") from error
     except _damage() as error:
@@ -135,24 +146,44 @@ def _damage() -> tuple[type[Exception], ...]:
     return (*BAD_DATA, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def _from_path(source: str | Path, limits: PictureLimits) -> tuple[Image, str]:
+def _name(source: PictureSource) -> str:
+    if isinstance(source, np.ndarray):
+        return "the given array"
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return "the given data" if isinstance(source, bytes) else "the given picture"
+
+
+def _bands(layer: NDArray[Any]) -> Iterator[slice]:
+    """Rows of [H, W], a band at a time, for sums that take more than a byte a pixel."""
+    height, width = layer.shape
+    return (slice(top, bottom) for top, bottom in split_bands(width, height))
+
+
+def _read_file(source: str | Path, name: str, limits: PictureLimits) -> bytes:
     if isinstance(source, str) and source.lower().startswith(("http://", "https://", "data:", "ftp://")):
         raise PictureError(
             f"'{source[:80]}' is an address, not a file; pictures are never fetched",
             "Save the picture and give the file.",
         )
-    name = str(source)
     try:
-        size = Path(source).stat().st_size
-        _check_bytes(size, name, limits)
-        data = Path(source).read_bytes()
+        # looked at when open: what a name stands for may change, and a pipe would keep its reader waiting
+        with open(source, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise PictureError(f"'{name}' is no file but a device or a pipe", "Give a picture file.")
+            _check_bytes(status.st_size, name, limits)
+            return file.read(limits.file_bytes + 1)
     except FileNotFoundError as error:
         raise PictureError(f"There is no file '{name}'", "Check the path.") from error
     except (OSError, ValueError) as error:
         raise PictureError(
             f"The file '{name}' cannot be read: {error}", "Check the path and its permissions."
         ) from error
-    return _from_bytes(data, name, limits), name
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_bytes(size: int, name: str, limits: PictureLimits) -> None:
@@ -180,7 +211,7 @@ def _check_size(size: tuple[int, int], name: str, limits: PictureLimits) -> None
         )
 
 
-def _from_bytes(data: bytes, name: str, limits: PictureLimits) -> Image:
+def _open(data: bytes, name: str, limits: PictureLimits) -> Image:
     """The opened, not yet decoded image.
 
     The plugins are called directly: `Image.open` would first hold the size against the host's process-wide limit.
@@ -191,50 +222,71 @@ def _from_bytes(data: bytes, name: str, limits: PictureLimits) -> Image:
     Image.init()
     for kind in FORMATS:
         factory, accept = Image.OPEN.get(kind, (None, None))
-        if factory is None or (accept is not None and accept(data[:16]) is not True):
-            continue
         try:
-            return factory(io.BytesIO(data), "")
+            if factory is None or (accept is not None and accept(data[:16]) is not True):
+                continue
+            image = factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue  # how plugins say "not mine", as in Image.open
         except _damage() as error:
             raise PictureError(f"{name} cannot be read: {error}", "Save or download the picture again.") from error
+        _check_size(image.size, name, limits)
+        return image
     raise PictureError(
         f"{name} is not a picture that can be read", "Give a JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF file."
     )
 
 
-def _from_array(array: NDArray[Any]) -> Image:
-    from PIL import Image
-
+def _read_array(array: NDArray[Any], name: str, limits: PictureLimits) -> DecodedPicture:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in {3, 4})) or 0 in array.shape:
         raise PictureError(
             f"An array of shape {list(array.shape)} is not a picture", "Give [H, W], [H, W, 3] or [H, W, 4]."
         )
-    return Image.fromarray(array_to_bytes(array))
+    size = array.shape[1], array.shape[0]
+    _check_size(size, name, limits)
+    return _split_layers(reduce_by_area(array_rows(array), size, _target(size, limits), lambda: None))
 
 
-def _decode(image: Image, limits: PictureLimits) -> DecodedPicture:
-    from PIL import Image
-
+def _decode(image: Image, name: str, limits: PictureLimits, held: int = 0) -> DecodedPicture:
+    full = image.size
     image.draft(None, _target(image.size, limits))  # JPEG: decodes at 1/2, 1/4 or 1/8 where that is large enough
+    _check_memory(image, full, name, limits, held)
     key = key_in_8bit(image)  # before load, which forgets the depth that the file has
     image.load()
+    _check_memory(image, full, name, limits, held)  # some learn their mode only now
     profile = cast("bytes | None", image.info.get("icc_profile"))
     # after load: plugins that turn by themselves then drop the tag, but for Pillow 9's TIFF, which keeps it
     turn = None if image.format == "TIFF" else TURNS.get(image.getexif().get(ORIENTATION, 1))
-    image = to_8bit(image, key)
-    target = _target(image.size, limits)
-    if target != image.size:
-        image = image.resize(target, Image.Resampling.BOX)
-    layers = (to_rgb(image, profile), alpha_of(image))
-    if turn is not None:
-        layers = tuple(layer and layer.transpose(Image.Transpose(turn)) for layer in layers)
-    colours, alpha = (None if layer is None else np.array(layer) for layer in layers)
+    reduced = reduce_by_area(image_rows(image, key), image.size, _target(image.size, limits), image.close)
+    return _split_layers(reduced, profile, turn)
+
+
+def _check_memory(image: Image, full: tuple[int, int], name: str, limits: PictureLimits, held: int) -> None:
+    width, height = full
+    needed = held + bytes_to_decode(image, full, _target(full, limits)[0])
+    if needed > limits.memory:
+        raise PictureError(
+            f"{name} takes {needed / 2**20:.0f} MiB to decode, with {width} x {height} px; the limit is "
+            f"{limits.memory / 2**20:.0f} MiB",
+            "Make it smaller, or save it as a plain JPEG, which is reduced while it is read.",
+        )
+
+
+def _split_layers(image: Image, profile: bytes | None = None, turn: int | None = None) -> DecodedPicture:
+    """An image of 8 bits, upright and in sRGB."""
+    colours, alpha = (_turn(layer, turn) for layer in (to_rgb(image, profile), alpha_of(image)))
     assert colours is not None
     return DecodedPicture(colours, None if alpha is None or alpha.min() == 255 else alpha)
+
+
+def _turn(layer: Image | None, turn: int | None) -> Picture | None:
+    from PIL import Image
+
+    if layer is None:
+        return None
+    return np.array(layer if turn is None else layer.transpose(Image.Transpose(turn)))
 
 
 def _target(size: tuple[int, int], limits: PictureLimits) -> tuple[int, int]:

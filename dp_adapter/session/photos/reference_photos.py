@@ -182,6 +182,11 @@ class ReferencePhotos:
 
         return self._faces.get((digest(picture), detector.name), find)
 
+    def see_all(self, picture: Picture, detector: Detector) -> list[SeenPhoto]:
+        """The picture once for each of its faces, left to right, as if that one had been chosen."""
+        faces, name = self.faces(picture, detector), digest(picture)
+        return [SeenPhoto(picture, name, faces, face, quality(picture, face), 1.0) for face in faces]
+
     def look(self, settings: Settings, identity: int, detector: Detector) -> tuple[list[Known], list[str]]:
         """The photos of one person, those of saved identities included, and notes on those that were left out.
 

@@ -100,30 +100,22 @@ def find_faces(session: Session, image: str, choice: Mapping[str, Any], thumbnai
     photo = image if image.startswith(PHOTO) else PHOTO + session.photos.keep(image, "image")
     picture = session.photos.read(photo, "image")
     request = Settings.from_dict({"references": [{"image": photo}], "face": choice})
-    found = session.photos.faces(picture, session.encoders.yunet)
-    looks = [request.with_field("face", {"choice": "index", "index": index}) for index in range(len(found))]
-    seen = [_look_at(session, look) for look in looks]
+    found = session.photos.see_all(picture, session.encoders.yunet)
     chosen, reason = None, None
     try:
-        taken = _look_at(session, request)
-        chosen = next(index for index, one in enumerate(seen) if (one.face.box == taken.face.box).all())
+        taken = session.photos.look_at(request, 0, session.encoders.yunet, [])
+        assert taken is not None  # it stops where it has none
+        chosen = next(index for index, one in enumerate(found) if (one.face.box == taken.face.box).all())
     except FaceError as error:
         reason = str(error).removeprefix("references[0]: ")
     return {
         "photo": photo,
         "width": picture.shape[1],
         "height": picture.shape[0],
-        "faces": [_describe_face(index, one, thumbnails) for index, one in enumerate(seen)],
+        "faces": [_describe_face(index, one, thumbnails) for index, one in enumerate(found)],
         "chosen": chosen,
         "reason": reason,
     }
-
-
-def _look_at(session: Session, request: Settings) -> SeenPhoto:
-    """The one photo of a request whose ``no_face`` is "stop"; raises FaceError."""
-    seen = session.photos.look_at(request, 0, session.encoders.yunet, [])
-    assert seen is not None
-    return seen
 
 
 def _describe_face(index: int, seen: SeenPhoto, thumbnail: bool) -> dict[str, Any]:
@@ -143,7 +135,8 @@ def _crop_face(seen: SeenPhoto) -> Image:
     from PIL import Image
 
     left, top, right, bottom = (round(side) for side in seen.face.box.tolist())
-    return Image.fromarray(seen.picture).crop((left, top, right, bottom)).resize((_THUMBNAIL, _THUMBNAIL))
+    part = seen.picture[top : max(bottom, top + 1), left : max(right, left + 1)]
+    return Image.fromarray(part).resize((_THUMBNAIL, _THUMBNAIL))
 
 
 def find_regions(session: Session, base: Base, body: RegionsRequest) -> dict[str, Any]:

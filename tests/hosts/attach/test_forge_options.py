@@ -127,13 +127,21 @@ def test_twins_are_described_like_their_rows() -> None:
         "uuids": ["a", "b"],
         "sigmas": "kept",
     }
-    twice = forge_options.doubled_options(given, 4)
+    twice = forge_options.repeated_options(given, 4, range(4))
     assert twice["cond_or_uncond"] == [1, 0, 1, 0]
     assert twice["cond_mark"].tolist() == [1, 1, 0, 0] * 2
     assert (twice["cond_indices"], twice["uncond_indices"]) == ([2, 3, 6, 7], [0, 1, 4, 5])
     assert (twice["uuids"], twice["sigmas"]) == (["a", "b", "a", "b"], "kept")
     assert given["cond_or_uncond"] == [1, 0]
-    assert forge_options.doubled_options({"cond_or_uncond": [0]}, 1) == {"cond_or_uncond": [0, 0]}
+    assert forge_options.repeated_options({"cond_or_uncond": [0]}, 1, [0]) == {"cond_or_uncond": [0, 0]}
+
+
+def test_twins_of_some_rows_are_described_like_these() -> None:
+    given = {**marks([1, 0], 2), "cond_indices": [2, 3], "uncond_indices": [0, 1], "uuids": ["a", "b"]}
+    more = forge_options.repeated_options(given, 4, [2, 3])
+    assert more["cond_or_uncond"] == [1, 0, 0] and more["uuids"] == ["a", "b", "b"]
+    assert more["cond_mark"].tolist() == [1, 1, 0, 0, 0, 0]
+    assert (more["cond_indices"], more["uncond_indices"]) == ([2, 3, 4, 5], [0, 1])
 
 
 def test_patches_go_around_those_that_are_there() -> None:

@@ -91,6 +91,19 @@ def test_faces_and_the_one_that_would_be_taken(server: Server, photo: str) -> No
     assert server.lock.taken == 2
 
 
+def test_a_crowd_is_an_answer(server: Server, portrait: Path) -> None:
+    with Image.open(portrait) as one:
+        small = one.convert("RGB").resize((100, 100))
+    crowd = Image.new("RGB", (900, 900))
+    for number in range(81):
+        crowd.paste(small, (number % 9 * 100, number // 9 * 100))
+    answer = server.post("/faces", {"image": base64_of(crowd), "thumbnails": True})
+    assert answer.status_code == 200, answer.json()
+    assert len(answer.json()["faces"]) > 64 and answer.json()["chosen"] is not None
+    last = {"image": answer.json()["photo"], "face": {"choice": "index", "index": len(answer.json()["faces"]) - 1}}
+    assert server.post("/faces", last).json()["chosen"] == last["face"]["index"]
+
+
 def test_no_face_is_an_answer(server: Server, faceless: Path) -> None:
     answer = server.post("/faces", {"image": base64.b64encode(faceless.read_bytes()).decode()})
     assert answer.status_code == 200

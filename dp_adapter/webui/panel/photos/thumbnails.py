@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import base64
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
@@ -50,5 +50,5 @@ def _open(source: str) -> Image:
     session = shared_session.session()
     if source.startswith("identity:"):
         data = session.identities.header(source.removeprefix("identity:")).thumbnail
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        source = f"data:image/png;base64,{base64.b64encode(data).decode()}"  # of a file that anybody may have made
     return Image.fromarray(session.photos.read(source, "Photo"))

@@ -46,7 +46,7 @@ def keep_painting(data_url: str) -> str:
     try:
         data = base64.b64decode(data_url.removeprefix(_PREFIX), validate=True)
         strokes = Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGBA").getchannel("A")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise PictureError(f"The painted mask could not be read ({error})", "Paint it again.") from error
     mask = strokes.point([255 if level > 127 else 0 for level in range(256)])
     if mask.getbbox() is None:
