@@ -78,7 +78,8 @@ def changed_settings() -> Settings:
         ],
         "combine": "best", "face": face, "no_face": "continue", "model": "model, 2.safetensors", "variant": "plus",
         "weight": 0.55, "text_weight": 0.9, "text_emphasis": 0.1, "strict_text_region": True, "blend": "add",
-        "identity_guidance": 0.7, "structure": 0.0, "lora_weight": 0.3, "span": {"start": 0.1, "end": 0.9}, "curve": "0.0@0.1, 1.5@0.3",
+        "identity_guidance": 0.7, "structure": 0.0, "lora_weight": 0.3,
+        "span": {"start": 0.1, "end": 0.9}, "curve": "0.0@0.1, 1.5@0.3",
         "levels": {"down": 0.1, "middle": 0.2, "up": 0.3, "sites": {"3": 0.5, "12": 1e-05}},
         "gate": {"down": 0.2, "middle": 0.3, "up": 0.4}, "regions": [{"kind": "box", "box": box, **region}],
         "tracking": {
