@@ -19,7 +19,7 @@ from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.sampling import Progress, edit_prompts, sample
 from dp_adapter.session import Explanation, Prepared, Scene, Session
 from dp_adapter.session.explain import explain_inaction
-from dp_adapter.session.results import acted_regions, best_of, face_pass
+from dp_adapter.session.results import acted_regions, best_of, face_pass_plan
 from dp_adapter.session.results.judge import Judge, LikenessVerdict, find
 from dp_adapter.session.scene import Mask
 from dp_adapter.settings import Settings
@@ -145,7 +145,7 @@ class _Finisher:
         explanation = prepared.explanation
         self._wanted = settings.enabled and best_of.needs_judge(settings.report)
         encoders = [name for person in explanation.persons for name in person.encoders]
-        judged = explanation.active or self._wanted or (face_pass.is_wanted(settings, prepared.mode))
+        judged = explanation.active or self._wanted or (face_pass_plan.is_wanted(settings, prepared.mode))
         self._judge = Judge(session, settings, encoders) if judged else None
 
     def finish(self, job: DiffusersJob, picture: Picture, number: int) -> Result:
@@ -199,26 +199,26 @@ class _Finisher:
         """The picture after the face pass."""
         settings = self._settings
         regions = acted_regions.regions_of(prepared, number)
-        if not (self._judge and regions and face_pass.is_wanted(settings, prepared.mode)):
+        if not (self._judge and regions and face_pass_plan.is_wanted(settings, prepared.mode)):
             return _Made(picture, regions)
         faces = find(self._session.encoders, picture)
         theirs = self._judge.whose(picture, faces, regions) if faces else {}
-        side = face_pass.side(settings.face_pass, of_pipeline(self._pipeline), job.width, job.height)
+        side = face_pass_plan.side(settings.face_pass, of_pipeline(self._pipeline), job.width, job.height)
         for person, face in sorted(theirs.items(), key=lambda one: -one[1].size):
-            part = face_pass.square(face, job.width, job.height, side)
+            part = face_pass_plan.square(face, job.width, job.height, side)
             over = replace(
                 job,
                 width=part.work,
                 height=part.work,
-                init=face_pass.enlarge_square(picture, part),
+                init=face_pass_plan.enlarge_square(picture, part),
                 mask=None,
                 strength=settings.face_pass.strength,
                 steps=max(job.steps, math.ceil(1 / settings.face_pass.strength)),  # one at least
             )
             ready = self._session.prepare(
-                face_pass.request(settings, prepared.mode, person), scene_of(self._pipeline, over)
+                face_pass_plan.request(settings, prepared.mode, person), scene_of(self._pipeline, over)
             )
             (made,) = sample(self._pipeline, ready, over, self._progress, self._session.roots)
-            picture = face_pass.paste_square(picture, made, part, face)
+            picture = face_pass_plan.paste_square(picture, made, part, face)
         done = f"{len(theirs)} of {len(theirs)}" if faces else "no face"
         return _Made(picture, regions, {"face pass": done})

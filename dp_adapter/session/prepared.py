@@ -11,7 +11,7 @@ from dp_adapter.modes import ResolvedMode
 from dp_adapter.session.assembly.identity_net import Net
 from dp_adapter.session.explanation import Explanation
 from dp_adapter.session.regions.tracker import Tracker
-from dp_adapter.weights.faceid_lora import is_same
+from dp_adapter.weights.duplicate_lora import is_same
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from dp_adapter.demo.shots import Shot
 from dp_adapter.errors import WeightsError
 from dp_adapter.identity.faces.face import choose
 from dp_adapter.identity.pictures.picture_files import load_picture
-from dp_adapter.identity.pictures.restore_old_photo import find_damage
+from dp_adapter.identity.pictures.retouch_old_photo import find_damage
 from dp_adapter.session import Scene, Session
-from dp_adapter.session.results import acted_regions, face_pass
+from dp_adapter.session.results import acted_regions, face_pass_plan
 from dp_adapter.settings import Settings
 from tools.small_base import scenes
 
@@ -92,5 +92,5 @@ def test_regions_and_the_face_pass_at_128_px(models: Path, portrait: Path) -> No
     assert region is not None and region.shape == (128, 128)
     x0, y0, x1, y1 = face.box.round().astype(int).tolist()
     assert 35 < face.size < 50 and region[y0:y1, x0:x1].sum() > 0.65 * region.sum() > 800
-    part = face_pass.square(face, 128, 128, face_pass.side(asked.face_pass, shots.SIDE, 128, 128))
-    assert part.work == 128 and face_pass.enlarge_square(small, part).shape == (128, 128, 3)
+    part = face_pass_plan.square(face, 128, 128, face_pass_plan.side(asked.face_pass, shots.SIDE, 128, 128))
+    assert part.work == 128 and face_pass_plan.enlarge_square(small, part).shape == (128, 128, 3)

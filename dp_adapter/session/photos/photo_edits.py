@@ -11,7 +11,7 @@ from dp_adapter import naming
 from dp_adapter.cache import Cache
 from dp_adapter.errors import SettingsError
 from dp_adapter.identity.pictures.picture_files import Picture
-from dp_adapter.identity.pictures.restore_old_photo import find_damage, retouch
+from dp_adapter.identity.pictures.retouch_old_photo import find_damage, retouch
 from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
 
 Restorer = Callable[[Picture], Picture]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter import naming
-from dp_adapter.session.results import face_pass as plan
+from dp_adapter.session.results import face_pass_plan as plan
 from dp_adapter.webui.host import compat, shared_session
 from dp_adapter.webui.job import inner_jobs, run_inside
 

@@ -20,7 +20,7 @@ from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.modes import TABLE, ModeWords
 from dp_adapter.sampling import edit_prompts
 from dp_adapter.session import Scene, Session
-from dp_adapter.session.results import face_pass
+from dp_adapter.session.results import face_pass_plan
 from tests.session.conftest import SCENE, Request
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -86,7 +86,7 @@ def test_where_nobody_acts_a_mode_has_no_words(session: Session, request_of: Req
     assert not prepared.injection.active and prepared.explanation.words == () and not prepared.prompt_persons
     job = DiffusersJob(prompt="a man", negative_prompt="ugly", width=128, height=128)
     assert edit_prompts(job, prepared) == job
-    assert not face_pass.is_wanted(request_of(mode="full_body", **fields), prepared.mode)
+    assert not face_pass_plan.is_wanted(request_of(mode="full_body", **fields), prepared.mode)
 
 
 class Aged:

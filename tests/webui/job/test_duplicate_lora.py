@@ -15,7 +15,7 @@ from dp_adapter.session import Prepared
 from dp_adapter.session.explanation import Explanation
 from dp_adapter.webui.job import duplicate_lora
 from dp_adapter.weights import formats
-from dp_adapter.weights.faceid_lora import is_same
+from dp_adapter.weights.duplicate_lora import is_same
 from tests import tiny
 
 FIRST = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -7,7 +7,7 @@ import pytest
 
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.modes import TABLE, ModeFacts, ResolvedMode, resolve_mode
-from dp_adapter.session.results import face_pass
+from dp_adapter.session.results import face_pass_plan
 from dp_adapter.settings import FacePass, Settings
 
 PHOTOS = [{"image": "a.png"}, {"image": "b.png", "identity": 1, "weight": 0.5}]
@@ -24,8 +24,8 @@ def face(x0: float, y0: float, x1: float, y1: float) -> Face:
 def test_who_wants_one() -> None:
     for mode, expected in (("portrait", (False, True, False)), ("full_body", (True, True, False))):
         asked = [Settings.from_dict({"mode": mode, "face_pass": {"use": use}}) for use in ("auto", "on", "off")]
-        assert tuple(face_pass.is_wanted(one, edit(one)) for one in asked) == expected
-    assert not face_pass.is_wanted(Settings.from_dict({"face_pass": {"use": "on"}}), None), "the adapter is off"
+        assert tuple(face_pass_plan.is_wanted(one, edit(one)) for one in asked) == expected
+    assert not face_pass_plan.is_wanted(Settings.from_dict({"face_pass": {"use": "on"}}), None), "the adapter is off"
 
 
 def test_the_request_of_one_face() -> None:
@@ -36,7 +36,7 @@ def test_the_request_of_one_face() -> None:
             "report": {"best_of": 4}, "face_pass": {"weight": 0.9}, "blend": "add", "lora_weight": 0.7,
         }
     )  # fmt: skip
-    theirs = face_pass.request(asked, edit(asked), 1)
+    theirs = face_pass_plan.request(asked, edit(asked), 1)
     assert theirs == Settings.from_dict(
         {
             "references": [{"image": "b.png", "weight": 0.5}], "weight": 0.9, "regions": [{"kind": "full"}],
@@ -44,13 +44,13 @@ def test_the_request_of_one_face() -> None:
         }
     )  # fmt: skip
     age = Settings.from_dict({"references": PHOTOS, "mode": "age", "target_age": 60, "reference_age": 30})
-    assert face_pass.request(age, edit(age), 0).mode == "age", "what a mode does to the face stays"
+    assert face_pass_plan.request(age, edit(age), 0).mode == "age", "what a mode does to the face stays"
 
 
 @pytest.mark.parametrize("use", ["auto", "on"])
 def test_words_about_the_whole_picture_stay_out_whoever_asked_for_the_pass(use: str) -> None:
     asked = Settings.from_dict({"references": PHOTOS, "mode": "full_body", "face_pass": {"use": use}})
-    assert face_pass.request(asked, edit(asked), 0).mode == "portrait"
+    assert face_pass_plan.request(asked, edit(asked), 0).mode == "portrait"
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_words_about_the_whole_picture_stay_out_whoever_asked_for_the_pass(use: 
     ],
 )
 def test_a_face_is_enlarged_to_what_the_base_draws(native: int, picture: tuple[int, int], side: int) -> None:
-    assert face_pass.side(FacePass(), native, *picture) == side
-    assert face_pass.side(FacePass(size=768), native, *picture) == 768, "as the user says"
+    assert face_pass_plan.side(FacePass(), native, *picture) == side
+    assert face_pass_plan.side(FacePass(size=768), native, *picture) == 768, "as the user says"
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_a_face_is_enlarged_to_what_the_base_draws(native: int, picture: tuple[i
     ],
 )
 def test_the_square_lies_in_the_picture(box: tuple[int, int, int, int], expected: tuple[int, int, int, int]) -> None:
-    part = face_pass.square(face(*box), 400, 300, 512)
+    part = face_pass_plan.square(face(*box), 400, 300, 512)
     assert (part.x, part.y, part.side, part.work) == expected
 
 
 def test_it_is_never_reduced_and_a_multiple_of_8() -> None:
-    assert face_pass.square(face(500, 500, 1000, 1000), 2000, 2000, 512).work == 1104
-    assert face_pass.square(face(10, 10, 40, 40), 2000, 2000, 500).work == 504
+    assert face_pass_plan.square(face(500, 500, 1000, 1000), 2000, 2000, 512).work == 1104
+    assert face_pass_plan.square(face(10, 10, 40, 40), 2000, 2000, 500).work == 504
 
 
 def picture() -> np.ndarray:
@@ -95,19 +95,19 @@ def picture() -> np.ndarray:
 def test_what_came_back_unchanged_changes_little() -> None:
     before, one = picture(), face(180, 100, 220, 150)
     smooth = np.repeat(np.repeat(before[::20, ::20], 20, 0), 20, 1)
-    part = face_pass.square(one, 400, 300, 512)
-    made = face_pass.enlarge_square(smooth, part)
+    part = face_pass_plan.square(one, 400, 300, 512)
+    made = face_pass_plan.enlarge_square(smooth, part)
     assert made.shape == (512, 512, 3)
-    after = face_pass.paste_square(smooth, made, part, one)
+    after = face_pass_plan.paste_square(smooth, made, part, one)
     assert np.abs(after.astype(int) - smooth).mean() < 0.5
 
 
 def test_only_the_face_is_taken_and_colours_are_kept() -> None:
     before, one = np.full((300, 400, 3), 100, np.uint8), face(180, 100, 220, 150)
-    part = face_pass.square(one, 400, 300, 512)
+    part = face_pass_plan.square(one, 400, 300, 512)
     made = np.full((512, 512, 3), 130, np.uint8)  # the VAE made all of it lighter
     made[200:312, 200:312] = 230  # and the face itself is another
-    after = face_pass.paste_square(before, made, part, one).astype(int)
+    after = face_pass_plan.paste_square(before, made, part, one).astype(int)
     assert np.abs(after[125, 200] - 200).max() <= 6, "what is new in the face is there"
     outside = after.copy()
     outside[part.y : part.y + part.side, part.x : part.x + part.side] = 100
@@ -117,8 +117,8 @@ def test_only_the_face_is_taken_and_colours_are_kept() -> None:
 
 def test_at_the_pictures_own_edge_nothing_fades() -> None:
     before, one = np.full((300, 400, 3), 100, np.uint8), face(0, 100, 60, 170)
-    part = face_pass.square(one, 400, 300, 512)
+    part = face_pass_plan.square(one, 400, 300, 512)
     made = np.full((512, 512, 3), 100, np.uint8)
     made[220:290, :60] = 200
-    after = face_pass.paste_square(before, made, part, one)
+    after = face_pass_plan.paste_square(before, made, part, one)
     assert part.x == 0 and after[135, 0, 0] > 180

@@ -12,7 +12,7 @@ from dp_adapter.identity.faces.detector import YuNet
 from dp_adapter.identity.faces.face import Face
 from dp_adapter.identity.faces.face_encoders import SFace
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
-from dp_adapter.identity.pictures.restore_old_photo import find_damage, retouch
+from dp_adapter.identity.pictures.retouch_old_photo import find_damage, retouch
 
 SFACE = SFace()
 
