@@ -51,12 +51,15 @@ def download(
         opener: default `https_opener()`.
 
     Raises:
-        CatalogError: not https (redirects too), no space, network trouble, wrong content, or
-            another process is downloading the same file.
+        CatalogError: not https (redirects too), no space, network trouble, wrong content, another
+            process is downloading the same file, or something else stands in the file's place.
     """
     job = _Job(url, target, size, page, progress)
     _require_https(url)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for path in (job.part, _lock_of(target)):  # a link's target would be written to
+        _require_plain(path, path.is_symlink())
+    _require_plain(target)
     with _exclusive(target):
         if target.exists() and sha256_of(target) == sha256:  # another process has just finished
             return
@@ -74,6 +77,16 @@ def download(
 def part_of(target: Path) -> Path:
     """The unfinished download that belongs to ``target``."""
     return target.with_name(target.name + ".part")
+
+
+def _lock_of(target: Path) -> Path:
+    return target.with_name(target.name + ".lock")
+
+
+def _require_plain(path: Path, is_link: bool = False) -> None:
+    if is_link or (path.exists() and not path.is_file()):
+        kind = "a link" if is_link else "a folder" if path.is_dir() else "no plain file"
+        raise CatalogError(f"{path} is {kind}, so nothing can be downloaded there", "Move it away.")
 
 
 def sha256_of(path: Path, progress: Progress | None = None) -> str:
@@ -163,8 +176,7 @@ def _transfer(job: _Job, opener: urllib.request.OpenerDirector) -> None:
         headers["Range"] = f"bytes={have}-"
     request = urllib.request.Request(job.url, headers=headers)  # noqa: S310 - download() has refused all but https
     try:
-        with opener.open(request, timeout=_TIMEOUT) as answer:
-            response = cast(http.client.HTTPResponse, answer)
+        with _open(job, opener, request) as response:
             _require_https(response.url)
             start = _body_start(job, response, have)
             with job.part.open("r+b" if job.part.exists() else "wb") as file:
@@ -173,7 +185,7 @@ def _transfer(job: _Job, opener: urllib.request.OpenerDirector) -> None:
                 done = _copy(job, response, file, start)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            job.part.unlink()
+            job.part.unlink(missing_ok=True)
         raise job.error(f"{job.url} answered {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise job.error(f"the download of {job.target.name} failed: {error}") from error
@@ -182,6 +194,16 @@ def _transfer(job: _Job, opener: urllib.request.OpenerDirector) -> None:
         raise job.error(f"{job.url} sends more than the {job.size:,} bytes of {job.target.name}, which was deleted")
     if done < job.size:
         raise job.error(f"the connection ended after {done:,} of {job.size:,} bytes of {job.target.name}")
+
+
+def _open(
+    job: _Job, opener: urllib.request.OpenerDirector, request: urllib.request.Request
+) -> http.client.HTTPResponse:
+    """The answer to a request, whose redirects may be no addresses at all."""
+    try:
+        return cast(http.client.HTTPResponse, opener.open(request, timeout=_TIMEOUT))
+    except ValueError as error:
+        raise job.error(f"{job.url} leads to an address that is none ({error})") from error
 
 
 def _body_start(job: _Job, response: http.client.HTTPResponse, have: int) -> int:
@@ -193,9 +215,10 @@ def _body_start(job: _Job, response: http.client.HTTPResponse, have: int) -> int
         if match is None or int(match[1]) != have:
             raise job.error(f"{job.url} was asked for the bytes from {have} and answered '{span}'")
         start, total = have, None if match[2] == "*" else match[2]
-    if total is not None and int(total) != job.size:
+    if total is not None and total != str(job.size):
+        shown = f"{int(total):,}" if re.fullmatch(r"[0-9]{1,15}", total) else repr(total[:20])
         raise CatalogError(
-            f"{job.url} offers {int(total):,} bytes, {job.target.name} has {job.size:,}",
+            f"{job.url} offers {shown} bytes, {job.target.name} has {job.size:,}",
             f"The file was changed: look at {job.page} and report it.",
         )
     return start
@@ -220,7 +243,7 @@ def _copy(job: _Job, response: http.client.HTTPResponse, file: BinaryIO, start: 
 @contextlib.contextmanager
 def _exclusive(target: Path) -> Generator[None, None, None]:
     """Hold an operating-system lock, which a crash releases too; the lock file is removed after use."""
-    path = target.with_name(target.name + ".lock")
+    path = _lock_of(target)
     while True:
         file = path.open("ab")
         try:

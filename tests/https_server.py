@@ -85,6 +85,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.go_on.wait(20)
         self.serve_good(start)
 
+    def serve_given(self, start: int) -> None:  # whatever the test says, and then the end
+        status, headers, body = self.server.given
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test output clean."""
 
@@ -101,6 +110,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.address = f"https://127.0.0.1:{self.server_port}"
         self.log: list[tuple[str, str | None]] = []
         self.surplus = 0  # MiB sent beyond the end
+        self.given: tuple[int, dict[str, str], bytes] = (200, {}, b"")
         self.asked, self.go_on = threading.Event(), threading.Event()
 
     def handle_error(self, request: object, client_address: object) -> None:
