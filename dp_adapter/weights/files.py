@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from dp_adapter.errors import WeightsError
 from dp_adapter.pickles import AGAIN, unpickle
 
 SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
+_DEEPEST = 8  # dicts in one another; one may hold itself
+_MOST_ENTRIES = 200_000
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,19 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return _flatten(cast(Mapping[Any, Any], loaded)) if isinstance(loaded, dict) else {}
 
 
-def _flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
+def _flatten(nested: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Tensors by dotted key. Raises WeightsError where dicts hold themselves or one another without end."""
     flat: dict[str, Tensor] = {}
-    for key, value in nested.items():
+    for number, (key, value) in enumerate(_walk(nested)):
+        if number == _MOST_ENTRIES:
+            raise WeightsError("This file's tensors stand in too many nested dicts", "It is not a model checkpoint.")
         if isinstance(value, Tensor):
-            flat[f"{prefix}{key}"] = value
-        elif isinstance(value, Mapping):
-            flat |= _flatten(cast(Mapping[Any, Any], value), f"{prefix}{key}.")
+            flat[key] = value
     return flat
+
+
+def _walk(nested: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    for key, value in nested.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from _walk(cast(Mapping[Any, Any], value), f"{prefix}{key}.", depth + 1)

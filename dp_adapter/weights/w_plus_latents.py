@@ -52,9 +52,13 @@ def read_arrays(path: Path) -> list[Tensor]:
     if path.suffix.lower() not in {".npy", ".npz"}:
         return open_bare(path)
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if (size := sum(one.file_size for one in archive.infolist())) > MAX_BYTES:
+                    raise ValueError(f"{size / 2**20:.0f} MiB unpacked")
         loaded: Any = np.load(path, allow_pickle=False)
-        arrays: list[Any] = [loaded[name] for name in loaded] if path.suffix.lower() == ".npz" else [loaded]
+        arrays: list[Any] = list(loaded.values()) if isinstance(loaded, np.lib.npyio.NpzFile) else [loaded]
         return [torch.as_tensor(array.astype(np.float32)) for array in arrays if array.dtype.kind in "fiu"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make NumPy raise anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WeightsError(f"{path.name} is damaged or no array of numbers ({reason})", _HINT) from error

@@ -21,6 +21,7 @@ from dp_adapter.pickles import unpickle
 Shapes = Mapping[str, tuple[int, ...]]
 
 _UNET = "model.diffusion_model."
+_MOST_NESTED = 4  # state dicts in one another; a dict may hold itself
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
 _TEXT: dict[Base, str] = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
 _TEXT_MODEL = "text_model."
@@ -240,7 +241,9 @@ def _pickled(path: Path) -> dict[str, Any]:
         loaded = unpickle(path)
     except WeightsError as error:
         raise HostError(error.problem, error.hint) from error
-    while isinstance(loaded, dict) and "state_dict" in loaded:
+    for _ in range(_MOST_NESTED):
+        if not isinstance(loaded, dict) or "state_dict" not in loaded:
+            break
         loaded = cast("dict[str, Any]", loaded)["state_dict"]
     if not isinstance(loaded, dict):
         raise HostError(f"{path.name} holds no state dict", _SUPPORTED)

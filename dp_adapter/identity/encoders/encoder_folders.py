@@ -59,7 +59,7 @@ class EncoderFolders:
                     yield from (path for path in sorted(folder.iterdir()) if _may_be_tower(path))
         for folder in self._others:
             if folder.is_dir():
-                yield from sorted(folder.glob("*.safetensors"))
+                yield from (path for path in sorted(folder.glob("*.safetensors")) if path.is_file())
 
     def insightface(self) -> list[Path]:
         """Folders that hold packs, or a folder ``models`` with packs; insightface's own last."""
@@ -67,4 +67,6 @@ class EncoderFolders:
 
 
 def _may_be_tower(path: Path) -> bool:
-    return (path / "config.json").is_file() if path.is_dir() else path.suffix.lower() in _TOWERS
+    if path.is_dir():
+        return (path / "config.json").is_file()
+    return path.is_file() and path.suffix.lower() in _TOWERS  # no pipes and the like, which would be waited for
