@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dp_adapter import naming
 from dp_adapter.errors import FaceError, IdentityError, SettingsError
 from dp_adapter.hints import hide_folders
 from dp_adapter.modes import Modes, describe_mode, fill_in
@@ -203,6 +204,8 @@ def embed_faces(session: Session, settings: Mapping[str, Any]) -> dict[str, Any]
         seen, left_out = session.photos.look(request, person, session.encoders.yunet)
         notes += left_out
         if not seen:
+            if session.photos.latents(request, person):  # which raises where there is no such file
+                notes.append(f"{naming.capitalise(naming.person(person))} has a latent only, in which no face is seen.")
             continue
         units = [_normalise(session.photos.judged(one)) for one in seen]
         mean = _normalise(np.sum([one.weight * unit for one, unit in zip(seen, units, strict=True)], axis=0))

@@ -234,6 +234,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ("/regions", {"settings": 5}, "settings", ""),
     ("/embed", {"settings": {}}, "references", "there is no photo"),
     ("/embed", {"settings": {"references": [{"image": "FACELESS"}]}}, "references[0]", "face"),
+    ("/embed", {"settings": {"references": [{"image": "latent:../../x"}]}}, "references[0].image", "no latent"),
     ("/identities", {"name": "a/b", "settings": {"references": [{"image": "PHOTO"}]}}, "", "cannot be the name"),
     ("/identities", {"name": "Anna", "settings": {}}, "references", "there is no photo"),
 ]
