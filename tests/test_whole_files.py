@@ -16,7 +16,7 @@ from dp_adapter import whole_files
 from dp_adapter.whole_files import move, sweep, write_whole
 
 ENDLESS = """
-import sys
+import sys, time
 from pathlib import Path
 from dp_adapter.whole_files import write_whole
 while True:
@@ -25,6 +25,7 @@ while True:
             print("writing", flush=True)
             for _ in range(64):
                 file.write(bytes([byte]) * 4096)
+                time.sleep(0.0002)
 """
 ONCE = """
 import sys, time

@@ -297,7 +297,8 @@ def test_vectors_of_another_size_are_refused(root: Path, request_of: Request, pe
     view = photo.views["yunet"]
     longer = {key: np.tile(v, (2, 1)) if key.endswith("hidden") else v for key, v in view.vectors.items()}
     views = {"yunet": replace(view, vectors=MappingProxyType(longer))}
-    session.identities.save(replace(saved, photos=(replace(photo, views=views),)), replace=True)
+    zeros = {tower: np.tile(value, (2, 1)) for tower, value in saved.zeros.items()}
+    session.identities.save(replace(saved, photos=(replace(photo, views=views),), zeros=zeros), replace=True)
     with pytest.raises(SettingsError, match=r"references\[0\]\.image: its vectors of clip/.* have another size"):
         session.prepare(request_of("identity:Anna", people[1], variant="plus"), SCENE)
 
