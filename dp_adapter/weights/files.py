@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.naming import shorten
 from dp_adapter.pickles import AGAIN, unpickle
 
 SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
@@ -72,10 +74,10 @@ def require_finite(file: WeightFile) -> None:
 
 def require_version(file: WeightFile, newest: int) -> None:
     """Raises WeightsError where a file of our own formats was written by a newer extension."""
-    version = file.metadata.get("version")
-    if not (version or "").isdigit() or int(version or 0) > newest:
+    version = file.metadata.get("version", "")
+    if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) > newest:
         raise WeightsError(
-            f"{file.path.name} was written in version {version} of the format; this extension reads up to {newest}",
+            f"{file.path.name} was written in version {shorten(version, 20) or 'unknown'} of the format; this extension reads up to {newest}",
             "Update the extension.",
         )
 

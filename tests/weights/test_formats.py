@@ -131,7 +131,7 @@ def test_keys_and_values_are_the_files_own_memory() -> None:
     file = WeightFile(Path("x.bin"), flat, {})
     row = formats.recognise(file)
     assert row is not None
-    checkpoint = row.read(file, row.family, row.title)
+    checkpoint = row.read(file)
     for index in range(16):
         for name in "kv":
             weight = checkpoint.adapter.site(index).get_parameter(f"to_{name}.weight")
