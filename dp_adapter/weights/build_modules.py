@@ -45,7 +45,7 @@ def assign_weights(like: Callable[[State], Module], state: State) -> Module:
     for key, empty in net.state_dict().items():
         if key in state and empty.is_floating_point() and not state[key].is_floating_point():
             raise ValueError(f"'{key}' holds {name_dtype(state[key])}, not floating point numbers")
-    net.load_state_dict(dict(state), strict=True, assign=True)
+    net.load_state_dict({key: value.detach() for key, value in state.items()}, strict=True, assign=True)
     return net.eval().requires_grad_(False)
 
 

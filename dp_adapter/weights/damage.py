@@ -1,4 +1,4 @@
-"""What keeps damaged and foreign weight files from being more than a sentence: their tensors, and what readers raise."""
+"""Damaged and foreign weight files: what tensors are refused, and how what a reader raises becomes a sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _find_wrong(tensor: Tensor) -> str:
     if not tensor.numel():
         return "no numbers"
     # one number that stands for many is small in the file and as large as it likes once it is computed with
-    if tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return "fewer numbers than its shape says"
     return ""
 

@@ -60,8 +60,10 @@ def open_bare(path: Path) -> list[Tensor]:
 
 
 def require_finite(file: WeightFile) -> None:
-    """Raises WeightsError naming the first tensor with NaN or infinite values."""
+    """Raises WeightsError naming the first tensor with NaN or infinite values, or with none."""
     for key, tensor in file.tensors.items():
+        if tensor.is_meta:
+            raise WeightsError(f"{file.path.name} holds the shape of '{shorten(key, 80)}' without its numbers", AGAIN)
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         # 8-bit floats have no order, 16-bit ones none on the CPU before torch 2.2
@@ -76,8 +78,9 @@ def require_version(file: WeightFile, newest: int) -> None:
     """Raises WeightsError where a file of our own formats was written by a newer extension."""
     version = file.metadata.get("version", "")
     if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) > newest:
+        told = shorten(version, 20) or "unknown"
         raise WeightsError(
-            f"{file.path.name} was written in version {shorten(version, 20) or 'unknown'} of the format; this extension reads up to {newest}",
+            f"{file.path.name} was written in version {told} of the format; this extension reads up to {newest}",
             "Update the extension.",
         )
 

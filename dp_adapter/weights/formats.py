@@ -30,6 +30,7 @@ from dp_adapter.weights.families import (
 )
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 from dp_adapter.weights.key_aliases import rename_keys
+from dp_adapter.weights.trial import try_recipe
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Format:
     def read(self, file: WeightFile) -> Checkpoint:
         """Raises WeightsError, whatever is wrong with the file's tensors."""
         with told_as_damage(file, self.title):
-            return self.reader(_prepare(file), self.family, self.title)
+            checkpoint = self.reader(_prepare(file), self.family, self.title)
+            try_recipe(checkpoint)
+            return checkpoint
 
     def read_tower(self, file: WeightFile) -> BuiltInTower | None:
         """Raises as `read`."""

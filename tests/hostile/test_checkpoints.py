@@ -1,7 +1,8 @@
-"""Adapter files of every family with tensors, keys and facts changed: an adapter, or a sentence; a list has the others."""
+"""Adapter files of every family with tensors, keys and facts changed: an adapter or a sentence, also in a list."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -19,18 +20,19 @@ from torch import Tensor
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.session.model_list import ModelListing
+from dp_adapter.webui.api import answers
 from dp_adapter.weights import formats
 from dp_adapter.weights.checkpoint import Checkpoint
 from dp_adapter.weights.families import own_adapter, personal
-from dp_adapter.weights.files import WeightFile
+from dp_adapter.weights.files import WeightFile, open_weights
 from dp_adapter.weights.library import Library
-from dp_adapter.webui.api import answers
 from tests import tiny, tiny_pulid
 from tests.hostile.tries import hostile
 from tests.weights import fused_files
 from tests.weights.families.test_fused import person_of
 
 State = dict[str, Any]
+TempPaths = pytest.TempPathFactory
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 MAKERS: dict[str, Callable[[], tiny.Nested | Mapping[str, Tensor]]] = {
     **{
@@ -144,10 +146,8 @@ def change_tensor(draw: Draw, tensors: State) -> None:
         tensors[key] = tensor.detach().float().clone()
         tensors[key].view(-1)[draw(st.integers(0, tensor.numel() - 1))] = draw(st.sampled_from(NUMBERS))
     elif way in TENSORS:
-        try:
+        with contextlib.suppress(RuntimeError, IndexError, NotImplementedError):  # it was changed before
             tensors[key] = TENSORS[way](tensor.detach())
-        except (RuntimeError, IndexError, NotImplementedError):
-            pass  # it was changed before
 
 
 def change_keys(draw: Draw, tensors: State) -> None:
@@ -267,11 +267,10 @@ def test_a_file_that_is_whole_is_read(family: str) -> None:
     assert torch.isfinite(tokens.cond).all() and torch.isfinite(tokens.uncond).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
 @hostile
-def test_a_changed_file_is_an_adapter_or_a_sentence(family: str, data: st.DataObject) -> None:
-    read(changed(data.draw, family))
+def test_a_changed_file_is_an_adapter_or_a_sentence(data: st.DataObject) -> None:
+    read(changed(data.draw, data.draw(st.sampled_from(FAMILIES))))
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------
@@ -280,9 +279,7 @@ def test_a_changed_file_is_an_adapter_or_a_sentence(family: str, data: st.DataOb
 def odd_dict(way: str) -> object:
     """What ``torch.save`` takes besides a flat dict of tensors."""
     good: dict[Any, Any] = {one: dict(kept) for one, kept in tiny.family_tensors("ip-adapter").items()}
-    if way == "itself":
-        good["state_dict"] = good
-    elif way == "itself in a list":
+    if way == "itself in a list":
         good["state_dict"] = [good]
     elif way == "numbers as keys":
         good |= {3: torch.ones(2), None: torch.ones(2), (1, 2): {b"x": torch.ones(1)}}
@@ -315,3 +312,83 @@ def listed_beside_a_good_one(folder: Path, write: Callable[[Path], object], name
     assert by_name["good.safetensors"]["fits"], listed
     (other,) = [one for one in listed if one["name"] != "good.safetensors"]
     return other["reason"] or "fits"
+
+
+ODD = ("itself in a list", "numbers as keys", "values", "a list", "half a name", "deep")
+
+
+@pytest.mark.parametrize("way", ODD)
+def test_a_list_with_an_odd_dict_has_the_good_file(tmp_path: Path, way: str) -> None:
+    listed_beside_a_good_one(tmp_path, lambda path: torch.save(odd_dict(way), path), "odd.pt")
+
+
+@given(data=st.data())
+@hostile
+def test_a_list_with_a_changed_file_has_the_good_one(data: st.DataObject, tmp_path_factory: TempPaths) -> None:
+    changed_one = changed(data.draw, data.draw(st.sampled_from(["ip-adapter", "ip-adapter-full-face", "personal"])))
+
+    def write(path: Path) -> None:
+        tensors = dict(changed_one.tensors)
+        if any(tensor.numel() > 2**24 for tensor in tensors.values()):
+            tensors = {"huge": next(tensor for tensor in tensors.values() if tensor.numel() > 2**24)}
+        torch.save(tensors, path)
+
+    listed_beside_a_good_one(tmp_path_factory.mktemp("models"), write, "odd.pt")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RecursionError("deep"), PermissionError(13, "Permission denied"), KeyError("x")]
+)
+def test_a_list_goes_on_whatever_a_file_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(path: Path) -> WeightFile:
+        if path.name == "odd.pt":
+            raise error
+        return open_weights(path)
+
+    monkeypatch.setattr("dp_adapter.session.model_list.open_weights", fail)
+    place = tmp_path / "dp_adapter"
+    place.mkdir()
+    tiny.write(place / "good.safetensors", tiny.family_tensors("ip-adapter"), "safetensors")
+    (place / "odd.pt").write_bytes(b"x")
+    good, odd = ModelListing(Library([tmp_path], False)).listed("sd15")
+    assert good.name == "good.safetensors" and not good.problem
+    assert odd.name == "odd.pt" and odd.problem.startswith("cannot be read (") and str(tmp_path) not in odd.problem
+
+
+# --- the right words -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value", "words"),
+    [
+        ("ip-adapter", "ip_adapter.1.to_k_ip.weight", torch.ones(16, 48, dtype=torch.int8), "holds int8, not floating"),
+        (
+            "ip-adapter",
+            "image_proj.norm.weight",
+            torch.ones(()),
+            "cannot be read as IP-Adapter: its tensors do not fit",
+        ),
+        ("ip-adapter", "image_proj.norm.weight", torch.ones(0), "holds no numbers in 'image_proj.norm.weight'"),
+        ("ip-adapter-plus", "image_proj.latents", torch.ones(256), "cannot be read as IP-Adapter Plus"),
+        ("w-plus", "w_proj.proj_0.weight", torch.ones(48, 512), "cannot be read as W"),
+        ("faceid", "ip_adapter.0.to_q_lora.up.weight", torch.ones(16, 3), "to_q of layer 0 of its LoRA has"),
+        ("faceid", "image_proj.norm.weight", torch.ones(48, dtype=torch.complex64), "holds complex64 in"),
+        ("faceid", "image_proj.norm.weight", torch.ones(1).expand(2**40), "fewer numbers than its shape says"),
+    ],
+)
+def test_what_is_wrong_is_said(family: str, key: str, value: Tensor, words: str) -> None:
+    good = made(family)
+    with pytest.raises(WeightsError, match=words) as caught:
+        formats.read_opened(WeightFile(good.path, {**good.tensors, key: value}, {}))
+    assert good.path.name in caught.value.problem
+
+
+@pytest.mark.parametrize("version", ["²", "9" * 5000, "-1", "1.5", "", "٣"])
+@pytest.mark.parametrize("family", ["own-face", "personal"])
+def test_a_version_that_is_no_number(family: str, version: str) -> None:
+    good = made(family)
+    with pytest.raises(WeightsError, match="was written in version") as caught:
+        formats.read_opened(WeightFile(good.path, good.tensors, {**good.metadata, "version": version}))
+    assert len(caught.value.problem) < 200

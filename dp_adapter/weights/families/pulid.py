@@ -165,6 +165,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         recipe=_make_tokens,
         tokens_per_photo=net.tokens,
         features_width={"arcface-raw": _ARCFACE, "eva": net.hidden_width},
+        shapes={"eva_pooled": (net.face_width - _ARCFACE,)},
         combine="concatenate",
         mode="orthogonal_v2",
         methods=METHODS,
