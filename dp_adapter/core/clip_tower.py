@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dp_adapter.core.attention import attend
+from dp_adapter.core.projection import count_layers
 
 State = Mapping[str, Tensor]
 _HEAD_DIM = 64
@@ -83,7 +84,7 @@ class VisionTower(nn.Module):
         super().__init__()
         width, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
         tokens = state["embeddings.position_embedding.weight"].shape[0]
-        depth = 1 + max(int(key.split(".")[2]) for key in state if key.startswith(_LAYERS))
+        depth = count_layers(state, _LAYERS)
         hidden = state[f"{_LAYERS}0.mlp.fc1.weight"].shape[0]
         self.embeddings = _Embeddings(width, patch, tokens)
         self.pre_layrnorm = nn.LayerNorm(width)  # transformers' spelling

@@ -25,6 +25,11 @@ def strip_prefix(state: State, prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
+def count_layers(state: State, prefix: str) -> int:
+    """How many layers there are, whatever their numbers say."""
+    return len({key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)})
+
+
 class ImageProjection(nn.Module):
     """CLIP image embedding [n, c] -> [n, T, D] (IP-Adapter)."""
 
@@ -104,7 +109,7 @@ class Perceiver(nn.Module):
         super().__init__()
         width, features = state["proj_in.weight"].shape
         out = state["proj_out.weight"].shape[0]
-        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
+        depth = count_layers(state, "layers.")
         inner, hidden = state["layers.0.0.to_q.weight"].shape[0], state["layers.0.1.1.weight"].shape[0]
         self.proj_in = nn.Linear(features, width)
         self.proj_out = nn.Linear(width, out)

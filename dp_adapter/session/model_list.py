@@ -7,8 +7,10 @@ from pathlib import Path
 
 from dp_adapter.cache import Cache
 from dp_adapter.errors import WeightsError
+from dp_adapter.naming import printable
 from dp_adapter.weights import foreign_files, formats
 from dp_adapter.weights.checkpoint import BASE_NAMES, Base
+from dp_adapter.weights.damage import explain
 from dp_adapter.weights.files import open_weights
 from dp_adapter.weights.library import Library
 
@@ -79,22 +81,28 @@ class ModelListing:
         return replace(facts, answer=answer if answer in facts.variants else None)
 
     def _look(self, name: str, path: Path) -> ModelFacts | None:
-        stat = path.stat()
-        return self._seen.get((path, stat.st_size, stat.st_mtime_ns), lambda: _look(name, path))
+        """What one file is, whatever it is: a list goes on where one of its files cannot be read."""
+        shared = any(part in _SHARED_FOLDERS for part in path.parts)
+        try:
+            stat = path.stat()
+            return self._seen.get((path, stat.st_size, stat.st_mtime_ns), lambda: _look(name, path, shared))
+        except Exception as error:
+            # It vanished, may not be opened, or holds what no reader foresees. Not kept, so that it is tried again.
+            problem = WeightsError(f"cannot be read ({explain(error)})").problem
+            return None if shared else ModelFacts(printable(name), problem=problem)
 
 
-def _look(name: str, path: Path) -> ModelFacts | None:
-    shared = any(part in _SHARED_FOLDERS for part in path.parts)
+def _look(name: str, path: Path, shared: bool) -> ModelFacts | None:
+    if name != printable(name):
+        return ModelFacts(printable(name), problem="its name cannot be written in a request; rename it")
     try:
         file = open_weights(path)
         row = formats.recognise(file)
-        if row is None:
-            return (
-                None
-                if shared
-                else ModelFacts(name, problem=f"no identity adapter: {foreign_files.describe(file.tensors)}")
-            )
-        checkpoint = row.read(file, row.family, row.title)
+        checkpoint = None if row is None else row.read(file)
     except WeightsError as error:
         return None if shared else ModelFacts(name, problem=error.problem.removeprefix(f"{name} "))
-    return ModelFacts(name, checkpoint.title, checkpoint.base, checkpoint.variants, personal=checkpoint.personal)
+    if checkpoint is not None:
+        return ModelFacts(name, checkpoint.title, checkpoint.base, checkpoint.variants, personal=checkpoint.personal)
+    if shared:
+        return None
+    return ModelFacts(name, problem=f"no identity adapter: {foreign_files.describe(file.tensors)}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dp_adapter.core.adapter import LowRank
 from dp_adapter.errors import WeightsError
+from dp_adapter.weights.build_modules import build_low_rank
 from dp_adapter.weights.checkpoint import SITES, Base
 from dp_adapter.weights.site_layers import checkpoint_order
 
@@ -73,4 +74,4 @@ def attention_lora(tensors: Mapping[str, Tensor], base: Base, name: str) -> tupl
 def _scaled(layer: int, linear: str, pair: _Pair, alpha: float | None) -> LowRank:
     assert pair.down is not None and pair.up is not None
     up = pair.up if alpha is None else pair.up * (alpha / len(pair.down))
-    return LowRank(layer, linear, pair.down, up)
+    return build_low_rank(layer, linear, pair.down, up)

@@ -114,6 +114,7 @@ class Checkpoint:
         encoders: what the photos must be encoded with, in the order of the family's inputs.
         tokens_per_photo: T.
         features_width: width of the encoder outputs it takes, by encoder.
+        shapes: of features of one photo that these widths leave open, by field of ``Features``.
         models: published models that share these keys, by name; of more than one the user must say which it is.
         combine: how several photos are joined when the user does not say.
         parts: parts of a person besides the face that it carries over.
@@ -138,6 +139,7 @@ class Checkpoint:
     recipe: Recipe
     tokens_per_photo: int
     features_width: Mapping[Encoder, int]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     lora: tuple[LowRank, ...] = ()
     models: Mapping[str, Variant] = field(default_factory=dict[str, Variant])
     combine: Literal["average", "concatenate", "best"] = "average"

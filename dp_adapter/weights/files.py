@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.naming import shorten
 from dp_adapter.pickles import AGAIN, unpickle
 
 SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
@@ -60,8 +62,10 @@ def open_bare(path: Path) -> list[Tensor]:
 
 
 def require_finite(file: WeightFile) -> None:
-    """Raises WeightsError naming the first tensor with NaN or infinite values."""
+    """Raises WeightsError naming the first tensor with NaN or infinite values, or with none."""
     for key, tensor in file.tensors.items():
+        if tensor.is_meta:
+            raise WeightsError(f"{file.path.name} holds the shape of '{shorten(key, 80)}' without its numbers", AGAIN)
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         # 8-bit floats have no order, 16-bit ones none on the CPU before torch 2.2
@@ -74,10 +78,11 @@ def require_finite(file: WeightFile) -> None:
 
 def require_version(file: WeightFile, newest: int) -> None:
     """Raises WeightsError where a file of our own formats was written by a newer extension."""
-    version = file.metadata.get("version")
-    if not (version or "").isdigit() or int(version or 0) > newest:
+    version = file.metadata.get("version", "")
+    if not re.fullmatch(r"[0-9]{1,9}", version) or int(version) > newest:
+        told = shorten(version, 20) or "unknown"
         raise WeightsError(
-            f"{file.path.name} was written in version {version} of the format; this extension reads up to {newest}",
+            f"{file.path.name} was written in version {told} of the format; this extension reads up to {newest}",
             "Update the extension.",
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import foreign_files
 from dp_adapter.weights.checkpoint import BuiltInTower, Checkpoint
+from dp_adapter.weights.damage import require_plain, told_as_damage
 from dp_adapter.weights.families import (
     consistentid,
     facechain_fact,
@@ -29,6 +30,7 @@ from dp_adapter.weights.families import (
 )
 from dp_adapter.weights.files import WeightFile, open_weights, require_finite
 from dp_adapter.weights.key_aliases import rename_keys
+from dp_adapter.weights.trial import try_recipe
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,28 @@ class Format:
     tower: Callable[[WeightFile], BuiltInTower] | None = None
 
     def recognise(self, file: WeightFile) -> bool:
-        return self.matches(rename_keys(file))
+        """Whether a file is of this family. Raises WeightsError where its shapes cannot be looked at."""
+        with told_as_damage(file, self.title):
+            return self.matches(rename_keys(file))
 
-    def read(self, file: WeightFile, family: str, title: str) -> Checkpoint:
-        return self.reader(rename_keys(file), family, title)
+    def read(self, file: WeightFile) -> Checkpoint:
+        """Raises WeightsError, whatever is wrong with the file's tensors."""
+        with told_as_damage(file, self.title):
+            checkpoint = self.reader(_prepare(file), self.family, self.title)
+            try_recipe(checkpoint)
+            return checkpoint
+
+    def read_tower(self, file: WeightFile) -> BuiltInTower | None:
+        """Raises as `read`."""
+        with told_as_damage(file, self.title):
+            return None if self.tower is None else self.tower(_prepare(file))
+
+
+def _prepare(file: WeightFile) -> WeightFile:
+    """A file as readers take it: its keys renamed, and nothing in it but numbers that can be computed with."""
+    renamed = rename_keys(file)
+    require_plain(renamed)
+    return renamed
 
 
 FORMATS: tuple[Format, ...] = (
@@ -91,13 +111,18 @@ def read(path: Path, family: str | None = None) -> Checkpoint:
     Raises:
         WeightsError: see ``open_weights``; or the file is another kind of model, or its layers are incomplete.
     """
-    opened = open_weights(path)
-    file = rename_keys(opened)
-    row = recognise(file) if family is None else _row(family)
+    return read_opened(open_weights(path), family)
+
+
+def read_opened(opened: WeightFile, family: str | None = None) -> Checkpoint:
+    """As `read`, of a file that is open."""
+    row = recognise(opened) if family is None else _row(family)
     if row is None:
-        raise WeightsError(f"{path.name} is not a supported identity adapter: {foreign_files.describe(opened.tensors)}")
+        name, kind = opened.path.name, foreign_files.describe(opened.tensors)
+        raise WeightsError(f"{name} is not a supported identity adapter: {kind}")
+    checkpoint = row.read(file := rename_keys(opened))
     require_finite(file)
-    return row.read(file, row.family, row.title)
+    return checkpoint
 
 
 def _row(family: str) -> Format:
@@ -108,9 +133,10 @@ def _row(family: str) -> Format:
 
 
 def recognise(file: WeightFile) -> Format | None:
-    """The first row whose predicate holds, or None."""
-    file = rename_keys(file)
-    return next((row for row in FORMATS if row.recognise(file)), None)
+    """The first row whose predicate holds, or None. Raises WeightsError where its keys or shapes cannot be read."""
+    with told_as_damage(file, "an adapter"):
+        renamed = rename_keys(file)
+    return next((row for row in FORMATS if row.recognise(renamed)), None)
 
 
 def read_tower(file: WeightFile) -> BuiltInTower | None:
@@ -119,6 +145,5 @@ def read_tower(file: WeightFile) -> BuiltInTower | None:
     Raises:
         WeightsError: it is incomplete, or holds NaN or infinite values.
     """
-    file = rename_keys(file)
     row = recognise(file)
-    return None if row is None or row.tower is None else row.tower(file)
+    return None if row is None else row.read_tower(file)

@@ -51,7 +51,7 @@ class Library:
                 inside = path.relative_to(folder).parts[:-1]
                 if _OTHERS & set(inside) or any(part.lower().startswith(_RES_ADAPTER) for part in inside):
                     continue
-                candidate = path.suffix.lower() in SUFFIXES and path.name not in encoders and path.is_file()
+                candidate = path.suffix.lower() in SUFFIXES and path.name not in encoders and _is_file(path)
                 if candidate and not (path.with_suffix("") / "model_index.json").is_file():
                     found.setdefault(path.name, path)
         return found
@@ -129,10 +129,18 @@ class Library:
             raise WeightsError(problem, "Delete it; it is written anew.") from error
 
 
+def _is_file(path: Path) -> bool:
+    """Whether a file is there that may be looked at."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _file(name: str) -> Path | None:
     """The file of this path; None where there is none or where no path can be this long."""
     try:
         path = Path(name).expanduser()
-        return path if path.is_file() else None
-    except (OSError, RuntimeError):
+        return path if _is_file(path) else None
+    except RuntimeError:  # somebody's home who is not here
         return None

@@ -131,7 +131,7 @@ def test_keys_and_values_are_the_files_own_memory() -> None:
     file = WeightFile(Path("x.bin"), flat, {})
     row = formats.recognise(file)
     assert row is not None
-    checkpoint = row.read(file, row.family, row.title)
+    checkpoint = row.read(file)
     for index in range(16):
         for name in "kv":
             weight = checkpoint.adapter.site(index).get_parameter(f"to_{name}.weight")
@@ -415,7 +415,7 @@ def test_published_layouts(name: str) -> None:
     rows = [row for row in formats.FORMATS if row.recognise(file)]
     # A portrait file is a FaceID file with more tokens and no LoRA; no other file is claimed twice.
     assert [row.family for row in rows] == ([family, "faceid"] if family == "faceid-portrait" else [family])
-    checkpoint: Checkpoint = rows[0].read(file, family, rows[0].title)
+    checkpoint: Checkpoint = rows[0].read(file)
     assert (checkpoint.base, checkpoint.tokens_per_photo, len(checkpoint.lora)) == (base, tokens, lora)
     assert dict(checkpoint.features_width) == encoders
     assert checkpoint.encoders == tuple(encoders)

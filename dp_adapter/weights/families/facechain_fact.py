@@ -8,6 +8,7 @@ the unconditional row the same tokens as the conditional one.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
 
 def read_first(file: WeightFile, family: str, title: str) -> Checkpoint:
     net = build_projection(PatchProjection.like, strip_prefix(file.tensors, "local_fac_prj."), file)
-    return _make_checkpoint(file, family, title, net, _make_first_tokens, net.tokens, net.width)
+    checkpoint = _make_checkpoint(file, family, title, net, _make_first_tokens, net.tokens, net.width)
+    return replace(checkpoint, shapes={"face_patches": (net.patches, net.width)})
 
 
 def _make_checkpoint(

@@ -15,7 +15,7 @@ from dp_adapter.core.adapter import Adapter, LowRank, SiteAdapter
 from dp_adapter.core.projection import strip_prefix
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
-from dp_adapter.weights.build_modules import build_projection, build_site
+from dp_adapter.weights.build_modules import build_low_rank, build_projection, build_site
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder, Recipe, RecipeOptions, Variant, require
 from dp_adapter.weights.files import WeightFile
 
@@ -267,4 +267,4 @@ def read_lora(file: WeightFile, base: Base) -> tuple[LowRank, ...]:
     expected = 8 * SITES[base]  # q, k, v and out of every attn1 and attn2
     if found and (len(found) != expected or any(len(pair) != 2 for pair in found.values())):
         raise WeightsError(f"{file.path.name}: its LoRA has {len(found)} of {expected} layers", "It is incomplete.")
-    return tuple(LowRank(layer, name, pair["down"], pair["up"]) for (layer, name), pair in found.items())
+    return tuple(build_low_rank(layer, name, pair["down"], pair["up"]) for (layer, name), pair in found.items())

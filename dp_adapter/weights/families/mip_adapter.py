@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
 from dp_adapter.core.types import Features, Tokens
 from dp_adapter.errors import WeightsError
+from dp_adapter.weights.build_modules import assign_weights
 from dp_adapter.weights.checkpoint import Checkpoint, Recipe, RecipeOptions
 from dp_adapter.weights.families import ip_adapter
 from dp_adapter.weights.files import WeightFile
@@ -57,10 +57,7 @@ def _read_layer(file: WeightFile, number: int, width: int) -> nn.Linear:
     weight = file.tensors.get(_LAYER.format(number))
     if weight is None or weight.shape != (1, width):
         raise WeightsError(f"{file.path.name}: layer {number} lacks a text_to_weight of {width} channels")
-    with torch.device("meta"):
-        layer = nn.Linear(width, 1, bias=False)
-    layer.load_state_dict({"weight": weight}, assign=True)
-    return layer.eval().requires_grad_(False)
+    return assign_weights(lambda _: nn.Linear(width, 1, bias=False), {"weight": weight})
 
 
 def _average_photos(recipe: Recipe, count: int) -> Recipe:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dp_adapter.core.adapter import Adapter, SiteAdapter
-from dp_adapter.core.projection import PerceiverAttention, State, feed_forward, strip_prefix
+from dp_adapter.core.projection import PerceiverAttention, State, count_layers, feed_forward, strip_prefix
 from dp_adapter.core.types import BlendMode, Features, Tokens
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights.build_modules import build_projection, build_site
@@ -85,7 +85,7 @@ class IdFormer(nn.Module):
         for number in range(SCALES):
             self.add_module(f"mapping_{number}", _build_mlp(state, f"mapping_{number}."))
         width = self.latents.shape[-1]
-        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
+        depth = count_layers(state, "layers.")
         if depth % SCALES:
             raise ValueError(f"{depth} layers cannot be shared among {SCALES} hidden states")
         inner, wide = state["layers.0.0.to_q.weight"].shape[0], state["layers.0.1.1.weight"].shape[0]
@@ -165,6 +165,7 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         recipe=_make_tokens,
         tokens_per_photo=net.tokens,
         features_width={"arcface-raw": _ARCFACE, "eva": net.hidden_width},
+        shapes={"eva_pooled": (net.face_width - _ARCFACE,)},
         combine="concatenate",
         mode="orthogonal_v2",
         methods=METHODS,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dp_adapter.core.adapter import Adapter, TextQuerySiteAdapter
 from dp_adapter.core.projection import State, strip_prefix
 from dp_adapter.core.types import Features, Tokens
-from dp_adapter.weights.build_modules import build_projection
+from dp_adapter.weights.build_modules import assign_weights, build_projection
 from dp_adapter.weights.checkpoint import Checkpoint, RecipeOptions, require
 from dp_adapter.weights.files import WeightFile
 from dp_adapter.weights.site_layers import read_layers
@@ -65,10 +65,8 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
 
 def _build_site(k: Tensor, v: Tensor, q: Tensor) -> TextQuerySiteAdapter:
     """A site whose weights are the file's own tensors, not copies."""
-    with torch.device("meta"):
-        site = TextQuerySiteAdapter(k.shape[1], k.shape[0])
-    site.load_state_dict({"to_k.weight": k, "to_v.weight": v, "to_q.weight": q}, assign=True)
-    return site.eval().requires_grad_(False)
+    state = {"to_k.weight": k, "to_v.weight": v, "to_q.weight": q}
+    return assign_weights(lambda _: TextQuerySiteAdapter(k.shape[1], k.shape[0]), state)
 
 
 def _make_tokens(adapter: Adapter, features: Features, _options: RecipeOptions) -> Tokens:
