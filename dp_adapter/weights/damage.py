@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def name_dtype(tensor: Tensor) -> str:
 
 
 @contextmanager
-def told_as_damage(file: WeightFile, title: str) -> Iterator[None]:
+def told_as_damage(path: Path, title: str) -> Iterator[None]:
     """Whatever a reader raises becomes a WeightsError, which keeps the cause.
 
     Readers take shapes as they expect them; a file may hold any, and each way to fail on them would be a check more.
@@ -53,7 +54,7 @@ def told_as_damage(file: WeightFile, title: str) -> Iterator[None]:
     except DPAdapterError:
         raise
     except Exception as error:
-        problem = f"{file.path.name} cannot be read as {title}: its tensors do not fit together ({explain(error)})"
+        problem = f"{path.name} cannot be read as {title}: its tensors do not fit together ({explain(error)})"
         raise WeightsError(problem, _HINT) from error
 
 

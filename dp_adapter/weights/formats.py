@@ -51,19 +51,19 @@ class Format:
 
     def recognise(self, file: WeightFile) -> bool:
         """Whether a file is of this family. Raises WeightsError where its shapes cannot be looked at."""
-        with told_as_damage(file, self.title):
+        with told_as_damage(file.path, self.title):
             return self.matches(rename_keys(file))
 
     def read(self, file: WeightFile) -> Checkpoint:
         """Raises WeightsError, whatever is wrong with the file's tensors."""
-        with told_as_damage(file, self.title):
+        with told_as_damage(file.path, self.title):
             checkpoint = self.reader(_prepare(file), self.family, self.title)
             try_recipe(checkpoint)
             return checkpoint
 
     def read_tower(self, file: WeightFile) -> BuiltInTower | None:
         """Raises as `read`."""
-        with told_as_damage(file, self.title):
+        with told_as_damage(file.path, self.title):
             return None if self.tower is None else self.tower(_prepare(file))
 
 
@@ -134,7 +134,7 @@ def _row(family: str) -> Format:
 
 def recognise(file: WeightFile) -> Format | None:
     """The first row whose predicate holds, or None. Raises WeightsError where its keys or shapes cannot be read."""
-    with told_as_damage(file, "an adapter"):
+    with told_as_damage(file.path, "an adapter"):
         renamed = rename_keys(file)
     return next((row for row in FORMATS if row.recognise(renamed)), None)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from dp_adapter.errors import MissingDependencyError, WeightsError
+from dp_adapter.errors import MissingDependencyError
 from dp_adapter.identity.encoders.clip_file import read_shape, read_weights, weight_files
 from dp_adapter.identity.encoders.encoder_device import EncoderDevice, LazyNetwork
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
@@ -88,15 +88,15 @@ class ClipVision:
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
         except ImportError:
             raise MissingDependencyError("transformers", "The CLIP picture encoder", "clip") from None
-        with torch.device("meta"):  # random initialisation of 632 M numbers takes longer than reading them
-            model = CLIPVisionModelWithProjection(CLIPVisionConfig(**vars(self.shape)))
-        # In no file; older transformers, as A1111 has them, would ask the file for it.
-        positions = torch.arange(self.shape.tokens)[None]
-        model.vision_model.embeddings.register_buffer("position_ids", positions, persistent=False)
-        try:
+        from dp_adapter.weights.damage import told_as_damage
+
+        with told_as_damage(self._path, "a CLIP vision tower"):
+            with torch.device("meta"):  # random initialisation of 632 M numbers takes longer than reading them
+                model = CLIPVisionModelWithProjection(CLIPVisionConfig(**vars(self.shape)))
+            # In no file; older transformers, as A1111 has them, would ask the file for it.
+            positions = torch.arange(self.shape.tokens)[None]
+            model.vision_model.embeddings.register_buffer("position_ids", positions, persistent=False)
             model.load_state_dict(read_weights(self._files), strict=True, assign=True)
-        except RuntimeError as error:
-            raise WeightsError(f"{self._path} is incomplete: {error}", "Download it again.") from error
         return cast("torch.nn.Module", model)
 
 

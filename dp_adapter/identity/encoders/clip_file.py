@@ -23,6 +23,7 @@ PATCH = EMBEDDINGS + "patch_embedding.weight"
 POSITIONS = EMBEDDINGS + "position_embedding.weight"
 PROJECTION = "visual_projection.weight"
 LAYER = "vision_model.encoder.layers."
+_MOST_HEAD = 16 * 2**20  # bytes of a .safetensors file's head; real ones have a hundredth
 # mlfoundations/open_clip src/open_clip/transformer.py VisionTransformer, and OpenAI's clip/model.py, which it follows.
 _SIGN = "visual.conv1.weight"
 _BLOCK = "visual.transformer.resblocks."
@@ -100,7 +101,13 @@ def read_shape(path: Path, files: tuple[Path, ...]) -> ClipShape:
     Raises:
         WeightsError: another naming, or the sizes do not fit together.
     """
-    tensors = _read_outline(files)
+    from dp_adapter.weights.damage import told_as_damage
+
+    with told_as_damage(path, "a CLIP vision tower"):
+        return _read_shape(path, _read_outline(files))
+
+
+def _read_shape(path: Path, tensors: Mapping[str, Tensor]) -> ClipShape:
     absent = [key for key in (PATCH, POSITIONS, PROJECTION, LAYER + "0.mlp.fc1.weight") if key not in tensors]
     if absent:
         raise WeightsError(
@@ -108,7 +115,10 @@ def read_shape(path: Path, files: tuple[Path, ...]) -> ClipShape:
             "Use the image_encoder of h94/IP-Adapter, or another CLIPVisionModelWithProjection.",
         )
     width, _, patch, _ = tensors[PATCH].shape
-    side = round((tensors[POSITIONS].shape[0] - 1) ** 0.5)
+    positions, _ = tensors[POSITIONS].shape
+    side = round((positions - 1) ** 0.5)
+    if min(side, patch, width, tensors[PROJECTION].shape[0]) < 1:
+        raise WeightsError(f"{path} is not a CLIP vision tower: it sees no picture", "Download it again.")
     layers = {int(key[len(LAYER) :].split(".")[0]) for key in tensors if key.startswith(LAYER)}
     config = _vision_config(path)
     return ClipShape(
@@ -180,7 +190,8 @@ def _read_head(file: Path) -> dict[str, Tensor]:
 
     try:
         with file.open("rb") as stream:
-            header: dict[str, Any] = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            length = min(int.from_bytes(stream.read(8), "little"), _MOST_HEAD)
+            header: dict[str, Any] = json.loads(stream.read(length))
         shapes = {key: header[key]["shape"] for key in header if key != "__metadata__"}
         return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     except (ValueError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError) as error:

@@ -92,14 +92,16 @@ class EvaVision:
         import torch
 
         from dp_adapter.identity.encoders.eva_net import EvaTower
+        from dp_adapter.weights.damage import explain
 
-        with torch.device("meta"):  # no time and memory for random numbers that are replaced
-            model = EvaTower(self.shape)
         try:
+            with torch.device("meta"):  # no time and memory for random numbers that are replaced
+                model = EvaTower(self.shape)
             model.load_state_dict(_tensors(self._path), strict=True, assign=True)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise WeightsError(f"{self._path} is damaged or incomplete ({reason})", "Download it again.") from error
+        except Exception as error:
+            raise WeightsError(
+                f"{self._path} is damaged or incomplete ({explain(error)})", "Download it again."
+            ) from error
         return model
 
 
@@ -157,7 +159,7 @@ def read_shape(path: Path) -> EvaShape:
             side=round((own["pos_embed"][1] - 1) ** 0.5),
             output=own["head.weight"][0],
         )
-    except (KeyError, ValueError, IndexError) as error:
+    except Exception as error:  # sizes are taken as they should be; a file may have any
         problem = f"{path} is not an image tower of EVA02-CLIP ({error})"
         raise WeightsError(problem, "Use EVA02_CLIP_L_336_psz14_s6B.pt of QuanSun/EVA-CLIP.") from error
     if shape.depth <= HIDDEN[-1] or own["pos_embed"][1] != shape.tokens or width % shape.head:
