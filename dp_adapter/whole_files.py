@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all: written beside their place under a name of our own, then moved there.
+"""Files that appear whole or not at all: written in a folder of our own beside their place, then moved there.
 
-A writer that was killed leaves such a name behind; whoever writes next into the folder removes it.
+In a folder, since libraries write temporary files of their own beside what they are told to write (safetensors does).
+A writer that was killed leaves its folder behind; whoever writes next to it removes it.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ def write_whole(target: Path, *, replace: bool = True) -> Generator[Path, None, 
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent))
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
-    beside = target.with_name(f".dp_adapter-{_machine()}-{os.getpid()}-{_RUN}-{uuid4().hex[:8]}.tmp")
+    folder = target.with_name(f".dp_adapter-{_machine()}-{os.getpid()}-{_RUN}-{uuid4().hex[:8]}.tmp")
+    folder.mkdir(mode=0o700)
     try:
+        beside = folder / f"{target.name}.tmp"
         yield beside
         move(beside, target, replace=replace)
     finally:
-        _remove(beside)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def move(source: Path, target: Path, *, replace: bool) -> None:
@@ -86,7 +89,7 @@ def sweep(folder: Path) -> None:
                 machine, process, run = match.groups()
                 dead = machine == _machine() and not _is_running(int(process), run)
                 if dead or time.time() - path.lstat().st_mtime > _STALE:
-                    _remove(path)
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_running(process: int, run: str) -> bool:
@@ -113,11 +116,3 @@ def _machine() -> str:
     except (OSError, NotImplementedError):
         numbers = ""
     return f"{zlib.crc32(f'{platform.node()} {numbers}'.encode()):08x}"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()

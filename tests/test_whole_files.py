@@ -47,9 +47,10 @@ def names(folder: Path) -> list[str]:
 
 
 def left_by(folder: Path, machine: str, process: int, run: str = "0" * 8) -> Path:
-    """A file as a killed writer leaves it."""
+    """A folder as a killed writer leaves it."""
     path = folder / f".dp_adapter-{machine}-{process}-{run}-{'0' * 8}.tmp"
-    path.write_bytes(b"half")
+    path.mkdir()
+    (path / ".tmpx78nsJ").write_bytes(b"half")
     return path
 
 
@@ -63,7 +64,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "a.txt"
     with write_whole(target) as beside:
         beside.write_text("one")
-        assert names(target.parent) == [beside.name]
+        assert names(target.parent) == [beside.parent.name]
     with pytest.raises(ZeroDivisionError), write_whole(target) as beside:
         beside.write_text("two")
         _ = 1 / 0

@@ -104,16 +104,14 @@ def test_savers_that_are_killed_leave_a_whole_file_and_nothing_else(tmp_path: Pa
     library, chance = IdentityLibrary([tmp_path]), random.Random(0)
     library.save(someone("Known"))
     digest = library.save(replace(library.load("Known"), name="Target")).digest
-    left = 0
     for _ in range(6):
         saver = start(tmp_path, "for ever")
         assert saver.stdout is not None and saver.stdout.readline() == "ready\n" and saver.stdin is not None
         saver.stdin.write("\n")
         saver.stdin.flush()
-        time.sleep(0.02 + chance.random() / 20)
+        time.sleep(0.01 + chance.random() / 20)
         saver.send_signal(signal.SIGKILL)
         saver.communicate()
-        left += len(names_in(tmp_path)) > 2
         assert IdentityLibrary([tmp_path]).load("Target").digest == digest
         assert set(library.names()) == {"Known", "Target"}
     library.save(someone("Last"))
@@ -261,9 +259,7 @@ def test_every_encoders_vectors_have_their_shape(name: str, tmp_path: Path) -> N
     wrong = [numbers(*EVERY[name], 1), numbers(*EVERY[name][:-1], 0), numbers(*EVERY[name]) * np.float32(1e20)]
     wrong += [numbers(*EVERY[name][:-1], EVERY[name][-1] + 1)] if not name.startswith("photomaker") else []
     for vector in wrong:
-        with pytest.raises(
-            IdentityError, match=rf"Anna.*(damaged|saved).*its vector {name}|tmp is damaged \(its vector {name}"
-        ):
+        with pytest.raises(IdentityError, match=rf"Anna.*(damaged|saved).*its vector {name}"):
             save(vector)
     assert library.load("Anna").photos[0].views["yunet"].vectors[name].shape == EVERY[name]
 

@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder: Path, shards: Path, tmp_
     assert 0 < len(done) < 6
     half = done[0]
     half.write_bytes(half.read_bytes()[:100])  # as a power cut leaves it
-    (out / ".dp_adapter-00000000-1-00000000-00000000.tmp").write_bytes(b"half")
+    (out / ".dp_adapter-00000000-1-00000000-00000000.tmp").mkdir()
     os.utime(out / ".dp_adapter-00000000-1-00000000-00000000.tmp", (0, 0))
     with pytest.raises(SettingsError, match="size 256, now 128"):
         prepare(folder, out, PrepareOptions(size=128))
