@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def name_dtype(tensor: Tensor) -> str:
 
 
 @contextmanager
-def told_as_damage(path: Path, title: str) -> Iterator[None]:
+def told_as_damage(path: Path, title: str) -> Generator[None, None, None]:
     """Whatever a reader raises becomes a WeightsError, which keeps the cause.
 
     Readers take shapes as they expect them; a file may hold any, and each way to fail on them would be a check more.

@@ -74,7 +74,8 @@ def made(family: str) -> WeightFile:
             adapter = tiny.gated_adapter() if family == "own-gated" else tiny.adapter("sd15", text=True, blending=True)
             own_adapter.save(path, adapter, "sd15", "arcface", {})
         with safe_open(str(path), framework="pt") as file:
-            return WeightFile(path, {key: file.get_tensor(key).clone() for key in file.keys()}, dict(file.metadata()))  # noqa: SIM118
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            return WeightFile(path, tensors, dict(file.metadata() or {}))
 
 
 # --- changes --------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def changed(draw: Draw, family: str) -> WeightFile:
 
 def features_for(checkpoint: Checkpoint, photos: int = 2) -> Features:
     """Random features as wide as the checkpoint says that it takes them."""
-    widths: Mapping[str, int] = checkpoint.features_width
+    widths: dict[str, int] = {**checkpoint.features_width}
     face = next((widths[name] for name in ("arcface", "arcface-raw", "sface") if name in widths), None)
     clip = next((widths[name] for name in ("clip-hidden", "clip-parsed") if name in widths), None)
 
