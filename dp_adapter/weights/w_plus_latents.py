@@ -57,7 +57,7 @@ def read_arrays(path: Path) -> list[Tensor]:
                 if (size := sum(one.file_size for one in archive.infolist())) > MAX_BYTES:
                     raise ValueError(f"{size / 2**20:.0f} MiB unpacked")
         loaded: Any = np.load(path, allow_pickle=False)
-        arrays: list[Any] = list(loaded.values()) if isinstance(loaded, np.lib.npyio.NpzFile) else [loaded]
+        arrays: list[Any] = [loaded] if isinstance(loaded, np.ndarray) else list(loaded.values())
         return [torch.as_tensor(array.astype(np.float32)) for array in arrays if array.dtype.kind in "fiu"]
     except Exception as error:  # damaged bytes make NumPy raise anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).parents[2]
 TENSORS = {"image_proj": {"weight": torch.ones(3, 4)}, "ip_adapter": {"1.to_k_ip.weight": torch.ones(2, 2)}}
 
 
-def saved(container: str) -> bytes:
+def saved(container: tiny.Container) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.bin"
         tiny.write(
@@ -40,7 +40,8 @@ def saved(container: str) -> bytes:
         return path.read_bytes()
 
 
-WHOLE = {container: saved(container) for container in ("zip", "legacy", "safetensors")}
+CONTAINERS: tuple[tiny.Container, ...] = ("zip", "legacy", "safetensors")
+WHOLE = {container: saved(container) for container in CONTAINERS}
 
 
 def write_deflated(path: Path, tensor: torch.Tensor) -> None:

@@ -146,5 +146,6 @@ class PhotoRows(Part):
 
 
 def source_row(rows: Sequence[Row]) -> int:
-    """The row whose text the photos get: the first that is not conditional, or else the first."""
-    return next((number for number, row in enumerate(rows) if row.kind != "cond"), 0)
+    """The row whose text the photos get: the first unconditional one, or one without identity, or else the first."""
+    kinds = [row.kind for row in rows]
+    return next((kinds.index(kind) for kind in ("uncond", "text") if kind in kinds), 0)
