@@ -23,6 +23,7 @@ PATCH = EMBEDDINGS + "patch_embedding.weight"
 POSITIONS = EMBEDDINGS + "position_embedding.weight"
 PROJECTION = "visual_projection.weight"
 LAYER = "vision_model.encoder.layers."
+_LARGEST = 2048  # pixels a side; public towers see 224 to 448
 _MOST_HEAD = 16 * 2**20  # bytes of a .safetensors file's head; real ones have a hundredth
 # mlfoundations/open_clip src/open_clip/transformer.py VisionTransformer, and OpenAI's clip/model.py, which it follows.
 _SIGN = "visual.conv1.weight"
@@ -117,8 +118,10 @@ def _read_shape(path: Path, tensors: Mapping[str, Tensor]) -> ClipShape:
     width, _, patch, _ = tensors[PATCH].shape
     positions, _ = tensors[POSITIONS].shape
     side = round((positions - 1) ** 0.5)
-    if min(side, patch, width, tensors[PROJECTION].shape[0]) < 1:
-        raise WeightsError(f"{path} is not a CLIP vision tower: it sees no picture", "Download it again.")
+    if min(side, patch, width, tensors[PROJECTION].shape[0]) < 1 or side * patch > _LARGEST:
+        # a photo is brought to this size before the tensors themselves are read
+        problem = f"{path} is not a CLIP vision tower: it sees pictures of {side * patch} px"
+        raise WeightsError(problem, "Download it again.")
     layers = {int(key[len(LAYER) :].split(".")[0]) for key in tensors if key.startswith(LAYER)}
     config = _vision_config(path)
     return ClipShape(

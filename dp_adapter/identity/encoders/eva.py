@@ -27,6 +27,7 @@ CACHED = "models--QuanSun--EVA-CLIP/snapshots"
 EXTENSIONS = ("sd-webui-controlnet-evaclip/models/" + CACHED, "sd-webui-controlnet/annotator/downloads/clip_vision")
 HUB = Path("~/.cache/huggingface/hub") / CACHED
 _PICKLES = (".pt", ".pth", ".bin")
+_LARGEST = 2048  # pixels a side; the public tower sees 336
 _HEAD = 64  # of all public towers; a narrower one is one head
 _ANCHOR = "blocks.0.attn.q_proj.weight"
 # What timm, which carries the tower as .safetensors, calls the same parameters.
@@ -92,12 +93,17 @@ class EvaVision:
         import torch
 
         from dp_adapter.identity.encoders.eva_net import EvaTower
-        from dp_adapter.weights.damage import explain
+        from dp_adapter.weights.damage import explain, require_plain
+        from dp_adapter.weights.files import WeightFile
 
         try:
             with torch.device("meta"):  # no time and memory for random numbers that are replaced
                 model = EvaTower(self.shape)
-            model.load_state_dict(_tensors(self._path), strict=True, assign=True)
+            weights = _tensors(self._path)
+            require_plain(WeightFile(self._path, weights, {}))
+            model.load_state_dict(weights, strict=True, assign=True)
+        except WeightsError:
+            raise
         except Exception as error:
             raise WeightsError(
                 f"{self._path} is damaged or incomplete ({explain(error)})", "Download it again."
@@ -162,7 +168,12 @@ def read_shape(path: Path) -> EvaShape:
     except Exception as error:  # sizes are taken as they should be; a file may have any
         problem = f"{path} is not an image tower of EVA02-CLIP ({error})"
         raise WeightsError(problem, "Use EVA02_CLIP_L_336_psz14_s6B.pt of QuanSun/EVA-CLIP.") from error
-    if shape.depth <= HIDDEN[-1] or own["pos_embed"][1] != shape.tokens or width % shape.head:
+    if (
+        shape.depth <= HIDDEN[-1]
+        or own["pos_embed"][1] != shape.tokens
+        or width % shape.head
+        or shape.pixels > _LARGEST
+    ):
         problem = f"{path} has sizes that no tower for PuLID has ({shape})"
         raise WeightsError(problem, "Use EVA02_CLIP_L_336_psz14_s6B.pt of QuanSun/EVA-CLIP.")
     return shape

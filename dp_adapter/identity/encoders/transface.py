@@ -42,7 +42,7 @@ class TransFace:
         self.shape = shape = _open(path)[0]
         self.kind = f"transface/{shape.width}x{shape.depth}x{shape.patches}"
         self.name = f"{self.kind}/{path.stem}"
-        self._network = LazyNetwork(self.kind, self._load, placement or EncoderDevice())
+        self._network = LazyNetwork(self.name, self._load, placement or EncoderDevice())
 
     @property
     def version(self) -> str:
@@ -63,13 +63,13 @@ class TransFace:
         return patches
 
     def _load(self) -> TransFaceNet:
+        from dp_adapter.weights.damage import explain
+
         network, weights = _open(self._path)
         try:
             network.load_state_dict(weights, strict=True, assign=True)
-        except RuntimeError as error:
-            raise WeightsError(
-                f"{self._path.name} is an incomplete TransFace: {str(error).splitlines()[-1].strip()}", _hint()
-            ) from error
+        except Exception as error:
+            raise WeightsError(f"{self._path.name} is an incomplete TransFace: {explain(error)}", _hint()) from error
         return network
 
 
@@ -82,13 +82,16 @@ def _open(path: Path) -> tuple[TransFaceNet, dict[str, Tensor]]:
     import torch
 
     from dp_adapter.identity.encoders.transface_net import TransFaceNet, patch_weights
+    from dp_adapter.weights.damage import require_plain
     from dp_adapter.weights.files import open_weights
 
-    weights = patch_weights(open_weights(path).tensors)
+    file = open_weights(path)
+    require_plain(file)
+    weights = patch_weights(file.tensors)
     try:
         with torch.device("meta"):
             return TransFaceNet.like(weights), weights
-    except (KeyError, ValueError) as error:
+    except Exception as error:  # a file may hold any shapes
         raise WeightsError(f"{path.name} is no TransFace ({error})", _hint()) from error
 
 

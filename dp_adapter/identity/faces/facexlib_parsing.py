@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_adapter.errors import CatalogError, WeightsError
+from dp_adapter.errors import CatalogError
 from dp_adapter.identity.faces.face import Face, Floats, similarity
 from dp_adapter.identity.faces.face_parsing import FaceParser, SelfieParser
 from dp_adapter.identity.faces.landmark_regions import EYE, FACE, Oval, frame, oval_mask
@@ -162,7 +162,7 @@ class FacexlibParser:
         network = cast("nn.Module", getattr(module, self._layout.network)(**self._layout.options))
         try:
             network.load_state_dict(cast(Any, unpickle(self._path)))
-        except (OSError, RuntimeError, AttributeError, TypeError, WeightsError) as error:
+        except Exception as error:  # damaged bytes make torch raise anything
             raise CatalogError(
                 f"{self._path} is damaged or no {self._layout.network} of facexlib",
                 "Remove it, or restore it from facexlib's releases.",

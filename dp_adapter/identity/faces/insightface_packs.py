@@ -105,6 +105,11 @@ class InsightFace:
                 f"The insightface pack in {folder} has no face detector",
                 "Unpack the whole pack there; buffalo_l has det_10g.onnx, antelopev2 scrfd_10g_bnkps.onnx.",
             ) from None
+        except Exception as error:  # onnxruntime's own exceptions share no base of their own
+            raise CatalogError(
+                f"The insightface pack in {folder} cannot be read: {str(error)[:200]}",
+                "A file of it is damaged: unpack the whole pack there again.",
+            ) from error
         return app
 
     def _find(self, canvas: Picture) -> list[Face]:
