@@ -105,9 +105,8 @@ def new_resampler(features: int, tokens: int, context: int) -> Resampler:
         "latents": (1, tokens, width),
         "proj_in.weight": (width, features),
         "proj_out.weight": (context, width),
-        "layers.0.0.to_q.weight": (inner, width),
         "layers.0.1.1.weight": (_FEED_FORWARD * width, width),
-        f"layers.{_DEPTH - 1}.0.to_q.weight": (inner, width),
+        **{f"layers.{number}.0.to_q.weight": (inner, width) for number in range(_DEPTH)},
     }
     net = Resampler.like({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
     net.latents = nn.Parameter(torch.randn(1, tokens, width) / width**0.5)
