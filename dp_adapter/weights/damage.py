@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,16 +11,15 @@ from torch import Tensor
 
 from dp_adapter.errors import DPAdapterError, WeightsError
 from dp_adapter.naming import shorten
-from dp_adapter.weights.files import WeightFile
 
 _HINT = "It is damaged, or was made for another program: get it again."
 
 
-def require_plain(file: WeightFile) -> None:
+def require_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raises WeightsError naming the first tensor that is no dense array of real numbers as large as its shape says."""
-    for key, tensor in file.tensors.items():
+    for key, tensor in tensors.items():
         if wrong := _find_wrong(tensor):
-            raise WeightsError(f"{file.path.name} holds {wrong} in '{shorten(key, 80)}'", _HINT)
+            raise WeightsError(f"{path.name} holds {wrong} in '{shorten(key, 80)}'", _HINT)
 
 
 def _find_wrong(tensor: Tensor) -> str:
@@ -41,7 +40,7 @@ def name_dtype(tensor: Tensor) -> str:
 
 
 @contextmanager
-def told_as_damage(path: Path, title: str) -> Generator[None, None, None]:
+def refuse_damage(path: Path, title: str) -> Generator[None, None, None]:
     """Whatever a reader raises becomes a WeightsError, which keeps the cause.
 
     Readers take shapes as they expect them; a file may hold any, and each way to fail on them would be a check more.

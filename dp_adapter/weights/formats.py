@@ -14,7 +14,7 @@ from pathlib import Path
 from dp_adapter.errors import WeightsError
 from dp_adapter.weights import foreign_files
 from dp_adapter.weights.checkpoint import BuiltInTower, Checkpoint
-from dp_adapter.weights.damage import require_plain, told_as_damage
+from dp_adapter.weights.damage import refuse_damage, require_plain
 from dp_adapter.weights.families import (
     consistentid,
     facechain_fact,
@@ -51,26 +51,26 @@ class Format:
 
     def recognise(self, file: WeightFile) -> bool:
         """Whether a file is of this family. Raises WeightsError where its shapes cannot be looked at."""
-        with told_as_damage(file.path, self.title):
+        with refuse_damage(file.path, self.title):
             return self.matches(rename_keys(file))
 
     def read(self, file: WeightFile) -> Checkpoint:
         """Raises WeightsError, whatever is wrong with the file's tensors."""
-        with told_as_damage(file.path, self.title):
+        with refuse_damage(file.path, self.title):
             checkpoint = self.reader(_prepare(file), self.family, self.title)
             try_recipe(checkpoint)
             return checkpoint
 
     def read_tower(self, file: WeightFile) -> BuiltInTower | None:
         """Raises as `read`."""
-        with told_as_damage(file.path, self.title):
+        with refuse_damage(file.path, self.title):
             return None if self.tower is None else self.tower(_prepare(file))
 
 
 def _prepare(file: WeightFile) -> WeightFile:
     """A file as readers take it: its keys renamed, and nothing in it but numbers that can be computed with."""
     renamed = rename_keys(file)
-    require_plain(renamed)
+    require_plain(file.path, renamed.tensors)
     return renamed
 
 
@@ -134,7 +134,7 @@ def _row(family: str) -> Format:
 
 def recognise(file: WeightFile) -> Format | None:
     """The first row whose predicate holds, or None. Raises WeightsError where its keys or shapes cannot be read."""
-    with told_as_damage(file.path, "an adapter"):
+    with refuse_damage(file.path, "an adapter"):
         renamed = rename_keys(file)
     return next((row for row in FORMATS if row.recognise(renamed)), None)
 

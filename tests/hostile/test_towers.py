@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
@@ -88,3 +89,12 @@ def test_eva(key: str, how: str) -> None:
             EvaVision(path).encode(torch.zeros(40, 40, 3).numpy())
         except WeightsError as error:
             assert "tower" in str(error)
+
+
+def test_a_layer_with_a_huge_number_is_one_layer(tmp_path: Path) -> None:
+    """Counted by their numbers, the layers of a file of a few bytes would fill any memory."""
+    prefix = next(key for key in EVA if ".blocks.0." in key).partition("blocks.0.")[0]
+    path = tmp_path / "tower.safetensors"
+    save_file({**EVA, f"{prefix}blocks.999999999.norm1.weight": torch.ones(1)}, str(path))
+    with pytest.raises(WeightsError, match="tower"):
+        EvaVision(path).encode(torch.zeros(40, 40, 3).numpy())

@@ -88,17 +88,16 @@ class ClipVision:
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
         except ImportError:
             raise MissingDependencyError("transformers", "The CLIP picture encoder", "clip") from None
-        from dp_adapter.weights.damage import require_plain, told_as_damage
-        from dp_adapter.weights.files import WeightFile
+        from dp_adapter.weights.damage import refuse_damage, require_plain
 
-        with told_as_damage(self._path, "a CLIP vision tower"):
+        with refuse_damage(self._path, "a CLIP vision tower"):
             with torch.device("meta"):  # random initialisation of 632 M numbers takes longer than reading them
                 model = CLIPVisionModelWithProjection(CLIPVisionConfig(**vars(self.shape)))
             # In no file; older transformers, as A1111 has them, would ask the file for it.
             positions = torch.arange(self.shape.tokens)[None]
             model.vision_model.embeddings.register_buffer("position_ids", positions, persistent=False)
             weights = read_weights(self._files)
-            require_plain(WeightFile(self._path, weights, {}))
+            require_plain(self._path, weights)
             model.load_state_dict(weights, strict=True, assign=True)
         return cast("torch.nn.Module", model)
 

@@ -102,9 +102,9 @@ def read_shape(path: Path, files: tuple[Path, ...]) -> ClipShape:
     Raises:
         WeightsError: another naming, or the sizes do not fit together.
     """
-    from dp_adapter.weights.damage import told_as_damage
+    from dp_adapter.weights.damage import refuse_damage
 
-    with told_as_damage(path, "a CLIP vision tower"):
+    with refuse_damage(path, "a CLIP vision tower"):
         return _read_shape(path, _read_outline(files))
 
 

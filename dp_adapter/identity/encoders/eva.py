@@ -94,13 +94,12 @@ class EvaVision:
 
         from dp_adapter.identity.encoders.eva_net import EvaTower
         from dp_adapter.weights.damage import explain, require_plain
-        from dp_adapter.weights.files import WeightFile
 
         try:
             with torch.device("meta"):  # no time and memory for random numbers that are replaced
                 model = EvaTower(self.shape)
             weights = _tensors(self._path)
-            require_plain(WeightFile(self._path, weights, {}))
+            require_plain(self._path, weights)
             model.load_state_dict(weights, strict=True, assign=True)
         except WeightsError:
             raise
@@ -159,7 +158,7 @@ def read_shape(path: Path) -> EvaShape:
         shape = EvaShape(
             width=width,
             inner=own["blocks.0.mlp.w1.weight"][0],
-            depth=1 + max(int(match[1]) for key in own if (match := re.match(r"blocks\.(\d+)\.", key))),
+            depth=len({match[1] for key in own if (match := re.match(r"blocks\.(\d+)\.", key))}),
             head=next((s[-1] for key, s in shapes.items() if key.endswith("rope.freqs_cos")), min(_HEAD, width)),
             patch=patch,
             side=round((own["pos_embed"][1] - 1) ** 0.5),

@@ -86,7 +86,7 @@ def _open(path: Path) -> tuple[TransFaceNet, dict[str, Tensor]]:
     from dp_adapter.weights.files import open_weights
 
     file = open_weights(path)
-    require_plain(file)
+    require_plain(path, file.tensors)
     weights = patch_weights(file.tensors)
     try:
         with torch.device("meta"):

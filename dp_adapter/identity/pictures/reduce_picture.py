@@ -24,7 +24,8 @@ def split_bands(width: int, height: int) -> Iterator[tuple[int, int]]:
 def reduce_by_area(rows: Rows, size: tuple[int, int], target: tuple[int, int], close: Callable[[], None]) -> Image:
     """What Pillow's ``resize(target, BOX)`` makes of the whole: it, too, goes along the rows first.
 
-    But for pictures twice as high as wide from Pillow 13 on, whose levels differ by one here and there.
+    But for pictures twice as high as wide from Pillow 13 on, whose levels differ here and there: in grey by one, with
+    transparency by up to four.
 
     Args:
         close: called when no rows are needed any more, so that the whole and the reduced picture never exist together.

@@ -86,7 +86,7 @@ def write(identity: SavedIdentity, path: Path) -> None:
 
 def read_header(path: Path) -> IdentityHeader:
     """Head and thumbnail of a file. Raises as `read`, but does not compare the content with its digest."""
-    with _told(path):
+    with _tell_damage(path):
         return _header(path, *_contents(path, everything=False))
 
 
@@ -96,7 +96,7 @@ def read(path: Path) -> SavedIdentity:
     Raises:
         IdentityError: gone, too large, damaged, of another kind, or of a newer version.
     """
-    with _told(path):
+    with _tell_damage(path):
         metadata, tensors = _contents(path, everything=True)
         header = _header(path, metadata, tensors)
         if content_digest(metadata["photos"], metadata["encoders"], tensors) != header.digest:
@@ -278,7 +278,7 @@ def _hash(text: object) -> str:
 
 
 @contextmanager
-def _told(path: Path) -> Generator[None, None, None]:
+def _tell_damage(path: Path) -> Generator[None, None, None]:
     """Turns what the content of a file makes go wrong into an IdentityError that names the file."""
     from safetensors import SafetensorError
 
