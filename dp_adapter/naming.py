@@ -58,6 +58,11 @@ def shorten(text: str, most: int) -> str:
     return f"{text[: most - end - 1]}…{text[len(text) - end :]}"
 
 
+def first_line(error: Exception, most: int) -> str:
+    """The beginning of what an error says; its kind where it says nothing."""
+    return str(error).splitlines()[0][:most] if str(error) else type(error).__name__
+
+
 def word(text: str) -> str:
     """A sentence that shows what came from files and requests, for every screen and every encoding.
 

@@ -14,6 +14,7 @@ import torch
 from torch import serialization
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.naming import first_line
 
 AGAIN = "Download it again and compare its size with the page it came from."
 _CODE = ("unsupported global", "unsupported class")  # words of torch's refusals, 2.1 to 2.13
@@ -43,8 +44,8 @@ def unpickle(path: Path) -> object:
             raise WeightsError(f"{path.name} contains code, not only weights", _SAFE) from error
         if isinstance(error, pickle.UnpicklingError):
             raise WeightsError(f"{path.name} is not a weight file, or is damaged", AGAIN) from error
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise WeightsError(f"{path.name} is truncated or damaged ({reason})", AGAIN) from error
+        problem = f"{path.name} is truncated or damaged ({first_line(error, 120)})"
+        raise WeightsError(problem, AGAIN) from error
 
 
 def _load(path: Path) -> object:

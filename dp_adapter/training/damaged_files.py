@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_adapter.errors import TrainingError
+from dp_adapter.naming import first_line
 
 MOST_BYTES = 64 * 2**20
 """Of the arrays of a sample, unpacked: a hundred times what the encoders make."""
@@ -25,7 +26,7 @@ def tell_damage(problem: str, hint: str) -> Generator[None, None, None]:
     except TrainingError:
         raise
     except Exception as error:  # damaged bytes make decoders raise anything
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error, 200)
         if isinstance(error, KeyError):
             reason = f"it has no {reason}"
         raise TrainingError(f"{problem} ({reason})", hint) from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.naming import first_line
 from dp_adapter.weights.files import open_bare
 
 LATENT = (18, 512)
@@ -60,5 +61,5 @@ def read_arrays(path: Path) -> list[Tensor]:
         arrays: list[Any] = [loaded] if isinstance(loaded, np.ndarray) else list(loaded.values())
         return [torch.as_tensor(array.astype(np.float32)) for array in arrays if array.dtype.kind in "fiu"]
     except Exception as error:  # damaged bytes make NumPy raise anything
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise WeightsError(f"{path.name} is damaged or no array of numbers ({reason})", _HINT) from error
+        problem = f"{path.name} is damaged or no array of numbers ({first_line(error, 120)})"
+        raise WeightsError(problem, _HINT) from error
