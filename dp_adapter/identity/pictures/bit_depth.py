@@ -44,7 +44,12 @@ def image_rows(image: Image, key: int | tuple[int, ...] | None) -> Rows:
         key: from ``key_in_8bit``.
     """
     levels = find_levels(image)
-    return lambda top, bottom: to_8bit(image.crop((0, top, image.width, bottom)), key, levels)
+    return lambda top, bottom: to_8bit(_cut_rows(image, top, bottom), key, levels)
+
+
+def _cut_rows(image: Image, top: int, bottom: int) -> Image:
+    """Rows of an image, without a copy where these are all. Pillow 9 holds cut ones against the host's own limit."""
+    return image if (top, bottom) == (0, image.height) else image.crop((0, top, image.width, bottom))
 
 
 def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -112,7 +117,7 @@ def find_levels(image: Image) -> Levels | None:
         return 0.0, 1 / 257
     extremes: list[float] = []
     for top, bottom in split_bands(*image.size):
-        values = _finite(np.asarray(image.crop((0, top, image.width, bottom))))
+        values = _finite(np.asarray(_cut_rows(image, top, bottom)))
         extremes += [float(values.min()), float(values.max())]
     low, high = min(extremes), max(extremes)
     for white in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
