@@ -109,10 +109,12 @@ def _make_plan(
 
     chosen = choose_arms([name for name in split_list(args.arms) if name])
     notes: list[str] = []
-    if "text" not in pictures.trained_parts and settings.text_emphasis == 0 and not settings.strict_text_region:
+    guidance = pictures.checkpoint.guidance if settings.identity_guidance is None else settings.identity_guidance
+    text_acts = settings.text_emphasis or settings.strict_text_region or guidance
+    if "text" not in pictures.trained_parts and not text_acts:
         chosen = tuple(arm for arm in chosen if arm.name != "no-tca")
         notes.append("The adapter has no trained TCA, so that DP-Adapter is already without it.")
-    if "blending" not in pictures.trained_parts:
+    if not pictures.trained_parts & {"blending", "gate"}:
         notes.append("The adapter has no trained FFB: its gate is the region mask to a power, without FFB the mask.")
     if args.seeds < 1 or args.prompt_count < 1:
         raise SettingsError("seeds", "there is nothing to make", "Give --seeds and --prompt-count of 1 or more.")

@@ -26,8 +26,8 @@ FORMAT = 1
 
 _LEFT_OUT: dict[Weights, tuple[str, ...]] = {
     "whole": (),
-    "no-blending": (".blending.",),
-    "bare": (".blending.", ".text."),
+    "no-blending": (".blending.", "gate."),
+    "bare": (".blending.", "gate.", ".text."),
 }
 
 
@@ -64,9 +64,9 @@ class EvaluationPictures:
 
     @property
     def trained_parts(self) -> set[str]:
-        """Which trained parts the adapter has: ``text`` (TCA), ``blending`` (FFB)."""
-        sites = list(self.checkpoint.adapter.sites)
-        return {part for part in ("text", "blending") if any(getattr(site, part, None) is not None for site in sites)}
+        """Which trained parts the adapter has: ``text`` (TCA), ``blending`` and ``gate`` (FFB)."""
+        modules = [self.checkpoint.adapter, *self.checkpoint.adapter.sites]
+        return {part for part in ("text", "blending", "gate") if any(getattr(one, part, None) for one in modules)}
 
     def model_file(self, weights: Weights) -> str:
         """Path of the adapter's file with these weights only; a copy is written where something is left out."""

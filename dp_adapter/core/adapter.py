@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dp_adapter.core.attention import attend
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
+from dp_adapter.core.latent_gate import LatentGate
 
 
 class SiteAdapter(nn.Module):
@@ -109,12 +110,21 @@ class Adapter(nn.Module):
     """Projection and site weights of one checkpoint, sites in checkpoint order (down, up, middle).
 
     A family that acts on the text side alone has no sites.
+
+    Attributes:
+        gate: trained FFB over the whole picture, or None.
     """
 
-    def __init__(self, projection: nn.Module, sites: Sequence[SiteAdapter | GatedSiteAdapter]) -> None:
+    def __init__(
+        self,
+        projection: nn.Module,
+        sites: Sequence[SiteAdapter | GatedSiteAdapter],
+        gate: LatentGate | None = None,
+    ) -> None:
         super().__init__()
         self.projection = projection
         self.sites = nn.ModuleList(sites)
+        self.gate = gate
 
     @property
     def context(self) -> int:

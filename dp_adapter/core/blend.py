@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from dp_adapter.core.attention import attend, split_heads
 from dp_adapter.core.types import BlendMode, Grid
 
-# PuLID's first five identity tokens carry the face as a whole (attention_processor.py, ToTheBeginning/PuLID@1aa2fc7).
-_PULID_GLOBAL_TOKENS = 5
+GLOBAL_TOKENS = 5
+"""PuLID's first tokens, which carry the face as a whole (ToTheBeginning/PuLID@1aa2fc7 attention_processor.py)."""
 _TIME_FEATURES = 8
 
 
@@ -41,8 +41,8 @@ def identity_term(mode: BlendMode, q: Tensor, k: Tensor, v: Tensor, text: TextAt
         k = k - k.mean(0) + text.k.mean(0)
         v = v - v.mean(0) + text.v.mean(0)
     z_id = attend(q, k, v, heads)
-    if mode == "norm":  # UniID
-        return z_id * (_norm(text.z) / _norm(z_id).clamp(min=1e-12))
+    if mode == "norm":  # UniID: lengths over positions and channels (lyuPang/UniID@41cd236, linalg.norm(dim=(1, 2)))
+        return z_id * (_norm(text.z) / _norm(z_id).clamp(min=1e-12)).to(z_id)
     if mode == "orthogonal":
         return z_id - _projection(z_id, text.z).to(z_id)
     if mode == "orthogonal_v2":
@@ -52,8 +52,8 @@ def identity_term(mode: BlendMode, q: Tensor, k: Tensor, v: Tensor, text: TextAt
 
 
 def _norm(x: Tensor) -> Tensor:
-    """[n, I] -> [n, 1]"""
-    return x.square().sum(-1, keepdim=True).sqrt()
+    """Of all numbers of [n, I] together, in float32 or better: []."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)).square().sum().sqrt()
 
 
 def _projection(z_id: Tensor, z_text: Tensor) -> Tensor:
@@ -69,11 +69,14 @@ def _projection(z_id: Tensor, z_text: Tensor) -> Tensor:
 def _global_attention(q: Tensor, k: Tensor, heads: int) -> Tensor:
     """Share of attention on the identity's global tokens, averaged over heads; unscaled softmax as in PuLID: [n, 1]."""
     logits = split_heads(q, heads) @ split_heads(k, heads).mT  # [heads, n, T]
-    return logits.softmax(-1, dtype=torch.float32).mean(0)[:, :_PULID_GLOBAL_TOKENS].sum(-1, keepdim=True)
+    return logits.softmax(-1, dtype=torch.float32).mean(0)[:, :GLOBAL_TOKENS].sum(-1, keepdim=True)
 
 
 def text_emphasis(gate: Tensor, amount: float) -> Tensor:
-    """Factors 1 + a (1 - G) for the text's attention, divided by their mean so that they average 1 over the grid.
+    """Factors of the text pathway: 1 + a (1 - G), divided by their mean over the grid.
+
+    They are at least 1 outside the region, and 1 everywhere in a picture without one. The identity pathway, inside, has
+    the text's attention as it is.
 
     Args:
         gate: [N, 1], the summed gate of one row.

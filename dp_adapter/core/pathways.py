@@ -218,8 +218,7 @@ class SitePathways:
             k, v, context = captured.k[row], captured.v[row], captured.context[row]
             f_t = tca(captured.q[row], context, k, v, self.site.heads, text.weight)
         if text.emphasis and step.rows[row].kind == "cond":
-            emphasis = text_emphasis(gate, text.emphasis)
-            f_v, f_t = f_v + (emphasis - 1) * z, f_t * emphasis
+            f_t = f_t * text_emphasis(gate, text.emphasis)
         trained = None if weights is None else weights.blending
         ffb = None if trained is None else cast(FeatureBlending, self._move_module("blending", trained, z))
         return join_pathways(f_v, f_t, gate, ffb, step.latent.halved(self.site.halvings), step.progress)

@@ -42,7 +42,13 @@ class Arm:
 
 
 _EVERYWHERE: dict[str, object] = {"regions": [{"kind": "full"}]}
-_NO_TEXT_PATHWAY: dict[str, object] = {"text_weight": 0.0, "text_emphasis": 0.0, "strict_text_region": False}
+_NO_TEXT_PATHWAY: dict[str, object] = {
+    "text_weight": 0.0,
+    "text_emphasis": 0.0,
+    "strict_text_region": False,
+    "identity_guidance": 0.0,
+}
+_MASK_AS_GATE: dict[str, object] = {"gate.down": 1.0, "gate.middle": 1.0, "gate.up": 1.0}
 
 ARMS = (
     Arm(BASE, "base model", {"enabled": False}),
@@ -54,8 +60,10 @@ ARMS = (
     ),
     Arm(DP, "DP-Adapter", {}),
     Arm("no-tca", "without TCA", _NO_TEXT_PATHWAY),
-    Arm("no-ffb", "without FFB", {"gate.down": 1.0, "gate.middle": 1.0, "gate.up": 1.0}, "no-blending"),
+    Arm("no-ffb", "without FFB", _MASK_AS_GATE, "no-blending"),
     Arm("no-regions", "without region masks", _EVERYWHERE),
+    Arm("strict", "strict text region", {"strict_text_region": True}),
+    Arm("mask", "region masks alone", {**_NO_TEXT_PATHWAY, **_MASK_AS_GATE}, "bare"),
     Arm("strict", "strict text region", {"strict_text_region": True}),
     Arm("guided", "identity guidance", {"identity_guidance": 0.7}),
 )

@@ -81,7 +81,7 @@ class Assembler:
             lora=tuple((entry, settings.lora_weight) for entry in checkpoint.lora),
             companion=self._models.companion(settings.companion, scene.base),
             sharing="words" if placed.words else "regions",
-            guidance=settings.identity_guidance,
+            guidance=settings.identity_guidance or None,
         )
         injection = choose_form(injection, settings.performance, scene.bytes_per_number)
         if not injection.active:  # off is off, for the prompts too

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dp_adapter import naming
+from dp_adapter.core.blend import GLOBAL_TOKENS
 from dp_adapter.core.injection import Identity, Injection
 from dp_adapter.core.text.text_side import TextIdentity
 from dp_adapter.session.assemble import Assembly
@@ -18,8 +19,9 @@ from dp_adapter.session.regions.sharing_by_words import SharingWords
 from dp_adapter.session.regions.tracker_setup import describe_tracking
 from dp_adapter.session.resolve import ResolvedRequest
 from dp_adapter.session.see import SeenPersons
-from dp_adapter.settings import Reference, Settings
+from dp_adapter.settings import Gate, Reference, Settings
 from dp_adapter.settings.messages import tidy
+from dp_adapter.weights.checkpoint import Checkpoint
 
 _LOCKED = {"key": ", its keys locked", "others": ", all other words locked"}
 
@@ -51,6 +53,7 @@ def explain(
         weight=settings.weight,
         span=(injection.schedule.start, injection.schedule.end),
         lora=settings.lora_weight if checkpoint.lora else 0.0,
+        guidance=injection.guidance,
         persons=persons,
         notes=(
             *mode.notes,
@@ -62,6 +65,7 @@ def explain(
             *(() if placed.words else note_missing_regions(settings.regions, settings.sharing, acting)),
             *([f"{naming.capitalise(idle)}."] if idle else []),
             *_note_nothing_free(settings.free_parts, placed),
+            *_note_without_effect(settings.gate, checkpoint, injection),
             *assembly.net_notes,
         ),
         mode=settings.mode,
@@ -175,6 +179,17 @@ def _note_nothing_free(asked: bool, placed: PlacedPersons) -> tuple[str, ...]:
     if not asked or placed.tracker is not None or any(one.free is not None for one in placed.regions.values()):
         return ()
     return ("No part of a face is free: that needs an automatic region, and a part left to the text.",)
+
+
+def _note_without_effect(gate: Gate, checkpoint: Checkpoint, injection: Injection) -> tuple[str, ...]:
+    """Which values of the request say nothing to this checkpoint."""
+    notes: list[str] = []
+    if gate != Gate() and any(getattr(site, "blending", None) is not None for site in checkpoint.adapter.sites):
+        notes.append(f"The gate's powers do nothing: {checkpoint.path.name} brings a trained gate.")
+    tokens = max((len(one.tokens.cond) + one.zero_tokens for one in injection.identities), default=0)
+    if any(one.mode == "orthogonal_v2" for one in injection.identities) and tokens <= GLOBAL_TOKENS:
+        notes.append(f"With {tokens} identity tokens the blend mode 'orthogonal_v2' is the same as 'add'.")
+    return tuple(notes)
 
 
 def _used(resolved: ResolvedRequest, assembly: Assembly) -> dict[str, object]:

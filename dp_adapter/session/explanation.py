@@ -73,6 +73,7 @@ class Explanation:
         form: of the identity attention; form_mb: what its factors take in MB, 0 where it has none.
         mode_lines: what the mode does, in sentences.
         words: what it adds to the prompts.
+        guidance: of the identity, apart from the prompt's; None where it is not apart.
         idle: why nothing of the request acts, in few words; empty where something does.
         left_out: which photos are not used, a sentence each.
         used: by dotted path, what automatic values stood for whose meaning depends on what is installed here.
@@ -88,6 +89,7 @@ class Explanation:
     weight: float = 0.0
     span: tuple[float, float] = (0.0, 1.0)
     lora: float = 0.0
+    guidance: float | None = None
     persons: tuple[PersonExplanation, ...] = ()
     notes: tuple[str, ...] = ()
     mode: str = "portrait"
@@ -109,7 +111,8 @@ class Explanation:
             f"{self.family} '{self.model}' ({self.base}), weight {self.weight:g} from {self.span[0]:g} to "
             f"{self.span[1]:g}, blend '{self.blend}', {self.form} form"
             + (f" in {self.form_mb:.0f} MB" if self.form_mb >= 1 else "")
-            + (f", LoRA {self.lora:g}" if self.lora else ""),
+            + (f", LoRA {self.lora:g}" if self.lora else "")
+            + (f", identity guidance {self.guidance:g}" if self.guidance else ""),
             *self.mode_lines,
         ]
         for person in self.persons:

@@ -65,7 +65,8 @@ def place(
         alone = {number for number, own in words.items() if not own.in_region}
         regions = {n: replace(region, known=region.known and n not in alone) for n, region in regions.items()}
     photos_of = {number: person.sources for number, person in seen.persons.items()}
-    return PlacedPersons(regions, words, make_tracker(requested, regions, photos_of, before), requested)
+    tracker = make_tracker(requested, regions, photos_of, before, checkpoint.adapter.gate)
+    return PlacedPersons(regions, words, tracker, requested)
 
 
 def _require_words(checkpoint: Checkpoint) -> None:

@@ -73,13 +73,15 @@ class Resolver:
         require_base(checkpoint, scene.base, "model")
         variant = choose_variant(asked.variant, checkpoint, self._library)
         parts, notes = choose_parts(mode.settings, checkpoint)
+        asked_guidance = mode.settings.identity_guidance
+        guidance = checkpoint.guidance if asked_guidance is None else asked_guidance
         used: dict[str, object] = {"model": checkpoint.path.name}
         if len(checkpoint.variants) > 1:
             used["variant"] = variant
         if asked.reference_age != mode.settings.reference_age:  # estimated by a pack that may not be there
             used["reference_age"] = mode.settings.reference_age
         return ResolvedRequest(
-            mode=replace(mode, settings=mode.settings.replace(parts=parts)),
+            mode=replace(mode, settings=mode.settings.replace(parts=parts, identity_guidance=guidance)),
             checkpoint=checkpoint,
             variant=variant,
             blend=choose_blend(asked.blend, asked.pulid_method, checkpoint),

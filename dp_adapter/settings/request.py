@@ -114,7 +114,8 @@ class Settings(Record):
         Nullable(WEIGHT),
         "Identity guidance",
         "Guides the person apart from the prompt, with this part of the CFG scale, and leaves the rest of the picture "
-        "to the prompt, for one more row of computing; null: not apart. Try 0.7 with a weight of 1.5.",
+        "to the prompt, for one more row of computing; 0: not apart; null: as the model says (public ones: not apart). "
+        "Try 0.7 with a weight of 1.5.",
     )
     blend: str = setting(
         "auto",

@@ -127,6 +127,7 @@ class Checkpoint:
         sharing: how several persons share a picture when the user does not say.
         tower: the one inside that looks at photos.
         start: progress at which it starts to act when neither the user nor the mode says; None for the usual.
+        guidance: identity guidance that it acts with when the user does not say; None for none.
         metadata: facts written into the file (own format).
     """
 
@@ -152,6 +153,7 @@ class Checkpoint:
     sharing: Sharing = "regions"
     tower: BuiltInTower | None = None
     start: float | None = None
+    guidance: float | None = None
     most_photos: int | None = None
     parts: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

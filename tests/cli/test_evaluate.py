@@ -90,6 +90,7 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
     from dp_adapter.cli.evaluation_pictures import EvaluationPictures
     from dp_adapter.core.adapter import SiteAdapter
     from dp_adapter.core.blend import FeatureBlending, TextConsistency
+    from dp_adapter.core.latent_gate import LatentGate
     from dp_adapter.evaluation.protocol import Weights
     from dp_adapter.hosts.pipelines import load_pipeline
     from dp_adapter.session import Session
@@ -102,19 +103,20 @@ def test_an_arm_s_file_lacks_what_the_arm_does_without(tiny_folder: Path, adapte
         assert isinstance(site, SiteAdapter)
         site.text = TextConsistency(site.context, site.width, 2)
         site.blending = FeatureBlending(site.width, 2)
+    adapter.gate = LatentGate()
     own_adapter.save(tmp_path / "whole.safetensors", adapter, "sd15", "sface", {"steps": 3})
     pipeline = load_pipeline.load(tiny_folder, "cpu", "float32")
     pictures = EvaluationPictures(
         Session([], paths_allowed=True), pipeline, tiny_folder, tmp_path / "whole.safetensors", tmp_path
     )
-    assert pictures.trained_parts == {"text", "blending"} and pictures.model_file("whole") == str(
+    assert pictures.trained_parts == {"text", "blending", "gate"} and pictures.model_file("whole") == str(
         tmp_path / "whole.safetensors"
     )
     expected: tuple[tuple[Weights, set[str]], ...] = (("no-blending", {"text"}), ("bare", set()))
     for weights, left in expected:
         found = formats.read(Path(pictures.model_file(weights)))
         site = found.adapter.site(0)
-        assert isinstance(site, SiteAdapter)
+        assert isinstance(site, SiteAdapter) and found.adapter.gate is None
         assert {name for name in ("text", "blending") if getattr(site, name) is not None} == left
         assert found.metadata["training"] == '{"steps": 3}'
         whole = adapter.site(0)

@@ -44,13 +44,21 @@ def test_add() -> None:
 
 
 def test_norm_has_the_texts_length_and_the_identitys_direction() -> None:
-    """UniID: Z_id ||Z_t|| / ||Z_id||, position by position."""
+    """UniID: Z_id ||Z_t|| / ||Z_id||, the lengths over all positions and channels of a row, as in its code."""
     z_id, out = attention(Q, K, V), term("norm")
-    for n in range(N):
-        length = math.sqrt(sum(x * x for x in TEXT.z[n].tolist()))
-        own = math.sqrt(sum(x * x for x in z_id[n].tolist()))
-        torch.testing.assert_close(out[n], z_id[n] * (length / own))
-    torch.testing.assert_close(out.norm(dim=-1), TEXT.z.norm(dim=-1))
+    length = math.sqrt(sum(x * x for x in TEXT.z.flatten().tolist()))
+    own = math.sqrt(sum(x * x for x in z_id.flatten().tolist()))
+    torch.testing.assert_close(out, z_id * (length / own))
+    rows = torch.stack([z_id, TEXT.z])[:, None]
+    official = torch.linalg.norm(rows, dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(out, z_id * (official[1] / official[0])[0])
+
+
+def test_emphasis_raises_the_text_outside_and_leaves_pictures_without_a_face() -> None:
+    gate = torch.tensor([[1.0], [1.0], [0.5], [0.0]])
+    factors = text_emphasis(gate, 0.8)
+    assert float(factors.mean()) == pytest.approx(1) and factors[3] > factors[2] > 1
+    assert torch.equal(text_emphasis(torch.zeros(4, 1), 0.8), torch.ones(4, 1))
 
 
 def test_norm_of_a_vanishing_identity_is_finite() -> None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from dp_adapter.core.adapter import SiteAdapter
+from dp_adapter.core.blend import FeatureBlending
 from dp_adapter.errors import (
     CatalogError,
     DPAdapterError,
@@ -23,6 +25,8 @@ from dp_adapter.errors import (
 from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Scene, Session
 from dp_adapter.settings import Settings
+from dp_adapter.weights import formats
+from dp_adapter.weights.families import own_adapter
 from tests import tiny
 from tests.hosts.attach.test_res_adapter import write as write_res_adapter
 from tests.session.conftest import SCENE, Request
@@ -141,6 +145,21 @@ def test_blend_and_form_must_go_with_the_weights(portrait_session: Session, requ
         assert told.injection.form_used == told.explanation.form == form
     plain = portrait_session.prepare(request_of(performance={"form": "plain"}), SCENE)
     assert not plain.injection.folded and plain.explanation.form == "plain"
+
+
+def test_values_without_effect_are_said(session: Session, models: Path, request_of: Request) -> None:
+    def notes(**fields: Any) -> str:
+        return " ".join(session.prepare(request_of(**fields), SCENE).explanation.notes)
+
+    assert "same as 'add'" in notes(blend="orthogonal_v2") and "same as 'add'" not in notes(blend="orthogonal")
+    assert "gate" not in notes(model="untrained", gate={"up": 2.0}), "without a trained gate they act"
+    adapter = formats.read(models / "dp_adapter" / "untrained.safetensors").adapter
+    for site in adapter.sites:
+        assert isinstance(site, SiteAdapter)
+        site.blending = FeatureBlending(site.width, 2)
+    own_adapter.save(models / "dp_adapter" / "trained.safetensors", adapter, "sd15", "sface", {})
+    assert "trained.safetensors brings a trained gate" in notes(model="trained", gate={"up": 2.0})
+    assert "trained gate" not in notes(model="trained")
 
 
 def test_gated_weights_take_no_other_blend(session: Session, models: Path, request_of: Request) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from dp_adapter.core.latent_gate import LatentGate
+from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.prompts.clip_tokenizer import clip_tokenizer
 from dp_adapter.identity.faces.face import norm_crop
 from dp_adapter.training.differentiable_faces import DifferentiableSFace, crop_aligned, crop_warp
@@ -22,8 +24,11 @@ from tools.small_base import (
     scenes,
     train_base,
     train_decoder,
+    train_gate,
     train_vae,
 )
+
+SHIPPED = Path(__file__).parents[2] / "models" / "demo" / "dp_small_base.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +260,23 @@ def test_a_decoder_learns_from_what_the_base_makes(filled: Path, monkeypatch: py
     before, after = (torch.load(files[name], weights_only=True) for name in ("vae.pt", "new.pt"))
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert moved == {"decoder"}
+
+
+def test_a_gate_learns_where_faces_are(filled: Path) -> None:
+    pipeline = load_pipeline.load(SHIPPED, "cpu", "float32")
+    (chunk,) = scene_pool.Pool(filled / "pool").new()
+    torch.manual_seed(0)
+    data = train_gate.Predictions.join(train_gate.predict_scenes(pipeline, chunk, times=2))
+    assert data.predicted.shape == (24, 4, 16, 16) and data.faces.shape == (24, 1, 16, 16)
+    late = data.rows(data.progress > 0.3)
+    gate = LatentGate(width=16)
+    train_gate.train(gate, late, steps=80, batch=16)
+    said = gate.logits(late.predicted, late.progress).sigmoid().detach()
+    inside, outside = (float((said * share).sum() / share.sum()) for share in (late.faces, 1 - late.faces))
+    assert inside > 0.5 > 0.2 > outside
+    perfect = train_gate.Predictions(late.predicted, late.progress, said)
+    overlaps = [float(one.split(": ")[1]) for one in train_gate.describe(gate, perfect).split(", ")]
+    assert overlaps and set(overlaps) == {1.0}
 
 
 def test_a_decoders_losses_are_about_the_face(filled: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from dp_adapter.errors import FaceError
 from dp_adapter.identity.faces.detector import Detector
 from dp_adapter.identity.faces.face import Face, Floats
+from dp_adapter.identity.faces.face_parsing import CROP as PARSED
 from dp_adapter.identity.faces.face_parsing import FaceParser
 from dp_adapter.identity.faces.landmark_regions import FACE, Oval, frame, oval_mask
 from dp_adapter.identity.faces.multiscale_detection import drop_duplicates, iou
@@ -43,14 +44,18 @@ class PreviewFinder:
         detector: finds faces in sharp pictures.
         parser: parses them.
         network: finds faces in unsharp ones; the shipped one when None.
+        near: parses the head and shoulders alone, in half of the time; hair, clothes and background are 0 beyond.
     """
 
     name = "preview"
 
-    def __init__(self, detector: Detector, parser: FaceParser, network: PreviewNetwork | None = None) -> None:
+    def __init__(
+        self, detector: Detector, parser: FaceParser, network: PreviewNetwork | None = None, near: bool = False
+    ) -> None:
         self._detector = detector
         self._parser = parser
         self._network = network or PreviewNetwork()
+        self._near = near
 
     def detect(self, picture: Picture) -> list[Face]:
         """Faces of a picture [H, W, 3], best score first, in px of the picture; empty when there are none.
@@ -84,7 +89,7 @@ class PreviewFinder:
             CatalogError, MissingDependencyError: as `detect`.
             FaceError: the face's points coincide.
         """
-        parts = self._parser.parse(picture, face)
+        parts = _parse_near(self._parser, picture, face) if self._near else self._parser.parse(picture, face)
         oval = oval_mask(frame(face, picture.shape[:2]), FACE)
         seen = self._near_mask(picture, face)
         share = _share_of_network(parts["face"], seen, oval)
@@ -119,6 +124,21 @@ def _from_crop(picture: Picture, face: Face, find: Callable[[Picture], list[Face
     left, top, crop = _crop(picture, face)
     shift = np.array([left, top], np.float32)
     return [replace(each, box=each.box + np.tile(shift, 2), points=each.points + shift) for each in find(crop)]
+
+
+def _parse_near(parser: FaceParser, picture: Picture, face: Face) -> dict[str, Floats]:
+    """What a parser says of the square that it looks at from near, as masks [H, W] of the whole picture."""
+    height, width = picture.shape[:2]
+    side = max(8, round(face.size * PARSED))
+    left, top = (int(value) for value in np.round(face.centre - side / 2))
+    x, y = max(0, left), max(0, top)
+    crop = picture[y : min(height, top + side), x : min(width, left + side)]
+    if not crop.size:  # a face beyond the edge
+        return parser.parse(picture, face)
+    shift = np.array([x, y], np.float32)
+    parts = parser.parse(crop, replace(face, box=face.box - np.tile(shift, 2), points=face.points - shift))
+    after = height - y - crop.shape[0], width - x - crop.shape[1]
+    return {name: np.pad(mask, ((y, after[0]), (x, after[1]))) for name, mask in parts.items()}
 
 
 def _match(face: Face, others: Iterable[Face]) -> Face | None:

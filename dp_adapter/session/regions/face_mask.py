@@ -46,6 +46,11 @@ def add_features(mask: Tensor, parts: Mapping[str, Mask], weights: Mapping[str, 
     return mask
 
 
+def needs_surroundings(weights: Mapping[str, float]) -> bool:
+    """Whether a region with these weights of parts reaches beyond the face, to parts that are anywhere in a picture."""
+    return any(weights[name] for name in _AROUND)
+
+
 def free_mask(parts: Mapping[str, Mask], weights: Mapping[str, float], size: Grid) -> Tensor | None:
     """How far each position inside the face's outline is left to the text: [1, h, w], or None for nowhere."""
     outline = fit_mask(torch.as_tensor(parts["face"]), size)[None]

@@ -1,8 +1,8 @@
 """Drives a tracker from a sampler: the looking runs beside the sampling, and the picture is always the same.
 
-A preview is decoded where the latents are, after the call of the UNet that reached a moment. Faces are looked for in a
-thread of its own while the next call runs; what was found holds from a fixed call on, for which the sampler waits if it
-must. So the picture depends on the seed alone, and the sampler only ever waits for the decoder.
+A preview is decoded after the call of the UNet that reached a moment, by the sampler's thread unless the decoder may
+run beside it. Faces are looked for in a thread of its own while the next call runs; what was found holds from a fixed
+call on, for which the sampler waits if it must. So the picture depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class PreviewWatch:
         decode: latents [S, c, h, w] of the predicted pictures -> pictures.
         calls: about how often the sampler will call the denoiser, asked before the first call.
         factor: of the schedule, at a progress.
+        beside: whether ``decode`` may be called by another thread while the denoiser runs.
         attention: to the prompt's person words, if anybody listens; ``head`` says whether a picture's words mean a
             head and not a body.
 
@@ -60,9 +61,11 @@ class PreviewWatch:
         attention: Attention | None = None,
         head: Callable[[int], bool] = lambda _picture: False,
         factor: Callable[[float], float] = lambda _progress: 1.0,
+        beside: bool = False,
     ) -> None:
         self._tracker = tracker
         self._decode = decode
+        self._beside = beside
         self._count = calls
         self._expected_calls = 1
         self._factor = factor
@@ -95,6 +98,8 @@ class PreviewWatch:
         self._calls += 1
         self._progress = progress
         self._tracker.count_call(self._factor(progress), len(predicted))
+        if self._tracker.gate is not None:
+            self._tracker.follow(predicted, progress)
         if self._attention is not None:
             self._listen(self._attention)
         if self._pending is None and not self._tracker.failure and self._tracker.is_due(progress):
@@ -114,20 +119,23 @@ class PreviewWatch:
         except DPAdapterError:
             raise
         except Exception as error:
-            self._fail("searched", error)
+            self._fail(error)
 
-    def _fail(self, what: str, error: Exception) -> None:
-        _log.warning("A preview could not be %s", what, exc_info=error)
+    def _fail(self, error: Exception) -> None:
+        _log.warning("A preview could not be decoded or searched", exc_info=error)
         self._tracker.failure = f"{type(error).__name__}: {error}"
 
     def _start(self, predicted: Tensor, progress: float) -> None:
-        try:
-            pictures = self._decode(predicted)
-        except Exception as error:  # in a decoder of the host's: the picture can do without it
-            self._fail("decoded", error)
-            return
+        if self._beside:
+            future = self._worker.submit(lambda: self._tracker.look(self._decode(predicted), progress))
+        else:
+            try:
+                pictures = self._decode(predicted)
+            except Exception as error:  # in a decoder of the host's: the picture can do without it
+                self._fail(error)
+                return
+            future = self._worker.submit(self._tracker.look, pictures, progress)
         self.looks += 1
-        future = self._worker.submit(self._tracker.look, pictures, progress)
         self._pending = self._calls + (1 if self._expected_calls >= _FEW else 0), future
 
     def __enter__(self) -> PreviewWatch:

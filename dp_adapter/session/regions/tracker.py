@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter import naming
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.core.regions.attention_maps import find_regions
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
@@ -23,6 +24,7 @@ from dp_adapter.session.regions.init_faces import lies_in
 
 _WORKING = 384  # px of the long side to which smaller previews are enlarged, so that masks get a smooth outline
 _TELLS = 0.5  # progress from which on a face shows whose it is
+_CERTAIN = 0.5  # of a gate: what it says of a cell where it sees a face
 
 FacePositions = Mapping[int, FacePosition]
 Likeness = Callable[[Picture, Sequence[Face]], Floats]
@@ -82,6 +84,7 @@ class TrackingPlan:
         words: the user's person words, with commas between; empty for the usual ones.
         late: progress from which on a person without any answer acts in the whole picture; None for never.
         hurried: whether there are too few calls of the UNet for a look to hold in any.
+        by_gate: whether the checkpoint's gate reads what is predicted, at every call, in place of all these.
     """
 
     moments: tuple[float, ...]
@@ -91,6 +94,7 @@ class TrackingPlan:
     words: str = ""
     late: float | None = None
     hurried: bool = False
+    by_gate: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,7 @@ class _State:
     words: dict[int, dict[int, FoundRegion]] = field(default_factory=dict[int, dict[int, FoundRegion]])
     calls: int = 0
     acted: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # calls by picture and person
+    certain: set[int] = field(default_factory=set[int])  # pictures in which a gate has seen a face
 
 
 class Tracker:
@@ -142,6 +147,7 @@ class Tracker:
 
     Args:
         positions: where faces were in an earlier pass, by picture.
+        gate: sees the face of the only person in what is predicted, so that nothing else has to look.
 
     Attributes:
         failure: why previews cannot be decoded or searched in this pass; empty where they can.
@@ -154,9 +160,11 @@ class Tracker:
         finder: PreviewFinder,
         around: Surroundings,
         positions: Mapping[int, FacePositions] | None = None,
+        gate: LatentGate | None = None,
     ) -> None:
         self.persons = tuple(persons)
         self.plan = plan
+        self.gate = gate
         self._finder = finder
         self._around = around
         self._before = positions or {}
@@ -189,6 +197,18 @@ class Tracker:
         for number, (positions, regions) in enumerate(zip(look.positions, look.regions, strict=True)):
             state.positions.setdefault(number, {}).update(positions)
             state.regions.setdefault(number, {}).update(regions)
+        self._move()
+
+    def follow(self, predicted: Tensor, progress: float) -> None:
+        """Moves the only person's track to where the gate sees a face in predicted latents [S, c, h, w]."""
+        assert self.gate is not None
+        (person,) = self.persons
+        shares = self.gate(predicted, progress)
+        self._state.pictures = len(shares)
+        for number, share in enumerate(shares):
+            self._state.regions[number] = {person.number: person.region_of_head(share)}
+            if float(share.max()) > _CERTAIN:
+                self._state.certain.add(number)
         self._move()
 
     def attend(self, maps: Tensor, head: Callable[[int], bool]) -> None:
@@ -239,13 +259,22 @@ class Tracker:
         return tuple(
             person.number
             for person in self.persons
-            if not person.known and not all(self._answers(person, number) for number in range(self._state.pictures))
+            if not person.known and not all(self._is_found(person, number) for number in range(self._state.pictures))
         )
+
+    def _is_found(self, person: TrackedPerson, number: int) -> bool:
+        if self.gate is not None:
+            return number in self._state.certain
+        return bool(self._answers(person, number))
 
     def notes(self) -> tuple[str, ...]:
         """What the user has to know about the pass that ended, in words."""
         sentences = [f"Previews could not be used ({self.failure})."] if self.failure else []
         for number in self.unseen_persons():
+            if self.gate is not None:
+                who = naming.person(number)
+                sentences.append(f"The face of {who} hardly showed; the identity acted where a face was likeliest.")
+                continue
             person = next(one for one in self.persons if one.number == number)
             sought = "was not looked for, as there are too few steps" if self.plan.hurried else "was not found while"
             formed = "" if self.plan.hurried else " the picture formed"

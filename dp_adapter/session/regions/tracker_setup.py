@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
 from dp_adapter.errors import DPAdapterError
@@ -16,11 +17,11 @@ from dp_adapter.identity.faces.face import Face, Floats
 from dp_adapter.identity.faces.preview_faces import PreviewFinder
 from dp_adapter.identity.pictures.picture_files import Picture
 from dp_adapter.session.photos.reference_photos import Known, ReferencePhotos
-from dp_adapter.session.regions.face_mask import face_mask, fit_mask, free_mask, soften
+from dp_adapter.session.regions.face_mask import face_mask, fit_mask, free_mask, needs_surroundings, soften
 from dp_adapter.session.regions.mask_size import limit_side
 from dp_adapter.session.regions.requested_regions import PersonRegion, RequestedRegion, RequestedRegions, unite
 from dp_adapter.session.regions.tracker import FoundRegion, Surroundings, TrackedPerson, Tracker, TrackingPlan
-from dp_adapter.settings import Settings, Tracking
+from dp_adapter.settings import Parts, Settings, Tracking
 
 _COARSEST = 64  # of a region from attention, which has at most 32 cells itself
 _TOO_FEW = 2  # calls
@@ -32,6 +33,7 @@ def make_tracker(
     regions: Mapping[int, PersonRegion],
     photos: Mapping[int, Sequence[Known]],
     before: Tracker | None,
+    gate: LatentGate | None = None,
 ) -> Tracker | None:
     """The tracker of a generation, or None where all regions are known and stay.
 
@@ -39,9 +41,14 @@ def make_tracker(
         regions: each person's as it is known before the first step.
         photos: each person's.
         before: of the first pass, whose regions the hires pass starts from.
+        gate: the checkpoint's, if it has one. It sees whole faces, and not whose they are.
     """
     earlier = {} if before is None else {one.number: one.track for one in before.persons}
-    persons = track_persons(requested, regions, earlier)
+    settings = requested.settings
+    weights = settings.parts.weights()
+    fits = "preview" in settings.tracking.sources and len(regions) == 1 and weights == Parts().weights()
+    gate = gate if fits and not settings.free_parts else None
+    persons = track_persons(requested, regions, earlier, gate is not None)
     if not persons:
         return None
     scene, encoders = requested.scene, requested.encoders
@@ -49,8 +56,8 @@ def make_tracker(
     drawn = [region.mask.amax(0) for n, region in regions.items() if n not in numbers and region.mask is not None]
     return Tracker(
         persons,
-        plan_tracking(requested.settings.tracking, scene.progress),
-        PreviewFinder(encoders.yunet, encoders.parser),
+        plan_tracking(settings.tracking, scene.progress, gate is not None),
+        PreviewFinder(encoders.yunet, encoders.parser, near=not needs_surroundings(weights)),
         Surroundings(
             size=requested.moving_size,
             taken=torch.stack(drawn).amax(0) if drawn else None,
@@ -58,16 +65,21 @@ def make_tracker(
             likeness=_Likeness(requested.photos, [photos[number] for number in numbers]),
         ),
         None if before is None else before.positions,
+        gate,
     )
 
 
 def track_persons(
-    requested: RequestedRegions, regions: Mapping[int, PersonRegion], earlier: Mapping[int, Track]
+    requested: RequestedRegions,
+    regions: Mapping[int, PersonRegion],
+    earlier: Mapping[int, Track],
+    by_gate: bool = False,
 ) -> list[TrackedPerson]:
     """Everybody whose region follows their face; nobody where nothing looks for one.
 
     Args:
         regions: see `make_tracker`; earlier: where persons acted at the end of an earlier pass.
+        by_gate: whether a gate looks.
     """
     settings, scene = requested.settings, requested.scene
     if scene.inpaint is not None or not set(_FORMING) & set(settings.tracking.sources):
@@ -75,16 +87,21 @@ def track_persons(
     size = requested.moving_size
     theirs = {number: requested.requested_by(number, size) for number in regions}
     automatic = [number for number in regions if any(region.automatic for region in theirs[number])]
-    plan = plan_tracking(settings.tracking, scene.progress)
+    plan = plan_tracking(settings.tracking, scene.progress, by_gate)
     return [_track_person(settings, plan, n, theirs[n], regions[n], earlier.get(n), size) for n in automatic]
 
 
-def plan_tracking(tracking: Tracking, progress: Sequence[float] = ()) -> TrackingPlan:
+def plan_tracking(tracking: Tracking, progress: Sequence[float] = (), by_gate: bool = False) -> TrackingPlan:
     """When and how it is looked.
 
     Args:
         progress: at each call of the UNet, see ``Scene.progress``.
+        by_gate: whether a gate looks, at every call.
     """
+    if by_gate:
+        return TrackingPlan(
+            (), decoder=tracking.decoder, words=tracking.words, hurried=len(progress) == 1, by_gate=True
+        )
     moments = tracking.moments if "preview" in tracking.sources else ()
     forming = [source for source in tracking.sources if source in _FORMING]
     late = max(moments, default=max(Tracking().moments)) if tracking.fallback == "late" else None
@@ -106,6 +123,8 @@ def describe_tracking(
     moments = ", ".join(f"{100 * moment:.0f}" for moment in plan.moments)
     names = {"preview": f"previews (at {moments} % of the way)" if moments else "", "attention": "attention maps"}
     forming = " or ".join(filter(None, (names[source] for source in tracking.sources if source in names)))
+    if plan.by_gate:
+        forming = "the model's predictions (each seen by its gate)"
     if person.known:
         return f"{region.source if region.known else 'the region of the first pass'}, then the face that {forming} show"
     what = "the whole picture" if alone else "what the others leave of the picture"

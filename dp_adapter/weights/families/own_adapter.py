@@ -1,7 +1,8 @@
 """This project's own checkpoints: safetensors of ``Adapter.state_dict()`` with metadata that says what it is.
 
-Metadata: ``format`` = ``dp_adapter``, ``version``, ``base``, ``encoder``, ``kind`` and ``training`` (JSON facts). The
-kind says what makes the tokens; the keys of the sites say how they act.
+Metadata: ``format`` = ``dp_adapter``, ``version``, ``base``, ``encoder``, ``kind`` and ``training`` (JSON facts), and
+``guidance`` where it is to act with an identity guidance of its own. The kind says what makes the tokens; the keys of
+the sites say how they act.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from torch import nn
 
 from dp_adapter.core.adapter import Adapter, GatedSiteAdapter, SiteAdapter
 from dp_adapter.core.blend import FeatureBlending, TextConsistency
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.core.projection import FaceProjection, Resampler, State, strip_prefix
 from dp_adapter.errors import WeightsError
+from dp_adapter.naming import shorten
 from dp_adapter.weights.build_modules import build_module, build_projection
 from dp_adapter.weights.checkpoint import SITES, Base, Checkpoint, Encoder
 from dp_adapter.weights.families.facechain_fact import build_gated_site, make_resampled_tokens
@@ -27,17 +30,26 @@ VERSION = 1
 FORMAT = "dp_adapter"
 FACE, PATCHES = "face-projection", "patch-resampler"
 KINDS = (FACE, PATCHES)
+MOST_GUIDANCE = 2.0
 
 
 def recognise(file: WeightFile) -> bool:
     return file.metadata.get("format") == FORMAT
 
 
-def save(path: Path, adapter: Adapter, base: Base, encoder: Encoder, training: Mapping[str, object]) -> None:
+def save(
+    path: Path,
+    adapter: Adapter,
+    base: Base,
+    encoder: Encoder,
+    training: Mapping[str, object],
+    guidance: float | None = None,
+) -> None:
     """Writes an adapter whose projection is a FaceProjection or, for patches of a face, a Resampler.
 
     Args:
         encoder: network whose embedding or patches the projection takes.
+        guidance: identity guidance that it acts with where a request leaves it open; None for none.
         training: facts to keep with the weights (steps, data, date); must be JSON.
     """
     from safetensors.torch import save_file
@@ -46,6 +58,8 @@ def save(path: Path, adapter: Adapter, base: Base, encoder: Encoder, training: M
     assert len(adapter.sites) == SITES[base]
     kind = FACE if isinstance(adapter.projection, FaceProjection) else PATCHES
     metadata = {"format": FORMAT, "version": str(VERSION), "base": base, "kind": kind, "encoder": encoder}
+    if guidance is not None:
+        metadata["guidance"] = f"{guidance:g}"
     tensors = {key: value.detach().contiguous().cpu() for key, value in adapter.state_dict().items()}
     save_file(tensors, str(path), metadata=metadata | {"training": json.dumps(dict(training))})
 
@@ -63,13 +77,14 @@ def read(file: WeightFile, family: str, title: str) -> Checkpoint:
         family=family,
         title=title,
         base=base,
-        adapter=Adapter(net, sites),
+        adapter=Adapter(net, sites, _read_gate(file)),
         encoders=(encoder,),
         recipe=make_resampled_tokens if patches else make_face_tokens,
         tokens_per_photo=tokens,
         features_width={encoder: width},
         combine="concatenate" if patches else "average",
         mode="gated" if isinstance(sites[0], GatedSiteAdapter) else "add",
+        guidance=_read_guidance(file),
         metadata=file.metadata,
     )
 
@@ -96,6 +111,26 @@ def _read_metadata(file: WeightFile) -> tuple[Base, Encoder]:
     base: Base = next(name for name in get_args(Base) if name == facts["base"])
     encoder: Encoder = next(name for name in get_args(Encoder) if name == facts["encoder"])
     return base, encoder
+
+
+def _read_gate(file: WeightFile) -> LatentGate | None:
+    tensors = strip_prefix(file.tensors, "gate.").items()
+    state = {key: value.float() if value.is_floating_point() else value for key, value in tensors}
+    return build_module(LatentGate.like, state, file, "the gate") if state else None
+
+
+def _read_guidance(file: WeightFile) -> float | None:
+    """The identity guidance that the file asks for, within what a request may ask for."""
+    text = file.metadata.get("guidance")
+    if text is None:
+        return None
+    try:
+        guidance = float(text)
+    except ValueError:
+        guidance = -1.0
+    if not 0 < guidance <= MOST_GUIDANCE:  # not a number, too
+        raise WeightsError(f"{file.path.name}: its metadata says guidance '{shorten(text, 20)}'", "It is damaged.")
+    return guidance
 
 
 def _read_site(state: State, index: int, file: WeightFile) -> SiteAdapter | GatedSiteAdapter:

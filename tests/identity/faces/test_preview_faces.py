@@ -100,6 +100,28 @@ def test_a_wide_preview(finder: PreviewFinder, astronaut: Picture, clean: tuple[
     assert mask.shape == (512, 812) and overlap(mask[:, 300:], clean[1]) > 0.6
 
 
+@pytest.mark.parametrize("kind", [None, *SPOILED])
+def test_from_near_a_face_has_the_same_outline_for_half_of_the_work(
+    finder: PreviewFinder, astronaut: Picture, kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = astronaut if kind is None else spoil(astronaut, kind)
+    face = finder.detect(picture)[0]
+    runs: list[int] = []
+    logits = SelfieParser.logits
+
+    def count(parser: SelfieParser, square: Picture) -> Floats:
+        runs.append(len(square))
+        return logits(parser, square)
+
+    monkeypatch.setattr(SelfieParser, "logits", count)
+    whole, near = finder.parse(picture, face), PreviewFinder(YuNet(), SelfieParser(), near=True).parse(picture, face)
+    assert len(runs) == 3, "two looks of the parser, then one"
+    assert tuple(near) == PARTS and all(mask.shape == (512, 512) for mask in near.values())
+    assert overlap(near["face"], whole["face"]) > 0.95
+    assert overlap(near["mouth"], whole["mouth"]) > 0.99
+    assert near["background"][:, -1].max() == 0 < whole["background"][:, -1].max()
+
+
 @pytest.mark.parametrize("kind", SPOILED)
 def test_no_face_where_there_is_none(finder: PreviewFinder, kind: str) -> None:
     random = np.random.default_rng(4)

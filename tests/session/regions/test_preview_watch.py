@@ -22,6 +22,7 @@ class Fake:
     """A tracker that only notes what happens to it, with one moment at 0.3."""
 
     wants_attention = False
+    gate = None
     plan = TrackingPlan(())
     failure = ""
 
@@ -60,9 +61,9 @@ def decoded(_latents: torch.Tensor) -> list[Picture]:
     return [np.zeros((64, 64, 3), np.uint8)]
 
 
-def run(fake: Fake, calls: int, decode: Any = decoded) -> tuple[list[str], PreviewWatch]:
+def run(fake: Fake, calls: int, decode: Any = decoded, beside: bool = False) -> tuple[list[str], PreviewWatch]:
     """Calls of a sampler at progress 0, 0.1, 0.2 …; what happened, in order."""
-    with PreviewWatch(cast(Tracker, fake), decode, lambda: calls) as watch:
+    with PreviewWatch(cast(Tracker, fake), decode, lambda: calls, beside=beside) as watch:
         for number in range(8):
             watch.before_call()
             fake.said.append(f"call {number}")
@@ -71,9 +72,10 @@ def run(fake: Fake, calls: int, decode: Any = decoded) -> tuple[list[str], Previ
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05])
-def test_a_look_holds_from_a_fixed_call_on(delay: float) -> None:
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_look_holds_from_a_fixed_call_on(delay: float, beside: bool) -> None:
     fake = Fake(delay)
-    said, watch = run(fake, calls=20)
+    said, watch = run(fake, calls=20, beside=beside)
     assert said.index("apply") == said.index("call 5") - 1, "seen after call 3, looked for during call 4"
     assert said[0] == "restart" and said.count("apply") == 1 and watch.looks == 1 and not fake.failure
 
@@ -90,7 +92,21 @@ def test_the_looking_has_a_thread_of_its_own() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name in fake.threads], "it ends with the pass"
 
 
-def test_a_decoder_that_fails_is_told_and_not_asked_again() -> None:
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_decoder_runs_where_it_may(beside: bool) -> None:
+    threads: set[str] = set()
+
+    def decode(latents: torch.Tensor) -> list[Picture]:
+        threads.add(threading.current_thread().name)
+        return decoded(latents)
+
+    fake = Fake()
+    run(fake, 20, decode, beside)
+    assert threads == (fake.threads if beside else {threading.current_thread().name})
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_decoder_that_fails_is_told_and_not_asked_again(beside: bool) -> None:
     asked: list[int] = []
 
     def broken(_latents: torch.Tensor) -> Any:
@@ -98,7 +114,7 @@ def test_a_decoder_that_fails_is_told_and_not_asked_again() -> None:
         raise RuntimeError("no such model")
 
     fake = Fake()
-    said, _ = run(fake, 20, broken)
+    said, _ = run(fake, 20, broken, beside)
     assert fake.failure == "RuntimeError: no such model" and len(asked) == 1 and "apply" not in said
 
 

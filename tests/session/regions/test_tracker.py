@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from dp_adapter.core.injection import Identity
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.identity.pictures.picture_files import Picture, load_picture
 from dp_adapter.session import Prepared, Scene, Session
 from dp_adapter.session.explain import explain_inaction
 from dp_adapter.session.regions.tracker import PreviewLook, Tracker
+from dp_adapter.weights import formats
+from dp_adapter.weights.families import own_adapter
 from tests.session.conftest import Request
 
 SIZE = 320
@@ -102,6 +105,72 @@ def test_moments_are_looked_at_once(portrait_session: Session, request_of: Reque
     assert not tracker.wants_attention
     tracker.restart()
     assert tracker.is_due(0.9) and not tracker.is_due(0.95), "moments that are over already are one look"
+
+
+@pytest.fixture
+def gated_session(models: Path, adapter_file: Path) -> Session:
+    """Of an adapter whose gate sees a face wherever the first channel of the prediction is high."""
+    adapter = formats.read(adapter_file).adapter
+    adapter.gate = LatentGate(4, 8)
+    with torch.no_grad():
+        for parameter in adapter.gate.parameters():
+            parameter.zero_()
+        adapter.gate.first.weight[0, 0, 1, 1] = 1.0
+        adapter.gate.last.weight[0, 0, 1, 1] = 4.0
+        adapter.gate.get_parameter("last.bias").fill_(-4.0)
+    for file in (models / "dp_adapter").iterdir():
+        file.unlink()
+    own_adapter.save(models / "dp_adapter" / "gated.safetensors", adapter, "sd15", "sface", {}, guidance=1.25)
+    return Session([models], paths_allowed=True)
+
+
+def test_a_gate_moves_the_region_at_every_call(gated_session: Session, request_of: Request) -> None:
+    prepared = gated_session.prepare(request_of(), SCENE)
+    tracker = tracker_of(prepared)
+    assert tracker.plan.by_gate and not tracker.is_due(1.0) and not tracker.wants_attention, "nothing else looks"
+    assert "each seen by its gate" in prepared.explanation.persons[0].region
+    latents = torch.full((2, 4, 40, 40), -4.0)
+    tracker.follow(latents, 0.05)
+    assert tracker.unseen_persons() == (0,) and "hardly showed" in tracker.notes()[0]
+    latents[0, 0, 10:25, 5:15] = 5.0
+    latents[1, 0, 10:25, 25:35] = 5.0
+    tracker.follow(latents, 0.1)
+    (mask,) = masks(prepared)
+    assert mask is not None and side(mask[:1]) == "left" and side(mask[1:]) == "right"
+    assert tracker.unseen_persons() == () == tracker.notes()
+    tracker.follow(latents.flip(0), 0.9)
+    assert side(masks(prepared)[0][:1]) == "right", "it follows until the end"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"free_parts": True},
+        {"parts": {"mouth": 0.2}},
+        {"parts": {"hair": 1.0}},
+        {"tracking": {"sources": ["init", "attention"]}},
+    ],
+)
+def test_a_gate_leaves_to_others_what_it_cannot_see(
+    gated_session: Session, request_of: Request, fields: dict[str, Any]
+) -> None:
+    tracker = tracker_of(gated_session.prepare(request_of(**fields), SCENE))
+    assert tracker.gate is None and not tracker.plan.by_gate
+
+
+def test_a_gate_does_not_say_whose_face_it_is(gated_session: Session, request_of: Request, portrait: Path) -> None:
+    photos = [{"image": str(portrait)}, {"image": str(portrait), "identity": 1}]
+    assert tracker_of(gated_session.prepare(request_of(*photos), SCENE)).gate is None
+
+
+@pytest.mark.parametrize(("asked", "acts"), [(None, 1.25), (0.0, None), (0.5, 0.5)])
+def test_the_guidance_is_the_models_own_unless_asked_for(
+    gated_session: Session, request_of: Request, asked: float | None, acts: float | None
+) -> None:
+    prepared = gated_session.prepare(request_of(identity_guidance=asked), SCENE)
+    assert prepared.injection.guidance == acts
+    first = prepared.explanation.lines()[0]
+    assert ("identity guidance" in first) == (acts is not None) and prepared.explanation.guidance == acts
 
 
 @pytest.mark.parametrize(("fallback", "before", "late"), [("late", 0.0, 1.0), ("none", 0.0, 0.0), ("full", 1.0, 1.0)])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dp_adapter.core.adapter import SiteAdapter
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.hosts.attach.sites import Base
@@ -42,6 +43,31 @@ def test_round_trip(tmp_path: Path, base: Base, text: bool, blending: bool) -> N
         site = checkpoint.adapter.site(index)
         assert isinstance(site, SiteAdapter)
         assert (site.text is not None, site.blending is not None) == (text, blending)
+
+
+def test_gate_and_guidance_come_back(tmp_path: Path) -> None:
+    adapter = tiny.adapter("sd15")
+    adapter.gate = LatentGate(4, 8).half()
+    own_adapter.save(tmp_path / "x.safetensors", adapter, "sd15", "sface", {}, guidance=1.5)
+    checkpoint = formats.read(tmp_path / "x.safetensors")
+    assert checkpoint.guidance == 1.5 and checkpoint.adapter.gate is not None
+    for key, value in checkpoint.adapter.gate.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value.half(), adapter.gate.state_dict()[key])
+    own_adapter.save(tmp_path / "y.safetensors", tiny.adapter("sd15"), "sd15", "sface", {})
+    plain = formats.read(tmp_path / "y.safetensors")
+    assert plain.guidance is None and plain.adapter.gate is None
+
+
+@pytest.mark.parametrize("guidance", ["0", "-1", "2.5", "nan", "inf", "much", "1" * 10_000])
+def test_a_guidance_that_nobody_could_ask_for_is_refused(tmp_path: Path, guidance: str) -> None:
+    with pytest.raises(WeightsError, match=r"its metadata says guidance '.{1,30}'") as refused:
+        formats.read(rewritten(tmp_path / "x.safetensors", {"guidance": guidance}))
+    assert len(str(refused.value)) < 300
+
+
+def test_a_damaged_gate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="the gate is incomplete"):
+        formats.read(rewritten(tmp_path / "x.safetensors", tensors={"gate.first.weight": torch.zeros(8, 12, 3, 3)}))
 
 
 def test_tokens_come_from_the_saved_projection(tmp_path: Path) -> None:
