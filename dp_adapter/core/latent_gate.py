@@ -13,6 +13,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from dp_adapter.core.regions.attention_maps import components
+
+CERTAIN = 0.5
+"""What a gate says of a cell from which on there is a face."""
+
+Middle = tuple[float, float]
+"""Row and column of a face's middle."""
+
+_LEAST = 0.15  # of the largest face's cells, below which it is no further face
 _DILATIONS = (1, 2, 4, 2)
 _OCTAVES = 4
 
@@ -51,3 +60,24 @@ class LatentGate(nn.Module):
         like = self.last.weight
         latents = predicted.to(like)
         return self.logits(latents, torch.full((len(latents),), progress).to(like)).sigmoid()[:, 0].float()
+
+
+def choose_face(share: Tensor, last: Middle | None) -> tuple[Tensor, Middle | None]:
+    """Of the faces that a gate sees in a picture the one that is nearest to where it was; the leftmost at first.
+
+    Args:
+        share: [h, w], what the gate says; last: where the face was, None where it was not seen yet.
+
+    Returns:
+        The share, 0 in cells that are nearer to another face, and where the face is now.
+    """
+    blobs = components(share > CERTAIN)
+    blobs = [blob for blob in blobs if blob.sum() >= _LEAST * blobs[0].sum()]
+    if not blobs:
+        return share, last
+    middles = torch.stack([blob.nonzero().float().mean(0) for blob in blobs])  # [faces, 2]
+    distance = middles[:, 1] if last is None else torch.linalg.vector_norm(middles - torch.tensor(last), dim=1)
+    chosen = int(distance.argmin())
+    cells = torch.ones_like(share).nonzero().float().view(*share.shape, 1, 2)
+    nearest = torch.linalg.vector_norm(cells - middles, dim=-1).argmin(-1)  # [h, w]
+    return share * (nearest == chosen), (float(middles[chosen, 0]), float(middles[chosen, 1]))

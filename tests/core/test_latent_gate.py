@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dp_adapter.core.latent_gate import LatentGate
+from dp_adapter.core.latent_gate import LatentGate, choose_face
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (9, 20), (1, 1)])
@@ -31,3 +31,30 @@ def test_its_shapes_come_from_its_weights() -> None:
     again.load_state_dict(gate.state_dict())
     latents = torch.randn(1, 16, 4, 4)
     assert torch.equal(gate(latents, 0.5), again(latents, 0.5))
+
+
+def faces(*middles: tuple[int, int]) -> torch.Tensor:
+    share = torch.full((16, 16), 0.2)
+    for row, column in middles:
+        share[row - 1 : row + 2, column - 1 : column + 2] = 0.9
+    return share
+
+
+def test_of_several_faces_one_is_followed() -> None:
+    both = faces((5, 3), (5, 11))
+    left, middle = choose_face(both, None)
+    assert middle == (5, 3) and left[5, 3] == both[5, 3] and left[5, 11] == 0, "at first the leftmost"
+    right, middle = choose_face(both, (6, 10))
+    assert middle == (5, 11) and right[5, 11] == both[5, 11] and right[5, 3] == 0
+    assert torch.equal(left + right, both), "each cell is one face's"
+
+
+def test_what_is_not_certain_stays_as_it_is() -> None:
+    share = torch.full((16, 16), 0.3)
+    for last in (None, (2.0, 2.0)):
+        kept, middle = choose_face(share, last)
+        assert torch.equal(kept, share) and middle == last
+    alone = faces((5, 3))
+    alone[12, 12] = 0.6
+    kept, middle = choose_face(alone, None)
+    assert middle == (5, 3) and torch.equal(kept, alone), "a cell is no further face"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dp_adapter import naming
-from dp_adapter.core.latent_gate import LatentGate
+from dp_adapter.core.latent_gate import LatentGate, Middle, choose_face
 from dp_adapter.core.regions.attention_maps import find_regions
 from dp_adapter.core.regions.track import Track
 from dp_adapter.core.types import Grid
@@ -24,7 +24,6 @@ from dp_adapter.session.regions.init_faces import lies_in
 
 _WORKING = 384  # px of the long side to which smaller previews are enlarged, so that masks get a smooth outline
 _TELLS = 0.5  # progress from which on a face shows whose it is
-_CERTAIN = 0.5  # of a gate: what it says of a cell where it sees a face
 
 FacePositions = Mapping[int, FacePosition]
 Likeness = Callable[[Picture, Sequence[Face]], Floats]
@@ -137,7 +136,7 @@ class _State:
     words: dict[int, dict[int, FoundRegion]] = field(default_factory=dict[int, dict[int, FoundRegion]])
     calls: int = 0
     acted: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])  # calls by picture and person
-    certain: set[int] = field(default_factory=set[int])  # pictures in which a gate has seen a face
+    middles: dict[int, Middle] = field(default_factory=dict[int, Middle])  # of the face that a gate sees, by picture
 
 
 class Tracker:
@@ -206,9 +205,10 @@ class Tracker:
         shares = self.gate(predicted, progress)
         self._state.pictures = len(shares)
         for number, share in enumerate(shares):
-            self._state.regions[number] = {person.number: person.region_of_head(share)}
-            if float(share.max()) > _CERTAIN:
-                self._state.certain.add(number)
+            own, middle = choose_face(share, self._state.middles.get(number))
+            self._state.regions[number] = {person.number: person.region_of_head(own)}
+            if middle is not None:
+                self._state.middles[number] = middle
         self._move()
 
     def attend(self, maps: Tensor, head: Callable[[int], bool]) -> None:
@@ -264,7 +264,7 @@ class Tracker:
 
     def _is_found(self, person: TrackedPerson, number: int) -> bool:
         if self.gate is not None:
-            return number in self._state.certain
+            return number in self._state.middles
         return bool(self._answers(person, number))
 
     def notes(self) -> tuple[str, ...]:
