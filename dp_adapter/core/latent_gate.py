@@ -76,8 +76,8 @@ def choose_face(share: Tensor, last: Middle | None) -> tuple[Tensor, Middle | No
     if not blobs:
         return share, last
     middles = torch.stack([blob.nonzero().float().mean(0) for blob in blobs])  # [faces, 2]
-    distance = middles[:, 1] if last is None else torch.linalg.vector_norm(middles - torch.tensor(last), dim=1)
+    distance = middles[:, 1] if last is None else (middles - torch.tensor(last)).square().sum(1)
     chosen = int(distance.argmin())
     cells = torch.ones_like(share).nonzero().float().view(*share.shape, 1, 2)
-    nearest = torch.linalg.vector_norm(cells - middles, dim=-1).argmin(-1)  # [h, w]
+    nearest = (cells - middles).square().sum(-1).argmin(-1)  # [h, w]
     return share * (nearest == chosen), (float(middles[chosen, 0]), float(middles[chosen, 1]))
