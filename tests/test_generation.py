@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dp_adapter import generation
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.errors import FaceError, HostError
 from dp_adapter.hosts.pipelines import load_pipeline
 from dp_adapter.hosts.pipelines.load_pipeline import DiffusersJob
@@ -18,6 +19,8 @@ from dp_adapter.identity.pictures.picture_files import load_picture
 from dp_adapter.session import Session
 from dp_adapter.session.results import judge
 from dp_adapter.settings import Settings
+from dp_adapter.weights import formats
+from dp_adapter.weights.families import own_adapter
 from tests import tiny
 
 JOB = DiffusersJob("a garden", width=64, height=64, steps=2, sampler="ddim")
@@ -95,6 +98,30 @@ def test_photo_attention(pipeline: load_pipeline.Pipeline, models: Path, portrai
     assert not np.array_equal(made(0.8, weight=0.8).results[0].picture, identity)
     assert np.array_equal(made(0.8, weight=0.8, start=0.999).results[0].picture, identity)
     assert module_state(pipeline) == before
+
+
+def test_a_gate_places_the_identity_from_the_second_step_on(
+    pipeline: load_pipeline.Pipeline, models: Path, portrait: Path
+) -> None:
+    """Of its predictions alone: no preview is decoded, and where it sees nothing nothing is changed."""
+    adapter = formats.read(models / "dp_adapter" / "untrained.safetensors").adapter
+    adapter.gate = LatentGate()
+    with torch.no_grad():
+        for parameter in adapter.gate.parameters():
+            parameter.zero_()
+    pictures: dict[float, Any] = {}
+    job = DiffusersJob("a garden", width=64, height=64, steps=4, sampler="ddim")
+    before = module_state(pipeline)
+    for bias in (-200.0, 200.0):  # nobody, everybody
+        adapter.gate.get_parameter("last.bias").data.fill_(bias)
+        own_adapter.save(models / "dp_adapter" / "gated.safetensors", adapter, "sd15", "sface", {})
+        request = Settings.from_dict({"references": [{"image": str(portrait)}], "model": "gated"})
+        made = [generation.generate(Session([models], True), pipeline, request, job) for _ in range(2)]
+        pictures[bias] = made[0].results[0].picture
+        assert np.array_equal(made[1].results[0].picture, pictures[bias]) and module_state(pipeline) == before
+        assert ("hardly showed" in " ".join(made[0].late)) == (bias < 0)
+    plain = load_pipeline.run(pipeline, job)[0]
+    assert np.array_equal(pictures[-200.0], plain) and not np.array_equal(pictures[200.0], plain)
 
 
 def test_a_failure_while_sampling_leaves_the_pipeline_as_it_was(
