@@ -97,6 +97,12 @@ class Session:
         """
         if not settings.enabled:
             return Prepared(Injection(()), Explanation(active=False))
+        try:
+            return self._prepare(settings, scene, before)
+        finally:
+            self.photos.forget_pictures()
+
+    def _prepare(self, settings: Settings, scene: Scene, before: Tracker | None) -> Prepared:
         resolved = self._resolver.resolve(settings, scene)
         seen = self._person_reader.see(resolved, scene)
         if not seen.persons:
@@ -125,4 +131,8 @@ class Session:
             DPAdapterError: as `prepare`, for photos and faces.
         """
         self.identities.require_free(name, replace)
-        return self.identities.save(encode_identity(name, settings, self.photos, self.encoders, self.library), replace)
+        try:
+            encoded = encode_identity(name, settings, self.photos, self.encoders, self.library)
+        finally:
+            self.photos.forget_pictures()
+        return self.identities.save(encoded, replace)

@@ -88,4 +88,4 @@ def _edit(one: SeenPhoto, retouching: str, old_only: bool, name: str, restore: R
         same = restored.shape == picture.shape and np.array_equal(restored, picture)
         done.append(f"{name} changed nothing, the console may say why" if same else f"restored by {name}")
         picture = np.ascontiguousarray(restored, np.uint8)
-    return replace(one, picture=picture, treated="; ".join(done))
+    return replace(one, open=lambda: picture, treated="; ".join(done)) if done else one

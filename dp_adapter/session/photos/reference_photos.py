@@ -30,6 +30,7 @@ from dp_adapter.settings import FaceChoice, Reference, Settings
 Floats = NDArray[np.float32]
 T = TypeVar("T")
 PHOTO = "photo:"
+_AT_HAND = 100 * 2**20  # bytes of decoded photos that are kept while a request is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +38,13 @@ class SeenPhoto:
     """A reference photo with the face that was chosen in it.
 
     Attributes:
+        open: gives the photo, decoded anew where it is not at hand: many large ones together would fill the memory.
         digest: of the photo as it was given.
         number: in the request's list.
         treated: in words, what was done to it since; the face is where it was.
     """
 
-    picture: Picture
+    open: Callable[[], Picture]
     digest: str
     faces: tuple[Face, ...]
     face: Face
@@ -50,6 +52,11 @@ class SeenPhoto:
     weight: float
     number: int = 0
     treated: str = ""
+
+    @property
+    def picture(self) -> Picture:
+        """The photo [H, W, 3]."""
+        return self.open()
 
     def describe(self, agreement: float | None) -> Photo:
         x1, y1, x2, y2 = self.face.box.tolist()
@@ -106,13 +113,19 @@ class ReferencePhotos:
         self._identities = identities
         self._latents = latents
         self._faces: Cache[tuple[Face, ...]] = Cache(limit)
+        self._pictures: Cache[Picture] = Cache(limit, _AT_HAND)
         self._saved: Cache[SavedIdentity] = Cache(4)  # one is some MB, of many photos some hundred
 
     def forget(self) -> None:
         """Lets go what was found; the shelf keeps its photos, which cannot be found again."""
         self._faces.clear()
+        self._pictures.clear()
         self._saved.clear()
         self._latents.forget()
+
+    def forget_pictures(self) -> None:
+        """Lets the decoded photos go; who asks for one again has it decoded."""
+        self._pictures.clear()
 
     def read(self, source: str, field: str) -> Picture:
         """The photograph that a field of the request names.
@@ -185,7 +198,7 @@ class ReferencePhotos:
     def see_all(self, picture: Picture, detector: Detector) -> list[SeenPhoto]:
         """The picture once for each of its faces, left to right, as if that one had been chosen."""
         faces, name = self.faces(picture, detector), digest(picture)
-        return [SeenPhoto(picture, name, faces, face, quality(picture, face), 1.0) for face in faces]
+        return [SeenPhoto(lambda: picture, name, faces, face, quality(picture, face), 1.0) for face in faces]
 
     def look(self, settings: Settings, identity: int, detector: Detector) -> tuple[list[Known], list[str]]:
         """The photos of one person, those of saved identities included, and notes on those that were left out.
@@ -236,8 +249,9 @@ class ReferencePhotos:
             return None
 
     def _look(self, reference: Reference, choice: FaceChoice, name: str, detector: Detector) -> SeenPhoto:
-        loaded = self._read(reference.image, f"{name}.image", load)
-        picture = loaded.picture
+        field = f"{name}.image"
+        loaded = self._read(reference.image, field, load)
+        picture, content, size = loaded.picture, loaded.digest, loaded.picture.nbytes
         faces = self.faces(picture, detector)
         # A number means the faces as they are shown, small ones included.
         least = 0 if choice.choice == "index" else choice.min_size
@@ -254,7 +268,15 @@ class ReferencePhotos:
                 f"{naming.capitalise(naming.face(choice.index))} is smaller than {choice.min_size} px",
                 "Lower the least size of a face.",
             )
-        return SeenPhoto(picture, loaded.digest, faces, face, quality(picture, face), reference.weight)
+        self._pictures.get(content, lambda: picture, size)
+        return SeenPhoto(
+            lambda: self._pictures.get(content, lambda: self.read(reference.image, field), size),
+            content,
+            faces,
+            face,
+            quality(picture, face),
+            reference.weight,
+        )
 
     def _like(self, field: str, source: str, detector: Detector) -> Floats:
         """The vector of the face to look for; its absence is no photo's fault, so it stops the job."""

@@ -35,7 +35,7 @@ SCENE = Scene("sdxl", 800, 400)
 def seen() -> SeenPhoto:
     face = Face(np.array([20, 20, 80, 100], np.float32), POINTS, 0.9)
     picture = np.random.default_rng(0).integers(0, 255, (200, 100, 3), dtype=np.uint8)
-    return SeenPhoto(picture, "0" * 64, (face,), face, quality(picture, face), 1.0)
+    return SeenPhoto(lambda: picture, "0" * 64, (face,), face, quality(picture, face), 1.0)
 
 
 def centres(hint: Picture) -> NDArray[np.float64]:
