@@ -19,6 +19,7 @@ from typing import Literal
 from dp_adapter.download import Progress, download, is_https, sha256_of
 from dp_adapter.errors import CatalogError
 from dp_adapter.hints import command
+from dp_adapter.user_files import is_file, list_folder
 
 Kind = Literal["adapter", "lora", "controlnet", "clip_vision", "face"]
 Base = Literal["sd15", "sdxl", "any"]
@@ -143,11 +144,9 @@ def locate(model: ModelFile, roots: Sequence[Path]) -> Path | None:
     In each root: its own folder, the root itself, then the root's direct subfolders by name.
     """
     for root in roots:
-        if not root.is_dir():
-            continue
-        below = sorted(child for child in root.iterdir() if child.is_dir())
+        below = [child for child in list_folder(root) if child.is_dir()]
         for path in [model.path_in(root), *(folder / model.filename for folder in (root, *below))]:
-            if path.is_file():
+            if is_file(path):
                 return path
     return None
 

@@ -17,8 +17,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dp_adapter"
 NAME = PACKAGE.name
 
-# The table of layers: what a unit may import besides itself, ``errors``, ``text_files``, ``whole_files``, ``naming``,
-# ``hints`` and the version.
+# The table of layers: what a unit may import besides itself, ``errors``, ``text_files``, ``user_files``,
+# ``whole_files``, ``naming``, ``hints`` and the version.
 ALL_BUT_SHELLS = {
     "settings", "catalog", "download", "cache", "core", "weights", "identity", "hosts", "modes", "session",
     "sampling", "generation", "training", "small_base", "evaluation", "pickles",
@@ -28,6 +28,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "errors": set(),
     "text_files": set(),
     "whole_files": set(),
+    "user_files": set(),
     "naming": set(),
     "hints": set(),
     "settings": set(),
@@ -70,7 +71,8 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
 HEAVY = {"torch", "numpy", "PIL", "cv2", "diffusers", "transformers", "safetensors", "onnxruntime"}
 # not even inside functions
 WITHOUT_HEAVY = {
-    "", "errors", "text_files", "whole_files", "naming", "hints", "settings", "modes", "catalog", "download", "cache",
+    "", "errors", "text_files", "user_files", "whole_files", "naming", "hints", "settings", "modes", "catalog",
+    "download", "cache",
 }  # fmt: skip
 LAZY_HEAVY = {"cli", "__main__"}  # inside functions only
 
@@ -143,7 +145,7 @@ def wrong(one: Import) -> str | None:
     top, _, rest = one.target.partition(".")
     if top == NAME:
         target = rest.split(".")[0]
-        free = {one.unit, "errors", "text_files", "whole_files", "naming", "hints", "__version__", ""}
+        free = {one.unit, "errors", "text_files", "user_files", "whole_files", "naming", "hints", "__version__", ""}
         if target not in free | MAY_IMPORT[one.unit]:
             return f"{one}: '{one.unit or NAME}' may import {sorted(MAY_IMPORT[one.unit]) or 'nothing'}"
     elif top in ONLY_IN and not any(f"{one.module}.".startswith(f"{place}.") for place in ONLY_IN[top]):

@@ -15,6 +15,7 @@ from dp_adapter.settings.field_types import NAME, NAME_WORDS
 from dp_adapter.settings.messages import closest
 from dp_adapter.settings.nested_records import decode
 from dp_adapter.text_files import read_text
+from dp_adapter.user_files import list_folder
 
 FOLDER = "dp_adapter/modes"
 PREFIX = "custom:"
@@ -56,8 +57,7 @@ class Modes:
 
     def _files(self) -> Iterator[Path]:
         for folder in self._folders:
-            if folder.is_dir():
-                yield from (path for path in sorted(folder.iterdir()) if _is_mode(path, folder))
+            yield from (path for path in list_folder(folder) if _is_mode(path, folder))
 
     def _absent(self, name: str) -> SettingsError:
         own = self.own()

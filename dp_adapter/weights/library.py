@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dp_adapter import catalog
 from dp_adapter.errors import WeightsError
+from dp_adapter.user_files import is_file, read_json
 from dp_adapter.weights.files import SUFFIXES, file_digest
 from dp_adapter.whole_files import write_whole
 
@@ -51,7 +52,7 @@ class Library:
                 inside = path.relative_to(folder).parts[:-1]
                 if _OTHERS & set(inside) or any(part.lower().startswith(_RES_ADAPTER) for part in inside):
                     continue
-                candidate = path.suffix.lower() in SUFFIXES and path.name not in encoders and _is_file(path)
+                candidate = path.suffix.lower() in SUFFIXES and path.name not in encoders and is_file(path)
                 if candidate and not (path.with_suffix("") / "model_index.json").is_file():
                     found.setdefault(path.name, path)
         return found
@@ -119,28 +120,19 @@ class Library:
         return self._roots[0] / FOLDERS[0] / ANSWERS
 
     def _answers(self) -> dict[str, str]:
-        if not self._store().is_file():
+        if not is_file(self._store()):
             return {}
         try:
-            kept = json.loads(self._store().read_text(encoding="utf-8"))
-            return {str(key): str(value) for key, value in kept.items()}
-        except (ValueError, AttributeError) as error:
+            return {str(key): str(value) for key, value in read_json(self._store()).items()}
+        except (OSError, ValueError, AttributeError) as error:
             problem = f"{self._store()} is not a JSON object ({error})"
             raise WeightsError(problem, "Delete it; it is written anew.") from error
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a file is there that may be looked at."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def _file(name: str) -> Path | None:
     """The file of this path; None where there is none or where no path can be this long."""
     try:
         path = Path(name).expanduser()
-        return path if _is_file(path) else None
+        return path if is_file(path) else None
     except RuntimeError:  # somebody's home who is not here
         return None

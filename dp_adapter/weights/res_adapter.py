@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dp_adapter.core.res_adapter import ConvLowRank, SizeCompanion
 from dp_adapter.errors import WeightsError
+from dp_adapter.user_files import list_folder
 from dp_adapter.weights.checkpoint import Base
 from dp_adapter.weights.files import SUFFIXES, open_weights
 
@@ -52,7 +53,7 @@ def read(path: Path) -> ResAdapter:
         WeightsError: there is no ResAdapter, or it is incomplete.
     """
     folder = path if path.is_dir() else path.parent
-    files = sorted(one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES)
+    files = [one for one in list_folder(folder) if one.suffix.lower() in SUFFIXES]
     if not path.is_dir():
         files = [path, *(one for one in files if one != path)]
     lora = norms = None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_adapter.errors import WeightsError
+from dp_adapter.user_files import is_file, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     """
     found = (tuple(sorted(path.glob(stem))) for stem in ("model*.safetensors", "pytorch_model*.bin"))
     files = next((files for files in found if files), ()) if path.is_dir() else (path,)
-    if not files or not files[0].is_file():
+    if not files or not all(map(is_file, files)):
         raise WeightsError(
             f"There is no CLIP vision tower in {path}",
             "Give a transformers folder with model.safetensors, or a weight file.",
@@ -170,9 +171,9 @@ def _vision_config(path: Path) -> dict[str, Any]:
     if not (path.is_dir() and file.is_file()):
         return {}
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(file)
         config = config.get("vision_config", config)
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(f"{file} is not a model's configuration ({error})", "Download it again.") from error
     return {"num_attention_heads": 12, "hidden_act": "quick_gelu"} | config  # transformers' defaults: files omit them
 
@@ -197,5 +198,5 @@ def _read_head(file: Path) -> dict[str, Tensor]:
             header: dict[str, Any] = json.loads(stream.read(length))
         shapes = {key: header[key]["shape"] for key in header if key != "__metadata__"}
         return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    except (ValueError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError, OSError) as error:
         raise WeightsError(f"{file} is damaged or not a .safetensors file", "Download it again.") from error

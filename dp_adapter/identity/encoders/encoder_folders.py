@@ -8,6 +8,7 @@ from pathlib import Path
 from dp_adapter import catalog
 from dp_adapter.errors import CatalogError
 from dp_adapter.identity.faces.insightface_packs import DEFAULT_ROOT
+from dp_adapter.user_files import is_file, list_folder
 
 CLIP_FOLDERS = ("clip_vision", "CLIP", "image_encoder", "dp_adapter/clip_vision")
 INSIGHTFACE_FOLDERS = ("insightface", "dp_adapter/insightface")
@@ -55,11 +56,9 @@ class EncoderFolders:
         """
         for root in self.all:
             for folder in (root / name for name in CLIP_FOLDERS):
-                if folder.is_dir():
-                    yield from (path for path in sorted(folder.iterdir()) if _may_be_tower(path))
+                yield from (path for path in list_folder(folder) if _may_be_tower(path))
         for folder in self._others:
-            if folder.is_dir():
-                yield from (path for path in sorted(folder.glob("*.safetensors")) if path.is_file())
+            yield from (path for path in list_folder(folder) if path.suffix == ".safetensors" and is_file(path))
 
     def insightface(self) -> list[Path]:
         """Folders that hold packs, or a folder ``models`` with packs; insightface's own last."""

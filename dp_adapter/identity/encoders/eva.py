@@ -15,6 +15,7 @@ from dp_adapter.identity.encoders.clip import MEAN, STD
 from dp_adapter.identity.encoders.encoder_device import EncoderDevice, LazyNetwork
 from dp_adapter.identity.encoders.encoder_versions import fingerprint
 from dp_adapter.identity.faces.face import Floats
+from dp_adapter.user_files import is_file, list_folder
 
 if TYPE_CHECKING:
     import torch
@@ -133,14 +134,14 @@ def find_candidates(roots: Sequence[Path]) -> Iterator[Path]:
         for extension in EXTENSIONS:
             folders += _with_snapshots(root.parent / "extensions" / extension)
     folders += _with_snapshots(HUB.expanduser())
-    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.is_file()]
+    found = [path for folder in folders for path in list_folder(folder) if is_file(path)]
     named = [path for path in found if "eva" in path.name.lower() and path.suffix in (*_PICKLES, ".safetensors")]
     yield from named
     yield from (path for path in found if path.suffix == ".safetensors" and path not in named)
 
 
 def _with_snapshots(folder: Path) -> list[Path]:
-    return [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
+    return [folder, *list_folder(folder)]
 
 
 def read_shape(path: Path) -> EvaShape:

@@ -14,6 +14,7 @@ from dp_adapter.cache import Cache
 from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.identity.faces.face_quality import GOOD_PX, SHARP, Quality
 from dp_adapter.session.explanation import Photo
+from dp_adapter.user_files import is_file, list_folder
 from dp_adapter.weights.files import file_digest
 from dp_adapter.weights.w_plus_latents import SUFFIXES, read_latent
 
@@ -91,8 +92,8 @@ class Latents:
     def _files(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for folder in self._folders:
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.suffix.lower() in SUFFIXES and path.is_file():
+            for path in list_folder(folder):
+                if path.suffix.lower() in SUFFIXES and is_file(path):
                     found.setdefault(path.name, path)
         return found
 
