@@ -63,6 +63,8 @@ def describe(path: Path) -> dict[str, Any]:
         "needs": ", ".join(f"{name} ({width})" for name, width in checkpoint.features_width.items()) or "no photo",
         "several photos": checkpoint.combine,
         "blend": checkpoint.mode,
+        "gate": "sees faces in predictions" if checkpoint.adapter.gate is not None else "the region's mask",
+        "identity guidance": "none" if checkpoint.guidance is None else f"{checkpoint.guidance:g}",
         "LoRA in the file": f"{len(checkpoint.lora)} layers" if checkpoint.lora else "none",
         **stored,
         **({"training": checkpoint.metadata.get("training", "")} if checkpoint.metadata else {}),

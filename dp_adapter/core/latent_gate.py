@@ -39,6 +39,11 @@ class LatentGate(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for d in _DILATIONS)
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
+    @property
+    def channels(self) -> int:
+        """Of the latents it reads."""
+        return self.first.in_channels - 2 * _OCTAVES
+
     @classmethod
     def like(cls, state: Mapping[str, Tensor]) -> LatentGate:
         """An empty one of the shapes in a state."""

@@ -22,7 +22,13 @@ ARMS: Mapping[str, Fields] = MappingProxyType(
     {
         "base model": {"enabled": False},
         # the same tokens as IP-Adapter adds them: in the whole picture, from the first step, nothing for the text
-        "plain add": {"regions": [{"kind": "full"}], "blend": "add", "text_weight": 0.0, "span.start": 0.0},
+        "plain add": {
+            "regions": [{"kind": "full"}],
+            "blend": "add",
+            "text_weight": 0.0,
+            "identity_guidance": 0.0,
+            "span.start": 0.0,
+        },
         "DP-Adapter": {},
     }
 )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.core.types import Features
 from dp_adapter.errors import WeightsError
 from dp_adapter.session.model_list import ModelListing
@@ -72,7 +73,8 @@ def made(family: str) -> WeightFile:
             personal.save(path, net, "sd15", "Ada", {}, word="ada")
         else:
             adapter = tiny.gated_adapter() if family == "own-gated" else tiny.adapter("sd15", text=True, blending=True)
-            own_adapter.save(path, adapter, "sd15", "arcface", {})
+            adapter.gate = LatentGate(4, 8)
+            own_adapter.save(path, adapter, "sd15", "arcface", {}, guidance=1.5)
         with safe_open(str(path), framework="pt") as file:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
             return WeightFile(path, tensors, dict(file.metadata() or {}))

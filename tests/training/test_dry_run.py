@@ -18,6 +18,8 @@ from dp_adapter.hosts.pipelines.single_file import unet_parameters
 from dp_adapter.training.base_shapes import UNETS
 from dp_adapter.training.config import from_tables
 from dp_adapter.training.dry_run import estimate, flash_attention, measure_pass
+from dp_adapter.training.initial_adapter import add_pathways, read_initial_adapter
+from dp_adapter.weights.families import own_adapter
 
 
 def test_a_linear_chain_is_counted_as_by_hand() -> None:
@@ -84,8 +86,10 @@ def test_a_model_that_is_not_here_is_told(tables: dict[str, Any], tmp_path: Path
         estimate(small(tables, SMALL, family="sdxl"), 1e12)
 
 
-def test_the_adapter_to_start_from_is_counted_as_it_is(tables: dict[str, Any]) -> None:
-    start = SMALL.with_name("dp_small_base_adapter.safetensors")
+def test_the_adapter_to_start_from_is_counted_as_it_is(tables: dict[str, Any], tmp_path: Path) -> None:
+    start = tmp_path / "with_pathways.safetensors"
+    shipped = read_initial_adapter(SMALL.with_name("dp_small_base_adapter.safetensors"))
+    own_adapter.save(start, add_pathways(shipped.adapter, 4, ffb=True), shipped.base, shipped.encoder, {})
     config = small(tables, SMALL)
     new = estimate(config, 1e12).stages[0]
     adapter = replace(config.adapter, encoder="sface", start=str(start))

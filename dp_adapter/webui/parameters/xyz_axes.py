@@ -1,16 +1,16 @@
-"""The axes by field: how their values are written, checked and shown."""
+"""The axes: those that people plot, and one for any field; how their values are written, checked and shown."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
-from dp_adapter.errors import SettingsError, WeightsError
+from dp_adapter.errors import DPAdapterError, SettingsError, WeightsError
 from dp_adapter.settings import (
     Choice,
     Curve,
@@ -25,7 +25,7 @@ from dp_adapter.settings import (
     Text,
     walk_fields,
 )
-from dp_adapter.settings.messages import refusal, show, split_list, tidy
+from dp_adapter.settings.messages import closest, refusal, show, split_list, tidy
 from dp_adapter.webui.panel.widget_values import AUTOMATIC_WORDS
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ _MOST = 1000  # pictures in one direction; a slip of the pen must not fill the m
 _DIGITS = 9  # of a count that is looked at
 _COSTS = {"model": 0.6, "variant": 0.6}  # the host changes the costliest axis least often; its checkpoints have 1
 _NONE = "none"
+_PLOTTED = (
+    "model", "mode", "weight", "span.start", "span.end", "curve", "identity_guidance", "text_emphasis",
+    "strict_text_region", "blend", "regions[].kind", "regions[].weight", "references[].weight", "structure",
+    "lora_weight", "target_age", "expression", "hires.weight", "face_pass.use",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Axis:
         changes: a value -> what it sets, by dotted path.
         choices: what the drop-down offers, asked for when it is opened; None for free text.
         cost: of changing the value, 0 to 1.
+        numbers: whether values are numbers, of which there are ranges.
     """
 
     label: str
@@ -62,14 +68,17 @@ class Axis:
     changes: Callable[[Any], dict[str, object]]
     choices: Callable[[], list[str]] | None = None
     cost: float = 0.0
+    numbers: bool = False
 
 
 def list_axes() -> list[Axis]:
-    """Identity first, then one axis for each field that is a number, a choice, a curve, words, or a list of such."""
-    return [_identity_axis(), *_field_axes()]
+    """What people plot, identity first, and last an axis for any field."""
+    axes = dict(field_axes())
+    return [_identity_axis(), *(axes[path] for path in _PLOTTED), _any_field_axis(axes)]
 
 
-def _field_axes() -> Iterator[Axis]:
+def field_axes() -> Iterator[tuple[str, Axis]]:
+    """By path one axis for each field that is a number, a choice, a curve, words, or a list of such."""
     for path, info in walk_fields():
         kind = info.kind.item if isinstance(info.kind, Nullable) else info.kind
         if path.startswith("report.") or not (type(kind) is Text or isinstance(kind, _KINDS) or _is_list(kind)):
@@ -77,15 +86,74 @@ def _field_axes() -> Iterator[Axis]:
         show_one, read_one = partial(_show, info.kind), partial(_check_value, info)
         if "[]" in path:
             show_one, read_one = partial(_show_all, show_one), partial(_read_all, read_one)
-        yield Axis(
-            label=info.label,
-            texts=_texts(kind),
-            value=_check_model if path == "model" else read_one,
-            show=show_one,
-            changes=partial(_set, path),
-            choices=_fitting_models if path == "model" else _choices(kind),
-            cost=_COSTS.get(path, 0.0),
+        yield (
+            path,
+            Axis(
+                label=info.label,
+                texts=_texts(kind),
+                value=_check_model if path == "model" else read_one,
+                show=show_one,
+                changes=partial(_set, path),
+                choices=_fitting_models if path == "model" else _choices(kind),
+                cost=_COSTS.get(path, 0.0),
+                numbers=isinstance(kind, Number | Integer),
+            ),
         )
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """A checked value of the axis of some field."""
+
+    path: str
+    axis: Axis
+    value: Any
+
+
+def _any_field_axis(axes: Mapping[str, Axis]) -> Axis:
+    """Values as in ``parts.mouth=0, 0.5, 1`` or ``blend=add, text_weight=0``: a field stays until another is named."""
+    names = {axis.label.casefold(): path for path, axis in axes.items()} | {path: path for path in axes}
+
+    def find(text: str) -> tuple[str, str]:
+        """The field's path, empty where none is named, and the value."""
+        name, named, value = text.partition("=")
+        if not named:
+            return "", text
+        path = names.get(name.strip().casefold())
+        if path is None:
+            hint = f"Did you mean {near}?" if (near := closest(name.strip(), names)) else "docs/settings.md has them."
+            raise SettingsError("", f"there is no field {show(name.strip())}", hint)
+        return path, value.strip()
+
+    def split(text: str) -> list[str]:
+        made, last = list[str](), ""
+        for part in _names(text):
+            path, value = find(part)
+            last = path or last
+            if not last:
+                raise SettingsError("", f"{show(part)} names no field", "Write it as in parts.mouth=0, 0.5, 1.")
+            # All else than numbers is one value, commas that stood in quotation marks included.
+            values = axes[last].texts(value) if axes[last].numbers else [value]
+            made += [f"{last}={one}" for one in values]
+        return _limit(made)
+
+    def read(text: str) -> _Assignment:
+        path, value = find(text)
+        if not path:
+            raise SettingsError("", f"{show(text)} names no field", "Write it as in parts.mouth=0.5.")
+        try:
+            return _Assignment(path, axes[path], axes[path].value(value))
+        except DPAdapterError as error:
+            raise SettingsError("", f"{axes[path].label}: {error.problem.removeprefix(': ')}", error.hint) from error
+
+    return Axis(
+        label="Any field",
+        texts=split,
+        value=read,
+        show=lambda one: f"{one.path}={one.axis.show(one.value)}",
+        changes=lambda one: one.axis.changes(one.value),
+        cost=max(axis.cost for axis in axes.values()),
+    )
 
 
 _KINDS = (Number, Integer, Choice, Flag, CurveText)

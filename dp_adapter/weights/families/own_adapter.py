@@ -31,6 +31,8 @@ FORMAT = "dp_adapter"
 FACE, PATCHES = "face-projection", "patch-resampler"
 KINDS = (FACE, PATCHES)
 MOST_GUIDANCE = 2.0
+CHANNELS = 4
+"""Of SD1.5's and SDXL's latents."""
 
 
 def recognise(file: WeightFile) -> bool:
@@ -116,7 +118,14 @@ def _read_metadata(file: WeightFile) -> tuple[Base, Encoder]:
 def _read_gate(file: WeightFile) -> LatentGate | None:
     tensors = strip_prefix(file.tensors, "gate.").items()
     state = {key: value.float() if value.is_floating_point() else value for key, value in tensors}
-    return build_module(LatentGate.like, state, file, "the gate") if state else None
+    if not state:
+        return None
+    gate = build_module(LatentGate.like, state, file, "the gate")
+    if gate.channels != CHANNELS:
+        raise WeightsError(
+            f"{file.path.name}: its gate reads latents of {gate.channels} channels, not of {CHANNELS}", "It is damaged."
+        )
+    return gate
 
 
 def _read_guidance(file: WeightFile) -> float | None:

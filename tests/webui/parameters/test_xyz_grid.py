@@ -16,7 +16,7 @@ from dp_adapter.settings import Choice, Flag, Integer, Nullable, Number, Setting
 from dp_adapter.webui.host import shared_session
 from dp_adapter.webui.panel.widget_values import args_of
 from dp_adapter.webui.parameters import infotext, xyz_axes, xyz_grid
-from dp_adapter.webui.parameters.xyz_axes import list_axes
+from dp_adapter.webui.parameters.xyz_axes import field_axes, list_axes
 
 pytest.importorskip("starlette", reason="the WebUIs bring it, and errors are its HTTPException")
 from dp_adapter.webui.job.stop import DPAdapterStop
@@ -66,10 +66,19 @@ class Plot:
         return next(option for option in self.axis_options if option.label == xyz_grid.PREFIX + label)
 
     def run(self, p: Processing, **chosen: str | list[str]) -> list[Settings]:
-        """The request of every cell, last axis fastest. A list is what the drop-down gives, a text what is typed."""
+        """The request of every cell, last axis fastest. A list is what the drop-down gives, a text what is typed.
+
+        What has no axis of its own is written on the axis for any field.
+        """
         columns: list[tuple[AxisOption, list[Any]]] = []
-        for label, given in chosen.items():
-            option = self.option(label.replace("_", " "))
+        for name, asked in chosen.items():
+            label, given = name.replace("_", " "), asked
+            if xyz_grid.PREFIX + label not in [option.label for option in self.axis_options]:
+                label, given = (
+                    "Any field",
+                    f"{label}={asked}" if isinstance(asked, str) else [f"{label}={v}" for v in asked],
+                )
+            option = self.option(label)
             listed = [option.type(one) for one in (option.prepare(given) if isinstance(given, str) else given)]
             option.confirm(p, listed)
             columns.append((option, listed))
@@ -101,13 +110,49 @@ def test_every_numeric_and_choice_field_has_an_axis() -> None:
     def varies(kind: Any) -> bool:
         return isinstance(kind.item if isinstance(kind, Nullable) else kind, Number | Integer | Choice | Flag)
 
-    wanted = {info.label for path, info in walk_fields() if varies(info.kind) and not path.startswith("report.")}
-    labels = [axis.label for axis in list_axes()]
-    assert wanted | {"Model", "Identity", "Mode", "Weight curve"} <= set(labels)
-    assert len(set(labels)) == len(labels)
+    wanted = {path for path, info in walk_fields() if varies(info.kind) and not path.startswith("report.")}
+    axes = dict(field_axes())
+    assert wanted | {"model", "mode", "curve"} <= set(axes)
+    listed = [axis.label for axis in list_axes()]
+    assert len(listed) == len(set(listed)) == 21 and listed[0] == "Identity" and listed[-1] == "Any field"
+    assert set(listed[1:-1]) < {axis.label for axis in axes.values()}
 
 
-@pytest.mark.parametrize("axis", list_axes(), ids=lambda axis: axis.label)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("weight=0.2, 0.4", [{"weight": 0.2}, {"weight": 0.4}]),
+        ("weight = 0-1 (+0.5), blend=add", [{"weight": 0.0}, {"weight": 0.5}, {"weight": 1.0}, {"blend": "add"}]),
+        ("Mouth weight=0.5, parts.eyes=auto", [{"parts.mouth": 0.5}, {"parts.eyes": None}]),
+        ("references[].weight=1/0.5", [{"references[].weight": (1.0, 0.5)}]),
+        ("tracking.moments=0.1+0.2, 0.5", [{"tracking.moments": (0.1, 0.2)}, {"tracking.moments": (0.5,)}]),
+        ('"curve=0@0, 1@1", 1@0', [{"curve": "0.0@0.0, 1.0@1.0"}, {"curve": "1.0@0.0"}]),
+    ],
+)
+def test_the_axis_for_any_field(text: str, expected: list[dict[str, object]]) -> None:
+    axis = list_axes()[-1]
+    values = [axis.value(one) for one in axis.texts(text)]
+    assert [axis.changes(value) for value in values] == expected
+    first = next(iter(expected[0]))
+    assert axis.show(values[0]).startswith(f"{first}=")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("wieght=1", "there is no field 'wieght'. Did you mean weight?"),
+        ("0.5", "'0.5' names no field. Write it as in parts.mouth=0, 0.5, 1"),
+        ("weight=3", "Any field: Weight: 3 is above the maximum 2"),
+        ("", "has no values"),
+    ],
+)
+def test_what_the_axis_for_any_field_refuses(plot: Plot, text: str, words: str) -> None:
+    with pytest.raises(DPAdapterStop) as refused:
+        plot.run(request(), Any_field=text)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("axis", [list_axes()[0], *dict(field_axes()).values()], ids=lambda axis: axis.label)
 def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session: Session) -> None:
     samples = {"Identity": "Ada", "Model": "m.safetensors", "Mode": "portrait, inpaint", "Weight curve": "1@0.5; 0@1"}
     samples |= {"Photo person": "1", "Region person": "1", "Box left": "0.5", "Box top": "0.5", "Folding memory": "64"}
@@ -125,7 +170,7 @@ def test_every_axis_sets_its_field_and_only_that(axis: Any, plot: Plot, session:
 
 
 def test_persons_are_counted_from_1_on_axes(plot: Plot) -> None:
-    (axis,) = (one for one in list_axes() if one.label == "Region person")
+    axis = dict(field_axes())["regions[].identity"]
     p = request(references=[{"image": "identity:Ada", "identity": n} for n in range(3)], regions=[{}])
     assert axis.texts("1-3") == ["1", "2", "3"]
     assert [axis.value(text) for text in ("2", "person 3")] == [(1,), (2,)]
@@ -240,7 +285,7 @@ def test_numbers_that_may_be_automatic(plot: Plot) -> None:
         ("Model", "x.ckpt", "x.ckpt cannot be used: "),
         ("Model", "y.safetensors", "There is no model 'y.safetensors'"),
         ("Identity", "Bob", "no saved identity 'Bob'"),
-        ("Face choice", "largest, like", "X/Y/Z cell with Face choice like: face.like"),
+        ("Face choice", "largest, like", "X/Y/Z cell with Any field face.choice=like: face.like"),
     ],
 )
 def test_every_value_is_checked_before_the_first_cell(
@@ -297,11 +342,12 @@ def test_lists_are_written_with_plus_signs(plot: Plot) -> None:
     assert [(cell.tracking.sources, cell.tracking.moments) for cell in cells] == [
         (s, m) for s in sources for m in moments
     ]
-    assert plot.option("Region sources").choices() == [
+    axis = dict(field_axes())["tracking.sources"]
+    assert axis.choices is not None and axis.choices() == [
         "none", "init", "preview", "attention", "init+preview", "init+attention", "preview+attention",
         "init+preview+attention",
     ]  # fmt: skip
-    assert plot.option("Region sources").format_value(None, plot.option("Region sources"), ()) == "Region sources: none"
+    assert axis.show(()) == "none"
 
 
 def test_parts_and_face_pass_have_axes(plot: Plot) -> None:

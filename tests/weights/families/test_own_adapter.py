@@ -70,6 +70,14 @@ def test_a_damaged_gate_is_refused(tmp_path: Path) -> None:
         formats.read(rewritten(tmp_path / "x.safetensors", tensors={"gate.first.weight": torch.zeros(8, 12, 3, 3)}))
 
 
+def test_a_gate_for_other_latents_is_refused(tmp_path: Path) -> None:
+    adapter = tiny.adapter("sd15")
+    adapter.gate = LatentGate(16, 8)
+    own_adapter.save(tmp_path / "x.safetensors", adapter, "sd15", "sface", {})
+    with pytest.raises(WeightsError, match="latents of 16 channels"):
+        formats.read(tmp_path / "x.safetensors")
+
+
 def test_tokens_come_from_the_saved_projection(tmp_path: Path) -> None:
     adapter = tiny.adapter("sd15")
     own_adapter.save(tmp_path / "x.safetensors", adapter, "sd15", "arcface", {})
