@@ -21,6 +21,7 @@ CERTAIN = 0.5
 Middle = tuple[float, float]
 """Row and column of a face's middle."""
 
+_UNLIKELY, _SURE = 0.3, 0.7  # of what a gate says: a person acts in a cell not at all, and fully
 _LEAST = 0.15  # of the largest face's cells, below which it is no further face
 _DILATIONS = (1, 2, 4, 2)
 _OCTAVES = 4
@@ -67,22 +68,24 @@ class LatentGate(nn.Module):
         return self.logits(latents, torch.full((len(latents),), progress).to(like)).sigmoid()[:, 0].float()
 
 
-def choose_face(share: Tensor, last: Middle | None) -> tuple[Tensor, Middle | None]:
+def choose_face(share: Tensor, last: Middle | None) -> tuple[Tensor, Middle] | None:
     """Of the faces that a gate sees in a picture the one that is nearest to where it was; the leftmost at first.
 
     Args:
         share: [h, w], what the gate says; last: where the face was, None where it was not seen yet.
 
     Returns:
-        The share, 0 in cells that are nearer to another face, and where the face is now.
+        Where the person acts [h, w] in 0..1, fully where there surely is a face, not where it is unlikely or another
+        face is nearer; and where the face is now. None where no face shows.
     """
     blobs = components(share > CERTAIN)
     blobs = [blob for blob in blobs if blob.sum() >= _LEAST * blobs[0].sum()]
     if not blobs:
-        return share, last
+        return None
+    sure = ((share - _UNLIKELY) / (_SURE - _UNLIKELY)).clamp(0, 1)
     middles = torch.stack([blob.nonzero().float().mean(0) for blob in blobs])  # [faces, 2]
     distance = middles[:, 1] if last is None else (middles - torch.tensor(last)).square().sum(1)
     chosen = int(distance.argmin())
     cells = torch.ones_like(share).nonzero().float().view(*share.shape, 1, 2)
     nearest = (cells - middles).square().sum(-1).argmin(-1)  # [h, w]
-    return share * (nearest == chosen), (float(middles[chosen, 0]), float(middles[chosen, 1]))
+    return sure * (nearest == chosen), (float(middles[chosen, 0]), float(middles[chosen, 1]))

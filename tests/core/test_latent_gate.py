@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dp_adapter.core.latent_gate import LatentGate, choose_face
+from dp_adapter.core.latent_gate import LatentGate, Middle, choose_face
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (9, 20), (1, 1)])
@@ -40,21 +40,29 @@ def faces(*middles: tuple[int, int]) -> torch.Tensor:
     return share
 
 
+def chosen(share: torch.Tensor, last: Middle | None) -> tuple[torch.Tensor, Middle]:
+    found = choose_face(share, last)
+    assert found is not None
+    return found
+
+
 def test_of_several_faces_one_is_followed() -> None:
     both = faces((5, 3), (5, 11))
-    left, middle = choose_face(both, None)
-    assert middle == (5, 3) and left[5, 3] == both[5, 3] and left[5, 11] == 0, "at first the leftmost"
-    right, middle = choose_face(both, (6, 10))
-    assert middle == (5, 11) and right[5, 11] == both[5, 11] and right[5, 3] == 0
-    assert torch.equal(left + right, both), "each cell is one face's"
+    left, middle = chosen(both, None)
+    assert middle == (5, 3) and left[5, 3] == 1 and left[5, 11] == 0, "at first the leftmost"
+    right, middle = chosen(both, (6, 10))
+    assert middle == (5, 11) and right[5, 11] == 1 and right[5, 3] == 0
+    assert torch.equal(left + right, (both > 0.5).float()), "each cell is one face's; where none is likely, nobody's"
 
 
-def test_what_is_not_certain_stays_as_it_is() -> None:
-    share = torch.full((16, 16), 0.3)
-    for last in (None, (2.0, 2.0)):
-        kept, middle = choose_face(share, last)
-        assert torch.equal(kept, share) and middle == last
-    alone = faces((5, 3))
-    alone[12, 12] = 0.6
-    kept, middle = choose_face(alone, None)
-    assert middle == (5, 3) and torch.equal(kept, alone), "a cell is no further face"
+def test_a_face_has_soft_edges_and_a_cell_is_none() -> None:
+    share = faces((5, 3))
+    share[5, 5], share[12, 12] = 0.5, 0.6
+    kept, middle = chosen(share, None)
+    assert float(kept[5, 5]) == pytest.approx(0.5) and kept[5, 3] == 1
+    assert abs(middle[0] - 5) < 0.5 and middle[1] < 4, "a cell far off is no further face"
+
+
+@pytest.mark.parametrize("last", [None, (2.0, 2.0)])
+def test_where_no_face_shows_nothing_is_said(last: Middle | None) -> None:
+    assert choose_face(torch.full((16, 16), 0.45), last) is None

@@ -205,10 +205,10 @@ class Tracker:
         shares = self.gate(predicted, progress)
         self._state.pictures = len(shares)
         for number, share in enumerate(shares):
-            own, middle = choose_face(share, self._state.middles.get(number))
-            self._state.regions[number] = {person.number: person.region_of_head(own)}
-            if middle is not None:
-                self._state.middles[number] = middle
+            found = choose_face(share, self._state.middles.get(number))
+            if found is not None:  # else it stays where it was
+                own, self._state.middles[number] = found
+                self._state.regions[number] = {person.number: person.region_of_head(own)}
         self._move()
 
     def attend(self, maps: Tensor, head: Callable[[int], bool]) -> None:
@@ -259,22 +259,13 @@ class Tracker:
         return tuple(
             person.number
             for person in self.persons
-            if not person.known and not all(self._is_found(person, number) for number in range(self._state.pictures))
+            if not person.known and not all(self._answers(person, number) for number in range(self._state.pictures))
         )
-
-    def _is_found(self, person: TrackedPerson, number: int) -> bool:
-        if self.gate is not None:
-            return number in self._state.middles
-        return bool(self._answers(person, number))
 
     def notes(self) -> tuple[str, ...]:
         """What the user has to know about the pass that ended, in words."""
         sentences = [f"Previews could not be used ({self.failure})."] if self.failure else []
         for number in self.unseen_persons():
-            if self.gate is not None:
-                who = naming.person(number)
-                sentences.append(f"The face of {who} hardly showed; the identity acted where a face was likeliest.")
-                continue
             person = next(one for one in self.persons if one.number == number)
             sought = "was not looked for, as there are too few steps" if self.plan.hurried else "was not found while"
             formed = "" if self.plan.hurried else " the picture formed"

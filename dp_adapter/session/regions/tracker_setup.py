@@ -98,13 +98,11 @@ def plan_tracking(tracking: Tracking, progress: Sequence[float] = (), by_gate: b
         progress: at each call of the UNet, see ``Scene.progress``.
         by_gate: whether a gate looks, at every call.
     """
-    if by_gate:
-        return TrackingPlan(
-            (), decoder=tracking.decoder, words=tracking.words, hurried=len(progress) == 1, by_gate=True
-        )
     moments = tracking.moments if "preview" in tracking.sources else ()
-    forming = [source for source in tracking.sources if source in _FORMING]
     late = max(moments, default=max(Tracking().moments)) if tracking.fallback == "late" else None
+    if by_gate:
+        return TrackingPlan((), late=late, hurried=len(progress) == 1, by_gate=True)
+    forming = [source for source in tracking.sources if source in _FORMING]
     attention = "attention" in forming
     # What a look shows holds from the next call on, and the attention of the first call, to noise, shows nothing.
     holds = any(moments and one >= moments[0] for one in progress[:-1]) or (attention and len(progress) > _TOO_FEW)

@@ -131,7 +131,9 @@ def test_a_gate_moves_the_region_at_every_call(gated_session: Session, request_o
     assert "each seen by its gate" in prepared.explanation.persons[0].region
     latents = torch.full((2, 4, 40, 40), -4.0)
     tracker.follow(latents, 0.05)
-    assert tracker.unseen_persons() == (0,) and "hardly showed" in tracker.notes()[0]
+    assert tracker.unseen_persons() == (0,) and "was not found while the picture formed" in tracker.notes()[0]
+    (mask,) = masks(prepared)
+    assert mask is not None and not mask.any(), "nowhere, until a face shows"
     latents[0, 0, 10:25, 5:15] = 5.0
     latents[1, 0, 10:25, 25:35] = 5.0
     tracker.follow(latents, 0.1)
@@ -140,6 +142,8 @@ def test_a_gate_moves_the_region_at_every_call(gated_session: Session, request_o
     assert tracker.unseen_persons() == () == tracker.notes()
     tracker.follow(latents.flip(0), 0.9)
     assert side(masks(prepared)[0][:1]) == "right", "it follows until the end"  # type: ignore[index]
+    tracker.follow(latents.flip(0) - 20, 0.95)
+    assert side(masks(prepared)[0][:1]) == "right", "a lost face keeps its place"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
