@@ -19,11 +19,11 @@ class Cache(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self._sizes: dict[Hashable, int] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Value], size: int = 0) -> Value:
+    def get(self, key: Hashable, make: Callable[[], Value], size: int | Callable[[Value], int] = 0) -> Value:
         """The value of ``key``, made now if it is not there; an exception in ``make`` stores nothing.
 
         Args:
-            size: of the value in bytes, for a cache with a total.
+            size: of the value in bytes, or what tells it of the value, for a cache with a total.
 
         Threads that ask at the same time may each make it; the first one's is kept.
         """
@@ -33,7 +33,7 @@ class Cache(Generic[Value]):
         with self._lock:
             if key not in self._values:
                 self._values[key] = made[0] if made else make()  # made by another thread, and gone since
-                self._sizes[key] = size
+                self._sizes[key] = size(self._values[key]) if callable(size) else size
             value = self._values[key]
             self._values.move_to_end(key)
             while len(self._values) > self._limit or (len(self._values) > 1 and self._is_too_large()):

@@ -58,9 +58,10 @@ def shorten(text: str, most: int) -> str:
     return f"{text[: most - end - 1]}…{text[len(text) - end :]}"
 
 
-def first_line(error: Exception, most: int) -> str:
+def first_line(error: BaseException, most: int = 200) -> str:
     """The beginning of what an error says; its kind where it says nothing."""
-    return str(error).splitlines()[0][:most] if str(error) else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return shorten(lines[0].strip(), most) if lines else type(error).__name__
 
 
 def word(text: str) -> str:

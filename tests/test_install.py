@@ -132,3 +132,20 @@ def test_flags() -> None:
     flags = parser.parse_args(["--dp-adapter-dir", "D:/models", "--dp-adapter-cache", "3"])
     assert (flags.dp_adapter_dir, flags.dp_adapter_cache) == ("D:/models", 3)
     assert vars(parser.parse_args([])).keys() == {"dp_adapter_dir", "dp_adapter_cache", "dp_adapter_loglevel"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
+def test_the_page_on_security_lists_what_a_webui_user_gets(install: Any) -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    section = page.partition("## Checks of the dependencies")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["faces"], *extras["insightface"], *extras["clip"]]
+    names = {re.split(r"[<>=]", one)[0] for one in asked}
+    assert {name for row in rows for name in re.findall(r"`([\w-]+)`", row.split("|")[1])} == names
+    bounds = {re.split(r"[<>=]", one)[0]: one for one in asked}
+    for name in ("onnxruntime", "insightface", "transformers"):
+        row = next(row for row in rows if row.startswith(f"| `{name}`"))
+        assert f"`{bounds[name].removeprefix(name)}`" in row
+    assert bounds["onnxruntime"] == install.REQUIREMENT

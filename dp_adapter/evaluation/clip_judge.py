@@ -7,6 +7,7 @@ from typing import Any, cast
 from dp_adapter.errors import MissingDependencyError, SettingsError
 from dp_adapter.evaluation.picture_metrics import Floats, cosine
 from dp_adapter.identity.pictures.picture_files import Picture
+from dp_adapter.naming import first_line
 
 MODEL, WEIGHTS = "ViT-L-14", "openai"
 """FastComposer's judge (mit-han-lab/fastcomposer@b9304a2, ``single_object_evaluation.py``)."""
@@ -33,10 +34,9 @@ class ClipJudge:
             made = library.create_model_and_transforms(model, pretrained=weights or None, device=device)
             self._tokenizer = library.get_tokenizer(model)
         except Exception as error:  # open_clip, its hub and torch raise many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SettingsError(
                 "clip",
-                f"open_clip cannot give {model} with '{weights}' ({reason})",
+                f"open_clip cannot give {model} with '{weights}' ({first_line(error)})",
                 "Name a file: --clip-weights FILE.",
             ) from error
         self._model, self._transform = made[0].eval(), made[2]

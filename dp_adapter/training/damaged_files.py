@@ -26,7 +26,7 @@ def tell_damage(problem: str, hint: str) -> Generator[None, None, None]:
     except TrainingError:
         raise
     except Exception as error:  # damaged bytes make decoders raise anything
-        reason = first_line(error, 200)
+        reason = first_line(error)
         if isinstance(error, KeyError):
             reason = f"it has no {reason}"
         raise TrainingError(f"{problem} ({reason})", hint) from error

@@ -47,7 +47,7 @@ CHANGES: list[Callable[[Tensor], Tensor]] = [
     lambda one: one.to(torch.int64),
     lambda one: one.to(torch.complex64),
     lambda one: one.half(),
-    lambda one: torch.full_like(one, float("nan")),
+    lambda one: torch.full_like(one.float(), float("nan")),
     lambda one: torch.tensor(1.0),
     lambda one: torch.zeros(1).expand(one.shape),
     lambda one: one.to_sparse(),

@@ -19,6 +19,7 @@ from dp_adapter.hosts.pipelines.diffusers_job import DiffusersJob, Pixels, Promp
 from dp_adapter.hosts.pipelines.samplers import lacks_memory, scheduler
 from dp_adapter.hosts.pipelines.single_file import load_single_file
 from dp_adapter.hosts.prompts import encode_prompts
+from dp_adapter.naming import first_line
 
 __all__ = ["Around", "DiffusersJob", "Pipeline", "Progress", "Prompts", "load", "progress", "run"]
 
@@ -215,8 +216,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise HostError(f"The device '{name}' cannot be used ({reason})", "Try 'auto' or 'cpu'.") from error
+        raise HostError(f"The device '{name}' cannot be used ({first_line(error)})", "Try 'auto' or 'cpu'.") from error
 
 
 @contextmanager

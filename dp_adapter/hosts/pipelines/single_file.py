@@ -16,6 +16,7 @@ import torch
 from dp_adapter.errors import HostError, WeightsError
 from dp_adapter.hosts.attach.sites import Base
 from dp_adapter.hosts.prompts.clip_tokenizer import RESOURCES, clip_text_encoder, clip_tokenizer
+from dp_adapter.naming import first_line
 from dp_adapter.pickles import unpickle
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -168,8 +169,9 @@ def _absence_in_words(name: str) -> Generator[None]:
     try:
         yield
     except (cast(Any, single_file_utils).SingleFileComponentError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise HostError(f"{name} is incomplete: weights are missing ({reason})", "Download it again.") from error
+        raise HostError(
+            f"{name} is incomplete: weights are missing ({first_line(error)})", "Download it again."
+        ) from error
 
 
 def _require_whole(pipeline: Any, name: str) -> None:

@@ -137,7 +137,9 @@ def load_mask(source: PictureSource) -> Coverage:
 
 def digest(picture: Picture) -> str:
     """SHA-256 of shape and content, as hex; the key of caches by content."""
-    return hashlib.sha256(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).hexdigest()
+    sha = hashlib.sha256(repr(picture.shape).encode())
+    sha.update(np.ascontiguousarray(picture).data)  # without a copy of a large one
+    return sha.hexdigest()
 
 
 def _damage() -> tuple[type[Exception], ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +64,7 @@ def decode_inline(text: str) -> bytes | None:
 def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or other letters than ASCII
         raise PictureError(
             f"A picture's base64 cannot be decoded ({error})", "Encode the file's bytes again."
         ) from None

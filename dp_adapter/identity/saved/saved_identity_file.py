@@ -26,6 +26,7 @@ from dp_adapter.identity.faces.face import Floats
 from dp_adapter.identity.faces.face_quality import Quality
 from dp_adapter.identity.saved.saved_identity import FaceView, IdentityHeader, SavedIdentity, SavedPhoto, network_of
 from dp_adapter.identity.saved.vector_forms import is_known, is_large, require_form, require_numbers
+from dp_adapter.naming import first_line
 
 FORMAT = "dp-adapter identity"
 VERSION = 1
@@ -285,4 +286,6 @@ def _tell_damage(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except (SafetensorError, OSError, *_MALFORMED) as error:
-        raise IdentityError(f"The saved identity {path.name} is damaged ({str(error)[:120]})", _DAMAGED) from error
+        raise IdentityError(
+            f"The saved identity {path.name} is damaged ({first_line(error, 120)})", _DAMAGED
+        ) from error

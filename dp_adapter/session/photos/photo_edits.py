@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from dp_adapter.identity.pictures.retouch_old_photo import find_damage, retouch
 from dp_adapter.session.photos.reference_photos import Known, SeenPhoto
 
 Restorer = Callable[[Picture], Picture]
+_HELD = 50 * 10**6  # bytes: two photos of 8 megapixels, or one larger one
 Restorers = Callable[[], Mapping[str, tuple[Restorer, bool]]]
 """The host's face restorers by name, asked for when one is needed; False beside one whose model would be downloaded."""
 
@@ -28,15 +29,18 @@ class PhotoEdits:
 
     Args:
         restorers: the host's face restorers.
-        limit: edited photos that are kept.
+        limit: photos of which it is remembered what was done to them.
+        held: bytes of edited photos that are kept; one that is not there any more is edited again.
     """
 
-    def __init__(self, restorers: Restorers = no_restorers, limit: int = 8) -> None:
+    def __init__(self, restorers: Restorers = no_restorers, limit: int = 64, held: int = _HELD) -> None:
         self._restorers = restorers
-        self._edited: Cache[SeenPhoto] = Cache(limit)
+        self._treated: Cache[str] = Cache(limit)
+        self._pictures: Cache[Picture] = Cache(limit, held)
 
     def forget(self) -> None:
-        self._edited.clear()
+        self._treated.clear()
+        self._pictures.clear()
 
     def apply(self, photos: Sequence[Known], retouching: str, restorer: str) -> tuple[list[Known], list[str]]:
         """The photos as a resolved request wants them, and notes on what was done.
@@ -55,13 +59,25 @@ class PhotoEdits:
         for one in photos:
             if isinstance(one, SeenPhoto):
                 key = (one.digest, one.face.box.tobytes(), retouching, restorer, name)
-                new = self._edited.get(key, lambda one=one: _edit(one, retouching, restorer == "auto", name, restore))
-                made.append(replace(new, weight=one.weight, number=one.number))
+                new = self._edit(one, key, lambda one=one: _edit(one, retouching, restorer == "auto", name, restore))
+                made.append(new)
                 notes += [f"{naming.capitalise(naming.photo(one.number))}: {new.treated}."] if new.treated else []
             else:
                 made.append(one)
                 notes.append(f"The saved identity '{one.saved.name}' has no photos that could be retouched.")
         return made, list(dict.fromkeys(notes))
+
+    def _edit(self, one: SeenPhoto, key: Hashable, edit: Callable[[], tuple[Picture, str]]) -> SeenPhoto:
+        def keep() -> str:
+            picture, treated = edit()
+            if treated:
+                self._pictures.get(key, lambda: picture, size_of)
+            return treated
+
+        treated = self._treated.get(key, keep)
+        if not treated:
+            return one
+        return replace(one, open=lambda: self._pictures.get(key, lambda: edit()[0], size_of), treated=treated)
 
     def _find_restorer(self, asked: str) -> tuple[str, Restorer | None]:
         if asked == "off":
@@ -75,8 +91,12 @@ class PhotoEdits:
         return asked, here[asked][0]
 
 
-def _edit(one: SeenPhoto, retouching: str, old_only: bool, name: str, restore: Restorer | None) -> SeenPhoto:
-    """Retouched, then restored; with ``old_only`` an old photo alone is restored."""
+def size_of(picture: Picture) -> int:
+    return picture.nbytes
+
+
+def _edit(one: SeenPhoto, retouching: str, old_only: bool, name: str, restore: Restorer | None) -> tuple[Picture, str]:
+    """Retouched, then restored, and what was done in words; with ``old_only`` an old photo alone is restored."""
     picture = one.picture
     done: list[str] = []
     found = find_damage(picture, one.face)
@@ -88,4 +108,4 @@ def _edit(one: SeenPhoto, retouching: str, old_only: bool, name: str, restore: R
         same = restored.shape == picture.shape and np.array_equal(restored, picture)
         done.append(f"{name} changed nothing, the console may say why" if same else f"restored by {name}")
         picture = np.ascontiguousarray(restored, np.uint8)
-    return replace(one, open=lambda: picture, treated="; ".join(done)) if done else one
+    return picture, "; ".join(done)

@@ -65,6 +65,7 @@ def test_a_path_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("https://example.org/a.png", "never fetched"),
         ("file:///etc/hostname", "never fetched"),
         ("data:image/png;base64," + "A" * 99 + "!", "cannot be decoded"),
+        ("data:image/png;base64," + "é" * 99, "cannot be decoded"),
         ("data:image/png;base64," + "A" * 101, "cannot be decoded"),
         ("data:image/png;base64,", "is empty"),
         ("data:image/png;base64," + "A" * 100, "not a picture"),
