@@ -71,7 +71,13 @@ def download(
                 f"{target.name} came with the SHA-256 {digest} instead of {sha256} and was deleted",
                 f"Try again; if it happens again, the file at {page} was changed: report it.",
             )
-        job.part.replace(target)
+        try:
+            job.part.replace(target)
+        except OSError as error:  # on Windows a file that a program has open keeps its place
+            raise CatalogError(
+                f"{target.name} is downloaded, but could not take its place ({error.strerror or error})",
+                f"Close what uses {target}, and try again: nothing is downloaded twice.",
+            ) from error
 
 
 def part_of(target: Path) -> Path:

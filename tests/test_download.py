@@ -141,6 +141,24 @@ def test_a_different_file_in_the_place_is_not_overwritten(server: Server, tmp_pa
     assert model.path_in(tmp_path).read_bytes() == b"mine"
 
 
+def test_a_file_in_use_keeps_its_place_and_nothing_is_downloaded_twice(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows has it, where what a program has open cannot be replaced."""
+    model = server.model("good")
+
+    def in_use(_path: Path, _target: Path) -> Path:
+        raise PermissionError(13, "The process cannot access the file")
+
+    with monkeypatch.context() as windows:
+        windows.setattr(Path, "replace", in_use)
+        with pytest.raises(CatalogError, match=r"could not take its place.*cannot access.*nothing is downloaded twice"):
+            catalog.fetch(model, tmp_path, opener=server.opener())
+    asked = len(server.log)
+    assert catalog.fetch(model, tmp_path, opener=server.opener()).read_bytes() == BODY
+    assert len(server.log) == asked
+
+
 def test_what_cannot_be_fetched_says_why(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match=r"no checksum is known.*Download it yourself from https://.*dp_adapter"):
         catalog.fetch(catalog.find("pulid_v1"), tmp_path)

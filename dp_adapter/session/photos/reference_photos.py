@@ -30,7 +30,7 @@ from dp_adapter.settings import FaceChoice, Reference, Settings
 Floats = NDArray[np.float32]
 T = TypeVar("T")
 PHOTO = "photo:"
-_AT_HAND = 100 * 2**20  # bytes of decoded photos that are kept while a request is read
+_AT_HAND = 50 * 2**20  # bytes of decoded photos that are kept while a request is read
 
 
 @dataclass(frozen=True, eq=False)
