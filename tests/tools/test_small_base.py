@@ -178,12 +178,12 @@ def test_a_face_mask_is_the_owners_face(people: list[portraits.Portrait]) -> Non
 
 @pytest.fixture
 def filled(tmp_path: Path, people: list[portraits.Portrait]) -> Path:
-    """A folder with an untrained autoencoder and a pool of 12 scenes."""
+    """A folder with an untrained autoencoder and a pool of 6 scenes."""
     torch.manual_seed(0)
     (tmp_path / "pool").mkdir()
     scene_pool.write(
         tmp_path / "pool" / "0.safetensors",
-        scene_pool.make_scenes(np.random.default_rng(3), people, clip_tokenizer(), 12),
+        scene_pool.make_scenes(np.random.default_rng(3), people, clip_tokenizer(), 6),
     )
     net = train_vae.build()
     torch.save(net.state_dict(), tmp_path / "vae.pt")
@@ -215,7 +215,7 @@ def test_a_likeness_that_is_asked_for_reaches_the_adapter(filled: Path) -> None:
     batches.load_new()
     asked = Namespace(likeness=0.1, likeness_below=1000, faces=3.0, middle=0.5, device="cpu")
     objective = train_base.Objective(net, asked)
-    batch = batches.next(12)
+    batch = batches.next(6)
     assert set(objective(model, batch, liking=False)) == {"noise"}
     objective(model, batch, liking=True)["likeness"].backward()
     gradient = model.adapter.get_parameter("projection.proj.0.weight").grad
@@ -240,7 +240,7 @@ def test_a_run_goes_on(filled: Path) -> None:
 
 
 def test_an_autoencoder_is_trained_and_whitened(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_vae, "WHITENED", 36)  # of a pool of 12; 256 take half a minute
+    monkeypatch.setattr(train_vae, "WHITENED", 18)  # of a pool of 6; 256 take half a minute
     run = Namespace(pool=filled / "pool", out=filled / "new.pt", minutes=1e-6, batch=2, rate=1e-3, facing=0.3)
     train_vae.train(Namespace(**vars(run), start=filled / "vae.pt", device="cpu", seed=0))
     latents = train_vae.encode(train_vae.load(filled / "new.pt"), next(scene_pool.Pool(filled / "pool").new()).pictures)
@@ -249,11 +249,12 @@ def test_an_autoencoder_is_trained_and_whitened(filled: Path, monkeypatch: pytes
 
 def test_a_decoder_learns_from_what_the_base_makes(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_decoder, "STEPS", 2)
+    monkeypatch.setattr(train_decoder, "AT_ONCE", 3)
     torch.manual_seed(0)
     torch.save({"ema": train_base.Joint().state_dict()}, filled / "state.pt")
     files = {name: filled / name for name in ("state.pt", "vae.pt", "pool", "new.pt")}
     run = Namespace(
-        state=files["state.pt"], vae=files["vae.pt"], pool=files["pool"], out=files["new.pt"], minutes=1e-6, count=24,
+        state=files["state.pt"], vae=files["vae.pt"], pool=files["pool"], out=files["new.pt"], minutes=1e-6, count=3,
         batch=2, rate=1e-3, device="cpu", threads=1, seed=0,
     )  # fmt: skip
     train_decoder.train(run)
@@ -266,7 +267,7 @@ def test_a_gate_learns_where_faces_are(filled: Path) -> None:
     pipeline = load_pipeline.load(SHIPPED, "cpu", "float32")
     (chunk,) = scene_pool.Pool(filled / "pool").new()
     torch.manual_seed(0)
-    data = train_gate.Predictions.join(train_gate.predict_scenes(pipeline, chunk, times=2))
+    data = train_gate.Predictions.join(train_gate.predict_scenes(pipeline, chunk, times=4))
     assert data.predicted.shape == (24, 4, 16, 16) and data.faces.shape == (24, 1, 16, 16)
     late = data.rows(data.progress > 0.3)
     gate = LatentGate(width=16)

@@ -38,6 +38,7 @@ NOISED = (350, 760)
 """Timesteps to which scenes are noised: landmarks stay, and what a face looks like is the base's."""
 
 STEPS, GUIDANCE = 8, 3.0  # with which the base brings them back
+AT_ONCE = 24  # scenes that the base brings back together
 ADVERSARIAL, IDENTITY, LAYERWISE = 0.1, 0.3, 0.5
 TRUE = 1 / 8
 """Share of pictures' own latents, so that img2img and inpainting keep what they are given."""
@@ -82,8 +83,8 @@ def make_bank(model: Joint, vae: Any, held: SceneRows, count: int) -> dict[str, 
     """Rows of scenes with ``latents``, what the base makes of them (``made``), and that decoded (``before``)."""
     parts: list[dict[str, Tensor]] = []
     nothing = tokenize(clip_tokenizer(), [""]).to(next(vae.parameters()).device)
-    for _ in range(0, count, 24):
-        rows = held.draw(24)
+    for _ in range(0, count, AT_ONCE):
+        rows = held.draw(AT_ONCE)
         rows["latents"] = autoencoder.encode(vae, rows["pictures"])
         rows["made"] = denoise(model, rows["latents"], rows, nothing)
         rows["before"] = autoencoder.decode(vae, rows["made"]).clamp(-1, 1)

@@ -173,7 +173,7 @@ def test_grow_and_feather_are_as_their_plain_definition(
     soft = region_masks.grow_and_feather(mask, grow, feather)
     # wider than 8 times the mask's longer side it is taken for that wide
     wide = feather > 32 or feather > 8 * max(height, width)
-    torch.testing.assert_close(soft, plain_grow_and_feather(mask, grow, feather), atol=1e-3 if wide else 1e-6, rtol=0)
+    torch.testing.assert_close(soft, plain_grow_and_feather(mask, grow, feather), atol=2e-3 if wide else 1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("grow", "feather"), [(0.1, 0.05), (0.0, 0.05), (0.0, 0.0), (0.25, 0.12)])
