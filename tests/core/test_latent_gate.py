@@ -36,7 +36,7 @@ def test_its_shapes_come_from_its_weights() -> None:
 def faces(*middles: tuple[int, int]) -> torch.Tensor:
     share = torch.full((16, 16), 0.2)
     for row, column in middles:
-        share[row - 1 : row + 2, column - 1 : column + 2] = 0.9
+        share[row - 1 : row + 2, column - 1 : column + 2] = 0.95
     return share
 
 
