@@ -21,7 +21,7 @@ CERTAIN = 0.5
 Middle = tuple[float, float]
 """Row and column of a face's middle."""
 
-_UNLIKELY, _SURE = 0.5, 0.9  # of what a gate says: a person acts in a cell not at all, and fully
+_UNLIKELY, _SURE = 0.3, 0.7  # of what a gate says: a person acts in a cell not at all, and fully
 _LEAST = 0.15  # of the largest face's cells, below which it is no further face
 _DILATIONS = (1, 2, 4, 2)
 _OCTAVES = 4

@@ -15,7 +15,7 @@ SIDE = 128
 STEPS = 20
 GUIDANCE = 3.0
 SEED = 7
-WEIGHT = 1.0
+WEIGHT = 0.8
 SECTIONS = ("arms", "modes", "sweep")
 
 ARMS: Mapping[str, Fields] = MappingProxyType(

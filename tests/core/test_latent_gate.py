@@ -57,7 +57,7 @@ def test_of_several_faces_one_is_followed() -> None:
 
 def test_a_face_has_soft_edges_and_a_cell_is_none() -> None:
     share = faces((5, 3))
-    share[5, 5], share[12, 12] = 0.7, 0.6
+    share[5, 5], share[12, 12] = 0.5, 0.6
     kept, middle = chosen(share, None)
     assert float(kept[5, 5]) == pytest.approx(0.5) and kept[5, 3] == 1
     assert abs(middle[0] - 5) < 0.5 and middle[1] < 4, "a cell far off is no further face"
