@@ -21,7 +21,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dp_adapter.core.latent_gate import LatentGate
 from dp_adapter.errors import HostError
+from dp_adapter.weights import formats
+from dp_adapter.weights.families import own_adapter
 from tests import tiny
 from tests.hosts import ldm_unet
 from tests.hosts.protocol import same_state, state_of
@@ -534,6 +537,50 @@ def test_the_region_follows_the_face_of_the_preview(host: Any, person: dict[str,
     masks = p.processed.images
     assert len(masks) == 2 and masks[0].size == (128, 128) and 0.05 < np.asarray(masks[0]).mean() / 255 < 0.5
     assert not p.comments and not host.unet.module._forward_hooks
+
+
+def test_a_gate_moves_the_region_without_a_preview(
+    adapter_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, person: dict[str, Any]
+) -> None:
+    adapter = formats.read(adapter_path).adapter
+    adapter.gate = LatentGate(4, 8)
+    with torch.no_grad():
+        for parameter in adapter.gate.parameters():
+            parameter.zero_()
+    adapter.gate.get_parameter("last.bias").data.fill_(9.0)  # a face everywhere
+    (tmp_path / "gated").mkdir()
+    gated = tmp_path / "gated" / "tiny.safetensors"
+    own_adapter.save(gated, adapter, "sd15", "sface", {}, guidance=1.0)
+
+    def decoder(_choice: str, _base: str) -> Callable[[Tensor], list[Any]]:
+        def decode(_latents: Tensor) -> list[Any]:
+            raise AssertionError("nothing has to be decoded")
+
+        return decode
+
+    monkeypatch.setattr("dp_adapter.webui.job.job.choose_decoder", decoder)
+    with hooked_script.registered(gated, tmp_path, monkeypatch) as ours:
+        seen: list[float] = []
+
+        def run(request: Any) -> list[Tensor]:
+            args = [request, False]
+            p = fake_webui.Processing(ours.model, ours.script.DPAdapterScript(), args, ours.unet, steps=4, batch_size=2)
+            denoised = p.predicted
+
+            def predicted(made: Tensor, step: int) -> Tensor:
+                if request:
+                    identity = p.dp_adapter_run._current.injection.identities[0]
+                    seen.append(float(identity.region.mean()))
+                return denoised(made, step)
+
+            p.predicted = predicted
+            made = p.run()
+            assert not p.reported and not p.comments and not ours.unet.module._forward_hooks
+            return made
+
+        plain = run("")
+        assert largest(run({**person, "regions": []}), plain) > 1e-3
+        assert seen == [0.0, 1.0, 1.0, 1.0], "from the second call on"
 
 
 def test_a_face_that_never_comes_is_told_and_decides_nothing_early(host: Any, person: dict[str, Any]) -> None:
