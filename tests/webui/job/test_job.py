@@ -564,7 +564,8 @@ def test_a_gate_moves_the_region_without_a_preview(
 
         def run(request: Any) -> list[Tensor]:
             args = [request, False]
-            p = fake_webui.Processing(ours.model, ours.script.DPAdapterScript(), args, ours.unet, steps=4, batch_size=2)
+            script = ours.script.DPAdapterScript()
+            p: Any = fake_webui.Processing(ours.model, script, args, ours.unet, steps=4, batch_size=2)
             denoised = p.predicted
 
             def predicted(made: Tensor, step: int) -> Tensor:
