@@ -71,12 +71,14 @@ class DPAdapterScript(scripts.Script):
         setattr(p, FROM_PANEL, not getattr(p, "is_api", False) and args[:1] in ((None,), ("",)))
         with stop_on_error(p):
             from dp_adapter.webui.job.job import Job
-            from dp_adapter.webui.job.request import read_request
+            from dp_adapter.webui.job.request import asks_for_nobody, read_request, tell_nobody
             from dp_adapter.webui.parameters.describe_job import forget
 
             forget(p)
             settings = read_request(p, args)
-            if settings.enabled:
+            if settings.enabled and asks_for_nobody(p, settings):
+                tell_nobody(p)
+            elif settings.enabled:
                 setattr(p, _JOB, Job(p, settings))
 
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:

@@ -13,6 +13,7 @@ from dp_adapter.webui.host.controlnet import load_control
 if TYPE_CHECKING:
     from dp_adapter.hosts.attach.sites import Base
     from dp_adapter.session import Session
+    from dp_adapter.session.model_list import ModelListing
 
 ROOT = Path(__file__).parents[3]  # of the extension
 
@@ -45,6 +46,18 @@ def _make_session() -> Session:
     )
 
 
+def known_models() -> ModelListing:
+    """What is known of the files in the session's folders."""
+    return _list_models(session())
+
+
+@lru_cache(maxsize=1)
+def _list_models(of: Session) -> ModelListing:
+    from dp_adapter.session.model_list import ModelListing
+
+    return ModelListing(of.library)
+
+
 def release() -> None:
     """Gives back what was loaded; the next generation loads again."""
     if _make_session.cache_info().currsize:
@@ -56,6 +69,7 @@ def forget() -> None:
     """Ends the session, dropped photos included; the next one follows the settings page as it is then."""
     release()
     _make_session.cache_clear()
+    _list_models.cache_clear()
 
 
 def control_model(path: Path) -> Any:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dp_adapter.errors import SettingsError
+from dp_adapter.errors import SettingsError, WeightsError
 from dp_adapter.settings import Settings
+from dp_adapter.settings.result_sections import RESULT
 from dp_adapter.webui.host import compat, options, shared_session
 from dp_adapter.webui.job import inner_jobs
+from dp_adapter.webui.job.stop import FROM_PANEL
 from dp_adapter.webui.parameters import infotext_photos, xyz_grid
 
 if TYPE_CHECKING:
@@ -36,6 +38,23 @@ def read_request(p: Any, args: Sequence[object]) -> Settings:
         report = replace(report, enabled=report.enabled or always.report, masks=report.masks or always.masks)
         settings = replace(settings, report=report)
     return infotext_photos.keep_pictures(settings, shared_session.session().photos.keep)
+
+
+def asks_for_nobody(p: Any, settings: Settings) -> bool:
+    """Whether the panel is open and has no photo: opening it enables it. A request of the API's has to name somebody."""
+    if settings.references or not getattr(p, FROM_PANEL, False):
+        return False
+    try:  # one person may be in the model itself
+        return not shared_session.known_models().facts(settings.model).personal
+    except WeightsError:
+        return True
+
+
+def tell_nobody(p: Any) -> None:
+    """Says below the picture, and in its parameters, that there was no photo."""
+    p.extra_generation_params[f"{RESULT}identity"] = "none acted: there was no photo"
+    if not inner_jobs.is_inner(p):
+        p.comment("DP-Adapter: there was no photo, so the picture was made without the adapter. Drop one to use it.")
 
 
 def require_own_unet() -> None:

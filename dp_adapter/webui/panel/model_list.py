@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -18,7 +17,7 @@ from dp_adapter.webui.panel.widget_values import MISFIT
 from dp_adapter.webui.panel.widgets import Widgets
 
 if TYPE_CHECKING:
-    from dp_adapter.session.model_list import ModelFacts, ModelListing
+    from dp_adapter.session.model_list import ModelFacts
 
 
 class ModelPicker:
@@ -36,20 +35,12 @@ class ModelPicker:
         self.beside: Mapping[str, Any] = widgets.by_path
 
 
-@cache
-def known_models() -> ModelListing:
-    """What is known of the files in the session's folders."""
-    from dp_adapter.session.model_list import ModelListing
-
-    return ModelListing(shared_session.session().library)
-
-
 def wire(part: ModelPicker, enabled: Any, events: EventBinder) -> None:
     beside = [part.beside[path] for path in ("companion.model", "text_side.personal")]
     outputs = [part.model, part.variant, *beside]
 
     def read(chosen: str | None, variant: str) -> Updates:
-        listed = known_models().listed(shared_session.base())
+        listed = shared_session.known_models().listed(shared_session.base())
         names = _captions(listed)
         plain = (chosen or "").partition(MISFIT)[0]
         fitting = [facts.name for facts in listed if not facts.misfit(shared_session.base())]
@@ -102,7 +93,7 @@ def _update_choice(part: ModelPicker, events: EventBinder, name: str, variant: s
     if not name:
         return {part.variant: hidden, events.line: status_html([note, made_for], "warning" if note else "note")}
     try:
-        facts = known_models().facts(name)
+        facts = shared_session.known_models().facts(name)
     except DPAdapterError as error:
         return {part.variant: hidden, events.line: status_html(str(error), "error")}
     wrong = _explain_refusal(facts)

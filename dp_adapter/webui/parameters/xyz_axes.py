@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from dp_adapter.errors import DPAdapterError, SettingsError, WeightsError
 from dp_adapter.settings import (
@@ -27,9 +27,6 @@ from dp_adapter.settings import (
 )
 from dp_adapter.settings.messages import closest, refusal, show, split_list, tidy
 from dp_adapter.webui.panel.widget_values import AUTOMATIC_WORDS
-
-if TYPE_CHECKING:
-    from dp_adapter.session.model_list import ModelListing
 
 _NUMBER = r"[+-]?\s*(?:\d+(?:\.\d*)?|\.\d+)"
 _PLAIN = re.compile(rf"{_NUMBER}(?:[eE][+-]?\d+)?")
@@ -265,24 +262,19 @@ def _expand_range(part: str, match: re.Match[str], whole: bool) -> list[str]:
     return [tidy(float(int(value)) if whole and match[4] else value) for value in values]
 
 
-def _files() -> ModelListing:
-    from dp_adapter.session.model_list import ModelListing
-    from dp_adapter.webui.host import shared_session
-
-    return ModelListing(shared_session.session().library)
-
-
 def _fitting_models() -> list[str]:
     """The adapters that fit the loaded checkpoint, and those alone."""
     from dp_adapter.webui.host import shared_session
 
     base = shared_session.base()
-    return [facts.name for facts in _files().listed(base) if not facts.misfit(base)]
+    return [facts.name for facts in shared_session.known_models().listed(base) if not facts.misfit(base)]
 
 
 def _check_model(text: str) -> str:
     """The name of an adapter that is here and can be used; whether it fits shows when the checkpoint is known."""
-    facts = _files().facts(text)
+    from dp_adapter.webui.host import shared_session
+
+    facts = shared_session.known_models().facts(text)
     if facts.problem:
         raise WeightsError(f"{facts.name} cannot be used: {facts.problem}", "Choose another model.")
     return facts.name

@@ -87,6 +87,25 @@ def test_args_that_ask_for_nothing_are_a_plain_picture(host: Any, args: list[Any
     assert all(map(torch.equal, p.run(), host.job().run())) and not p.comments and not p.extra_generation_params
 
 
+def test_an_open_panel_without_a_photo_is_a_plain_picture_that_says_so(host: Any) -> None:
+    plain = host.job().run()
+    p = host.job()
+    p.args = ["", True]
+    assert all(map(torch.equal, p.run(), plain)) and not p.reported
+    assert p.comments == [
+        "DP-Adapter: there was no photo, so the picture was made without the adapter. Drop one to use it."
+    ]
+    assert p.extra_generation_params == {"DP-Adapter result identity": "none acted: there was no photo"}
+
+
+def test_the_panels_args_over_the_api_need_a_photo(host: Any) -> None:
+    p = host.job(is_api=True)
+    p.args = ["", True]
+    with pytest.raises(Exception, match="there is no photo") as stopped:
+        p.run()
+    assert vars(stopped.value)["status_code"] == 422
+
+
 def test_on_acts_and_leaves_nothing(host: Any, person: dict[str, Any]) -> None:
     before, plain = state_of(host.unet.module), host.job().run()
     p = host.job(person, n_iter=2)
