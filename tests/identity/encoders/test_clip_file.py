@@ -103,7 +103,9 @@ def test_torch_files_in_transformers_naming(tmp_path: Path, zipped: bool) -> Non
     for path in (tmp_path / "clip_h.pth", folder):
         made = ClipVision(path).encode(CROP)
         # without a config the heads are told by the width, which narrow towers of one head agree with
-        assert torch.equal(made.hidden, expected.hidden) and torch.equal(made.image_embeds, expected.image_embeds)
+        # not to the bit: kernels of some processors sum in another order where numbers of a mapped file are not aligned
+        torch.testing.assert_close(made.hidden, expected.hidden, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(made.image_embeds, expected.image_embeds, atol=1e-5, rtol=1e-5)
 
 
 def test_code_is_not_run(tmp_path: Path) -> None:
