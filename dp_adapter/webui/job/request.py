@@ -41,7 +41,7 @@ def read_request(p: Any, args: Sequence[object]) -> Settings:
 
 
 def asks_for_nobody(p: Any, settings: Settings) -> bool:
-    """Whether the panel is open and has no photo: opening it enables it. A request of the API's has to name somebody."""
+    """Whether the panel is open and has no photo: opening it enables it. A request of the API has to name somebody."""
     if settings.references or not getattr(p, FROM_PANEL, False):
         return False
     try:  # one person may be in the model itself
